@@ -1,0 +1,34 @@
+# make repro: everything from nothing to the demo's metrics. make test: the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(abspath $(VENV))/bin
+PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS = 1
+
+.PHONY: repro test lint venv
+
+repro: venv
+	dvc repro
+
+test: $(VENV)/test.done
+	pytest
+
+lint: $(VENV)/test.done
+	ruff check .
+	ruff format --check .
+
+venv: $(VENV)/base.done
+
+$(VENV)/base.done: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing pinned packages into $(VENV) (minutes the first time)"
+	$(PIP) --editable .
+	$(PIP) --no-deps dall-e
+	touch $@
+
+$(VENV)/test.done: $(VENV)/base.done
+	$(PIP) --editable '.[test]'
+	touch $@

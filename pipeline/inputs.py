@@ -1,0 +1,80 @@
+"""What several stages read: images, studies of a split, token cache."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from pipeline import paths
+from uar.batches import PixelSource, Studies, TokenSource, VisualSource
+from uar.config import Params
+from uar.datasets.study import Split
+from uar.files import existing, read_table
+from uar.model import ModelSizes
+from uar.text import Vocabulary
+from uar.tokens import TokenCacheInfo, open_tokens
+
+_RESNET_DOWNSAMPLING = 32
+
+
+def open_images() -> np.ndarray:
+    """The packed image array, memory-mapped."""
+    return np.load(existing(paths.IMAGES), mmap_mode="r")
+
+
+def image_rows(params: Params, split: Split) -> np.ndarray:
+    """Rows in the packed and the token array of each study's images, `(S, V)`."""
+    return _rows(read_table(paths.STUDIES), params, split)
+
+
+def _rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:
+    per_study = params.dataset.images_per_study
+    positions = np.flatnonzero(table["split"] == split)
+    return positions[:, None] * per_study + np.arange(per_study)
+
+
+class Inputs:
+    """Vocabulary and visual input as params.yaml asks for them.
+
+    Raises:
+        UserError: a file is missing, or the token cache is not of the images and encoder at hand.
+    """
+
+    def __init__(self, params: Params) -> None:
+        self.params = params
+        self.vocabulary = Vocabulary.load(paths.VOCABULARY)
+        self.reports = read_table(paths.REPORTS)
+        self.visual: VisualSource
+        self.encoder_sha256: str | None = None
+        per_study, crop = params.dataset.images_per_study, params.image.crop
+        if params.model.lsu:
+            info = TokenCacheInfo.load(paths.TOKENS_INFO)
+            self.visual = TokenSource(open_tokens(paths.TOKENS, info))
+            self.encoder_sha256 = info.encoder_sha256
+            codebook, length = info.codebook_size, per_study * info.shape[2]
+        else:
+            self.visual = PixelSource(open_images(), crop)
+            codebook, length = 0, per_study * math.ceil(crop / _RESNET_DOWNSAMPLING) ** 2
+        self.sizes = ModelSizes(len(self.vocabulary), codebook, length, params.report.max_length)
+
+    def studies(self, split: Split) -> Studies:
+        """The studies of a split. Only evaluate asks for the test split."""
+        return Studies(
+            self.visual,
+            _rows(self.reports, self.params, split),
+            self.split_table(split)["cleaned"].tolist(),
+            self.vocabulary,
+            self.params.report.max_length,
+        )
+
+    def split_table(self, split: Split) -> pd.DataFrame:
+        """study_id, report (raw) and cleaned text of a split, in the order of `studies`."""
+        return self.reports[self.reports["split"] == split]
+
+    def refuse_other_encoder(self, encoder_sha256: str | None, source: str) -> None:
+        """Raise UserError if a checkpoint was trained on another encoder's tokens."""
+        if self.params.model.lsu:
+            info = TokenCacheInfo.load(paths.TOKENS_INFO)
+            info.refuse_other_encoder(encoder_sha256 or "none (it reads pixels)", source)

@@ -1,0 +1,26 @@
+"""Where the stages read and write, relative to the project's folder. dvc.yaml names the same."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+PRESETS = Path("presets")
+
+STUDIES = Path("data/studies.parquet")
+IMAGES = Path("data/images.npy")
+BOXES = Path("data/boxes.parquet")
+INGEST_SUMMARY = Path("data/ingest.json")
+REPORTS = Path("data/reports.parquet")
+VOCABULARY = Path("data/vocabulary.json")
+DVAE_ENCODER = Path("models/dvae/encoder.safetensors")
+DVAE_DECODER = Path("models/dvae/decoder.safetensors")
+DVAE_SUMMARY = Path("models/dvae/summary.json")
+TOKENS = Path("data/tokens.npy")
+TOKENS_INFO = Path("data/tokens.json")
+STAGE_ONE = Path("models/stage_one.pt")
+STAGE_TWO = Path("models/stage_two.pt")
+LOGS = Path("dvclive")  # a folder a training stage
+SCRATCH = Path(".resume")  # a folder a training stage, outside version control
+PREDICTIONS = Path("evaluation/predictions.jsonl")
+SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
+METRICS = Path("evaluation/metrics.json")
+PROTOCOL = Path("evaluation/protocol.json")

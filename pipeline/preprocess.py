@@ -1,0 +1,26 @@
+"""Report cleaning."""
+
+from pipeline import paths
+from uar.config import load_params
+from uar.datasets.study import refuse
+from uar.files import read_table, write_table
+from uar.text import CLEANERS, has_words
+
+
+def preprocess() -> None:
+    """Clean every report by the rules of the compared papers."""
+    params = load_params(paths.PARAMS)
+    table = read_table(paths.STUDIES)[["study_id", "split", "report"]]
+    table["cleaned"] = table["report"].map(CLEANERS[params.report.cleaner])
+    wordless = table[~table["cleaned"].map(has_words)]
+    refuse(
+        [
+            f"row {row}: study {study.study_id}: report {study.report!r} has no words once cleaned"
+            for row, study in wordless.iterrows()
+        ],
+        paths.STUDIES,
+        "Remove these studies from the raw data set.",
+    )
+    write_table(paths.REPORTS, table)
+    lengths = table["cleaned"].str.split().str.len()
+    print(f"preprocess: {len(table)} reports, {lengths.mean():.1f} words on average")

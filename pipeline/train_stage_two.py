@@ -1,0 +1,27 @@
+"""Stage two: fine alignment, {l1, l2, l3}, with the mask (section 3.5)."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import paths
+from pipeline.inputs import Inputs
+from pipeline.training import run_stage
+from uar.checkpoint import Checkpoint
+from uar.config import load_params
+from uar.device import resolve_device, seed_everything
+
+
+def train_stage_two(
+    restart: Annotated[bool, typer.Option(help="Do not go on from a killed run.")] = False,
+) -> None:
+    """Go on from stage one's best epoch with the mask and its loss."""
+    params = load_params(paths.PARAMS)
+    inputs = Inputs(params)
+    checkpoint = Checkpoint.load(paths.STAGE_ONE)
+    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_ONE))
+    seed_everything(params.seed)
+    refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
+    model = checkpoint.build(**refiner).to(resolve_device(params.device))
+    stage = params.train.stage_two if params.train.two_stage else params.train.stage_one
+    run_stage("stage_two", params, inputs, model, stage, paths.STAGE_TWO, paths.STAGE_ONE, restart)

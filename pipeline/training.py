@@ -1,0 +1,88 @@
+"""What both training stages do alike."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dvclive import Live
+from tqdm import tqdm
+
+from pipeline import paths
+from pipeline.inputs import Inputs
+from uar.checkpoint import Checkpoint
+from uar.config import Params, StageParams
+from uar.files import sha256
+from uar.model import UAR
+from uar.training import Objective, Validation, train_stage
+
+
+def run_stage(
+    name: str,
+    params: Params,
+    inputs: Inputs,
+    model: UAR,
+    stage: StageParams,
+    out: Path,
+    start: Path | None = None,
+    restart: bool = False,
+) -> None:
+    """Train `model`, log each epoch with DVCLive and save the best one to `out`.
+
+    Args:
+        name: of the stage, for its logs and its resume file.
+        start: checkpoint the stage starts from; part of the run's identity.
+        restart: do not go on from an earlier, killed run.
+    """
+    scratch = paths.SCRATCH / name
+    if restart:
+        shutil.rmtree(scratch, ignore_errors=True)
+    validation = Validation(inputs.studies("val"), inputs.vocabulary, params.decode.batch_size)
+    with Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False) as live:
+
+        def log(epoch: int, values: dict[str, float]) -> None:
+            live.step = epoch
+            for metric, value in values.items():
+                live.log_metric(metric, value)
+            live.make_summary()
+
+        best = train_stage(
+            model,
+            inputs.studies("train"),
+            validation,
+            Objective.of_stage(params.train, with_mask=model.params.tir),
+            params.train,
+            stage,
+            precision=params.precision,
+            seed=params.seed,
+            encoder_sha256=inputs.encoder_sha256,
+            scratch=scratch,
+            identity=run_identity(params, stage, start),
+            on_epoch=log,
+        )
+    best.save(out)
+    shutil.rmtree(scratch)
+    score = best.validation[params.train.select_by]
+    tqdm.write(f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}")
+
+
+def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict[str, Any]:
+    """What a resumed run must share with the killed one."""
+    return {
+        "seed": params.seed,
+        "precision": params.precision,
+        "model": params.model.model_dump(mode="json"),
+        "train": params.train.model_dump(mode="json", exclude={"stage_one", "stage_two"}),
+        "stage": stage.model_dump(mode="json"),
+        "max_length": params.report.max_length,
+        "inputs": [sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.TOKENS_INFO)],
+        "start": sha256(start) if start else None,
+    }
+
+
+def save_untrained(model: UAR, inputs: Inputs, name: str, out: Path) -> None:
+    """Save `model` as it is, with empty logs: the stage has nothing to train."""
+    Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False).make_summary()
+    (paths.LOGS / name / "plots").mkdir(parents=True, exist_ok=True)
+    Checkpoint.of(model, inputs.encoder_sha256, epoch=0, validation={}).save(out)

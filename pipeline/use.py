@@ -1,0 +1,61 @@
+"""Preset merging: one overlay into params.yaml, comments kept."""
+
+import io
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from ruamel.yaml import YAML, RoundTripRepresenter
+
+from pipeline import paths
+from uar.config import load_params, parse_params
+from uar.errors import UserError
+from uar.files import whole_file
+
+
+def use(
+    preset: Annotated[str, typer.Argument(help="Name of a file in presets/, without .yaml.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the raw data set.")] = None,
+) -> None:
+    """Merge a preset into params.yaml; comments and keys the preset does not name stay."""
+    source = paths.PRESETS / f"{preset}.yaml"
+    if not source.is_file():
+        known = ", ".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
+        raise UserError(f"no preset {preset!r} in {paths.PRESETS}/; there are: {known}.")
+    load_params(paths.PARAMS)
+    editor = YAML()  # keeps comments, quotes and number formats
+    editor.preserve_quotes = True
+    editor.width = 4096
+    editor.representer.add_representer(type(None), _null)
+    overlay = editor.load(source.read_text())
+    if root is not None:
+        overlay.setdefault("dataset", {})["root"] = str(root)
+    document = editor.load(paths.PARAMS.read_text())
+    changes = merge(document, overlay)
+    text = io.StringIO()
+    editor.dump(document, text)
+    parse_params(yaml.safe_load(text.getvalue()), f"{paths.PARAMS} with {source}")
+    with whole_file(paths.PARAMS) as temporary:
+        temporary.write_text(text.getvalue())
+    for key, old, new in changes:
+        print(f"{key}: {old} -> {new}")
+    print(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: dvc repro")
+
+
+def merge(
+    document: dict[str, Any], overlay: dict[str, Any], prefix: str = ""
+) -> list[tuple[str, Any, Any]]:
+    """Write `overlay`'s values into the nested `document`; what changed as (key, old, new)."""
+    changes: list[tuple[str, Any, Any]] = []
+    for key, value in overlay.items():
+        if isinstance(value, dict) and isinstance(document.get(key), dict):
+            changes += merge(document[key], value, f"{prefix}{key}.")
+        elif document.get(key) != value:
+            changes.append((prefix + key, document.get(key), value))
+            document[key] = value
+    return changes
+
+
+def _null(representer: RoundTripRepresenter, _: None) -> yaml.ScalarNode:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")

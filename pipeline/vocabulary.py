@@ -1,0 +1,16 @@
+"""Vocabulary of the training reports."""
+
+from pipeline import paths
+from uar.config import load_params
+from uar.files import read_table
+from uar.text import Vocabulary
+
+
+def vocabulary() -> None:
+    """Keep the words that are frequent enough in the training reports."""
+    params = load_params(paths.PARAMS)
+    reports = read_table(paths.REPORTS)
+    training = reports.loc[reports["split"] == "train", "cleaned"]
+    words = Vocabulary.build(training, params.vocabulary.min_count)
+    words.save(paths.VOCABULARY)
+    print(f"vocabulary: {len(words.words)} words and <unk>")

@@ -1,0 +1,127 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from uar.config import ModelParams, Params, parse_params
+from uar.model import UAR, ModelSizes
+
+ROOT = Path(__file__).parents[1]
+
+
+def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set a nested key, given as section.key."""
+    *sections, key = dotted.split(".")
+    for section in sections:
+        raw = raw[section]
+    raw[key] = value
+
+
+@pytest.fixture
+def raw_params() -> dict[str, Any]:
+    """params.yaml as it is in the project, as nested dicts."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+TINY = {
+    "device": "cpu",
+    "dataset.demo.studies": 20,
+    "dataset.demo.film_size": 64,
+    "image.size": 32,
+    "image.crop": 24,
+    "report.max_length": 16,
+    "vocabulary.min_count": 1,
+    "dvae.train.steps": 4,
+    "dvae.train.batch_size": 4,
+    "dvae.train.crop": 16,
+    "tokenize.crops": 2,
+    "model.d_model": 16,
+    "model.heads": 2,
+    "model.basis_size": 32,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 2,
+    "model.d_ff": 32,
+    "model.resnet.depths": [1, 1, 1, 1],
+    "train.stage_one.epochs": 2,
+    "train.stage_two.epochs": 2,
+    "train.batch_size": 7,
+    "evaluate.constant_candidates": 3,
+}
+
+
+@pytest.fixture
+def iu_xray() -> Path:
+    """The real IU X-Ray in the R2Gen packaging; the test is skipped where it is absent."""
+    root = Path(os.environ.get("UAR_DATA", ROOT.parent / "shared" / "data")) / "iu_xray"
+    if not (root / "annotation.json").is_file():
+        pytest.skip(f"no {root}/annotation.json: set UAR_DATA to the folder that holds iu_xray/")
+    return root
+
+
+@pytest.fixture
+def tiny_raw(raw_params: dict[str, Any]) -> dict[str, Any]:
+    """params.yaml with sizes that train in about a second."""
+    for key, value in TINY.items():
+        override(raw_params, key, value)
+    return raw_params
+
+
+@pytest.fixture
+def tiny_params(tiny_raw: dict[str, Any]) -> Params:
+    """`tiny_raw`, validated."""
+    return parse_params(tiny_raw, "tiny")
+
+
+@pytest.fixture
+def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
+    """Builds an untrained tiny model, in evaluation mode, in which every part changes the output.
+
+    Two images a study: 4 tokens each, or 32 x 32 pixels (one ResNet cell each) without LSU.
+    """
+
+    def make(seed: int = 0, **changes: Any) -> UAR:
+        torch.manual_seed(seed)
+        params = ModelParams.model_validate({**tiny_raw["model"], **changes})
+        length = 8 if params.lsu else 2
+        model = UAR(
+            params, ModelSizes(vocabulary=11, codebook=12, visual_length=length, max_length=7)
+        )
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.startswith("resnet.resnet"):
+                    continue
+                if ".refiner." in name:  # k = 1,000 makes much of little
+                    parameter.add_(torch.randn_like(parameter) * 0.02)
+                elif "norm" in name or name.endswith(("gain", "bias")):
+                    parameter.add_(torch.randn_like(parameter) * 0.3)
+            for layer in model.decoder.layers:  # reports differ between studies and positions
+                layer.visual_attention.output.weight.mul_(8)
+                layer.visual_attention.value.weight.mul_(3)
+            if model.unifier is None:
+                model.resnet.project.weight.mul_(6)
+            model.head.weight.mul_(6)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_visual() -> Callable[..., torch.Tensor]:
+    """Builds random visual input of a `make_model` model."""
+
+    def make(model: UAR, studies: int, seed: int = 0) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        if model.unifier is None:
+            films = torch.rand(studies, 2, 32, 32, generator=generator)
+            return films * torch.rand(studies, 2, 1, 1, generator=generator)
+        return torch.randint(model.sizes.codebook, (studies, 2, 4), generator=generator)
+
+    return make

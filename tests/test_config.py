@@ -1,0 +1,311 @@
+"""params.yaml, the presets that merge into it, and the command line."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, override
+from typer.testing import CliRunner
+
+from pipeline.__main__ import app
+from pipeline.use import use
+from uar.config import known_keys, load_params, nearest_key, parse_params
+from uar.errors import UserError
+
+PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
+STAGES = [
+    "ingest",
+    "preprocess",
+    "vocabulary",
+    "dvae",
+    "tokenize",
+    "train_stage_one",
+    "train_stage_two",
+    "evaluate",
+]
+
+
+def leaves(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        name = prefix + key
+        flat |= leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def preset(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text())
+
+
+# Values that no stage should ever see.
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("train.lamda3", 1.0, "train.lamda3: unknown key. Did you mean train.lambda3?"),
+        ("lambda3", 1.0, "lambda3: unknown key. Did you mean train.lambda3?"),
+        ("lamda3", 1.0, "lamda3: unknown key. Did you mean train.lambda3?"),
+        ("dataset.demo.film", 1, "dataset.demo.film: unknown key. Did you mean dataset.demo."),
+        ("modle", {}, "modle: unknown key. Did you mean model?"),
+        ("qqq", 1, "qqq: unknown key. Remove it."),
+        ("train.lambda1", -0.5, "train.lambda1: found -0.5. Input should be greater than or equal"),
+        ("train.lambda3", -1, "train.lambda3: found -1. Input should be greater than or"),
+        ("train.lambda2", float("nan"), "train.lambda2: found nan. "),
+        ("train.lambda2", float("inf"), "train.lambda2: found inf. "),
+        ("report.max_length", 0, "report.max_length: found 0. Input should be greater than"),
+        ("train.batch_size", "many", "train.batch_size: found 'many'. Input should be a valid int"),
+        ("train.stage_one.epochs", 1.5, "train.stage_one.epochs: found 1.5. Input should be a"),
+        ("model.lsu", "perhaps", "model.lsu: found 'perhaps'. Input should be a valid boolean"),
+        ("train.betas", [0.9], "train.betas.1: missing."),
+        ("model.fusion", "gate", "model.fusion: found 'gate'. Input should be 'dual_gate', 'none'"),
+        ("train", None, "train: found None. "),
+        ("model.heads", 7, "model: d_model 128 is not a multiple of heads 7."),
+        ("model.basis_size", 64, "model: basis_size 64 is smaller than d_model 128"),
+        ("image.crop", 60, "image.crop: found 60. Input should be a multiple of 8."),
+        ("image.crop", 72, "image: crop 72 is larger than size 64."),
+        ("dvae.train.crop", 128, "dvae.train.crop 128 exceeds image.size 64."),
+        ("dvae.codebook_size", 65537, "dvae.codebook_size: found 65537. Input should be less than"),
+        ("dvae.source", "openai", "dvae: source openai needs encoder and decoder"),
+    ],
+)
+def test_faulty_value_is_named(
+    raw_params: dict[str, Any], key: str, value: Any, found: str
+) -> None:
+    for known, size in {"image.size": 64, "image.crop": 56, "model.d_model": 128}.items():
+        override(raw_params, known, size)
+    override(raw_params, key, value)
+    with pytest.raises(UserError) as caught:
+        parse_params(raw_params, "params.yaml")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "params.yaml:"
+    assert len(lines) == 2
+    assert lines[1].startswith(f"  {found}")
+
+
+def test_faults_are_listed_together(raw_params: dict[str, Any]) -> None:
+    override(raw_params, "train.lambda1", -1)
+    override(raw_params, "report.max_length", 0)
+    override(raw_params, "train.lamda3", 1)
+    del raw_params["decode"]["beam_size"]
+    with pytest.raises(UserError) as caught:
+        parse_params(raw_params, "params.yaml")
+    keys = {line.strip().split(":")[0] for line in str(caught.value).splitlines()[1:]}
+    assert keys == {"train.lambda1", "report.max_length", "train.lamda3", "decode.beam_size"}
+
+
+@pytest.mark.parametrize("basis", ["uniform", "normal"])
+def test_only_an_orthogonal_basis_needs_as_many_rows_as_columns(
+    raw_params: dict[str, Any], basis: str
+) -> None:
+    override(raw_params, "model.basis_size", raw_params["model"]["d_model"] - 1)
+    override(raw_params, "model.basis", basis)
+    assert parse_params(raw_params, "params.yaml").model.basis == basis
+
+
+def test_nearest_key_leads_from_a_section_to_a_section() -> None:
+    assert nearest_key("trian") == "train"
+    assert nearest_key("train.stage_on") == "train.stage_one"
+    assert nearest_key("model.resnet.weight") == "model.resnet.weights"
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (None, "params.yaml is missing. Run from the project's folder."),
+        ("seed: [0", "params.yaml is not valid YAML"),
+        ("- seed", "params.yaml holds list, expected the sections"),
+        ("", "params.yaml holds NoneType, expected the sections"),
+    ],
+)
+def test_unreadable_params(tmp_path: Path, content: str | None, found: str) -> None:
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=found):
+        load_params(path)
+
+
+# params.yaml itself.
+
+
+def test_params_yaml_holds_every_known_key_and_is_valid(raw_params: dict[str, Any]) -> None:
+    load_params(ROOT / "params.yaml")
+    assert sorted(leaves(raw_params)) == sorted(known_keys())
+
+
+def test_every_key_of_params_yaml_has_a_comment() -> None:
+    sections: list[tuple[int, bool]] = []  # indent, and whether it or one around it has a comment
+    bare: list[str] = []
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        entry = re.match(r"( *)(\w+):([^#]*)(#.*)?$", line)
+        if entry is None:
+            assert not line.strip() or line.startswith("#"), line
+            continue
+        indent, key, value, comment = len(entry[1]), entry[2], entry[3].strip(), entry[4]
+        sections = [section for section in sections if section[0] < indent]
+        if not value:
+            sections.append((indent, bool(comment)))
+        elif not comment and not any(commented for _, commented in sections):
+            bare.append(key)
+    assert bare == []
+
+
+# Presets.
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and presets/; the test runs there. Returns its params.yaml."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "presets", tmp_path / "presets")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "params.yaml"
+
+
+def comments(path: Path) -> list[str]:
+    return re.findall(r"#.*", path.read_text())
+
+
+def test_the_named_presets_exist() -> None:
+    assert {"demo", "iu_xray", "iu_xray_small", "mimic_cxr"} <= set(PRESETS)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_merges_and_keeps_comments_and_other_keys(project: Path, name: str) -> None:
+    before, comments_before = leaves(yaml.safe_load(project.read_text())), comments(project)
+    use(name)
+    load_params(project)
+    assert leaves(yaml.safe_load(project.read_text())) == before | leaves(preset(name))
+    assert comments(project) == comments_before
+    assert [path.name for path in project.parent.iterdir() if "partial" in path.name] == []
+
+
+def test_presets_name_the_same_keys() -> None:
+    """So that switching between presets leaves nothing of the former behind."""
+    keys = {name: sorted(leaves(preset(name))) for name in PRESETS}
+    assert keys == {name: keys["demo"] for name in PRESETS}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_says_what_it_is(name: str) -> None:
+    assert (ROOT / "presets" / f"{name}.yaml").read_text().startswith("# ")
+
+
+def test_params_yaml_is_the_demo_preset(raw_params: dict[str, Any]) -> None:
+    values = leaves(raw_params)
+    assert leaves(preset("demo")) == {key: values[key] for key in leaves(preset("demo"))}
+
+
+def test_full_size_presets_are_the_papers() -> None:
+    for name, batch_size, max_length, min_count in (
+        ("iu_xray", 16, 60, 3),
+        ("mimic_cxr", 64, 100, 11),
+    ):
+        values = leaves(preset(name))
+        model = [values[f"model.{key}"] for key in ("d_model", "heads", "d_ff", "dropout")]
+        assert model == [512, 8, 2048, 0.1]
+        assert values["model.encoder_layers"] == values["model.decoder_layers"] == 3
+        assert (values["image.size"], values["image.crop"]) == (128, 112)
+        assert (values["dvae.codebook_size"], values["dvae.hidden"]) == (8192, 256)
+        assert values["train.batch_size"] == batch_size
+        assert values["report.max_length"] == max_length
+        assert values["vocabulary.min_count"] == min_count
+        assert values["train.stage_two.learning_rate"] == pytest.approx(
+            values["train.stage_one.learning_rate"] / 10
+        )
+
+
+def test_switching_there_and_back_restores_every_byte(project: Path) -> None:
+    before = project.read_bytes()
+    use("iu_xray_small")
+    assert project.read_bytes() != before
+    use("demo")
+    assert project.read_bytes() == before
+
+
+def test_switching_through_every_preset_restores_every_value_and_comment(project: Path) -> None:
+    text = project.read_text()
+    for name in [*PRESETS, "demo"]:
+        use(name)
+    assert re.sub(" +", " ", project.read_text()) == re.sub(" +", " ", text)
+
+
+def test_same_preset_twice_changes_nothing_more(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("iu_xray")
+    once = project.read_bytes()
+    assert "dataset.name: demo -> iu_xray" in capsys.readouterr().out
+    use("iu_xray")
+    assert project.read_bytes() == once
+    assert "iu_xray (0 keys changed)" in capsys.readouterr().out
+
+
+def test_root_option_names_the_raw_folder(project: Path) -> None:
+    use("iu_xray_small", root=Path("/data/chest x-rays"))
+    params = load_params(project)
+    assert params.dataset.root == Path("/data/chest x-rays")
+    assert params.dataset.name == "iu_xray"
+
+
+def test_hand_edits_of_other_keys_stay(project: Path) -> None:
+    project.write_text(project.read_text().replace("seed: 0 ", "seed: 5 "))
+    use("iu_xray_small")
+    assert load_params(project).seed == 5
+
+
+def test_unknown_preset_names_the_existing_ones(project: Path) -> None:
+    before = project.read_bytes()
+    with pytest.raises(UserError) as caught:
+        use("iu_xry")
+    assert str(caught.value) == (
+        f"no preset 'iu_xry' in presets/; there are: {', '.join(PRESETS)}."
+    )
+    assert project.read_bytes() == before
+
+
+def test_preset_with_a_faulty_key_leaves_params_yaml_alone(project: Path) -> None:
+    before = project.read_bytes()
+    Path("presets/wrong.yaml").write_text("train:\n  lamda3: 1.0\n")
+    with pytest.raises(UserError) as caught:
+        use("wrong")
+    assert str(caught.value).startswith("params.yaml with presets/wrong.yaml:")
+    assert "Did you mean train.lambda3?" in str(caught.value)
+    assert project.read_bytes() == before
+
+
+# The command line.
+
+
+def test_help_lists_the_stages_in_order() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120", "NO_COLOR": "1"})
+    assert result.exit_code == 0, result.output
+    listed = re.findall(r"^\W*([a-z_]+)  ", result.output, flags=re.MULTILINE)
+    assert [name for name in listed if name in STAGES] == STAGES
+    assert "use" in listed
+
+
+def test_user_error_ends_without_a_traceback(project: Path) -> None:
+    project.write_text(project.read_text().replace("  lambda3:", "  lamda3:"))
+    result = subprocess.run(
+        [sys.executable, "-m", "pipeline", "ingest"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: params.yaml:\n")
+    assert "train.lamda3: unknown key. Did you mean train.lambda3?" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,251 @@
+"""Decoding with caches and batches against the plain forward pass."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from uar.decoding import Generated, generate
+from uar.model import UAR
+from uar.text import BOS, EOS, PAD
+
+MakeModel = Callable[..., UAR]
+MakeVisual = Callable[..., Tensor]
+
+VARIANTS: list[dict[str, Any]] = [
+    {},
+    {"tir_mask": "predicted"},
+    {"lsu": False},
+    {"lsu": False, "integration": False, "tir": False},
+]
+variants = pytest.mark.parametrize("switches", VARIANTS, ids=str)
+LENGTH = 7  # T of `make_model`
+SEED = 2  # a model whose reports differ in words and length
+
+
+@torch.no_grad()
+def next_word(model: UAR, visual: Tensor, words: list[int]) -> list[float]:
+    """Log-probabilities of the word after `words`, by the whole forward pass of one study."""
+    report = torch.tensor([[BOS, *words, PAD]])
+    return model(visual.unsqueeze(0), report).logits[0, -1].log_softmax(-1).tolist()
+
+
+def greedy(model: UAR, visual: Tensor) -> list[int]:
+    """The likeliest word, again and again."""
+    words: list[int] = []
+    while len(words) < LENGTH:
+        scores = next_word(model, visual, words)
+        word = max((i for i in range(len(scores)) if i not in (PAD, BOS)), key=scores.__getitem__)
+        if word == EOS:
+            break
+        words.append(word)
+    return words
+
+
+def beam_search(model: UAR, visual: Tensor, beams: int, length_penalty: float) -> Generated:
+    """Beam search over lists that decodes every prefix anew."""
+
+    def rank(beam: tuple[list[int], float]) -> float:
+        words, log_probability = beam
+        return log_probability / len(words) ** length_penalty
+
+    kept: list[tuple[list[int], float]] = [([], 0.0)]
+    for _ in range(LENGTH):
+        candidates = []
+        for words, total in kept:
+            if words and words[-1] == EOS:
+                candidates.append((words, total))
+                continue
+            for word, log_probability in enumerate(next_word(model, visual, words)):
+                if word not in (PAD, BOS):
+                    candidates.append(([*words, word], total + log_probability))
+        kept = sorted(candidates, key=rank, reverse=True)[:beams]
+        if all(words[-1] == EOS for words, _ in kept):
+            break
+    words, total = max(kept, key=rank)
+    return Generated([word for word in words if word != EOS], total)
+
+
+def assert_same(actual: list[Generated], expected: list[Generated]) -> None:
+    assert [g.ids for g in actual] == [g.ids for g in expected]
+    for a, e in zip(actual, expected, strict=True):
+        assert a.log_probability == pytest.approx(e.log_probability, abs=1e-3)
+
+
+def biased_to_end(model: UAR, by: float) -> UAR:
+    with torch.no_grad():
+        model.head.bias[EOS] += by
+    return model
+
+
+@variants
+@pytest.mark.parametrize("beams", [1, 3])
+def test_cached_steps_equal_the_forward_pass(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], beams: int
+) -> None:
+    model = make_model(SEED, **switches)
+    visual = make_visual(model, 2)
+    generator = torch.Generator().manual_seed(9)
+    report = torch.randint(3, 11, (2 * beams, LENGTH + 1), generator=generator)
+    report[:, 0] = BOS
+    with torch.no_grad():
+        expected = model(visual.repeat_interleave(beams, 0), report).logits.log_softmax(-1)
+        words, caches = model.word_features(), model.start(visual, beams)
+        for position in range(LENGTH):
+            actual = model.step(words[report[:, position]], caches, position)
+            torch.testing.assert_close(actual, expected[:, position], atol=2e-4, rtol=1e-4)
+    assert expected.exp().amax(-1).mean() > 0.3  # not near uniform, so that the words matter
+    assert (expected[0, 0] - expected[beams, 0]).abs().max() > 1e-3  # nor blind to the images
+
+
+@variants
+def test_beam_one_is_greedy(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    model = make_model(SEED, **switches)
+    visual = make_visual(model, 5)
+    expected = [greedy(model, study) for study in visual]
+    assert [g.ids for g in generate(model, visual, beam_size=1)] == expected
+    assert [g.ids for g in generate(model, visual, beam_size=1, length_penalty=1.0)] == expected
+
+
+@variants
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
+def test_beam_search_equals_the_plain_one(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], length_penalty: float
+) -> None:
+    model = biased_to_end(make_model(SEED, **switches), by=1.0)
+    visual = make_visual(model, 5)
+    expected = [beam_search(model, study, 3, length_penalty) for study in visual]
+    assert_same(generate(model, visual, 3, length_penalty), expected)
+
+
+def test_more_beams_find_likelier_reports(make_model: MakeModel, make_visual: MakeVisual) -> None:
+    """So the test above compares something that greedy decoding would not pass."""
+    model = biased_to_end(make_model(SEED), by=1.0)
+    visual = make_visual(model, 12)
+    one, three = generate(model, visual, 1), generate(model, visual, 3)
+    assert [g.ids for g in one] != [g.ids for g in three]
+    assert sum(g.log_probability for g in three) > sum(g.log_probability for g in one)
+
+
+@variants
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_batch_equals_its_studies_alone(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], beams: int
+) -> None:
+    """Studies that end early leave the batch without a trace in the others."""
+    model = biased_to_end(make_model(SEED, **switches), by=1.0)
+    visual = make_visual(model, 16)
+    batched = generate(model, visual, beams, 0.7)
+    single = [generate(model, study.unsqueeze(0), beams, 0.7)[0] for study in visual]
+    assert_same(batched, single)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_finished_studies_leave_the_batch(
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    monkeypatch: pytest.MonkeyPatch,
+    beams: int,
+) -> None:
+    model = biased_to_end(make_model(SEED), by=1.0)
+    visual = make_visual(model, 16)
+    rows: list[int] = []
+    step = model.step
+
+    def counted(features: Tensor, *rest: Any) -> Tensor:
+        rows.append(len(features))
+        return step(features, *rest)
+
+    monkeypatch.setattr(model, "step", counted)
+    lengths = {len(g.ids) for g in generate(model, visual, beams)}
+    assert len(lengths) > 1
+    assert rows[0] == 16 * beams
+    assert rows[-1] < 16 * beams
+    assert rows == sorted(rows, reverse=True)
+
+
+def test_decoding_stops_when_every_report_has_ended(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = biased_to_end(make_model(SEED), by=1e3)
+    visual = make_visual(model, 3)
+    calls: list[int] = []
+    step = model.step
+
+    def counted(features: Tensor, caches: Any, position: int) -> Tensor:
+        calls.append(position)
+        return step(features, caches, position)
+
+    monkeypatch.setattr(model, "step", counted)
+    assert [g.ids for g in generate(model, visual, beam_size=1)] == [[], [], []]
+    assert calls == [0]
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_log_probability_is_that_of_the_words_and_the_end(
+    make_model: MakeModel, make_visual: MakeVisual, beams: int
+) -> None:
+    model = make_model(SEED)
+    visual = make_visual(model, 12)
+    generated = generate(model, visual, beams)
+    assert {len(g.ids) == LENGTH for g in generated} == {True, False}  # without and with an end
+    for study, one in zip(visual, generated, strict=True):
+        said = one.ids if len(one.ids) == LENGTH else [*one.ids, EOS]
+        terms = [next_word(model, study, said[:t])[word] for t, word in enumerate(said)]
+        assert one.log_probability == pytest.approx(sum(terms), abs=1e-3)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_report_has_at_most_t_words(
+    make_model: MakeModel, make_visual: MakeVisual, beams: int
+) -> None:
+    model = biased_to_end(make_model(SEED), by=-1e3)
+    for one in generate(model, make_visual(model, 4), beams):
+        assert len(one.ids) == LENGTH
+        assert not {PAD, BOS, EOS} & set(one.ids)
+
+
+# ---- length penalty
+
+SHORT, LONG, MORE = 4, 5, 6
+NEXT_WORD = {  # probabilities of the word after each word
+    BOS: {SHORT: 0.6, LONG: 0.4},
+    SHORT: {EOS: 0.5, SHORT: 0.25, LONG: 0.25},
+    LONG: {MORE: 0.7, EOS: 0.3},
+    MORE: {EOS: 0.9, SHORT: 0.1},
+}
+
+
+def chain_model() -> Any:
+    """A stand-in for UAR whose next word depends on the last one alone, as `NEXT_WORD` says."""
+    table = torch.full((7, 7), -1e4)
+    for word, following in NEXT_WORD.items():
+        for next_word_, probability in following.items():
+            table[word, next_word_] = math.log(probability)
+    return SimpleNamespace(
+        head=SimpleNamespace(weight=table),
+        sizes=SimpleNamespace(max_length=5),
+        word_features=lambda: torch.eye(7),
+        start=lambda visual, beams: [],
+        step=lambda features, caches, position: features @ table,
+    )
+
+
+def test_the_length_penalty_weighs_words_against_probability() -> None:
+    """`short <end>`, 0.3, beats `long more <end>`, 0.252, by the whole; not by the mean word."""
+    visual = torch.zeros(1, 1)
+    [by_whole] = generate(chain_model(), visual, 3, length_penalty=0.0)
+    [by_mean] = generate(chain_model(), visual, 3, length_penalty=1.0)
+    assert by_whole.ids == [SHORT]
+    assert by_whole.log_probability == pytest.approx(math.log(0.6 * 0.5), abs=1e-5)
+    assert by_mean.ids == [LONG, MORE]
+    assert by_mean.log_probability == pytest.approx(math.log(0.4 * 0.7 * 0.9), abs=1e-5)
+    assert math.log(0.3) / 2 < math.log(0.252) / 3  # the end token counts

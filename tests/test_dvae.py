@@ -1,0 +1,265 @@
+"""The dVAE: its files, its likelihood, its codes and its training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dall_e import map_pixels
+
+from uar.config import DvaeTrainParams
+from uar.dvae import (
+    Dvae,
+    load_dvae,
+    logit_laplace,
+    reconstruction_quality,
+    spread_codes,
+    train_dvae,
+)
+from uar.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def model() -> Dvae:
+    """A random dVAE; tests do not change it."""
+    torch.manual_seed(0)
+    return Dvae(codebook_size=512, hidden=64).eval()
+
+
+def varied(count: int, size: int, seed: int = 0) -> torch.Tensor:
+    """`(count, size, size)` images in [0, 1]: random waves of random contrast."""
+    generator = torch.Generator().manual_seed(seed)
+    angles, phases, contrasts = torch.rand(3, count, 1, 1, generator=generator)
+    y, x = torch.meshgrid(*[torch.linspace(0, 1, size)] * 2, indexing="ij")
+    waves = torch.sin(12 * (x * torch.cos(6.3 * angles) + y * torch.sin(6.3 * angles) + phases))
+    noise = torch.rand(count, size, size, generator=generator)
+    return (0.5 + contrasts * (0.4 * waves + 0.1 * (noise - 0.5))).clamp(0, 1)
+
+
+def tokens_of(model: Dvae, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.tokenize(pixels)
+
+
+def test_tokens_are_row_by_row(model: Dvae) -> None:
+    pixels = varied(2, 24)
+    tokens = tokens_of(model, pixels)
+    assert tokens.shape == (2, 9)
+    with torch.inference_mode():
+        best = model.logits(pixels).argmax(1)  # (N, 3, 3)
+    assert tokens[1].tolist() == [int(best[1, i, j]) for i in range(3) for j in range(3)]
+
+
+def test_reconstruction_has_the_size_of_the_grid(model: Dvae) -> None:
+    with torch.inference_mode():
+        pixels = model.reconstruct(torch.arange(18).reshape(2, 9))
+    assert pixels.shape == (2, 24, 24)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_safetensors_round_trip(model: Dvae, tmp_path: Path) -> None:
+    halves = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
+    model.save(*halves)
+    loaded = load_dvae(*halves)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+
+
+def test_openai_pickles_give_the_same_tokens(model: Dvae, tmp_path: Path) -> None:
+    halves = tmp_path / "encoder.pkl", tmp_path / "decoder.pkl"
+    torch.save(model.encoder, halves[0])
+    torch.save(model.decoder, halves[1])
+    loaded = load_dvae(*halves)
+    assert loaded.codebook_size == 512
+    assert loaded.fingerprint() == model.fingerprint()
+    pixels = varied(3, 16)
+    tokens = tokens_of(model, pixels)
+    assert torch.equal(tokens_of(loaded, pixels), tokens)
+    with torch.inference_mode():
+        assert torch.equal(loaded.reconstruct(tokens), model.reconstruct(tokens))
+
+
+def test_other_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
+    halves = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
+    Dvae(codebook_size=600, hidden=68).save(*halves)
+    loaded = load_dvae(*halves)
+    assert loaded.codebook_size == 600
+    assert tokens_of(loaded, varied(1, 16)).shape == (1, 4)
+
+
+class RunsACommand:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_of_anything_else_is_refused_and_not_run(model: Dvae, tmp_path: Path) -> None:
+    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
+    evil, touched = tmp_path / "encoder.pkl", tmp_path / "touched"
+    torch.save(RunsACommand(touched), evil)
+    with pytest.raises(UserError) as caught:
+        load_dvae(evil, tmp_path / "decoder.safetensors")
+    assert str(caught.value).startswith(f"{evil}: found no dall_e weights (a pickle of something")
+    assert "weights_only" not in str(caught.value)  # torch's advice: load it unchecked
+    assert not touched.exists()
+    torch.load(evil, weights_only=False)  # the trap itself works
+    assert touched.exists()
+
+
+def test_a_module_outside_the_allow_list_is_refused(model: Dvae, tmp_path: Path) -> None:
+    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "encoder.pkl")
+    with pytest.raises(UserError, match="encoder.pkl: found no dall_e weights"):
+        load_dvae(tmp_path / "encoder.pkl", tmp_path / "decoder.safetensors")
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "encoder.pkl"])
+def test_a_file_that_holds_no_weights_is_named(model: Dvae, tmp_path: Path, name: str) -> None:
+    model.save(tmp_path / "good.safetensors", tmp_path / "decoder.safetensors")
+    with pytest.raises(UserError, match=f"{name} is missing.*dvae.encoder and dvae.decoder"):
+        load_dvae(tmp_path / name, tmp_path / "decoder.safetensors")
+    (tmp_path / name).write_text("no weights")
+    with pytest.raises(UserError, match=f"{name}: found no dall_e weights .*Expected"):
+        load_dvae(tmp_path / name, tmp_path / "decoder.safetensors")
+
+
+@pytest.mark.parametrize("sizes", [(600, 64), (512, 68)], ids=["codebook", "hidden"])
+def test_halves_that_do_not_fit_are_refused(
+    model: Dvae, tmp_path: Path, sizes: tuple[int, int]
+) -> None:
+    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
+    Dvae(*sizes).save(tmp_path / "other.safetensors", tmp_path / "other_decoder.safetensors")
+    with pytest.raises(UserError, match="are not the two halves of one dall_e dVAE"):
+        load_dvae(tmp_path / "encoder.safetensors", tmp_path / "other_decoder.safetensors")
+
+
+def test_swapped_halves_are_refused(model: Dvae, tmp_path: Path) -> None:
+    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
+    with pytest.raises(UserError, match="are not the two halves of one dall_e dVAE"):
+        load_dvae(tmp_path / "decoder.safetensors", tmp_path / "encoder.safetensors")
+
+
+def test_fingerprint_changes_with_the_encoder_only() -> None:
+    model = Dvae(codebook_size=512, hidden=64)
+    before = model.fingerprint()
+    assert len(before) == 64
+    with torch.no_grad():
+        model.decoder.blocks.input.w[0, 0] += 1
+    assert model.fingerprint() == before
+    with torch.no_grad():
+        model.encoder.blocks.input.b[0] += 1e-6
+    assert model.fingerprint() != before
+
+
+def statistics_of(mean: float, log_scale: float, count: int) -> torch.Tensor:
+    """What the decoder would say of `count` pixels: one mean and log-scale in all channels."""
+    channels = torch.tensor([mean] * 3 + [log_scale] * 3, dtype=torch.float32)
+    return channels[None, :, None, None].expand(count, 6, 1, 1)
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, 0.0), (1.3, -1.0), (-0.7, 0.5)])
+def test_logit_laplace_is_the_density_of_ramesh_et_al(mean: float, log_scale: float) -> None:
+    pixels = torch.linspace(0, 1, 11)
+    x = map_pixels(pixels[:, None, None, None]).flatten().double()  # 0.1 .. 0.9
+    b = torch.tensor(log_scale, dtype=torch.float64).exp()
+    distance = (torch.log(x / (1 - x)) - mean).abs()
+    density = 1 / (2 * b * x * (1 - x)) * torch.exp(-distance / b)
+    found = logit_laplace(pixels[:, None, None], statistics_of(mean, log_scale, 11))
+    assert found.shape == (11, 3, 1, 1)
+    torch.testing.assert_close(found[:, 1].flatten().double(), density.log(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("mean", "log_scale"), [(0.0, 0.0), (1.3, -1.0), (-0.7, -0.5)])
+def test_logit_laplace_integrates_to_one(mean: float, log_scale: float) -> None:
+    # map_pixels is x = 0.8 p + 0.1: the pixels that it takes to (0, 1) are (-0.125, 1.125).
+    x = (torch.arange(20_000, dtype=torch.float32) + 0.5) / 20_000
+    pixels = ((x - 0.1) / 0.8)[:, None, None]
+    log_density = logit_laplace(pixels, statistics_of(mean, log_scale, len(x)))[:, 0].flatten()
+    assert log_density.double().exp().mean().item() == pytest.approx(1.0, abs=2e-3)
+
+
+def perplexity(model: Dvae, pixels: torch.Tensor) -> float:
+    return reconstruction_quality(model, pixels)["code_perplexity"]
+
+
+def test_spread_codes_put_the_codebook_to_use() -> None:
+    torch.manual_seed(0)
+    model = Dvae(codebook_size=512, hidden=64).eval()
+    pixels = varied(128, 32)  # 2048 cells for 512 codes
+    collapsed = perplexity(model, pixels)
+    spread_codes(model, pixels, torch.Generator().manual_seed(0))
+    assert perplexity(model, pixels) > max(256, 2 * collapsed)
+    assert perplexity(model, varied(64, 32, seed=1)) > 128
+
+
+def test_more_codes_than_cells_are_refused(model: Dvae) -> None:
+    with pytest.raises(UserError, match="codebook_size 512 is more than the 36 cells of 4 images"):
+        spread_codes(model, varied(4, 24), torch.Generator())
+
+
+def test_reconstruction_quality_counts_codes(model: Dvae, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]])
+    monkeypatch.setattr(model, "tokenize", lambda pixels: tokens)
+    monkeypatch.setattr(model, "reconstruct", lambda tokens: torch.full((2, 16, 16), 0.4))
+    quality = reconstruction_quality(model, torch.full((2, 16, 16), 0.5))
+    assert quality["mse"] == pytest.approx(0.01)
+    assert quality["psnr_db"] == pytest.approx(20.0, abs=1e-3)
+    assert quality["codes_used"] == 2
+    assert quality["code_perplexity"] == pytest.approx(2.0)
+
+
+def short_training(steps: int, **changes: Any) -> tuple[Dvae, list[dict[str, float]]]:
+    torch.manual_seed(0)
+    model = Dvae(codebook_size=512, hidden=64)
+    options = {
+        "steps": steps,
+        "batch_size": 8,
+        "crop": 16,
+        "learning_rate": 3e-3,
+        "encoder_rate": 0.1,
+        "kl_weight": 0.0,
+        "temperature": 0.0625,
+    }
+    params = DvaeTrainParams(**{**options, **changes})
+    images = (varied(48, 24) * 255).byte()
+    cpu = torch.device("cpu")
+    return model, list(train_dvae(model, images, params, cpu, "float32", seed=0))
+
+
+def test_a_short_training_lowers_the_loss() -> None:
+    model, log = short_training(30)
+    assert len(log) == 30
+    losses = [step["loss"] for step in log]
+    assert sum(losses[-5:]) < sum(losses[:5]) - 1.0
+    assert not model.training
+    assert reconstruction_quality(model, varied(16, 16, seed=2))["codes_used"] > 16
+
+
+def test_training_follows_its_seed_and_weighs_the_kl() -> None:
+    _, log = short_training(3, kl_weight=0.5)
+    _, again = short_training(3, kl_weight=0.5)
+    assert log == again
+    for step in log:
+        assert 0 < step["kl"] < torch.log(torch.tensor(512.0))
+        assert step["loss"] == pytest.approx(step["reconstruction"] + 0.5 * step["kl"], rel=1e-5)
+
+
+def test_the_decoder_learns_alone_first() -> None:
+    torch.manual_seed(0)
+    before = Dvae(codebook_size=512, hidden=64)
+    after, _ = short_training(3)  # round(0.3 * 3) = 1 step alone, then two with the encoder
+    stem = "encoder.blocks.input.w"
+    assert not torch.equal(after.state_dict()[stem], before.state_dict()[stem])
+    alone, _ = short_training(1, encoder_rate=0.0)
+    assert torch.equal(alone.state_dict()[stem], before.state_dict()[stem])
+    stem = "decoder.blocks.input.w"
+    assert not torch.equal(alone.state_dict()[stem], before.state_dict()[stem])

@@ -1,0 +1,515 @@
+"""Every equation of the paper against a straightforward implementation, and facts about the model.
+
+The reference functions use a module's weights and nothing else of it: plain loops or the printed
+formula, in double precision where a module allows it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from uar.aligner import CrossModalRepresentationAligner, make_basis
+from uar.attention import MultiHeadAttention
+from uar.batches import Batch
+from uar.config import Params, parse_params
+from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
+from uar.model import UAR
+from uar.text import BOS, EOS, PAD
+from uar.training import Objective
+from uar.transformer import DecoderLayer
+
+MakeModel = Callable[..., UAR]
+MakeVisual = Callable[..., Tensor]
+
+REPORTS = torch.tensor(
+    [
+        [BOS, 4, 5, 6, EOS, PAD, PAD, PAD],
+        [BOS, 7, 4, 7, 8, 9, 10, EOS],
+        [BOS, 5, EOS, PAD, PAD, PAD, PAD, PAD],
+        [BOS, 4, 5, 6, EOS, PAD, PAD, PAD],
+    ]
+)
+REPORT_IDS = torch.tensor([0, 1, 2, 0])  # the first and the last are the same text
+SWITCHES: list[dict[str, Any]] = [
+    {},
+    {"tir_mask": "predicted"},
+    {"lsu": False},
+    {"integration": False, "tir": False},
+]
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    product = torch.einsum("oi,...i->...o", layer.weight, x)
+    return product if layer.bias is None else product + layer.bias
+
+
+def layer_norm(layer: nn.LayerNorm, x: Tensor) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / (variance + layer.eps).sqrt() * layer.weight + layer.bias
+
+
+def attention(
+    weights: MultiHeadAttention, q: Tensor, kv: Tensor, k_sigma_m: Tensor | None, causal: bool
+) -> Tensor:
+    """Eq. 7, or Eq. 11 with `k_sigma_m`; of one study, `(T, d)` over `(S, d)`, head by head."""
+    width = q.shape[-1] // weights.heads
+    queries, keys, values = (
+        linear(weights.query, q),
+        linear(weights.key, kv),
+        linear(weights.value, kv),
+    )
+    attended = []
+    for head in range(weights.heads):
+        part = slice(head * width, (head + 1) * width)
+        rows = []
+        for t in range(len(q)):
+            activations = keys[:, part] @ queries[t, part]
+            if k_sigma_m is not None:
+                activations = activations + k_sigma_m[t]
+            activations = activations / math.sqrt(width)
+            if causal:
+                activations = activations[: t + 1]
+            shares = activations.exp() / activations.exp().sum()
+            rows.append(shares @ values[: len(shares), part])
+        attended.append(torch.stack(rows))
+    return linear(weights.output, torch.cat(attended, dim=-1))
+
+
+def make_aligner(fusion: str = "dual_gate") -> CrossModalRepresentationAligner:
+    torch.manual_seed(1)
+    aligner = CrossModalRepresentationAligner(8, 2, "orthogonal", 20, fusion)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for parameter in aligner.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.5)
+    return aligner.double()
+
+
+def embeddings() -> Tensor:
+    return torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(2), dtype=torch.double)
+
+
+# ---- the language model's loss
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Eq. 5, over the number of words and end tokens in the batch."""
+    terms = [
+        logits[b, t].exp().sum().log() - logits[b, t, targets[b, t]]
+        for b in range(len(targets))
+        for t in range(targets.shape[1])
+        if targets[b, t] != PAD
+    ]
+    return torch.stack(terms).sum() / len(terms)
+
+
+def test_equation_5_language_modeling_loss() -> None:
+    logits = torch.randn(4, 7, 11, generator=torch.Generator().manual_seed(0)) * 3
+    targets = REPORTS[:, 1:]
+    expected = cross_entropy(logits, targets)
+    torch.testing.assert_close(language_modeling_loss(logits, targets), expected)
+
+    padded = logits.clone()
+    padded[targets == PAD] = 100 * torch.randn(int((targets == PAD).sum()), 11)
+    assert language_modeling_loss(padded, targets) == language_modeling_loss(logits, targets)
+
+
+# ---- cross-modal representation aligner
+
+
+def test_equation_6_adjusted_basis() -> None:
+    aligner = make_aligner()
+    expected = torch.empty(20, 8, dtype=torch.double)
+    for i in range(20):
+        for j in range(8):
+            gamma = math.sqrt(20) * aligner.gain[i, j]
+            expected[i, j] = gamma * aligner.basis[i, j] + aligner.bias[i, j]
+    torch.testing.assert_close(aligner.adjusted_basis(), expected)
+
+
+def test_the_adjusted_basis_starts_with_unit_mean_square() -> None:
+    for basis in ("orthogonal", "uniform", "normal"):
+        aligner = CrossModalRepresentationAligner(64, 8, basis, 2048, "none")  # type: ignore[arg-type]
+        assert aligner.adjusted_basis().square().mean().item() == pytest.approx(1.0, rel=0.02)
+
+
+def represented(aligner: CrossModalRepresentationAligner, e: Tensor) -> Tensor:
+    """Eq. 7: F~ of `(B, N, d)` embeddings."""
+    adjusted = math.sqrt(20) * aligner.gain * aligner.basis + aligner.bias
+    return torch.stack([attention(aligner.attention, row, adjusted, None, False) for row in e])
+
+
+def test_equation_7_attention_over_the_basis() -> None:
+    aligner, e = make_aligner(fusion="none"), embeddings()
+    torch.testing.assert_close(aligner(e), represented(aligner, e))
+
+
+def gate(layer: nn.Linear, x: Tensor, y: Tensor) -> Tensor:
+    """Eq. 8."""
+    w_1, w_2 = layer.weight[:, :8].T, layer.weight[:, 8:].T
+    return 1 / (1 + torch.exp(-(x @ w_1 + y @ w_2)))
+
+
+def test_equations_8_and_9_dual_gate() -> None:
+    aligner, e = make_aligner(), embeddings()
+    f = represented(aligner, e)
+    assert aligner.gate is not None
+    g_i, g_f = gate(aligner.gate.input_gate, e, f), gate(aligner.gate.forget_gate, e, f)
+    assert (g_i - g_f).abs().max() > 0.1
+    torch.testing.assert_close(aligner(e), g_i * torch.tanh(e + f) + g_f * e + f)
+
+
+def test_gates_without_weights_are_half_open() -> None:
+    """F~ stands outside the gates of Eq. 9, so it comes through whole."""
+    aligner, e = make_aligner(), embeddings()
+    assert aligner.gate is not None
+    with torch.no_grad():
+        for parameter in aligner.gate.parameters():
+            parameter.zero_()
+    f = represented(aligner, e)
+    torch.testing.assert_close(aligner(e), torch.tanh(e + f) / 2 + e / 2 + f)
+
+
+def test_addition_fusion() -> None:
+    aligner, e = make_aligner(fusion="addition"), embeddings()
+    torch.testing.assert_close(aligner(e), e + represented(aligner, e))
+
+
+def test_orthogonal_basis_has_orthonormal_columns() -> None:
+    basis = make_basis("orthogonal", 2048, 64)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(64), atol=1e-5, rtol=0)
+
+
+def test_other_bases_have_the_same_mean_square() -> None:
+    torch.manual_seed(0)
+    bases = {kind: make_basis(kind, 2048, 64) for kind in ("orthogonal", "uniform", "normal")}
+    for basis in bases.values():
+        assert basis.square().mean() == pytest.approx(1 / 2048, rel=0.02)
+    bound = math.sqrt(3 / 2048)
+    assert bases["uniform"].abs().max() <= bound
+    beyond = (bases["normal"].abs() > bound).double().mean()  # P(|x| > sqrt 3) of a normal
+    assert beyond == pytest.approx(math.erfc(math.sqrt(1.5)), rel=0.05)
+    deviation = bases["uniform"].T @ bases["uniform"] - torch.eye(64)
+    assert deviation.abs().max() > 1e-2
+
+
+def test_the_basis_is_fixed_and_its_gain_and_bias_learn() -> None:
+    aligner = make_aligner()
+    assert "basis" in dict(aligner.named_buffers())
+    assert "basis" not in dict(aligner.named_parameters())
+    before = aligner.basis.clone()
+    aligner(embeddings()).square().sum().backward()
+    for parameter in (aligner.gain, aligner.bias):
+        assert parameter.shape == aligner.basis.shape
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 1e-6
+    assert aligner.basis.grad is None
+    torch.optim.AdamW(aligner.parameters(), lr=0.1).step()
+    assert torch.equal(aligner.basis, before)
+
+
+# ---- triplet loss
+
+
+def triplet(image: Tensor, report: Tensor, report_ids: Tensor, margin: float) -> Tensor:
+    """Eq. 10, averaged over the batch."""
+
+    def cosine(i: int, j: int) -> float:
+        a, b = image[i].detach().double(), report[j].detach().double()
+        return float((a * b).sum() / (a.norm() * b.norm()))
+
+    total, count = 0.0, len(image)
+    for anchor in range(count):
+        others = [j for j in range(count) if report_ids[j] != report_ids[anchor]]
+        if others:
+            positive = cosine(anchor, anchor)
+            hard_report = max(cosine(anchor, j) for j in others)
+            hard_image = max(cosine(j, anchor) for j in others)
+            total += max(0.0, margin - positive + hard_report)
+            total += max(0.0, margin - positive + hard_image)
+    return torch.tensor(total / count)
+
+
+@pytest.mark.parametrize(
+    "ids", [[0, 1, 2, 3, 4, 5], [0, 1, 0, 0, 2, 1], [3, 3, 3, 3, 3, 3]], ids=str
+)
+@pytest.mark.parametrize("margin", [0.2, 1.0])
+def test_equation_10_triplet_loss(ids: list[int], margin: float) -> None:
+    generator = torch.Generator().manual_seed(5)
+    image, report = torch.randn(2, 6, 8, generator=generator)
+    report_ids = torch.tensor(ids)
+    expected = triplet(image, report, report_ids, margin)
+    assert (expected == 0) == (len(set(ids)) == 1)
+    actual = triplet_contrastive_loss(image, report, report_ids, margin)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_the_negatives_are_hardest_in_either_direction() -> None:
+    """By hand: cosines of image i (row) and report j (column), of which 0 and 1 share a text."""
+    image = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    report = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 2.0]])
+    near, half = 1 / math.sqrt(1.01), math.sqrt(0.5)
+    cosines = [[1, near, 0], [0, 0.1 * near, 1], [half, 1.1 * near * half, half]]
+    margin = 0.5
+    terms = [
+        margin - 1 + cosines[0][2],  # image 0: report 2, as report 1 says the same
+        margin - 1 + cosines[2][0],  # report 0: image 2
+        margin - cosines[1][1] + cosines[1][2],
+        margin - cosines[1][1] + cosines[2][1],
+        margin - cosines[2][2] + cosines[2][1],  # report 1 is nearer than report 0
+        margin - cosines[2][2] + cosines[1][2],
+    ]
+    expected = sum(max(0.0, term) for term in terms) / 3
+    actual = triplet_contrastive_loss(image, report, torch.tensor([0, 0, 1]), margin)
+    assert actual.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_global_features_are_means_over_visual_tokens_and_over_words(
+    make_model: MakeModel, make_visual: MakeVisual
+) -> None:
+    model = make_model()
+    visual = make_visual(model, 4)
+    output = model(visual, REPORTS)
+    for study, report in enumerate(REPORTS.tolist()):
+        words = torch.tensor([word for word in report if word not in (PAD, BOS, EOS)])
+        expected = model.text_features(words).mean(dim=0)
+        torch.testing.assert_close(output.report_global[study], expected)
+        expected = model.image_features(visual[study : study + 1])[0].mean(dim=0)
+        torch.testing.assert_close(output.image_global[study], expected)
+
+
+# ---- text-to-image refiner
+
+
+def decoder_layer(model: UAR) -> DecoderLayer:
+    return model.decoder.layers[0].double()
+
+
+@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+def test_equation_11_text_to_image_attention(make_model: MakeModel, tir_mask: str) -> None:
+    layer = decoder_layer(make_model(tir_mask=tir_mask, tir_scale=50.0))
+    generator = torch.Generator().manual_seed(3)
+    text = torch.randn(2, 6, 16, generator=generator, dtype=torch.double)
+    visual = torch.randn(2, 8, 16, generator=generator, dtype=torch.double)
+    with torch.no_grad():
+        for parameter in layer.refiner.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
+    actual, sigma = layer(text, visual)
+    assert sigma.shape == (1 if tir_mask == "static" else 2, 6, 8)
+    assert sigma.max() - sigma.min() > 0.2
+
+    for study in range(2):
+        x = text[study]
+        normed = layer_norm(layer.self_norm, x)
+        x = x + attention(layer.self_attention, normed, normed, None, causal=True)
+        normed = layer_norm(layer.visual_norm, x)
+        if tir_mask == "static":
+            m = layer.refiner.mask[:6]
+        else:
+            visual_part = linear(layer.refiner.visual, visual[study])
+            m = linear(layer.refiner.text, normed) @ visual_part.T / math.sqrt(16)
+        k_sigma_m = 50.0 / (1 + torch.exp(-m))
+        x = x + attention(layer.visual_attention, normed, visual[study], k_sigma_m, causal=False)
+        first, _, _, second = layer.feed_forward
+        x = x + linear(second, linear(first, layer_norm(layer.feed_forward_norm, x)).clamp_min(0))
+        torch.testing.assert_close(actual[study], x)
+
+
+@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+def test_an_untrained_mask_changes_nothing(
+    make_model: MakeModel, make_visual: MakeVisual, tir_mask: str
+) -> None:
+    without = make_model(tir=False)
+    fresh = make_model(tir_mask=tir_mask)
+    refiners = {
+        name: torch.zeros_like(value)
+        for name, value in fresh.state_dict().items()
+        if ".refiner.mask" in name or ".refiner.text" in name
+    }
+    assert refiners
+    fresh.load_state_dict({**fresh.state_dict(), **without.state_dict(), **refiners})
+    visual = make_visual(without, 4)
+    expected = without(visual, REPORTS)
+    actual = fresh(visual, REPORTS)
+    assert expected.masks == []
+    assert all(torch.equal(mask, torch.full_like(mask, 0.5)) for mask in actual.masks)
+    torch.testing.assert_close(actual.logits, expected.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_new_model_starts_with_an_open_mask(make_model: MakeModel) -> None:
+    for tir_mask in ("static", "predicted"):
+        params = make_model(tir_mask=tir_mask).params
+        layer = DecoderLayer(params, max_length=7, visual_length=8)
+        _, sigma = layer(torch.randn(2, 7, 16), torch.randn(2, 8, 16))
+        assert torch.equal(sigma, torch.full_like(sigma, 0.5))
+
+
+def masked(masks: list[Tensor], targets: Tensor, reduction: str) -> Tensor:
+    """Eq. 12, averaged over decoder layers and studies."""
+    per_study = []
+    for mask in masks:
+        for b in range(len(targets)):
+            sigma = mask[b if len(mask) > 1 else 0]
+            terms = [
+                1 - sigma[i, j]
+                for i in range(targets.shape[1])
+                for j in range(sigma.shape[1])
+                if targets[b, i] != PAD
+            ]
+            total = torch.stack(terms).sum()
+            per_study.append(total / len(terms) if reduction == "mean" else total)
+    return torch.stack(per_study).mean()
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("studies", [1, 4], ids=["static", "predicted"])
+def test_equation_12_mask_loss(reduction: str, studies: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    masks = [torch.rand(studies, 7, 8, generator=generator) for _ in range(2)]
+    targets = REPORTS[:, 1:]
+    expected = masked(masks, targets, reduction)
+    torch.testing.assert_close(mask_loss(masks, targets, reduction), expected)  # type: ignore[arg-type]
+
+
+# ---- overall objective
+
+
+def make_params(raw: dict[str, Any], **train: Any) -> Params:
+    raw["train"] |= {"lambda1": 0.7, "lambda2": 0.3, "lambda3": 0.05, **train}
+    return parse_params(raw, "test")
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("global_loss", [True, False])
+@pytest.mark.parametrize("stage", ["one", "two"])
+def test_equation_13_objective(
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    tiny_raw: dict[str, Any],
+    stage: str,
+    global_loss: bool,
+    reduction: str,
+) -> None:
+    train = make_params(
+        tiny_raw, global_loss=global_loss, mask_reduction=reduction, margin=0.4
+    ).train
+    model = make_model(tir=stage == "two")
+    batch = Batch(make_visual(model, 4), REPORTS, REPORT_IDS)
+    loss, terms = Objective.of_stage(train, with_mask=stage == "two")(model, batch)
+
+    output, targets = model(batch.visual, REPORTS), REPORTS[:, 1:]
+    contrast = triplet(output.image_global, output.report_global, REPORT_IDS, 0.4)
+    assert contrast > 0.1
+    expected = 0.7 * cross_entropy(output.logits, targets)
+    if global_loss:
+        expected = expected + 0.3 * contrast
+    if stage == "two":
+        expected = expected + 0.05 * masked(output.masks, targets, reduction)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(terms["loss"], expected)
+    torch.testing.assert_close(terms["language_modeling"], cross_entropy(output.logits, targets))
+    torch.testing.assert_close(terms["global"], contrast)
+    if stage == "two":
+        torch.testing.assert_close(terms["mask_sum"], masked(output.masks, targets, "sum"))
+        torch.testing.assert_close(terms["mask_mean"], masked(output.masks, targets, "mean"))
+    else:
+        assert "mask_sum" not in terms
+
+
+def test_the_weights_of_either_stage(tiny_raw: dict[str, Any]) -> None:
+    train = make_params(tiny_raw).train
+    one, two = (Objective.of_stage(train, with_mask) for with_mask in (False, True))
+    assert (one.lambda1, one.lambda2, one.lambda3) == (0.7, 0.3, 0.0)
+    assert (two.lambda1, two.lambda2, two.lambda3) == (0.7, 0.3, 0.05)
+    off = Objective.of_stage(make_params(tiny_raw, global_loss=False).train, with_mask=True)
+    assert (off.lambda1, off.lambda2, off.lambda3) == (0.7, 0.0, 0.05)
+
+
+# ---- whole model
+
+
+def test_features_of_distinct_ids_equal_those_of_every_token(
+    make_model: MakeModel, make_visual: MakeVisual
+) -> None:
+    model = make_model().double()
+    visual, words = make_visual(model, 4), REPORTS[:, :-1]
+    assert model.unifier is not None
+    assert model.aligner is not None
+
+    def gradients(features: Tensor) -> list[Tensor]:
+        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
+        used = [*model.aligner.parameters(), model.unifier.visual.weight, model.unifier.text.weight]
+        found = torch.autograd.grad((features * weights).sum(), used, allow_unused=True)
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(used, found, strict=True)]
+
+    for table, ids, features in (
+        (model.unifier.text, words, model.text_features(words)),
+        (model.unifier.visual, visual.flatten(1), model.image_features(visual)),
+    ):
+        dense = model.aligner(table(ids))
+        torch.testing.assert_close(features, dense, atol=1e-5, rtol=0)
+        for actual, expected in zip(gradients(features), gradients(dense), strict=True):
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.word_features()[words], model.text_features(words))
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_permuting_a_batch_permutes_its_outputs(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    model = make_model(**switches)
+    visual, order = make_visual(model, 4), torch.tensor([2, 0, 3, 1])
+    output, permuted = model(visual, REPORTS), model(visual[order], REPORTS[order])
+    for name in ("logits", "image_global", "report_global"):
+        expected = getattr(output, name)[order]
+        torch.testing.assert_close(getattr(permuted, name), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_logits_do_not_see_later_words(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    model = make_model(**switches)
+    visual = make_visual(model, 4)
+    logits = model(visual, REPORTS).logits
+    for t in (1, 3, 6):
+        changed = REPORTS.clone()
+        changed[:, t] = 3  # no report has <unk>
+        other = model(visual, changed).logits
+        torch.testing.assert_close(other[:, :t], logits[:, :t], atol=1e-5, rtol=1e-5)
+        assert ((other[:, t] - logits[:, t]).abs().amax(dim=-1) > 1e-3).all()
+
+
+def test_what_follows_the_end_token_does_not_matter(
+    make_model: MakeModel, make_visual: MakeVisual
+) -> None:
+    model = make_model()
+    visual = make_visual(model, 4)
+    padding = (REPORTS == PAD).nonzero()
+    changed = REPORTS.clone()
+    changed[padding[:, 0], padding[:, 1]] = 9
+    real = REPORTS[:, 1:] != PAD  # positions that predict a word or the end token
+    logits, other = model(visual, REPORTS).logits, model(visual, changed).logits
+    torch.testing.assert_close(other[real], logits[real], atol=1e-5, rtol=1e-5)
+    assert (other[~real] - logits[~real]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_every_image_of_a_study_is_read(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    model = make_model(**switches)
+    visual, others = make_visual(model, 4), make_visual(model, 4, seed=1)
+    logits = model(visual, REPORTS).logits
+    for image in range(2):
+        changed = visual.clone()
+        changed[0, image] = others[0, image]
+        other = model(changed, REPORTS).logits
+        assert (other[0] - logits[0]).abs().max() > 1e-4
+        torch.testing.assert_close(other[1:], logits[1:], atol=1e-4, rtol=1e-4)

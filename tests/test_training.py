@@ -1,0 +1,368 @@
+"""A training stage: resuming after a kill, selection, optimisation, and where stage two starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from uar.batches import Studies, TokenSource
+from uar.checkpoint import Checkpoint
+from uar.config import Params, StageParams, TrainParams, parse_params
+from uar.decoding import generate
+from uar.errors import UserError
+from uar.model import UAR, ModelSizes
+from uar.schedule import warmup_cosine
+from uar.text import Vocabulary
+from uar.training import Objective, Validation, make_optimizer, train_stage
+
+REPORTS = [
+    "the heart is normal . the lungs are clear .",
+    "the heart is enlarged .",
+    "there is a left effusion .",
+    "the heart is normal . the lungs are clear .",
+    "no effusion . the heart is enlarged .",
+    "the lungs are clear . no effusion .",
+    "there is a nodule .",
+    "there is a right effusion .",
+]
+VOCABULARY = Vocabulary.build(REPORTS, min_count=1)
+CODEBOOK, PER_IMAGE, T = 24, 4, 12
+STAGE = StageParams(epochs=3, learning_rate=3e-3)
+Logged = list[tuple[int, dict[str, float]]]
+
+
+class Killed(Exception):
+    """Stands for the process's end."""
+
+
+def make_studies() -> Studies:
+    """Eight studies of two images, each with a whole view and two crops of its own tokens."""
+    count = len(REPORTS)
+    tokens = np.random.default_rng(0).integers(0, CODEBOOK, (2 * count, 3, PER_IMAGE))
+    rows = np.arange(2 * count).reshape(count, 2)
+    return Studies(TokenSource(tokens.astype(np.uint16)), rows, REPORTS, VOCABULARY, T)
+
+
+def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
+    torch.manual_seed(seed)
+    sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T)
+    return UAR(params.model.model_copy(update=changes), sizes)
+
+
+def validation() -> Validation:
+    return Validation(make_studies(), VOCABULARY, batch_size=5)
+
+
+class Scripted:
+    """A validation that returns given scores and keeps the weights it saw."""
+
+    def __init__(self, *scores: float) -> None:
+        self.scores = list(scores)
+        self.weights: list[dict[str, torch.Tensor]] = []
+
+    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
+        self.weights.append({name: w.clone() for name, w in model.state_dict().items()})
+        score = self.scores[len(self.weights) - 1]
+        return {"loss": 0.0, "BLEU-4": 0.0, "CIDEr": score, "distinct_reports": 1.0}
+
+
+@pytest.fixture
+def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Checkpoint, Logged]]:
+    """Runs a stage on `make_studies` in `tmp_path / scratch`."""
+
+    def run(
+        model: UAR,
+        *,
+        scratch: str = "scratch",
+        stage: StageParams = STAGE,
+        identity: str = "this run",
+        seed: int = 0,
+        kill_at: int | None = None,
+        scores: Any = None,
+        settings: TrainParams | None = None,
+    ) -> tuple[Checkpoint, Logged]:
+        logged: Logged = []
+
+        def on_epoch(epoch: int, values: dict[str, float]) -> None:
+            if epoch == kill_at:
+                raise Killed
+            logged.append((epoch, values))
+
+        settings = settings or tiny_params.train.model_copy(update={"batch_size": 3})
+        best = train_stage(
+            model,
+            make_studies(),
+            scores or validation(),
+            Objective.of_stage(settings, with_mask=model.params.tir),
+            settings,
+            stage,
+            precision="float32",
+            seed=seed,
+            encoder_sha256="0" * 64,
+            scratch=tmp_path / scratch,
+            identity={"run": identity},
+            on_epoch=on_epoch,
+        )
+        return best, logged
+
+    return run
+
+
+def assert_same_bits(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(one[name], other[name]) for name in one)
+
+
+# ---- going on after a kill
+
+
+@pytest.mark.parametrize("tir", [False, True], ids=["stage one", "stage two"])
+def test_a_killed_stage_ends_with_the_same_bits(
+    tiny_params: Params, train: Callable[..., Any], tir: bool
+) -> None:
+    whole = make_model(tiny_params, tir=tir)
+    expected, expected_log = train(whole, scratch="whole")
+    assert [epoch for epoch, _ in expected_log] == [1, 2, 3]
+
+    with pytest.raises(Killed):
+        train(make_model(tiny_params, tir=tir), kill_at=2)
+    resumed = make_model(tiny_params, seed=99, tir=tir)  # its weights come from the resume file
+    assert differ(resumed.state_dict(), make_model(tiny_params, tir=tir).state_dict())
+    scores = Counted()
+    actual, log = train(resumed, scores=scores)
+    assert scores.calls == 2  # epochs 2 and 3: the first is not trained again
+
+    assert_same_bits(resumed.state_dict(), whole.state_dict())
+    assert log == expected_log
+    assert_same_bits(actual.weights, expected.weights)
+    assert replace(actual, weights={}) == replace(expected, weights={})
+
+
+class Counted:
+    """`validation()`, counting its calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
+        self.calls += 1
+        return validation()(model, objective)
+
+
+def test_a_whole_stage_is_not_trained_again(tiny_params: Params, train: Callable[..., Any]) -> None:
+    """Killed between its last epoch and the writing of its checkpoint."""
+    expected, expected_log = train(make_model(tiny_params))
+    scores = Counted()
+    actual, log = train(make_model(tiny_params, seed=99), scores=scores)
+    assert scores.calls == 0
+    assert log == expected_log
+    assert_same_bits(actual.weights, expected.weights)
+
+
+def test_another_runs_resume_file_is_not_used(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    whole = make_model(tiny_params)
+    _, expected_log = train(whole, scratch="whole")
+    with pytest.raises(Killed):
+        train(make_model(tiny_params), seed=5, identity="another run", kill_at=3)
+    model = make_model(tiny_params)
+    _, log = train(model)
+    assert log == expected_log
+    assert_same_bits(model.state_dict(), whole.state_dict())
+
+
+def test_the_seed_decides_every_bit(tiny_params: Params, train: Callable[..., Any]) -> None:
+    runs = []
+    for name, seed in (("first", 0), ("second", 0), ("third", 1)):
+        model = make_model(tiny_params)
+        _, log = train(model, scratch=name, seed=seed)
+        runs.append((model.state_dict(), log))
+    (first, first_log), (second, second_log), (third, _) = runs
+    assert_same_bits(first, second)
+    assert first_log == second_log
+    assert differ(first, third)
+
+
+# ---- selection and start
+
+
+@pytest.mark.parametrize(
+    ("scores", "best"), [((0.1, 0.5, 0.3), 2), ((0.1, 0.2, 0.3), 3), ((0.4, 0.4, 0.4), 1)]
+)
+def test_validation_picks_the_best_epoch(
+    tiny_params: Params, train: Callable[..., Any], scores: tuple[float, ...], best: int
+) -> None:
+    scripted = Scripted(*scores)
+    checkpoint, _ = train(make_model(tiny_params), scores=scripted)
+    assert checkpoint.epoch == best
+    assert checkpoint.validation["CIDEr"] == scores[best - 1]
+    assert_same_bits(checkpoint.weights, scripted.weights[best - 1])
+    assert differ(scripted.weights[0], scripted.weights[1])
+
+
+def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[..., Any]) -> None:
+    before = Scripted(0.9, 0.1)
+    with pytest.raises(Killed):
+        train(make_model(tiny_params), scores=before, kill_at=2)
+    checkpoint, _ = train(make_model(tiny_params), scores=Scripted(0.2, 0.3))
+    assert (checkpoint.epoch, checkpoint.validation["CIDEr"]) == (1, 0.9)
+    assert_same_bits(checkpoint.weights, before.weights[0])
+
+
+@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+def test_stage_two_starts_where_stage_one_ended(
+    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir_mask: str
+) -> None:
+    stage = StageParams(epochs=8, learning_rate=1e-2)
+    best, _ = train(make_model(tiny_params, tir=False), stage=stage)
+    assert best.validation["CIDEr"] > 0
+    best.save(tmp_path / "stage_one.pt")
+    model = Checkpoint.load(tmp_path / "stage_one.pt").build(tir=True, tir_mask=tir_mask)
+    assert all(layer.refiner is not None for layer in model.decoder.layers)
+    objective = Objective.of_stage(tiny_params.train, with_mask=False)
+    assert validation()(model, objective) == pytest.approx(best.validation, abs=1e-5)
+
+
+def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
+    checkpoint = Checkpoint.of(make_model(tiny_params, tir=False), None, 0, {})
+    with pytest.raises(UserError, match=r"aligner\.gate"):
+        checkpoint.build(fusion="none")
+
+
+# ---- optimisation
+
+
+@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+@pytest.mark.parametrize("lsu", [True, False])
+def test_only_weight_matrices_decay(tiny_params: Params, tir_mask: str, lsu: bool) -> None:
+    model = make_model(tiny_params, tir_mask=tir_mask, lsu=lsu)
+    optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
+    decaying, kept = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-5, 0.0]
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.98)
+    parameters = dict(model.named_parameters())
+    assert decaying | kept == {id(p) for p in parameters.values()}
+    assert not decaying & kept
+
+    for name, parameter in parameters.items():
+        if (
+            ".refiner." in name
+            or name.endswith(("bias", "gain", "positions.table"))
+            or "norm" in name
+        ):
+            assert id(parameter) in kept, name
+    for name in (
+        "head.weight",
+        "aligner.attention.key.weight",
+        "aligner.gate.input_gate.weight",
+        "encoder.layers.0.feed_forward.0.weight",
+        "decoder.layers.1.visual_attention.query.weight",
+        "unifier.visual.weight" if lsu else "resnet.project.weight",
+        "unifier.text.weight" if lsu else "text_embedding.weight",
+    ):
+        assert id(parameters[name]) in decaying, name
+
+
+def test_a_frozen_resnet_is_not_optimised(tiny_params: Params) -> None:
+    resnet = tiny_params.model.resnet.model_copy(update={"fine_tune": False})
+    model = make_model(tiny_params, lsu=False, resnet=resnet)
+    optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
+    optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    frozen = {id(p) for p in model.resnet.resnet.parameters()}
+    assert frozen
+    assert not frozen & optimised
+    assert id(model.resnet.project.weight) in optimised
+    model.train()
+    assert not any(module.training for module in model.resnet.resnet.modules())
+
+
+def test_warmup_cosine_values() -> None:
+    factor = warmup_cosine(steps=100, warmup=0.1)
+    assert [factor(step) for step in range(10)] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factor(10) == pytest.approx(1.0)
+    assert factor(55) == pytest.approx(0.5)
+    assert factor(25) == pytest.approx(0.5 * (1 + math.cos(math.pi / 6)))
+    assert factor(100) == pytest.approx(0.0, abs=1e-12)
+    assert all(factor(step) > factor(step + 1) for step in range(10, 100))
+    assert warmup_cosine(steps=5, warmup=0.0)(0) == 1.0
+
+
+def test_the_learning_rate_follows_the_schedule(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    _, log = train(make_model(tiny_params), scores=Scripted(0.1, 0.2, 0.3))
+    factor = warmup_cosine(steps=9, warmup=tiny_params.train.warmup)  # 3 epochs of 3 batches
+    rates = [values["learning_rate"] for _, values in log]
+    assert rates == pytest.approx([STAGE.learning_rate * factor(step) for step in (3, 6, 9)])
+
+
+@pytest.mark.parametrize(("batch_size", "steps"), [(3, 3), (4, 2), (7, 1), (8, 1), (16, 1)])
+def test_a_last_batch_of_one_study_is_no_step(batch_size: int, steps: int) -> None:
+    """It holds no negative for Eq. 10; eight studies by sevens leave one."""
+    studies = make_studies()
+    batches = list(studies.training_batches(batch_size, torch.Generator().manual_seed(0)))
+    assert len(batches) == studies.training_steps(batch_size) == steps
+    assert all(len(batch.report) > 1 for batch in batches)
+
+
+def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any]) -> None:
+    _, log = train(make_model(tiny_params, tir=True))
+    terms = {"loss", "language_modeling", "global", "mask_sum", "mask_mean"}
+    metrics = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
+    for _, values in log:
+        assert values.keys() == (
+            {f"train/{name}" for name in terms}
+            | {f"val/{name}" for name in metrics | {"loss", "distinct_reports"}}
+            | {"learning_rate"}
+        )
+        weighted = values["train/language_modeling"] + values["train/global"]
+        assert values["train/loss"] == pytest.approx(weighted + values["train/mask_sum"], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    model = make_model(tiny_params)
+    with torch.no_grad():
+        model.head.bias[5] = torch.nan
+    with pytest.raises(UserError, match="epoch 1: the loss is nan.*learning_rate"):
+        train(model)
+
+
+def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[..., Any]) -> None:
+    epochs = 100
+    model = make_model(tiny_params, dropout=0.0, tir=False)
+    settings = tiny_params.train.model_copy(update={"batch_size": 8, "lambda2": 0.0})
+    scores = Scripted(*[0.0] * epochs)
+    stage = StageParams(epochs=epochs, learning_rate=1e-2)
+    _, log = train(model, stage=stage, scores=scores, settings=settings)
+    losses = [values["train/language_modeling"] for _, values in log]
+    assert losses[0] > 2.0
+    assert losses[-1] < 0.1 * losses[0]
+
+    model.eval()
+    tokens = make_studies().visual.tokens  # type: ignore[attr-defined]
+    crops = torch.from_numpy(tokens[:, 1].astype(np.int64)).view(len(REPORTS), 2, PER_IMAGE)
+    written = [VOCABULARY.decode(g.ids) for g in generate(model, crops, beam_size=1)]
+    assert written == REPORTS
+
+
+def test_the_full_params_hold_the_papers_stages(raw_params: dict[str, Any]) -> None:
+    """{lambda1, lambda2, lambda3} = {1, 1, 0} in stage one and {1, 1, 1} in stage two (3.5)."""
+    params = parse_params(raw_params, "params.yaml").train
+    one, two = (Objective.of_stage(params, with_mask) for with_mask in (False, True))
+    assert (one.lambda1, one.lambda2, one.lambda3) == (1, 1, 0)
+    assert (two.lambda1, two.lambda2, two.lambda3) == (1, 1, 1)

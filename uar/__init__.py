@@ -1,0 +1,1 @@
+"""UAR, "Unify, Align and Refine": radiology report generation (Li et al., ICCV 2023)."""
