@@ -22,7 +22,7 @@ from uar.files import whole_file
 from uar.text import EOS
 
 HERE = Path(__file__).parent
-ROUNDS = 3  # the fastest counts
+ROUNDS = 2  # the fastest counts
 CROPS = (56, 80, 112, 160)  # pixels, for L = 98, 200, 392, 800 of two images
 BEAMS = (1, 2, 3, 5, 8)
 BASIS_SIZES = (512, 1024, 2048, 4096, 8192)

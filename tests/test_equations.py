@@ -567,3 +567,18 @@ def test_every_image_of_a_study_is_read(
         other = model(changed, REPORTS).logits
         assert (other[0] - logits[0]).abs().max() > 1e-4
         torch.testing.assert_close(other[1:], logits[1:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_compiled_model_keeps_its_shapes(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph for batches with other distinct ids, and the eager model's outputs."""
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    model = make_model()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    for seed, reports in enumerate((REPORTS, REPORTS.roll(1, 0).clamp_max(6))):
+        visual = make_visual(model, 4, seed)
+        actual, expected = compiled(visual, reports), model(visual, reports)
+        torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actual.image_global, expected.image_global)
+        torch.testing.assert_close(actual.report_global, expected.report_global)
