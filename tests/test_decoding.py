@@ -244,7 +244,7 @@ def chain_model() -> Any:
         head=SimpleNamespace(weight=table),
         sizes=SimpleNamespace(max_length=5),
         tables=lambda: Tables(image=None, words=torch.eye(7)),
-        start=lambda visual, beams, tables: Cache([], torch.empty(1, 1, beams, 0)),
+        start=lambda visual, beams, tables, present: Cache([], torch.empty(1, 1, beams, 0)),
         step=lambda features, cache: features @ table,
     )
 

@@ -26,6 +26,7 @@ def generate(
     beam_size: int,
     length_penalty: float = 0.0,
     tables: Tables | None = None,
+    present: Tensor | None = None,
 ) -> list[Generated]:
     """Write a report for each of B studies.
 
@@ -39,11 +40,12 @@ def generate(
         beam_size: beams G kept for each study.
         length_penalty: 0 ranks by log-probability alone, 1 by its mean per word.
         tables: of this model, for many batches; else they are made here.
+        present: views that each study has, as `UAR.forward` takes them.
     """
     device = model.head.weight.device
     studies, beams, length = len(visual), beam_size, model.sizes.max_length
     tables = tables or model.tables()
-    cache = model.start(visual, beams, tables)
+    cache = model.start(visual, beams, tables, present)
     waiting = torch.arange(studies, device=device)  # study behind each row of the batch
     history = torch.full((studies, beams, length), PAD, device=device)
     last = torch.full((studies, beams), BOS, device=device)

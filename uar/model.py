@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uar.aligner import CrossModalRepresentationAligner
 from uar.config import ModelParams
 from uar.text import BOS, EOS, PAD
-from uar.transformer import Cache, Decoder, Encoder
+from uar.transformer import Cache, Decoder, Encoder, seen_bias
 from uar.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
 
@@ -74,20 +74,23 @@ class UAR(nn.Module):
         self.decoder = Decoder(params, sizes.max_length, sizes.visual_length)
         self.head = nn.Linear(d, sizes.vocabulary)  # Eq. 4
 
-    def forward(self, visual: Tensor, report: Tensor) -> Output:
+    def forward(self, visual: Tensor, report: Tensor, present: Tensor | None = None) -> Output:
         """Teacher-forced pass.
 
         Args:
             visual: tokens or pixels of B studies.
             report: ids `(B, T + 1)`: BOS, words, EOS, padding.
+            present: `(B, V)` bool, the views that each study has; None: all of them.
         """
         inputs = report[:, :-1]
         image, text = self.features(visual, inputs)  # Eq. 1, 2
-        states, masks = self.decoder(text, self.encoder(image))  # Eq. 3
+        seen = None if present is None else seen_bias(present, image)
+        states, masks = self.decoder(text, self.encoder(image, seen), seen)  # Eq. 3
         words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+        tokens = torch.ones_like(image[..., 0]) if seen is None else seen[:, 0, 0] == 0
         return Output(
             logits=self.head(states),  # Eq. 4
-            image_global=image.mean(dim=1),
+            image_global=masked_mean(image, tokens),
             report_global=masked_mean(text, words),
             masks=masks,
         )
@@ -122,13 +125,16 @@ class UAR(nn.Module):
             words=self._align(self.text_table.all()),
         )
 
-    def start(self, visual: Tensor, beams: int, tables: Tables) -> Cache:
+    def start(
+        self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None
+    ) -> Cache:
         """Encode B studies and open the decoder's cache for `beams` beams each."""
         if tables.image is not None:
             image = F.embedding(visual.flatten(1), tables.image)
         else:
             image = self._align(self.resnet(visual))
-        return self.decoder.start(self.encoder(image), beams)
+        seen = None if present is None else seen_bias(present, image)
+        return self.decoder.start(self.encoder(image, seen), beams, seen)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""

@@ -48,10 +48,11 @@ class EncoderLayer(nn.Module):
         self.feed_forward = FeedForward(d, params.d_ff, params.dropout)
         self.dropout = Dropout(params.dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, L, d)` -> `(B, L, d)`."""
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """`(B, L, d)` -> `(B, L, d)`; `seen` as `seen_bias` makes it."""
         normed = self.attention_norm(x)
-        x = x + self.dropout(self.attention(normed, self.attention.keys_and_values(normed)))
+        keys_and_values = self.attention.keys_and_values(normed)
+        x = x + self.dropout(self.attention(normed, keys_and_values, bias=seen))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
 
 
@@ -65,12 +66,28 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(params) for _ in range(params.encoder_layers))
         self.norm = nn.LayerNorm(params.d_model)
 
-    def forward(self, visual: Tensor) -> Tensor:
-        """F^(I) `(B, L, d)` -> encoded visual features `(B, L, d)`."""
+    def forward(self, visual: Tensor, seen: Tensor | None = None) -> Tensor:
+        """F^(I) `(B, L, d)` -> encoded visual features `(B, L, d)`.
+
+        Args:
+            seen: hides the tokens of missing views, as `seen_bias` makes it.
+        """
         x = self.dropout(visual + self.positions(0, visual.shape[1]))
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, seen)
         return self.norm(x)
+
+
+def seen_bias(present: Tensor, visual: Tensor) -> Tensor:
+    """Attention bias `(B, 1, 1, L)`: 0 on tokens of views that a study has, -inf on the others.
+
+    Args:
+        present: `(B, V)` bool, at least one true for each study.
+        visual: `(B, L, d)`, L / V tokens of each view.
+    """
+    tokens = present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)  # (B, L)
+    bias = torch.zeros_like(tokens, dtype=visual.dtype).masked_fill(~tokens, -torch.inf)
+    return bias[:, None, None]
 
 
 @dataclass
@@ -94,6 +111,7 @@ class Cache:
 
     layers: list[LayerCache]
     ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
+    seen: Tensor | None = None  # (B, 1, 1, L), see `seen_bias`
     position: int = 0  # of the next word
 
     @property
@@ -116,6 +134,7 @@ class Cache:
             return tensor[: len(rows)]
 
         self.ancestors = closed_up(self.ancestors)
+        self.seen = None if self.seen is None else closed_up(self.seen)
         for layer in self.layers:
             for name, tensor in vars(layer).items():
                 if tensor is not None:
@@ -152,12 +171,15 @@ class DecoderLayer(nn.Module):
             )
         self.mask_scale = params.tir_scale / (d // params.heads) ** 0.5  # k / sqrt(d), Eq. 11
 
-    def forward(self, x: Tensor, visual: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, visual: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """All text positions at once.
 
         Args:
             x: text states `(B, T, d)`.
             visual: encoded visual features `(B, L, d)`.
+            seen: hides the tokens of missing views.
 
         Returns:
             States `(B, T, d)` and sigma(M), `(1 or B, T, L)`, if there is a refiner.
@@ -166,10 +188,10 @@ class DecoderLayer(nn.Module):
         keys_and_values = self.self_attention.keys_and_values(normed)
         x = x + self.dropout(self.self_attention(normed, keys_and_values, causal=True))
         normed = self.visual_norm(x)
-        mask = bias = None
+        mask = None
         if self.refiner is not None:
             mask = self.refiner(normed, self.refiner.keys(visual), position=0)
-            bias = self._bias(mask)
+        bias = self._bias(mask, seen)
         keys_and_values = self.visual_attention.keys_and_values(visual)
         x = x + self.dropout(self.visual_attention(normed, keys_and_values, bias=bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), mask
@@ -195,19 +217,23 @@ class DecoderLayer(nn.Module):
         x = x + self.self_attention(normed, past, bias=cache.ancestors[..., : slots.stop])
         # a study's beams share its visual keys: they stand as G queries, at one text position
         normed = self.visual_norm(x)
-        bias = None
+        mask = None
         if self.refiner is not None:
             queries = normed[:, :1] if isinstance(self.refiner, StaticMask) else normed
-            bias = self._bias(self.refiner(queries, layer.mask_keys, cache.position))
+            mask = self.refiner(queries, layer.mask_keys, cache.position)
+        bias = self._bias(mask, cache.seen)
         x = x + self.visual_attention(normed, (layer.visual_keys, layer.visual_values), bias=bias)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
-    def _bias(self, mask: Tensor) -> Tensor:
-        """k sigma(M) of Eq. 11 for all heads, less a constant.
+    def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
+        """k sigma(M) of Eq. 11 for all heads, less a constant, on the tokens that are seen.
 
         The constant is lost in softmax; without it low precision is exact near sigma(0).
         """
-        return (self.mask_scale * (mask - 0.5)).unsqueeze(1)
+        if mask is None:
+            return seen
+        bias = (self.mask_scale * (mask - 0.5)).unsqueeze(1)
+        return bias if seen is None else bias + seen
 
 
 class Decoder(nn.Module):
@@ -223,12 +249,15 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(params.d_model)
 
-    def forward(self, text: Tensor, visual: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, text: Tensor, visual: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Hidden states h_t of Eq. 3.
 
         Args:
             text: F^(R) of the words before each position `(B, T, d)`.
             visual: encoded visual features `(B, L, d)`.
+            seen: hides the tokens of missing views.
 
         Returns:
             `(B, T, d)`, and each layer's sigma(M).
@@ -236,12 +265,12 @@ class Decoder(nn.Module):
         x = self.dropout(text + self.positions(0, text.shape[1]))
         masks = []
         for layer in self.layers:
-            x, mask = layer(x, visual)
+            x, mask = layer(x, visual, seen)
             if mask is not None:
                 masks.append(mask)
         return self.norm(x), masks
 
-    def start(self, visual: Tensor, beams: int) -> Cache:
+    def start(self, visual: Tensor, beams: int, seen: Tensor | None = None) -> Cache:
         """An empty cache for decoding `beams` beams over each of `(B, L, d)` visual features."""
         slots = self.max_length * beams
         own = torch.eye(beams, device=visual.device, dtype=visual.dtype)
@@ -250,6 +279,7 @@ class Decoder(nn.Module):
         return Cache(
             layers=[layer.start(visual, slots) for layer in self.layers],
             ancestors=ancestors.expand(len(visual), 1, -1, -1).clone(),
+            seen=seen,
         )
 
     def step(self, text: Tensor, cache: Cache) -> Tensor:
