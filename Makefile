@@ -1,4 +1,5 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
+# make bench: speed against straightforward references, into benchmarks/README.md.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint venv
+.PHONY: repro test lint bench venv
 
 repro: venv
 	dvc repro
@@ -18,6 +19,9 @@ test: $(VENV)/test.done
 lint: $(VENV)/test.done
 	ruff check .
 	ruff format --check .
+
+bench: $(VENV)/bench.done
+	python -m benchmarks
 
 venv: $(VENV)/base.done
 
@@ -31,4 +35,8 @@ $(VENV)/base.done: pyproject.toml constraints.txt
 
 $(VENV)/test.done: $(VENV)/base.done
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/bench.done: $(VENV)/base.done
+	$(PIP) --editable '.[bench]'
 	touch $@

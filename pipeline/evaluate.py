@@ -88,11 +88,12 @@ def predict(
     """Generate a report for each study; `table` has their ids and raw reports, in order."""
     device = model.head.weight.device
     generated = []
+    tables = model.tables()
     batches = studies.batches(params.batch_size)
     total = -(-len(studies) // params.batch_size)
     for batch in tqdm(batches, desc=what, total=total, unit="batch"):
         visual = batch.visual.to(device)
-        generated += generate(model, visual, params.beam_size, params.length_penalty)
+        generated += generate(model, visual, params.beam_size, params.length_penalty, tables)
     return [
         Prediction(
             study_id=study_id,

@@ -1,4 +1,4 @@
-"""Decoding with caches and batches against the plain forward pass."""
+"""Decoding with caches and batches against decoding that passes every prefix anew."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks import reference
 from uar.decoding import Generated, generate
-from uar.model import UAR
+from uar.model import UAR, Tables
 from uar.text import BOS, EOS, PAD
+from uar.transformer import Cache
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]
@@ -33,49 +35,15 @@ SEED = 2  # a model whose reports differ in words and length
 def next_word(model: UAR, visual: Tensor, words: list[int]) -> list[float]:
     """Log-probabilities of the word after `words`, by the whole forward pass of one study."""
     report = torch.tensor([[BOS, *words, PAD]])
-    return model(visual.unsqueeze(0), report).logits[0, -1].log_softmax(-1).tolist()
-
-
-def greedy(model: UAR, visual: Tensor) -> list[int]:
-    """The likeliest word, again and again."""
-    words: list[int] = []
-    while len(words) < LENGTH:
-        scores = next_word(model, visual, words)
-        word = max((i for i in range(len(scores)) if i not in (PAD, BOS)), key=scores.__getitem__)
-        if word == EOS:
-            break
-        words.append(word)
-    return words
-
-
-def beam_search(model: UAR, visual: Tensor, beams: int, length_penalty: float) -> Generated:
-    """Beam search over lists that decodes every prefix anew."""
-
-    def rank(beam: tuple[list[int], float]) -> float:
-        words, log_probability = beam
-        return log_probability / len(words) ** length_penalty
-
-    kept: list[tuple[list[int], float]] = [([], 0.0)]
-    for _ in range(LENGTH):
-        candidates = []
-        for words, total in kept:
-            if words and words[-1] == EOS:
-                candidates.append((words, total))
-                continue
-            for word, log_probability in enumerate(next_word(model, visual, words)):
-                if word not in (PAD, BOS):
-                    candidates.append(([*words, word], total + log_probability))
-        kept = sorted(candidates, key=rank, reverse=True)[:beams]
-        if all(words[-1] == EOS for words, _ in kept):
-            break
-    words, total = max(kept, key=rank)
-    return Generated([word for word in words if word != EOS], total)
+    return (
+        reference.forward(model, visual.unsqueeze(0), report).logits[0, -1].log_softmax(-1).tolist()
+    )
 
 
 def assert_same(actual: list[Generated], expected: list[Generated]) -> None:
     assert [g.ids for g in actual] == [g.ids for g in expected]
     for a, e in zip(actual, expected, strict=True):
-        assert a.log_probability == pytest.approx(e.log_probability, abs=1e-3)
+        assert a.log_probability == pytest.approx(e.log_probability, abs=1e-4)
 
 
 def biased_to_end(model: UAR, by: float) -> UAR:
@@ -95,35 +63,77 @@ def test_cached_steps_equal_the_forward_pass(
     report = torch.randint(3, 11, (2 * beams, LENGTH + 1), generator=generator)
     report[:, 0] = BOS
     with torch.no_grad():
-        expected = model(visual.repeat_interleave(beams, 0), report).logits.log_softmax(-1)
-        words, caches = model.word_features(), model.start(visual, beams)
+        expected = reference.forward(model, visual.repeat_interleave(beams, 0), report).logits
+        tables = model.tables()
+        cache = model.start(visual, beams, tables)
         for position in range(LENGTH):
-            actual = model.step(words[report[:, position]], caches, position)
-            torch.testing.assert_close(actual, expected[:, position], atol=2e-4, rtol=1e-4)
-    assert expected.exp().amax(-1).mean() > 0.3  # not near uniform, so that the words matter
+            words = report[:, position].view(2, beams)
+            actual = model.step(tables.words[words], cache)
+            torch.testing.assert_close(
+                actual.flatten(0, 1), expected[:, position], atol=2e-4, rtol=1e-4
+            )
+    probabilities = expected.softmax(-1)
+    assert probabilities.amax(-1).mean() > 0.3  # not near uniform, so that the words matter
     assert (expected[0, 0] - expected[beams, 0]).abs().max() > 1e-3  # nor blind to the images
 
 
 @variants
-def test_beam_one_is_greedy(
+def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
     make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
 ) -> None:
     model = make_model(SEED, **switches)
-    visual = make_visual(model, 5)
-    expected = [greedy(model, study) for study in visual]
-    assert [g.ids for g in generate(model, visual, beam_size=1)] == expected
-    assert [g.ids for g in generate(model, visual, beam_size=1, length_penalty=1.0)] == expected
+    visual = make_visual(model, 4)
+    words = torch.randint(3, 11, (4, 4, 2), generator=torch.Generator().manual_seed(4))
+    parents = torch.tensor([[[0, 0], [1, 0], [1, 1], [0, 1]], [[1, 0], [0, 0], [0, 1], [1, 1]]])
+    rows = torch.tensor([0, 3, 2])  # study 1 leaves, the last one takes its place
+    with torch.no_grad():
+        tables = model.tables()
+        cache = model.start(visual, 2, tables)
+        past = torch.full((4, 2, 1), BOS)
+        for position in range(3):
+            logits = model.step(tables.words[past[..., -1]], cache)
+            study = torch.arange(len(past)).repeat_interleave(2)
+            images = visual if len(past) == 4 else visual[rows]
+            report = torch.cat([past, torch.full_like(past[..., :1], PAD)], -1).flatten(0, 1)
+            expected = reference.forward(model, images[study], report).logits[:, -1]
+            torch.testing.assert_close(logits.flatten(0, 1), expected, atol=2e-4, rtol=1e-4)
+            if position < 2:
+                chosen = parents[position] if position == 0 else parents[position][rows]
+                cache.branch(chosen)
+                past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
+                past = torch.cat([past, words[: len(past), position].unsqueeze(2)], -1)
+            if position == 0:
+                cache.keep(rows)
+                past = past[rows]
 
 
 @variants
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7, 1.0])
-def test_beam_search_equals_the_plain_one(
-    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], length_penalty: float
+@pytest.mark.parametrize("beams", [1, 3, 5])
+def test_generated_reports_equal_the_reference(
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    switches: dict[str, Any],
+    beams: int,
+    length_penalty: float,
 ) -> None:
-    model = biased_to_end(make_model(SEED, **switches), by=1.0)
-    visual = make_visual(model, 5)
-    expected = [beam_search(model, study, 3, length_penalty) for study in visual]
-    assert_same(generate(model, visual, 3, length_penalty), expected)
+    model = biased_to_end(make_model(SEED, **switches), by=1.0).double()
+    visual = make_visual(model, 6)
+    visual = visual if model.params.lsu else visual.double()
+    expected = reference.generate(model, visual, beams, length_penalty)
+    assert_same(generate(model, visual, beams, length_penalty), expected)
+
+
+def test_tables_made_once_serve_every_batch(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(SEED)
+    visual = make_visual(model, 6)
+    expected = generate(model, visual, 3)
+    tables = model.tables()
+    monkeypatch.setattr(model.aligner, "forward", None)  # nothing is aligned again
+    batches = [generate(model, part, 3, tables=tables) for part in visual.split(2)]
+    assert_same([one for batch in batches for one in batch], expected)
 
 
 def test_more_beams_find_likelier_reports(make_model: MakeModel, make_visual: MakeVisual) -> None:
@@ -160,15 +170,15 @@ def test_finished_studies_leave_the_batch(
     rows: list[int] = []
     step = model.step
 
-    def counted(features: Tensor, *rest: Any) -> Tensor:
+    def counted(features: Tensor, cache: Cache) -> Tensor:
         rows.append(len(features))
-        return step(features, *rest)
+        return step(features, cache)
 
     monkeypatch.setattr(model, "step", counted)
     lengths = {len(g.ids) for g in generate(model, visual, beams)}
     assert len(lengths) > 1
-    assert rows[0] == 16 * beams
-    assert rows[-1] < 16 * beams
+    assert rows[0] == 16
+    assert rows[-1] < 16
     assert rows == sorted(rows, reverse=True)
 
 
@@ -180,9 +190,9 @@ def test_decoding_stops_when_every_report_has_ended(
     calls: list[int] = []
     step = model.step
 
-    def counted(features: Tensor, caches: Any, position: int) -> Tensor:
-        calls.append(position)
-        return step(features, caches, position)
+    def counted(features: Tensor, cache: Cache) -> Tensor:
+        calls.append(cache.position)
+        return step(features, cache)
 
     monkeypatch.setattr(model, "step", counted)
     assert [g.ids for g in generate(model, visual, beam_size=1)] == [[], [], []]
@@ -233,9 +243,9 @@ def chain_model() -> Any:
     return SimpleNamespace(
         head=SimpleNamespace(weight=table),
         sizes=SimpleNamespace(max_length=5),
-        word_features=lambda: torch.eye(7),
-        start=lambda visual, beams: [],
-        step=lambda features, caches, position: features @ table,
+        tables=lambda: Tables(image=None, words=torch.eye(7)),
+        start=lambda visual, beams, tables, present: Cache([], torch.empty(1, 1, beams, 0)),
+        step=lambda features, cache: features @ table,
     )
 
 

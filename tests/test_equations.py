@@ -14,15 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import reference
 from uar.aligner import CrossModalRepresentationAligner, make_basis
 from uar.attention import MultiHeadAttention
 from uar.batches import Batch
 from uar.config import Params, parse_params
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
-from uar.model import UAR
+from uar.model import UAR, distinct
 from uar.text import BOS, EOS, PAD
 from uar.training import Objective
-from uar.transformer import DecoderLayer
+from uar.transformer import DecoderLayer, Dropout
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]
@@ -278,9 +279,9 @@ def test_global_features_are_means_over_visual_tokens_and_over_words(
     output = model(visual, REPORTS)
     for study, report in enumerate(REPORTS.tolist()):
         words = torch.tensor([word for word in report if word not in (PAD, BOS, EOS)])
-        expected = model.text_features(words).mean(dim=0)
+        expected = reference.text_features(model, words.unsqueeze(0))[0].mean(dim=0)
         torch.testing.assert_close(output.report_global[study], expected)
-        expected = model.image_features(visual[study : study + 1])[0].mean(dim=0)
+        expected = reference.image_features(model, visual[study : study + 1])[0].mean(dim=0)
         torch.testing.assert_close(output.image_global[study], expected)
 
 
@@ -434,29 +435,82 @@ def test_the_weights_of_either_stage(tiny_raw: dict[str, Any]) -> None:
 # ---- whole model
 
 
-def test_features_of_distinct_ids_equal_those_of_every_token(
-    make_model: MakeModel, make_visual: MakeVisual
+@pytest.mark.parametrize("compiling", [False, True], ids=["distinct", "static"])
+@pytest.mark.parametrize("switches", [*SWITCHES, {"fusion": "addition"}], ids=str)
+def test_features_equal_those_of_every_token(
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    monkeypatch: pytest.MonkeyPatch,
+    switches: dict[str, Any],
+    compiling: bool,
 ) -> None:
-    model = make_model().double()
+    """Values and gradients, with the shapes of eager mode and with those of a compiled model."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
+    model = make_model(**switches).double()
     visual, words = make_visual(model, 4), REPORTS[:, :-1]
-    assert model.unifier is not None
-    assert model.aligner is not None
+    visual = visual if model.params.lsu else visual.double()
+    used = [p for n, p in model.named_parameters() if n.startswith(("unifier", "text_", "aligner"))]
 
-    def gradients(features: Tensor) -> list[Tensor]:
-        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
-        used = [*model.aligner.parameters(), model.unifier.visual.weight, model.unifier.text.weight]
-        found = torch.autograd.grad((features * weights).sum(), used, allow_unused=True)
-        return [torch.zeros_like(p) if g is None else g for p, g in zip(used, found, strict=True)]
+    def gradients(image: Tensor, text: Tensor) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(1)
+        total = sum(
+            (features * torch.randn(features.shape, generator=generator).double()).sum()
+            for features in (image, text)
+        )
+        return list(torch.autograd.grad(total, used))
 
-    for table, ids, features in (
-        (model.unifier.text, words, model.text_features(words)),
-        (model.unifier.visual, visual.flatten(1), model.image_features(visual)),
-    ):
-        dense = model.aligner(table(ids))
-        torch.testing.assert_close(features, dense, atol=1e-5, rtol=0)
-        for actual, expected in zip(gradients(features), gradients(dense), strict=True):
-            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(model.word_features()[words], model.text_features(words))
+    actual = model.features(visual, words)
+    dense = reference.image_features(model, visual), reference.text_features(model, words)
+    torch.testing.assert_close(actual, dense, atol=1e-5, rtol=0)
+    torch.testing.assert_close(gradients(*actual), gradients(*dense), atol=1e-5, rtol=0)
+    for few in (words[:1, :3], visual[:1]):  # fewer than the table has rows
+        if few.dtype == torch.long:
+            table = model.text_table if few.ndim == 2 else model.unifier.visual
+            rows, index = distinct(table, few)
+            torch.testing.assert_close(rows[index], table(few))
+    tables = model.tables()
+    torch.testing.assert_close(tables.words[words], dense[1], atol=1e-5, rtol=0)
+    if model.params.lsu:
+        torch.testing.assert_close(tables.image[visual.flatten(1)], dense[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+def test_loss_and_gradients_equal_the_reference(
+    make_model: MakeModel, make_visual: MakeVisual, tiny_raw: dict[str, Any], switches: dict
+) -> None:
+    model = make_model(**switches).double()
+    visual = make_visual(model, 4)
+    batch = Batch(visual if model.params.lsu else visual.double(), REPORTS, REPORT_IDS)
+    objective = Objective.of_stage(make_params(tiny_raw, margin=0.4).train, with_mask=True)
+    actual, expected = objective(model, batch)[0], reference.loss(model, batch, objective)
+    torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
+    used = [p for p in model.parameters() if p.requires_grad]
+    gradients = [torch.autograd.grad(loss, used) for loss in (actual, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_zeroes_a_share_and_scales_the_rest(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    dropout, x = Dropout(0.1), torch.ones(1001, 999, dtype=dtype, requires_grad=True)
+    dropped = dropout(x)
+    share = (dropped == 0).double().mean().item()
+    assert share == pytest.approx(0.1, abs=5 * math.sqrt(0.09 / x.numel()))  # five deviations
+    assert dropped[dropped != 0].double().unique().tolist() == pytest.approx([1 / 0.9], rel=4e-3)
+    neighbours = ((dropped[:, 1:] == 0) & (dropped[:, :-1] == 0)).double().mean().item()
+    assert neighbours == pytest.approx(0.01, abs=5e-4)  # the four values of a word are apart
+    (gradient,) = torch.autograd.grad(dropped.sum(), x)
+    assert torch.equal(gradient, dropped)
+
+
+def test_dropout_follows_the_seed_and_rests_in_evaluation() -> None:
+    dropout, x = Dropout(0.1), torch.ones(1000)
+    torch.manual_seed(3)
+    first, second = dropout(x), dropout(x)
+    torch.manual_seed(3)
+    assert torch.equal(dropout(x), first)
+    assert not torch.equal(first, second)
+    assert torch.equal(dropout.eval()(x), x)
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
@@ -513,3 +567,18 @@ def test_every_image_of_a_study_is_read(
         other = model(changed, REPORTS).logits
         assert (other[0] - logits[0]).abs().max() > 1e-4
         torch.testing.assert_close(other[1:], logits[1:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_compiled_model_keeps_its_shapes(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One graph for batches with other distinct ids, and the eager model's outputs."""
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    model = make_model()
+    compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
+    for seed, reports in enumerate((REPORTS, REPORTS.roll(1, 0).clamp_max(6))):
+        visual = make_visual(model, 4, seed)
+        actual, expected = compiled(visual, reports), model(visual, reports)
+        torch.testing.assert_close(actual.logits, expected.logits, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actual.image_global, expected.image_global)
+        torch.testing.assert_close(actual.report_global, expected.report_global)

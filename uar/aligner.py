@@ -78,9 +78,9 @@ class CrossModalRepresentationAligner(nn.Module):
         return self.gain * len(self.basis) ** 0.5 * self.basis + self.bias
 
     def forward(self, e: Tensor) -> Tensor:
-        """Embeddings E `(B, N, d)` to discriminative features F `(B, N, d)`."""
-        keys, values = self.attention.keys_and_values(self.adjusted_basis().unsqueeze(0))
-        f = self.attention(e, (keys.expand(len(e), -1, -1, -1), values.expand(len(e), -1, -1, -1)))
+        """Embeddings E `(*, d)` to discriminative features F `(*, d)`."""
+        keys_and_values = self.attention.keys_and_values(self.adjusted_basis().unsqueeze(0))
+        f = self.attention(e.view(1, -1, e.shape[-1]), keys_and_values).view_as(e)
         if self.gate is not None:
             return self.gate(e, f)
         return e + f if self.fusion == "addition" else f

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uar.aligner import CrossModalRepresentationAligner
 from uar.config import ModelParams
 from uar.text import BOS, EOS, PAD
-from uar.transformer import Decoder, Encoder, LayerCache
+from uar.transformer import Cache, Decoder, Encoder, seen_bias
 from uar.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
 
@@ -33,6 +33,14 @@ class Output:
     image_global: Tensor  # (B, d), pooled F^(I)
     report_global: Tensor  # (B, d), pooled F^(R)
     masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """F of every id, which sees no position (Eq. 6-9): made once for a trained model."""
+
+    image: Tensor | None  # F^(I) (|V_I|, d); None without LSU
+    words: Tensor  # F^(R) (|V_R|, d)
 
 
 class UAR(nn.Module):
@@ -66,56 +74,89 @@ class UAR(nn.Module):
         self.decoder = Decoder(params, sizes.max_length, sizes.visual_length)
         self.head = nn.Linear(d, sizes.vocabulary)  # Eq. 4
 
-    def forward(self, visual: Tensor, report: Tensor) -> Output:
+    def forward(self, visual: Tensor, report: Tensor, present: Tensor | None = None) -> Output:
         """Teacher-forced pass.
 
         Args:
             visual: tokens or pixels of B studies.
             report: ids `(B, T + 1)`: BOS, words, EOS, padding.
+            present: `(B, V)` bool, the views that each study has; None: all of them.
         """
         inputs = report[:, :-1]
-        image, text = self.image_features(visual), self.text_features(inputs)  # Eq. 1, 2
-        states, masks = self.decoder(text, self.encoder(image))  # Eq. 3
+        image, text = self.features(visual, inputs)  # Eq. 1, 2
+        seen = None if present is None else seen_bias(present, image)
+        states, masks = self.decoder(text, self.encoder(image, seen), seen)  # Eq. 3
         words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+        tokens = torch.ones_like(image[..., 0]) if seen is None else seen[:, 0, 0] == 0
         return Output(
             logits=self.head(states),  # Eq. 4
-            image_global=image.mean(dim=1),
+            image_global=masked_mean(image, tokens),
             report_global=masked_mean(text, words),
             masks=masks,
         )
 
-    def image_features(self, visual: Tensor) -> Tensor:
-        """F^(I) `(B, L, d)` of tokens or pixels."""
+    def features(self, visual: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """F^(I) `(B, L, d)` of tokens or pixels and F^(R) `(B, T, d)` of word ids (Eq. 1, 2).
+
+        Both go through CRA together, so that B̂ becomes keys and values once.
+        """
         if self.unifier is not None:
-            return self._features_of_ids(self.unifier.visual, visual.flatten(1))
-        return self._align(self.resnet(visual))
+            image, image_rows = distinct(self.unifier.visual, visual.flatten(1))
+        else:
+            image, image_rows = self.resnet(visual), None
+        text, text_rows = distinct(self.text_table, words)
+        if self.aligner is not None:
+            f = self.aligner(torch.cat([image.flatten(0, -2), text]))
+            image, text = f[: -len(text)].view_as(image), f[-len(text) :]
+        image = image if image_rows is None else F.embedding(image_rows, image)
+        return image, F.embedding(text_rows, text)
 
-    def text_features(self, ids: Tensor) -> Tensor:
-        """F^(R) `(*, d)` of word ids `(*)`."""
-        table = self.unifier.text if self.unifier is not None else self.text_embedding
-        return self._features_of_ids(table, ids)
+    @property
+    def text_table(self) -> LookUp:
+        """W_R."""
+        return self.unifier.text if self.unifier is not None else self.text_embedding
 
-    def _features_of_ids(self, table: LookUp, ids: Tensor) -> Tensor:
-        if self.aligner is None:
-            return table(ids)
-        distinct, index = ids.unique(return_inverse=True)  # F depends on the id alone
-        return F.embedding(index, self._align(table(distinct).unsqueeze(0)).squeeze(0))
+    @torch.inference_mode()
+    def tables(self) -> Tables:
+        """F of both vocabularies, for `start` and for the words that `step` takes."""
+        image = self.unifier.visual.all() if self.unifier is not None else None
+        return Tables(
+            image=None if image is None else self._align(image),
+            words=self._align(self.text_table.all()),
+        )
+
+    def start(
+        self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None
+    ) -> Cache:
+        """Encode B studies and open the decoder's cache for `beams` beams each."""
+        if tables.image is not None:
+            image = F.embedding(visual.flatten(1), tables.image)
+        else:
+            image = self._align(self.resnet(visual))
+        seen = None if present is None else seen_bias(present, image)
+        return self.decoder.start(self.encoder(image, seen), beams, seen)
+
+    def step(self, features: Tensor, cache: Cache) -> Tensor:
+        """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
+        return self.head(self.decoder.step(features, cache)).float()
 
     def _align(self, e: Tensor) -> Tensor:
         return e if self.aligner is None else self.aligner(e)
 
-    def start(self, visual: Tensor, beams: int) -> list[LayerCache]:
-        """Encode B studies and open the decoder's caches for `beams` beams each."""
-        return self.decoder.start(self.encoder(self.image_features(visual)), beams)
 
-    def step(self, features: Tensor, caches: list[LayerCache], position: int) -> Tensor:
-        """Log-probabilities `(B * G, |V_R|)` of the word after `features` `(B * G, d)`."""
-        return self.head(self.decoder.step(features, caches, position)).float().log_softmax(-1)
+def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings E `(N, d)` of ids `(*)`, and which of them is each id's, `(*)`.
 
-    def word_features(self) -> Tensor:
-        """F^(R) of every word, `(|V_R|, d)`: decoding looks its input words up here."""
-        ids = torch.arange(self.sizes.vocabulary, device=self.head.weight.device)
-        return self.text_features(ids)
+    Eager on a CPU: each distinct id once. Elsewhere their number would be a shape that changes from
+    batch to batch (a new compilation, a wait for the device): the whole table, or every token
+    where those are fewer.
+    """
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        found, rows = ids.unique(return_inverse=True)
+        return table(found), rows
+    if table.num_embeddings <= ids.numel():
+        return table.all(), ids
+    return table(ids.flatten()), torch.arange(ids.numel(), device=ids.device).view_as(ids)
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:

@@ -21,12 +21,15 @@ class StaticMask(nn.Module):
         super().__init__()
         self.mask = nn.Parameter(torch.zeros(max_length, visual_length))
 
-    def forward(self, text: Tensor, visual: Tensor, position: int) -> Tensor:
+    def keys(self, visual: Tensor) -> None:
+        """Nothing: M sees no image."""
+
+    def forward(self, text: Tensor, keys: None, position: int) -> Tensor:
         """sigma(M) of text positions `position ..`, `(1, T, L)`.
 
         Args:
             text: decoder states `(B, T, d)`.
-            visual: encoded visual features `(B, L, d)`.
+            keys: not used.
         """
         return torch.sigmoid(self.mask[position : position + text.shape[1]]).unsqueeze(0)
 
@@ -45,7 +48,10 @@ class PredictedMask(nn.Module):
         nn.init.zeros_(self.text.weight)
         nn.init.zeros_(self.text.bias)
 
-    def forward(self, text: Tensor, visual: Tensor, position: int) -> Tensor:
+    def keys(self, visual: Tensor) -> Tensor:
+        """The image's side of the bilinear form, `(B, L, d)`, apart so that it can be kept."""
+        return self.visual(visual)
+
+    def forward(self, text: Tensor, keys: Tensor, position: int) -> Tensor:
         """sigma(M), `(B, T, L)`; `position` is not used."""
-        activations = self.text(text) @ self.visual(visual).transpose(1, 2)
-        return torch.sigmoid(activations / text.shape[-1] ** 0.5)
+        return torch.sigmoid(self.text(text) @ keys.transpose(1, 2) / text.shape[-1] ** 0.5)

@@ -86,11 +86,12 @@ class Validation:
         model.eval()
         loss = 0.0
         texts: list[str] = []
+        tables = model.tables()
         with torch.inference_mode():
             for batch in self.studies.batches(self.batch_size):
                 batch = batch.to(device)
                 loss += float(objective(model, batch)[0]) * len(batch.report)
-                reports = generate(model, batch.visual, beam_size=1)
+                reports = generate(model, batch.visual, beam_size=1, tables=tables)
                 texts += [self.vocabulary.decode(report.ids) for report in reports]
         references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
         scores = score(references, texts, meteor=False)

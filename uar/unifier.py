@@ -87,3 +87,7 @@ class LookUp(nn.Embedding):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids `(*)` to embeddings `(*, d)`."""
         return super().forward(ids) * self.embedding_dim**0.5
+
+    def all(self) -> Tensor:
+        """Embeddings of every id, `(rows, d)`."""
+        return self.weight * self.embedding_dim**0.5

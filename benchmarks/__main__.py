@@ -1,0 +1,53 @@
+"""`python -m benchmarks`: every benchmark in turn, and their table into benchmarks/README.md."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+from benchmarks.common import machine
+from uar.device import resolve_device
+from uar.files import whole_file
+
+MODULES = ("cra", "generation", "step", "tokenization", "distributed", "ingest", "scaling")
+README = Path(__file__).parent / "README.md"
+HEAD = "| | fast | reference | ratio | |\n|---|---|---|---|---|\n"
+
+
+def run(module: str) -> str:
+    """The rows that a benchmark prints; the rest of its output is shown only."""
+    command = [sys.executable, "-m", f"benchmarks.{module}"]
+    print("$ python -m", command[-1], flush=True)
+    rows = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("| "):
+                rows.append(line)
+    if process.returncode:
+        raise SystemExit(f"benchmarks.{module} failed with exit status {process.returncode}")
+    return "".join(rows)
+
+
+def main() -> None:
+    """Run all, then replace the table of this kind of device."""
+    device = resolve_device("auto")
+    rows = "".join(run(module) for module in MODULES)
+    table = f"`make bench`, {date.today()}, {machine(device)}\n\n{HEAD}{rows}"
+    begin, end = f"<!-- {device.type}: begin -->", f"<!-- {device.type}: end -->"
+    text, found = re.subn(
+        f"{begin}.*?{end}", lambda _: f"{begin}\n{table}{end}", README.read_text(), flags=re.S
+    )
+    if not found:
+        raise SystemExit(f"{README} has no place for this table: add\n{begin}\n{end}\n\n{table}")
+    with whole_file(README) as temporary:
+        temporary.write_text(text)
+    print(f"{README} has the new table")
+
+
+if __name__ == "__main__":
+    main()

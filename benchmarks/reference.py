@@ -1,0 +1,186 @@
+"""UAR the straightforward way, over the same weights: what the fast paths must equal and beat.
+
+CRA runs on every token, attention is written out, every report is padded to the full length, and
+decoding passes each beam's whole prefix through the decoder again for each word, over a copy of the
+encoder's output, as R2Gen (https://github.com/zhjohnchan/R2Gen) does. The tests use these as the
+slow twins, the benchmarks as the denominators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uar.aligner import CrossModalRepresentationAligner
+from uar.attention import MultiHeadAttention
+from uar.batches import Batch
+from uar.decoding import Generated
+from uar.losses import mask_loss, triplet_contrastive_loss
+from uar.model import UAR, masked_mean
+from uar.text import BOS, EOS, PAD
+from uar.training import Objective
+from uar.transformer import DecoderLayer, EncoderLayer
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A teacher-forced pass at all T positions."""
+
+    logits: Tensor  # (B, T, |V_R|)
+    image_global: Tensor  # (B, d)
+    report_global: Tensor  # (B, d)
+    masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
+
+
+def attend(
+    weights: MultiHeadAttention,
+    x: Tensor,
+    memory: Tensor,
+    bias: Tensor | None = None,
+    causal: bool = False,
+) -> Tensor:
+    """softmax(QKᵀ / sqrt(d/h) + bias) V, from `(B, T, d)` to `(B, S, d)`; `(B, T, d)`."""
+    q, k, v = (
+        projection(tokens).unflatten(-1, (weights.heads, -1)).transpose(1, 2)
+        for projection, tokens in (
+            (weights.query, x),
+            (weights.key, memory),
+            (weights.value, memory),
+        )
+    )
+    activations = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5  # (B, h, T, S)
+    if bias is not None:
+        activations = activations + bias
+    if causal:
+        later = torch.ones_like(activations[0, 0], dtype=torch.bool).triu(1)
+        activations = activations.masked_fill(later, -torch.inf)
+    return weights.output((activations.softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def align(aligner: CrossModalRepresentationAligner | None, e: Tensor) -> Tensor:
+    """F `(B, N, d)` of every embedding in `(B, N, d)` (Eq. 6-9)."""
+    if aligner is None:
+        return e
+    basis = aligner.gain * len(aligner.basis) ** 0.5 * aligner.basis + aligner.bias  # Eq. 6
+    f = attend(aligner.attention, e, basis.expand(len(e), -1, -1))  # Eq. 7
+    if aligner.gate is not None:
+        return aligner.gate(e, f)  # Eq. 8, 9
+    return e + f if aligner.fusion == "addition" else f
+
+
+def image_features(model: UAR, visual: Tensor) -> Tensor:
+    """F^(I) `(B, L, d)`."""
+    if model.unifier is None:
+        return align(model.aligner, model.resnet(visual))
+    return align(model.aligner, model.unifier.visual(visual.flatten(1)))
+
+
+def text_features(model: UAR, ids: Tensor) -> Tensor:
+    """F^(R) `(B, T, d)`."""
+    return align(model.aligner, model.text_table(ids))
+
+
+def drop(layer: nn.Module, x: Tensor) -> Tensor:
+    """PyTorch's dropout at the layer's rate."""
+    return F.dropout(x, layer.dropout.p, layer.training)
+
+
+def feed_forward(layer: EncoderLayer | DecoderLayer, x: Tensor) -> Tensor:
+    """Two linear maps, `(B, T, d)` to `(B, T, d)`."""
+    first, _, _, second = layer.feed_forward
+    return second(drop(layer, first(x).relu()))
+
+
+def encode(model: UAR, image: Tensor) -> Tensor:
+    """F^(I) to encoded visual features, both `(B, L, d)`."""
+    encoder = model.encoder
+    x = drop(encoder, image + encoder.positions(0, image.shape[1]))
+    layer: EncoderLayer
+    for layer in encoder.layers:
+        normed = layer.attention_norm(x)
+        x = x + drop(layer, attend(layer.attention, normed, normed))
+        x = x + drop(layer, feed_forward(layer, layer.feed_forward_norm(x)))
+    return encoder.norm(x)
+
+
+def decode(model: UAR, text: Tensor, visual: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """h_t `(B, T, d)` (Eq. 3) and each layer's sigma(M) (Eq. 11)."""
+    decoder = model.decoder
+    x = drop(decoder, text + decoder.positions(0, text.shape[1]))
+    masks = []
+    layer: DecoderLayer
+    for layer in decoder.layers:
+        normed = layer.self_norm(x)
+        x = x + drop(layer, attend(layer.self_attention, normed, normed, causal=True))
+        normed = layer.visual_norm(x)
+        bias = None
+        if layer.refiner is not None:
+            masks.append(layer.refiner(normed, layer.refiner.keys(visual), 0))
+            bias = layer.mask_scale * masks[-1].unsqueeze(1)
+        x = x + drop(layer, attend(layer.visual_attention, normed, visual, bias))
+        x = x + drop(layer, feed_forward(layer, layer.feed_forward_norm(x)))
+    return decoder.norm(x), masks
+
+
+def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
+    """As `UAR.forward`."""
+    inputs = report[:, :-1]
+    image, text = image_features(model, visual), text_features(model, inputs)
+    states, masks = decode(model, text, encode(model, image))
+    words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+    return Forward(model.head(states), image.mean(dim=1), masked_mean(text, words), masks)
+
+
+def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
+    """Eq. 13."""
+    output, targets = forward(model, batch.visual, batch.report), batch.report[:, 1:]
+    total = objective.lambda1 * F.cross_entropy(
+        output.logits.flatten(0, 1), targets.flatten(), ignore_index=PAD
+    )
+    total = total + objective.lambda2 * triplet_contrastive_loss(
+        output.image_global, output.report_global, batch.report_ids, objective.margin
+    )
+    if output.masks:
+        reduction = objective.mask_reduction
+        total = total + objective.lambda3 * mask_loss(output.masks, targets, reduction)
+    return total
+
+
+@torch.inference_mode()
+def generate(
+    model: UAR, visual: Tensor, beam_size: int, length_penalty: float = 0.0
+) -> list[Generated]:
+    """As `uar.decoding.generate`: beams as lists, every prefix decoded anew for each word."""
+
+    def rank(beam: tuple[list[int], float]) -> float:
+        words, log_probability = beam
+        return log_probability / max(1, len(words)) ** length_penalty
+
+    encoded = encode(model, image_features(model, visual))
+    kept: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in visual]
+    for position in range(model.sizes.max_length):
+        rows = [study for study, beams in enumerate(kept) for _ in beams]
+        prefixes = [[BOS, *words] for beams in kept for words, _ in beams]
+        padded = [ids + [PAD] * (position + 1 - len(ids)) for ids in prefixes]
+        text = text_features(model, torch.tensor(padded, device=visual.device))
+        states, _ = decode(model, text, encoded[rows])
+        ordered = model.head(states[:, -1]).log_softmax(-1).sort(descending=True)
+        following = zip(ordered.indices.tolist(), ordered.values.tolist(), strict=True)
+        for study, beams in enumerate(kept):
+            candidates = []
+            for words, total in beams:
+                ids, log_probabilities = next(following)
+                if words and words[-1] == EOS:
+                    candidates.append((words, total))
+                    continue
+                for word, log_probability in zip(ids, log_probabilities, strict=True):
+                    if word not in (PAD, BOS):
+                        candidates.append(([*words, word], total + log_probability))
+            kept[study] = sorted(candidates, key=rank, reverse=True)[:beam_size]
+        if all(words[-1] == EOS for beams in kept for words, _ in beams):
+            break
+    best = [max(beams, key=rank) for beams in kept]
+    return [Generated([w for w in words if w != EOS], total) for words, total in best]

@@ -1,0 +1,130 @@
+"""`python -m benchmarks.scaling`: how time grows with tokens, beams, basis size and studies.
+
+Writes benchmarks/scaling.csv and draws benchmarks/scaling.png from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from benchmarks.common import machine, seconds
+from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, make_visual
+from benchmarks.step import training_step
+from uar.config import Params
+from uar.decoding import generate
+from uar.device import resolve_device
+from uar.files import whole_file
+from uar.text import EOS
+
+HERE = Path(__file__).parent
+ROUNDS = 2  # the fastest counts
+CROPS = (56, 80, 112, 160)  # pixels, for L = 98, 200, 392, 800 of two images
+BEAMS = (1, 2, 3, 5, 8)
+BASIS_SIZES = (512, 1024, 2048, 4096, 8192)
+STUDIES = (16, 32, 64, 128, 256)
+
+
+def by_tokens(params: Params, device: torch.device) -> dict[int, float]:
+    """A training step, by L."""
+    times = {}
+    for crop in CROPS:
+        image = params.image.model_copy(update={"crop": crop, "size": max(crop, 128)})
+        changed = params.model_copy(update={"image": image})
+        length = params.dataset.images_per_study * image.tokens
+        times[length] = fastest(training_step(changed, device, params.precision))
+    return times
+
+
+def by_basis_size(params: Params, device: torch.device) -> dict[int, float]:
+    """CRA of a batch, forward and backward, by rows of B."""
+    batch = make_batch(params, params.train.batch_size, device)
+    times = {}
+    for size in BASIS_SIZES:
+        model = make_model(params, device, basis_size=size)
+
+        def cra(model=model) -> None:
+            image, text = model.features(batch.visual, batch.report[:, :-1])
+            (image.square().mean() + text.square().mean()).backward()
+
+        times[size] = fastest(cra)
+    return times
+
+
+def by_beams(params: Params, device: torch.device) -> dict[int, float]:
+    """32 reports of 60 words, by beams."""
+    return {beams: written(params, device, 32, beams) for beams in BEAMS}
+
+
+def by_studies(params: Params, device: torch.device) -> dict[int, float]:
+    """Reports of 60 words with the preset's beams, by studies."""
+    return {
+        studies: written(params, device, studies, params.decode.beam_size) for studies in STUDIES
+    }
+
+
+def written(params: Params, device: torch.device, studies: int, beams: int) -> float:
+    """Seconds to write every study's report, the tables included."""
+    model = make_model(params, device).eval()
+    with torch.no_grad():
+        model.head.bias[EOS] = -1e4
+    batches = make_visual(params, studies, device).split(params.decode.batch_size)
+
+    def write() -> None:
+        tables = model.tables()
+        for visual in batches:
+            generate(model, visual, beams, tables=tables)
+
+    return fastest(write)
+
+
+def fastest(work: Callable[[], object]) -> float:
+    """The fastest of `ROUNDS` calls after one untimed, seconds."""
+    work()
+    return min(seconds(work) for _ in range(ROUNDS))
+
+
+PANELS = {  # panel: (what is timed, what grows, how it is measured)
+    "tokens": ("training step", "visual tokens L", by_tokens),
+    "basis": ("CRA, forward and backward", "rows of the basis", by_basis_size),
+    "beams": ("32 reports of 60 words", "beams", by_beams),
+    "studies": ("reports of 60 words, beam 3", "studies", by_studies),
+}
+
+
+def draw(table: pd.DataFrame, title: str, path: Path) -> None:
+    """One panel for each thing that grows."""
+    figure = Figure(figsize=(14, 3.4), layout="constrained")
+    axes = figure.subplots(1, len(PANELS))
+    for axis, (name, (what, grows, _)) in zip(axes, PANELS.items(), strict=True):
+        points = table[table["panel"] == name]
+        axis.plot(points["size"], points["seconds"], marker="o")
+        axis.set(title=what, xlabel=grows, ylabel="seconds", xlim=(0, None), ylim=(0, None))
+        axis.grid(alpha=0.3)
+    figure.suptitle(title, fontsize=9)
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
+
+
+def main() -> None:
+    """Measure all four and draw them."""
+    device = resolve_device("auto")
+    params = iu_xray_params()
+    rows = [
+        {"panel": name, "size": size, "seconds": time}
+        for name, (_, _, measure) in PANELS.items()
+        for size, time in measure(params, device).items()
+    ]
+    table = pd.DataFrame(rows)
+    with whole_file(HERE / "scaling.csv") as temporary:
+        table.to_csv(temporary, index=False, float_format="%.4f")
+    draw(table, machine(device), HERE / "scaling.png")
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
