@@ -263,27 +263,25 @@ def _agreements(
     """How far the precision and the kind of view change tokens, on images spread over the array."""
     count = len(np.load(images, mmap_mode="r"))
     rows = np.arange(0, count, math.ceil(count / _MEASURED_IMAGES))
-    batches = []
-    for row in rows[:, None]:
-        batches.append(_prepare(read_packed(images, row), row, np.array([True]), views))
-    tokens = torch.cat([_encode(encode, batch, views) for batch in batches])
-    exact = 1.0
+    films = read_packed(images, rows)
+    float32, of_pixels = 1.0, None
+
+    def tokens(encode: Callable[[Tensor], Tensor]) -> Tensor:
+        one_by_one = zip(films.split(1), rows[:, None], strict=True)
+        batches = (_prepare(film, row, np.array([True]), views) for film, row in one_by_one)
+        return torch.cat([_encode(encode, batch, views) for batch in batches])
+
     with autocast(fabric.device, precision):
         reduced = torch.is_autocast_enabled(fabric.device.type)
     if reduced:
-
-        def encode_float32(pixels: Tensor) -> Tensor:
-            return model.tokenize(pixels.to(fabric.device))
-
-        in_float32 = torch.cat([_encode(encode_float32, batch, views) for batch in batches])
-        exact = (tokens == in_float32).float().mean().item()
-    of_pixels = None
+        exact = tokens(lambda pixels: model.tokenize(pixels.to(fabric.device)))
+        float32 = (tokens(encode) == exact).float().mean().item()
     if views.kind == "grid" and views.crops:
         corners = views.corners(rows) * DVAE_DOWNSAMPLING
-        crops = crops_at(read_packed(images, rows), corners, views.crop).float() / 255
-        encoded = torch.stack([encode(of_image).cpu() for of_image in crops])  # (N, K, L)
-        of_pixels = (tokens[:, 1:] == encoded).float().mean().item()
-    return {"float32_agreement": exact, "pixel_crop_agreement": of_pixels}
+        crops = crops_at(films, corners, views.crop).float() / 255
+        encoded = torch.stack([encode(of_film).cpu() for of_film in crops])  # (N, K, L)
+        of_pixels = (tokens(encode)[:, 1:] == encoded).float().mean().item()
+    return {"float32_agreement": float32, "pixel_crop_agreement": of_pixels}
 
 
 class UnfinishedArray:

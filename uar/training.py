@@ -233,7 +233,7 @@ def train_stage(
     for epoch in range(len(past) + 1, stage.epochs + 1):
         torch.manual_seed(_draw_seed(seed, epoch, fabric.global_rank))
         order = torch.Generator().manual_seed(_draw_seed(seed, epoch))
-        means = _train_epoch(
+        means = train_epoch(
             fabric, step, optimizer, schedule, studies, params, order, f"epoch {epoch}", stage
         )
         with whole_parameters(step):
@@ -264,7 +264,7 @@ def train_stage(
     return Checkpoint(**best) if fabric.is_global_zero and best is not None else None
 
 
-def _train_epoch(
+def train_epoch(
     fabric: Fabric,
     step: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -1,0 +1,1 @@
+"""Speed against a straightforward reference, in one run: `make bench`, or one module alone."""

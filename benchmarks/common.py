@@ -1,0 +1,86 @@
+"""What every benchmark does alike: alternating rounds, the device's peak, a row of the table."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from uar.device import describe
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Median seconds of two ways to do the same thing, measured in turns."""
+
+    fast: float
+    slow: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster."""
+        return self.slow / self.fast
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall time of one call, a GPU's queued work included."""
+    synchronize()
+    start = time.perf_counter()
+    work()
+    synchronize()
+    return time.perf_counter() - start
+
+
+def compare(
+    fast: Callable[[], object], slow: Callable[[], object], rounds: int = 5, warmup: int = 1
+) -> Comparison:
+    """Time both in each of `rounds` rounds, so that a busy machine disturbs them alike.
+
+    Args:
+        warmup: untimed rounds before (compilation, memory pools).
+    """
+    for _ in range(warmup):
+        fast()
+        slow()
+    times = [(seconds(fast), seconds(slow)) for _ in range(rounds)]
+    return Comparison(*(statistics.median(column) for column in zip(*times, strict=True)))
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s of a large matrix product, the best of ten: the denominator of a share of peak."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(10))
+
+
+def row(name: str, comparison: Comparison, **more: object) -> None:
+    """Print one row of the table: `| name | fast | reference | ratio | more |`."""
+    notes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in more.items())
+    fast, slow = duration(comparison.fast), duration(comparison.slow)
+    print(f"| {name} | {fast} | {slow} | {comparison.ratio:.2f} | {notes} |", flush=True)
+
+
+def duration(value: float) -> str:
+    """Seconds with a fitting unit."""
+    return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def machine(device: torch.device) -> str:
+    """Device, threads and versions in one line."""
+    return (
+        f"{describe(device)} ({platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads), Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

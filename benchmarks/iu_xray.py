@@ -1,0 +1,59 @@
+"""Models and batches at the sizes of IU X-Ray, random weights and random studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from pipeline.use import merge
+from uar.batches import Batch
+from uar.config import Params, parse_params
+from uar.model import UAR, ModelSizes
+from uar.text import BOS, EOS, PAD, UNK
+
+ROOT = Path(__file__).parents[1]
+VOCABULARY = 763  # words that occur 3 times or more, and the special ones
+WORDS = 36  # mean of a report, full stops counted
+
+
+def iu_xray_params(preset: str = "iu_xray_small") -> Params:
+    """params.yaml under a preset."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    merge(raw, yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text()))
+    return parse_params(raw, preset)
+
+
+def make_model(params: Params, device: torch.device, **changes: Any) -> UAR:
+    """A random model, in training mode; `changes` are `model` parameters that differ."""
+    torch.manual_seed(params.seed)
+    sizes = ModelSizes(
+        vocabulary=VOCABULARY,
+        codebook=params.dvae.codebook_size,
+        visual_length=params.dataset.images_per_study * params.image.tokens,
+        max_length=params.report.max_length,
+    )
+    switches = params.model.model_copy(update=changes)
+    return UAR(switches, sizes).to(device)
+
+
+def make_visual(params: Params, studies: int, device: torch.device) -> Tensor:
+    """Visual tokens `(studies, V, L/V)`, uniform over the codebook: more distinct than films'."""
+    generator = torch.Generator().manual_seed(params.seed)
+    shape = studies, params.dataset.images_per_study, params.image.tokens
+    return torch.randint(params.dvae.codebook_size, shape, generator=generator).to(device)
+
+
+def make_batch(params: Params, studies: int, device: torch.device) -> Batch:
+    """Reports of 12 words to the full length, `WORDS` on average."""
+    generator = torch.Generator().manual_seed(params.seed)
+    longest = params.report.max_length
+    words = torch.randint(UNK, VOCABULARY, (studies, longest + 1), generator=generator)
+    lengths = torch.linspace(2 * WORDS - longest, longest, studies).round().long().unsqueeze(1)
+    place = torch.arange(longest + 1)
+    report = words.where(place < lengths, PAD).where(place != lengths, EOS)
+    report[:, 0] = BOS
+    return Batch(make_visual(params, studies, device), report, torch.arange(studies)).to(device)
