@@ -92,8 +92,10 @@ def predict(
     batches = studies.batches(params.batch_size)
     total = -(-len(studies) // params.batch_size)
     for batch in tqdm(batches, desc=what, total=total, unit="batch"):
-        visual = batch.visual.to(device)
-        generated += generate(model, visual, params.beam_size, params.length_penalty, tables)
+        batch = batch.to(device)
+        generated += generate(
+            model, batch.visual, params.beam_size, params.length_penalty, tables, batch.present
+        )
     return [
         Prediction(
             study_id=study_id,

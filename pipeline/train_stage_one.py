@@ -9,7 +9,8 @@ from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.training import run_stage, save_untrained
 from uar.config import load_params
-from uar.device import resolve_device, seed_everything
+from uar.device import seed_everything
+from uar.distributed import launch
 from uar.model import UAR
 
 
@@ -18,15 +19,16 @@ def train_stage_one(
 ) -> None:
     """Train without the mask; with `train.two_stage: false`, only initialise the model."""
     params = load_params(paths.PARAMS)
+    fabric = launch(params.device, params.train.strategy)
     inputs = Inputs(params)
     seed_everything(params.seed)
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
     if not params.model.lsu and params.model.resnet.weights != "none":
         model.resnet.load_pretrained(params.model.resnet.weights)
     if not params.train.two_stage:
-        save_untrained(model, inputs, "stage_one", paths.STAGE_ONE)
-        tqdm.write("stage_one: skipped (train.two_stage is false), model initialised only")
+        if fabric.is_global_zero:
+            save_untrained(model, inputs, "stage_one", paths.STAGE_ONE)
+            tqdm.write("stage_one: skipped (train.two_stage is false), model initialised only")
         return
-    model.to(resolve_device(params.device))
     stage = params.train.stage_one
-    run_stage("stage_one", params, inputs, model, stage, paths.STAGE_ONE, restart=restart)
+    run_stage("stage_one", fabric, params, inputs, model, stage, paths.STAGE_ONE, restart=restart)

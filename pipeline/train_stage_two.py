@@ -9,7 +9,8 @@ from pipeline.inputs import Inputs
 from pipeline.training import run_stage
 from uar.checkpoint import Checkpoint
 from uar.config import load_params
-from uar.device import resolve_device, seed_everything
+from uar.device import seed_everything
+from uar.distributed import launch
 
 
 def train_stage_two(
@@ -17,11 +18,22 @@ def train_stage_two(
 ) -> None:
     """Go on from stage one's best epoch with the mask and its loss."""
     params = load_params(paths.PARAMS)
+    fabric = launch(params.device, params.train.strategy)
     inputs = Inputs(params)
     checkpoint = Checkpoint.load(paths.STAGE_ONE)
     inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_ONE))
     seed_everything(params.seed)
     refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
-    model = checkpoint.build(**refiner).to(resolve_device(params.device))
+    model = checkpoint.build(**refiner)
     stage = params.train.stage_two if params.train.two_stage else params.train.stage_one
-    run_stage("stage_two", params, inputs, model, stage, paths.STAGE_TWO, paths.STAGE_ONE, restart)
+    run_stage(
+        "stage_two",
+        fabric,
+        params,
+        inputs,
+        model,
+        stage,
+        paths.STAGE_TWO,
+        start=paths.STAGE_ONE,
+        restart=restart,
+    )

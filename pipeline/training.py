@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dvclive import Live
 from tqdm import tqdm
@@ -17,9 +18,16 @@ from uar.files import sha256
 from uar.model import UAR
 from uar.training import Objective, Validation, train_stage
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+_ELSEWHERE = {"stage_one", "stage_two", "strategy"}  # told apart otherwise, or of no effect
+
 
 def run_stage(
     name: str,
+    fabric: Fabric,
     params: Params,
     inputs: Inputs,
     model: UAR,
@@ -32,14 +40,20 @@ def run_stage(
 
     Args:
         name: of the stage, for its logs and its resume file.
+        fabric: the processes that train together; the first one writes and logs.
         start: checkpoint the stage starts from; part of the run's identity.
         restart: do not go on from an earlier, killed run.
     """
     scratch = paths.SCRATCH / name
-    if restart:
+    if restart and fabric.is_global_zero:
         shutil.rmtree(scratch, ignore_errors=True)
-    validation = Validation(inputs.studies("val"), inputs.vocabulary, params.decode.batch_size)
-    with Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False) as live:
+    fabric.barrier()
+    live_or_not = (
+        Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False)
+        if fabric.is_global_zero
+        else nullcontext()
+    )
+    with live_or_not as live:
 
         def log(epoch: int, values: dict[str, float]) -> None:
             live.step = epoch
@@ -48,9 +62,10 @@ def run_stage(
             live.make_summary()
 
         best = train_stage(
+            fabric,
             model,
             inputs.studies("train"),
-            validation,
+            Validation(inputs.studies("val"), inputs.vocabulary, params.decode.batch_size, fabric),
             Objective.of_stage(params.train, with_mask=model.params.tir),
             params.train,
             stage,
@@ -61,10 +76,13 @@ def run_stage(
             identity=run_identity(params, stage, start),
             on_epoch=log,
         )
-    best.save(out)
-    shutil.rmtree(scratch)
-    score = best.validation[params.train.select_by]
-    tqdm.write(f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}")
+    if best is not None:
+        best.save(out)
+        shutil.rmtree(scratch)
+        score = best.validation[params.train.select_by]
+        tqdm.write(
+            f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}"
+        )
 
 
 def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict[str, Any]:
@@ -73,7 +91,7 @@ def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict
         "seed": params.seed,
         "precision": params.precision,
         "model": params.model.model_dump(mode="json"),
-        "train": params.train.model_dump(mode="json", exclude={"stage_one", "stage_two"}),
+        "train": params.train.model_dump(mode="json", exclude=_ELSEWHERE),
         "stage": stage.model_dump(mode="json"),
         "max_length": params.report.max_length,
         "inputs": [sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.TOKENS_INFO)],
@@ -85,4 +103,5 @@ def save_untrained(model: UAR, inputs: Inputs, name: str, out: Path) -> None:
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
     Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False).make_summary()
     (paths.LOGS / name / "plots").mkdir(parents=True, exist_ok=True)
-    Checkpoint.of(model, inputs.encoder_sha256, epoch=0, validation={}).save(out)
+    weights = model.state_dict()
+    Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(out)

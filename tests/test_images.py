@@ -9,13 +9,12 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from uar.errors import UserError
-from uar.images import drop_studies, pack_images, random_crops, read_film, resize_view
+from uar.images import crops_at, drop_studies, pack_images, read_film, read_packed, resize_view
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -263,31 +262,24 @@ def test_resize_view_is_antialiased() -> None:
     torch.testing.assert_close(inner, torch.full_like(inner, 0.5), atol=0.02, rtol=0)
 
 
-def crop_positions(image: torch.Tensor, crop: torch.Tensor) -> list[int]:
-    """Indices of the sub-windows of `image` that equal `crop`."""
-    side = crop.shape[-1]
-    windows = F.unfold(image[None, None].float() / 255, side)[0].T  # (positions, side * side)
-    return (windows == crop.flatten()).all(1).nonzero().flatten().tolist()
-
-
-def test_random_crops_are_sub_windows(images: torch.Tensor) -> None:
-    crops = random_crops(images, 16, 40, torch.Generator().manual_seed(1))
-    assert crops.shape == (5, 40, 16, 16) and crops.dtype == torch.float32
-    found = [[crop_positions(images[i], crop) for crop in crops[i]] for i in range(5)]
-    assert all(len(positions) == 1 for row in found for positions in row)
-    # All 25 positions are drawn, and images do not share their draws.
-    assert {positions[0] for row in found for positions in row} == set(range(25))
-    assert found[0] != found[1]
-
-
-def test_random_crops_follow_the_seed(images: torch.Tensor) -> None:
-    first, again, other = (
-        random_crops(images, 16, 3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+def test_crops_are_sub_windows(images: torch.Tensor) -> None:
+    corners = torch.randint(5, (5, 40, 2), generator=torch.Generator().manual_seed(1))
+    crops = crops_at(images, corners, 16)
+    assert crops.shape == (5, 40, 16, 16) and crops.dtype == torch.uint8
+    for image in range(5):
+        for crop in range(40):
+            top, left = corners[image, crop].tolist()
+            window = images[image, top : top + 16, left : left + 16]
+            assert torch.equal(crops[image, crop], window)
 
 
 def test_crop_of_the_whole_image(images: torch.Tensor) -> None:
-    crops = random_crops(images, 20, 2, torch.Generator().manual_seed(0))
-    assert torch.equal(crops, (images.float() / 255)[:, None].expand(-1, 2, -1, -1))
+    crops = crops_at(images, torch.zeros(5, 2, 2, dtype=torch.int64), 20)
+    assert torch.equal(crops, images[:, None].expand(-1, 2, -1, -1))
+
+
+def test_packed_rows_are_read_without_a_mapping(images: torch.Tensor, tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", images.numpy())
+    rows = read_packed(tmp_path / "images.npy", np.array([3, 0]))
+    assert torch.equal(rows, images[[3, 0]])
+    assert not isinstance(rows.numpy().base, np.memmap)

@@ -10,13 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from uar.distributed import launch
 from uar.dvae import Dvae
 from uar.errors import UserError
 from uar.files import write_json
-from uar.images import random_crops, resize_view
-from uar.tokens import TokenCacheInfo, info_as_json, open_tokens, tokenize_images
+from uar.images import crops_at, resize_view
+from uar.tokens import (
+    TokenCacheInfo,
+    UnfinishedArray,
+    Views,
+    info_as_json,
+    open_tokens,
+    tokenize_images,
+)
 
 SIZE, CROP, CROPS, SEED = 24, 16, 2, 11
+VIEWS = Views("crops", CROPS, CROP, SIZE, SEED)
 TRAIN = np.array([True, False, True, True, False, True])
 
 
@@ -32,11 +41,15 @@ def images() -> np.ndarray:
 
 
 def tokenized(
-    model: Dvae, images: np.ndarray, out: Path, **changes: Any
+    model: Dvae, images: np.ndarray, out: Path, views: Views = VIEWS, **changes: Any
 ) -> tuple[np.ndarray, TokenCacheInfo]:
-    options = {"crops": CROPS, "batch_size": 6, "seed": SEED, "precision": "float32", **changes}
-    cpu = torch.device("cpu")
-    info = tokenize_images(model, images, TRAIN, crop=CROP, device=cpu, out=out, **options)
+    packed = out.parent / "images.npy"
+    np.save(packed, images)
+    options = {"batch_size": 6, "precision": "float32", "scratch": out.parent / "scratch"}
+    options |= changes
+    fabric = launch("cpu")
+    info = tokenize_images(fabric, model, packed, TRAIN, views, out=out, **options)
+    assert not options["scratch"].exists()
     return np.load(out), info
 
 
@@ -63,12 +76,21 @@ def test_view_0_is_the_whole_image(model: Dvae, images: np.ndarray, cache: Cache
 
 
 def test_crop_views_are_the_seeded_crops(model: Dvae, images: np.ndarray, cache: Cache) -> None:
-    generator = torch.Generator().manual_seed(SEED)
-    crops = random_crops(torch.from_numpy(images[TRAIN]), CROP, CROPS, generator)
+    rows = np.flatnonzero(TRAIN)
+    corners = VIEWS.corners(rows)
+    crops = crops_at(torch.from_numpy(images[rows]), corners, CROP).float() / 255
     for view in range(CROPS):
         expected = tokens_of(model, crops[:, view])
         np.testing.assert_array_equal(cache[0][TRAIN, 1 + view], expected)
     assert (cache[0][TRAIN, 1] != cache[0][TRAIN, 0]).any()
+
+
+def test_crops_are_drawn_by_seed_and_row_alone() -> None:
+    rows = np.arange(400)
+    corners = VIEWS.corners(rows)
+    assert torch.equal(VIEWS.corners(rows[::-1][:7]), corners.flip(0)[:7])
+    assert not torch.equal(replace(VIEWS, seed=SEED + 1).corners(rows), corners)
+    assert len(corners.flatten(0, 1).unique(dim=0)) == 9**2  # every place, 0..8 both ways
 
 
 def test_other_splits_are_never_cropped(cache: Cache) -> None:
@@ -92,10 +114,13 @@ def test_array_and_json_agree(model: Dvae, cache: Cache, tmp_path: Path) -> None
         crop=CROP,
         shape=(6, 3, 4),
         dtype="uint16",
+        views="crops",
         seed=SEED,
         device="cpu",
         precision="float32",
         torch_version=torch.__version__,
+        float32_agreement=1.0,
+        pixel_crop_agreement=None,
     )
 
 
@@ -112,7 +137,7 @@ def test_same_seed_same_bytes_and_another_seed_other_crops(
     first, again, other = (tmp_path / name for name in ("first.npy", "again.npy", "other.npy"))
     tokenized(model, images, first)
     tokenized(model, images, again)
-    tokens, _ = tokenized(model, images, other, seed=SEED + 1)
+    tokens, _ = tokenized(model, images, other, replace(VIEWS, seed=SEED + 1))
     assert first.read_bytes() == again.read_bytes()
     np.testing.assert_array_equal(tokens[:, 0], np.load(first)[:, 0])
     assert (tokens[TRAIN, 1:] != np.load(first)[TRAIN, 1:]).any()
@@ -121,9 +146,80 @@ def test_same_seed_same_bytes_and_another_seed_other_crops(
 def test_no_crops_leave_one_view(
     model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path
 ) -> None:
-    tokens, info = tokenized(model, images, tmp_path / "tokens.npy", crops=0)
+    tokens, info = tokenized(model, images, tmp_path / "tokens.npy", replace(VIEWS, crops=0))
     assert info.shape == (6, 1, 4)
     np.testing.assert_array_equal(tokens[:, 0], cache[0][:, 0])
+
+
+def test_grid_views_are_windows_of_the_whole_images_tokens(
+    model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path
+) -> None:
+    """24 pixels are 3 x 3 tokens: four windows of 2 x 2, and all four are asked for."""
+    views = Views("grid", 4, CROP, SIZE, SEED)
+    tokens, info = tokenized(model, images, tmp_path / "tokens.npy", views)
+    np.testing.assert_array_equal(tokens[:, 0], cache[0][:, 0])
+    np.testing.assert_array_equal(tokens[~TRAIN, 1:], tokens[~TRAIN, :1].repeat(4, axis=1))
+    grids = tokens_of(model, torch.from_numpy(images).float() / 255).reshape(-1, 3, 3)
+    for row in np.flatnonzero(TRAIN):
+        windows = [grids[row, t : t + 2, le : le + 2].ravel() for t in (0, 1) for le in (0, 1)]
+        assert sorted(map(tuple, windows)) == sorted(map(tuple, tokens[row, 1:].tolist()))
+
+    agreement, corners = [], views.corners(np.arange(6))
+    crops = crops_at(torch.from_numpy(images), corners * 8, CROP).float() / 255
+    windows = crops_at(torch.from_numpy(grids), corners, 2).flatten(2).numpy()
+    for row in range(6):
+        agreement.append((tokens_of(model, crops[row]) == windows[row]).mean())
+    assert info.pixel_crop_agreement == pytest.approx(np.mean(agreement))
+    assert "of the grid's as from crops of pixels" in info.agreement
+
+
+def test_bfloat16_says_how_many_tokens_it_changes(
+    model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path
+) -> None:
+    _, info = tokenized(model, images, tmp_path / "tokens.npy", precision="bfloat16")
+    assert 0.3 < info.float32_agreement <= 1.0
+    assert info.agreement == f"{info.float32_agreement:.2%} of them as in float32"
+
+
+class Killed(Exception):
+    """Stands for the process's end."""
+
+
+def test_killed_work_goes_on_with_the_same_tokens(
+    model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = UnfinishedArray.write, []
+
+    def dying(self: UnfinishedArray, number: int, tokens: np.ndarray) -> None:
+        if len(written) == 2:
+            raise Killed
+        written.append(number)
+        write(self, number, tokens)
+
+    monkeypatch.setattr(UnfinishedArray, "write", dying)
+    out = tmp_path / "tokens.npy"
+    with pytest.raises(Killed):
+        tokenized(model, images, out, batch_size=3)  # one image of three views
+    assert not out.exists()
+
+    def counting(self: UnfinishedArray, number: int, tokens: np.ndarray) -> None:
+        written.append(number)
+        write(self, number, tokens)
+
+    monkeypatch.setattr(UnfinishedArray, "write", counting)
+    tokens, _ = tokenized(model, images, out, batch_size=3)
+    assert written == [0, 1, 2, 3, 4, 5]
+    np.testing.assert_array_equal(tokens, cache[0])
+
+
+def test_another_runs_unfinished_array_is_not_used(tmp_path: Path) -> None:
+    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
+    assert array.open({"seed": 1}).tolist() == [0, 1, 2]
+    array.write(2, np.full((1, 1, 4), 7))
+    assert array.open({"seed": 1}).tolist() == [0, 1]
+    assert np.load(array.array)[4].tolist() == [[7, 7, 7, 7]]
+    assert array.open({"seed": 2}).tolist() == [0, 1, 2]
+    assert not np.load(array.array).any()
 
 
 def test_open_tokens_gives_the_array(cache: Cache, tmp_path: Path) -> None:

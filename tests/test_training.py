@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from uar.batches import Studies, TokenSource
+from uar.batches import Batch, Share, Studies, TokenSource
 from uar.checkpoint import Checkpoint
 from uar.config import Params, StageParams, TrainParams, parse_params
 from uar.decoding import generate
+from uar.distributed import launch
 from uar.errors import UserError
 from uar.model import UAR, ModelSizes
 from uar.schedule import warmup_cosine
-from uar.text import Vocabulary
+from uar.text import PAD, Vocabulary
 from uar.training import Objective, Validation, make_optimizer, train_stage
 
 REPORTS = [
@@ -57,7 +58,7 @@ def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
 
 
 def validation() -> Validation:
-    return Validation(make_studies(), VOCABULARY, batch_size=5)
+    return Validation(make_studies(), VOCABULARY, 5, launch("cpu"))
 
 
 class Scripted:
@@ -97,6 +98,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Checkpoint
 
         settings = settings or tiny_params.train.model_copy(update={"batch_size": 3})
         best = train_stage(
+            launch("cpu"),
             model,
             make_studies(),
             scores or validation(),
@@ -110,6 +112,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Checkpoint
             identity={"run": identity},
             on_epoch=on_epoch,
         )
+        assert best is not None
         return best, logged
 
     return run
@@ -237,7 +240,8 @@ def test_stage_two_starts_where_stage_one_ended(
 
 
 def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
-    checkpoint = Checkpoint.of(make_model(tiny_params, tir=False), None, 0, {})
+    model = make_model(tiny_params, tir=False)
+    checkpoint = Checkpoint.of(model, model.state_dict(), None, 0, {})
     with pytest.raises(UserError, match=r"aligner\.gate"):
         checkpoint.build(fusion="none")
 
@@ -315,7 +319,79 @@ def test_a_last_batch_of_one_study_is_no_step(batch_size: int, steps: int) -> No
     studies = make_studies()
     batches = list(studies.training_batches(batch_size, torch.Generator().manual_seed(0)))
     assert len(batches) == studies.training_steps(batch_size) == steps
-    assert all(len(batch.report) > 1 for batch in batches)
+    for (batch,) in batches:
+        assert batch.studies is not None and batch.studies > 1
+        assert len(batch.report) == batch_size
+        assert int((batch.report_ids >= 0).sum()) == batch.studies
+
+
+# ---- shares of a batch: micro-batches and processes
+
+
+def shares(share: Share, batch_size: int = 3) -> list[list[Batch]]:
+    generator = torch.Generator().manual_seed(4)
+    return list(make_studies().training_batches(batch_size, generator, share))
+
+
+@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2)])
+def test_the_shares_of_a_batch_are_the_batch(ranks: int, accumulate: int) -> None:
+    """Eight studies by fives: the last batch of three leaves some shares without a study."""
+    whole = shares(Share(), 5)
+    of_ranks = [shares(Share(rank, ranks, accumulate), 5) for rank in range(ranks)]
+    for number, (batch,) in enumerate(whole):
+        assert batch.studies is not None
+        count = batch.studies
+        parts = [
+            [steps[number][micro] for steps in of_ranks]
+            for micro in range(len(of_ranks[0][number]))
+        ]
+        visual = torch.cat([b.visual[b.report[:, 0] != PAD] for micro in parts for b in micro])
+        report = torch.cat([b.report[b.report[:, 0] != PAD] for micro in parts for b in micro])
+        ids = torch.cat([micro[0].report_ids[micro[0].report_ids >= 0] for micro in parts])
+        assert torch.equal(visual, batch.visual[:count])
+        assert torch.equal(report, batch.report[:count])
+        assert torch.equal(ids, batch.report_ids[:count])
+        for micro in parts:
+            for part in micro:
+                assert (part.words, part.studies) == (batch.words, count)
+                assert torch.equal(part.report_ids, micro[0].report_ids)
+    shapes = {(b.visual.shape, b.report.shape) for steps in of_ranks for s in steps for b in s}
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("tir", [False, True], ids=["stage one", "stage two"])
+def test_a_filled_up_batch_has_the_loss_and_gradient_of_its_studies(
+    tiny_params: Params, tir: bool
+) -> None:
+    (_, _, (filled,)) = shares(Share())
+    count = filled.studies
+    assert count == 2 and len(filled.report) == 3
+    alone = Batch(filled.visual[:count], filled.report[:count], filled.report_ids[:count])
+    model = make_model(tiny_params, dropout=0.0, tir=tir)
+    objective = Objective.of_stage(tiny_params.train, with_mask=tir)
+    gradients = []
+    for batch in (filled, alone):
+        model.zero_grad()
+        loss, terms = objective(model, batch)
+        loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()} | terms)
+    for name, expected in gradients[1].items():
+        torch.testing.assert_close(gradients[0][name], expected, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_accumulated_micro_batches_have_the_gradient_of_their_batch(tiny_params: Params) -> None:
+    """But for Eq. 10, whose negatives are those of the micro-batch."""
+    model = make_model(tiny_params, dropout=0.0)
+    settings = tiny_params.train.model_copy(update={"lambda2": 0.0})
+    objective = Objective.of_stage(settings, with_mask=True)
+    gradients = []
+    for share in (Share(), Share(accumulate=3)):
+        model.zero_grad()
+        for batch in shares(share, 7)[0]:
+            objective(model, batch)[0].backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any]) -> None:

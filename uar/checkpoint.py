@@ -28,16 +28,21 @@ class Checkpoint:
 
     @classmethod
     def of(
-        cls, model: UAR, encoder_sha256: str | None, epoch: int, validation: dict[str, float]
+        cls,
+        model: UAR,
+        weights: dict[str, Tensor],
+        encoder_sha256: str | None,
+        epoch: int,
+        validation: dict[str, float],
     ) -> Checkpoint:
-        """A checkpoint of `model` as it stands."""
+        """A checkpoint of `model` with a copy of `weights`, its state as it stands."""
         return cls(
             model=model.params.model_dump(mode="json"),
             sizes=asdict(model.sizes),
             encoder_sha256=encoder_sha256,
             epoch=epoch,
             validation=validation,
-            weights={name: w.detach().cpu().clone() for name, w in model.state_dict().items()},
+            weights={name: w.detach().cpu().clone() for name, w in weights.items()},
         )
 
     def save(self, path: Path) -> None:

@@ -60,6 +60,11 @@ class ImageParams(Section):
         """Visual tokens of one image: L = HW / M^2 (section 3.2)."""
         return (self.crop // DVAE_DOWNSAMPLING) ** 2
 
+    @property
+    def token_windows(self) -> int:
+        """Crops of the whole image's grid of tokens: places of a window, both ways."""
+        return ((self.size - self.crop) // DVAE_DOWNSAMPLING + 1) ** 2
+
 
 class ReportParams(Section):
     """Report cleaning and length (section 4.1, Datasets)."""
@@ -106,8 +111,9 @@ class DvaeParams(Section):
 class TokenizeParams(Section):
     """Offline tokenization to the cached array."""
 
+    views: Literal["crops", "grid"]
     crops: int = Field(ge=0)  # K
-    batch_size: int = Field(ge=1)  # images
+    batch_size: int = Field(ge=1)  # views
 
 
 class ResNetParams(Section):
@@ -174,6 +180,19 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0)
     select_by: MetricName
+    accumulate: int = Field(ge=1)  # micro-batches of a batch
+    compile: bool
+    deterministic: bool
+    strategy: Literal["ddp", "fsdp"]
+
+    @model_validator(mode="after")
+    def _negatives_left(self) -> TrainParams:
+        if self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} leaves less than two of batch_size "
+                f"{self.batch_size} studies to a micro-batch, and so no negatives (Eq. 10)"
+            )
+        return self
 
 
 class DecodeParams(Section):
@@ -213,6 +232,23 @@ class Params(Section):
             raise ValueError(
                 f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> Params:
+        if self.tokenize.views == "grid":
+            if self.image.size % DVAE_DOWNSAMPLING:
+                raise ValueError(
+                    f"tokenize.views grid needs an image.size, now {self.image.size}, "
+                    f"that is a multiple of {DVAE_DOWNSAMPLING}"
+                )
+            windows = self.image.token_windows
+            if self.tokenize.crops > windows:
+                raise ValueError(
+                    f"tokenize.crops {self.tokenize.crops} exceeds the {windows} windows that "
+                    f"tokenize.views grid has at image.size {self.image.size} and image.crop "
+                    f"{self.image.crop}"
+                )
         return self
 
 

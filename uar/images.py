@@ -120,24 +120,25 @@ def resize_view(images: Tensor, crop: int) -> Tensor:
     return resized.squeeze(1)
 
 
-def random_crops(images: Tensor, crop: int, count: int, generator: torch.Generator) -> Tensor:
-    """Random crops of each image, as in training (section 4.1, Settings).
+def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
+    """Crops of each image, as in training (section 4.1, Settings).
 
     Args:
-        images: `(N, size, size)` uint8.
+        images: `(N, size, size)`; films, or grids of tokens.
+        corners: `(N, K, 2)`, top and left of K crops of each image.
+        crop: side of a crop.
 
     Returns:
-        `(N, count, crop, crop)` float32 in [0, 1].
+        `(N, K, crop, crop)`, of the images' type.
     """
-    n, size = images.shape[:2]
-    tops, lefts = torch.randint(size - crop + 1, (2, n, count), generator=generator).tolist()
-    crops = [
-        torch.stack(
-            [
-                images[i, top : top + crop, left : left + crop]
-                for top, left in zip(tops[i], lefts[i], strict=True)
-            ]
-        )
-        for i in range(n)
-    ]
-    return torch.stack(crops).float() / 255
+    rows, columns = (corners.unsqueeze(-1) + torch.arange(crop)).unbind(2)  # (N, K, crop)
+    image = torch.arange(len(images)).view(-1, 1, 1, 1)
+    return images[image, rows.unsqueeze(3), columns.unsqueeze(2)]
+
+
+def read_packed(path: Path, rows: np.ndarray) -> Tensor:
+    """Images `rows` of a packed array, `(n, size, size)` uint8.
+
+    Copied out of a mapping that is then dropped: pages of a mapping that stays count as memory.
+    """
+    return torch.from_numpy(np.load(path, mmap_mode="r")[rows])

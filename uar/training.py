@@ -5,24 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from uar.batches import Batch, Studies
+from uar.batches import Batch, Share, Studies
 from uar.checkpoint import Checkpoint
 from uar.config import StageParams, TrainParams
 from uar.decoding import generate
-from uar.device import autocast
+from uar.device import autocast, make_deterministic
+from uar.distributed import (
+    full_state,
+    gather_objects,
+    gather_rows,
+    load_full_state,
+    whole_parameters,
+)
 from uar.errors import UserError
 from uar.files import whole_file
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.metrics import score
-from uar.model import UAR
+from uar.model import UAR, Output
+from uar.prefetch import prefetch
 from uar.schedule import warmup_cosine
 from uar.text import Vocabulary
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_READ_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 
 
 @dataclass(frozen=True)
@@ -46,14 +60,30 @@ class Objective:
             mask_reduction=params.mask_reduction,
         )
 
-    def __call__(self, model: UAR, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (Eq. 13) of a batch, and each term by name."""
-        output = model(batch.visual, batch.report)
+    def __call__(
+        self,
+        model: Callable[[Tensor, Tensor, Tensor | None], Output],
+        batch: Batch,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (Eq. 13) of a batch, and each term by name.
+
+        Args:
+            gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
+                a study count `ranks` times, so that their mean over the ranks is the whole's.
+        """
+        output = model(batch.visual, batch.report, batch.present)
         targets = batch.report[:, 1:]
+        ranks = len(batch.report_ids) // len(targets)
         terms = {
-            "language_modeling": language_modeling_loss(output.logits, targets),
+            "language_modeling": ranks
+            * language_modeling_loss(output.logits, targets, batch.words),
             "global": triplet_contrastive_loss(
-                output.image_global, output.report_global, batch.report_ids, self.margin
+                gather(output.image_global),
+                gather(output.report_global),
+                batch.report_ids,
+                self.margin,
+                batch.studies,
             ),
         }
         loss = self.lambda1 * terms["language_modeling"]
@@ -61,7 +91,8 @@ class Objective:
             loss = loss + self.lambda2 * terms["global"]
         if output.masks:
             for reduction in ("sum", "mean"):
-                terms[f"mask_{reduction}"] = mask_loss(output.masks, targets, reduction)
+                of_share = mask_loss(output.masks, targets, reduction, batch.studies)
+                terms[f"mask_{reduction}"] = ranks * of_share
             loss = loss + self.lambda3 * terms[f"mask_{self.mask_reduction}"]
         return loss, {"loss": loss, **terms}
 
@@ -74,35 +105,70 @@ class Validation:
         studies: the validation split.
         vocabulary: V_R.
         batch_size: studies decoded at once.
+        fabric: the processes that share the batches out.
     """
 
     studies: Studies
     vocabulary: Vocabulary
     batch_size: int
+    fabric: Fabric
 
     def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
-        """`loss`, every metric, and `distinct_reports`."""
-        device = model.head.weight.device
+        """`loss`, every metric, and `distinct_reports`; the same on every rank."""
         model.eval()
-        loss = 0.0
-        texts: list[str] = []
+        share = Share(self.fabric.global_rank, self.fabric.world_size)
         tables = model.tables()
+        mine: list[tuple[float, list[str]]] = []  # of each batch
         with torch.inference_mode():
-            for batch in self.studies.batches(self.batch_size):
-                batch = batch.to(device)
-                loss += float(objective(model, batch)[0]) * len(batch.report)
-                reports = generate(model, batch.visual, beam_size=1, tables=tables)
-                texts += [self.vocabulary.decode(report.ids) for report in reports]
+            for batch in self.studies.batches(self.batch_size, share):
+                batch = batch.to(self.fabric.device)
+                loss = float(objective(model, batch)[0]) * len(batch.report)
+                reports = generate(
+                    model, batch.visual, beam_size=1, tables=tables, present=batch.present
+                )
+                mine.append((loss, [self.vocabulary.decode(report.ids) for report in reports]))
+        parts = gather_objects(self.fabric, mine)
+        batches = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
+        values = self._score(batches) if self.fabric.is_global_zero else {}
+        return self.fabric.broadcast(values)
+
+    def _score(self, batches: list[tuple[float, list[str]]]) -> dict[str, float]:
+        texts = [text for _, written in batches for text in written]
         references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
         scores = score(references, texts, meteor=False)
         return {
-            "loss": loss / len(self.studies),
+            "loss": sum(loss for loss, _ in batches) / len(self.studies),
             **{name: float(value) for name, value in scores.items() if value is not None},
             "distinct_reports": float(len(set(texts))),
         }
 
 
+class TrainingStep(nn.Module):
+    """Forward pass and loss of a micro-batch as one module, for DDP or FSDP to wrap.
+
+    Args:
+        compiled: pass the model through `torch.compile`; shapes never change (`Share`).
+    """
+
+    def __init__(
+        self, model: UAR, objective: Objective, fabric: Fabric, precision: str, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.gather = lambda rows: gather_rows(fabric, rows)
+        self.autocast = lambda: autocast(fabric.device, precision)
+        self.run = torch.compile(model.forward) if compiled else model.forward
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms by name, `loss` among them."""
+        with self.autocast():
+            _, terms = self.objective(self.run, batch, self.gather)
+        return terms
+
+
 def train_stage(
+    fabric: Fabric,
     model: UAR,
     studies: Studies,
     validation: Validation,
@@ -116,101 +182,144 @@ def train_stage(
     scratch: Path,
     identity: dict[str, Any],
     on_epoch: Callable[[int, dict[str, float]], None],
-) -> Checkpoint:
+) -> Checkpoint | None:
     """Train and return the best epoch by `params.select_by` on validation.
 
     After each epoch everything needed to go on is in `scratch`: called again with the same
     `identity` after a kill, training goes on there with the same result as if never stopped.
+    Batch order, crops and dropout are functions of seed and epoch (and rank, for dropout).
 
     Args:
-        model: on its device; changed in place.
+        fabric: the processes that train together (`uar.distributed.launch`).
+        model: changed in place.
         studies: training split.
         validation: scores the model after each epoch.
         objective: Eq. 13.
-        params: optimisation.
+        params: optimisation; `batch_size` is of all processes together.
         stage: epochs and peak learning rate.
         precision: of the forward pass, see `uar.device.autocast`.
         seed: of batch order, crops and dropout.
         encoder_sha256: whose tokens the model reads, for the checkpoint.
-        scratch: folder of the resume file; removed when the stage is whole.
+        scratch: folder of the resume file, which every process can read.
         identity: what the run depends on; a resume file of another run is not used.
         on_epoch: receives each epoch (from 1) and its values; on a resume, the past ones first.
+            Called on rank 0 only.
+
+    Returns:
+        The best epoch on rank 0, None on the others.
 
     Raises:
         UserError: the loss is not finite.
     """
-    device = model.head.weight.device
-    steps = studies.training_steps(params.batch_size)
+    make_deterministic(params.deterministic)
+    step = fabric.setup_module(TrainingStep(model, objective, fabric, precision, params.compile))
     optimizer = make_optimizer(model, params, stage.learning_rate)
+    steps = studies.training_steps(params.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, warmup_cosine(stage.epochs * steps, params.warmup)
     )
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
     resume = scratch / "resume.pt"
     past: list[dict[str, float]] = []
     best: dict[str, Any] | None = None
 
     if state := _read_resume(resume, identity):
-        model.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
+        load_full_state(model, optimizer, state["weights"], state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_rng"])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
         past, best = state["past"], state["best"]
-        tqdm.write(f"going on after epoch {len(past)} of {stage.epochs} ({resume})")
-    for epoch, values in enumerate(past, 1):
-        on_epoch(epoch, values)
+        if fabric.is_global_zero:
+            tqdm.write(f"going on after epoch {len(past)} of {stage.epochs} ({resume})")
+    fabric.barrier()  # nobody overwrites the file before everybody has read it
+    if fabric.is_global_zero:
+        for epoch, values in enumerate(past, 1):
+            on_epoch(epoch, values)
 
     for epoch in range(len(past) + 1, stage.epochs + 1):
-        model.train()
-        sums: dict[str, float] = {}
-        batches = studies.training_batches(params.batch_size, generator)
-        with tqdm(batches, f"epoch {epoch}/{stage.epochs}", steps, unit="batch") as progress:
-            for batch in progress:
-                with autocast(device, precision):
-                    loss, terms = objective(model, batch.to(device))
-                if not torch.isfinite(loss):
-                    raise UserError(
-                        f"epoch {epoch}: the loss is {loss.item()}. Lower the stage's learning_rate"
-                        f" ({stage.learning_rate}) or model.tir_scale, and run the stage again."
-                    )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), params.gradient_clip)
-                optimizer.step()
-                schedule.step()
-                for name, term in terms.items():
-                    sums[name] = sums.get(name, 0.0) + term.item()
-                progress.set_postfix(loss=f"{loss.item():.3f}")
-        scores = validation(model, objective)
-        values = {f"train/{name}": total / steps for name, total in sums.items()}
+        torch.manual_seed(_draw_seed(seed, epoch, fabric.global_rank))
+        order = torch.Generator().manual_seed(_draw_seed(seed, epoch))
+        means = train_epoch(
+            fabric, step, optimizer, schedule, studies, params, order, f"epoch {epoch}", stage
+        )
+        with whole_parameters(step):
+            scores = validation(model, objective)
+        weights, optimizer_state = full_state(model, optimizer)
+        values = {f"train/{name}": mean for name, mean in means.items()}
         values |= {f"val/{name}": value for name, value in scores.items()}
         values["learning_rate"] = schedule.get_last_lr()[0]
         past.append(values)
+        if not fabric.is_global_zero:
+            continue
         on_epoch(epoch, values)
         tqdm.write(_line(epoch, values, params.select_by))
         if best is None or scores[params.select_by] > best["validation"][params.select_by]:
-            best = vars(Checkpoint.of(model, encoder_sha256, epoch, scores))
+            best = vars(Checkpoint.of(model, weights, encoder_sha256, epoch, scores))
         with whole_file(resume) as temporary:
             torch.save(
                 {
                     "identity": identity,
-                    "weights": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "weights": weights,
+                    "optimizer": optimizer_state,
                     "schedule": schedule.state_dict(),
-                    "generator": generator.get_state(),
-                    "torch_rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state_all() if device.type == "cuda" else [],
                     "past": past,
                     "best": best,
                 },
                 temporary,
             )
-    assert best is not None
-    return Checkpoint(**best)
+    return Checkpoint(**best) if fabric.is_global_zero and best is not None else None
+
+
+def train_epoch(
+    fabric: Fabric,
+    step: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    studies: Studies,
+    params: TrainParams,
+    order: torch.Generator,
+    title: str,
+    stage: StageParams,
+) -> dict[str, float]:
+    """One pass over the training split; each term's mean over the steps."""
+    step.train()
+    steps = studies.training_steps(params.batch_size)
+    share = Share(fabric.global_rank, fabric.world_size, params.accumulate)
+    batches = studies.training_batches(params.batch_size, order, share)
+    if fabric.device.type == "cuda":
+        batches = ([batch.pin_memory() for batch in parts] for parts in batches)
+    sums: dict[str, Tensor] = {}
+    means: dict[str, float] = {}
+    progress = tqdm(
+        prefetch(batches),
+        f"{title}/{stage.epochs}",
+        steps,
+        unit="batch",
+        disable=not fabric.is_global_zero,
+    )
+    for number, parts in enumerate(progress, 1):
+        optimizer.zero_grad(set_to_none=True)
+        for part, batch in enumerate(parts, 1):
+            with fabric.no_backward_sync(step, enabled=part < len(parts)):
+                terms = step(batch.to(fabric.device))
+                fabric.backward(terms["loss"])
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        nn.utils.clip_grad_norm_(step.parameters(), params.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        if number % _READ_EVERY == 0 or number == steps:
+            totals = fabric.all_reduce(torch.stack(list(sums.values()))).tolist()
+            means = {name: total / number for name, total in zip(sums, totals, strict=True)}
+            if not np.isfinite(means["loss"]):  # not one step's since the epoch began may be
+                raise UserError(
+                    f"{title}: the loss is {means['loss']}. Lower the stage's learning_rate"
+                    f" ({stage.learning_rate}) or model.tir_scale, and run the stage again."
+                )
+            progress.set_postfix(loss=f"{means['loss']:.3f}")
+    return means
+
+
+def _draw_seed(*parts: int) -> int:
+    """A seed of its own for every epoch, and for every rank."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
@@ -223,7 +332,11 @@ def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> tor
             (decayed if matrix else kept).append(parameter)
     groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(
-        groups, lr=learning_rate, betas=params.betas, weight_decay=params.weight_decay
+        groups,
+        lr=learning_rate,
+        betas=params.betas,
+        weight_decay=params.weight_decay,
+        fused=True,
     )
 
 

@@ -1,0 +1,89 @@
+"""`python -m benchmarks.distributed`: training in two processes against one, a core each.
+
+The same steps on the same whole batches, by the same code; one thread a process, started by
+torchrun in turns. Each process reports its seconds for an epoch after a first, untimed one.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from benchmarks.common import Comparison, machine, row, seconds
+from benchmarks.iu_xray import WORDS, iu_xray_params, make_model
+from uar.batches import Studies, TokenSource
+from uar.config import Params
+from uar.distributed import launch
+from uar.text import Vocabulary
+from uar.training import Objective, TrainingStep, make_optimizer, train_epoch
+
+STEPS = 6
+ROUNDS = 3
+
+
+def random_studies(params: Params, count: int) -> Studies:
+    """Studies of random tokens and random words."""
+    generator = np.random.default_rng(0)
+    per_study = params.dataset.images_per_study
+    shape = count * per_study, 1 + params.tokenize.crops, params.image.tokens
+    tokens = generator.integers(params.dvae.codebook_size, size=shape, dtype=np.uint16)
+    words = [f"word{number}" for number in range(700)]
+    reports = [" ".join(generator.choice(words, WORDS)) for _ in range(count)]
+    vocabulary = Vocabulary.build(words, min_count=1)
+    rows = np.arange(count * per_study).reshape(count, per_study)
+    return Studies(TokenSource(tokens), rows, reports, vocabulary, params.report.max_length)
+
+
+def measure() -> None:
+    """One process of those that train: rank 0 prints the seconds of an epoch."""
+    torch.set_num_threads(1)
+    fabric = launch("cpu")
+    params = iu_xray_params()
+    studies = random_studies(params, STEPS * params.train.batch_size)
+    model = make_model(params, fabric.device)
+    objective = Objective.of_stage(params.train, with_mask=True)
+    step = fabric.setup_module(TrainingStep(model, objective, fabric, params.precision, False))
+    optimizer = make_optimizer(model, params.train, 1e-4)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
+    order = torch.Generator().manual_seed(0)
+
+    def epoch() -> None:
+        stage = params.train.stage_two
+        train_epoch(fabric, step, optimizer, schedule, studies, params.train, order, "", stage)
+        fabric.barrier()
+
+    epoch()
+    taken = seconds(epoch)
+    if fabric.is_global_zero:
+        print(taken)
+
+
+def run(processes: int) -> float:
+    """Seconds of an epoch in so many processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={processes}", "-m", "benchmarks.distributed", "measure"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """The row; with `measure`, one of its processes."""
+    if sys.argv[1:] == ["measure"]:
+        measure()
+        return
+    print(machine(torch.device("cpu")))
+    times = [(run(2), run(1)) for _ in range(ROUNDS)]
+    medians = (statistics.median(column) for column in zip(*times, strict=True))
+    row("training, two processes against one, a thread each", Comparison(*medians), steps=STEPS)
+
+
+if __name__ == "__main__":
+    main()

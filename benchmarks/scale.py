@@ -1,0 +1,121 @@
+"""`python -m benchmarks.scale`: what MIMIC-CXR at the paper's size takes, counted and measured.
+
+FLOPs are counted (matrix products and convolutions) on one image and on two and four studies; bytes
+follow from the shapes. The rates are measured on the device at hand, or given:
+
+    python -m benchmarks.scale                            # this machine
+    python -m benchmarks.scale --tflops 200 --devices 8   # a plan for others
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+import typer
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import machine, seconds
+from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
+from uar.config import Params
+from uar.device import autocast, resolve_device
+from uar.dvae import Dvae
+from uar.tokens import Views
+from uar.training import Objective
+
+FILMS = 473_057  # of MIMIC-CXR, as the paper counts them
+STUDIES = 270_000  # for training, likewise
+
+
+def view_flops(params: Params, device: torch.device) -> tuple[float, float]:
+    """FLOPs of one view through the dVAE's encoder, and the FLOP/s reached."""
+    model = Dvae(params.dvae.codebook_size, params.dvae.hidden).to(device).eval()
+    pixels = torch.rand(1, params.image.crop, params.image.crop, device=device)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model.tokenize(pixels)
+    flops = counter.get_total_flops()
+    batch = pixels.expand(64 if device.type == "cuda" else 2, -1, -1)
+
+    @torch.inference_mode()
+    def encode() -> None:
+        with autocast(device, "auto"):
+            model.tokenize(batch)
+
+    encode()
+    return flops, len(batch) * flops / min(seconds(encode) for _ in range(3))
+
+
+def study_flops(params: Params, device: torch.device) -> tuple[float, float]:
+    """FLOPs of a study's part in a training step, and the FLOP/s reached."""
+    model = make_model(params, device)
+    objective = Objective.of_stage(params.train, with_mask=True)
+
+    def step(studies: int) -> None:
+        with autocast(device, "auto"):
+            loss, _ = objective(model, make_batch(params, studies, device))
+        loss.backward()
+
+    def count(studies: int) -> int:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            step(studies)
+        return counter.get_total_flops()
+
+    batch = params.train.batch_size
+    few, more = count(2), count(4)
+    whole = few + (more - few) / 2 * (batch - 2)  # what a step does once is not counted twice
+    timed = batch if device.type == "cuda" else 4
+    flops = whole if device.type == "cuda" else more
+    step(timed)
+    return whole / batch, flops / min(seconds(lambda: step(timed)) for _ in range(3))
+
+
+def main(
+    tflops: Annotated[
+        float | None, typer.Option(help="Sustained TFLOP/s of a device, in place of measuring.")
+    ] = None,
+    devices: Annotated[int, typer.Option(help="Devices that share the work.")] = 1,
+    efficiency: Annotated[float, typer.Option(help="Share of N devices' rate kept by N.")] = 0.9,
+) -> None:
+    """Print FLOPs, bytes and hours of each stage."""
+    device, params = resolve_device("auto"), iu_xray_params("mimic_cxr")
+    per_view, encoding = view_flops(params, device)
+    per_study, training = study_flops(params, device)
+    if tflops is not None:
+        encoding = training = tflops * 1e12
+        print(f"{devices} device(s) of {tflops:g} TFLOP/s sustained, as given")
+    else:
+        print(f"{devices} x {machine(device)}, measured")
+    rate = devices * (efficiency if devices > 1 else 1.0)
+    size, crop, crops = params.image.size, params.image.crop, params.tokenize.crops
+    parameters = sum(p.numel() for p in make_model(params, torch.device("cpu")).parameters())
+
+    print("| what | count | FLOP each | FLOP | hours |\n|---|---|---|---|---|")
+
+    def line(what: str, count: float, each: float, per_second: float) -> None:
+        hours = count * each / (per_second * rate) / 3600
+        print(f"| {what} | {count:,.0f} | {each:.3g} | {count * each:.3g} | {hours:,.2f} |")
+
+    views = Views("crops", crops, crop, size, 0).encoded
+    line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding)
+    larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image
+    every = params.image.token_windows
+    line(f"tokenize, `grid`, K to {every}: views", FILMS * (1 + larger), per_view, encoding)
+    for name, stage in (("one", params.train.stage_one), ("two", params.train.stage_two)):
+        label = f"train stage {name}, {stage.epochs} epochs: studies"
+        line(label, STUDIES * stage.epochs, per_study, training)
+
+    print("\n| file | shape | GB |\n|---|---|---|")
+    for name, shape, item in (
+        ("data/images.npy", (FILMS, size, size), 1),
+        ("data/tokens.npy", (FILMS, 1 + crops, params.image.tokens), 2),
+        ("data/tokens.npy, `grid`, all", (FILMS, 1 + every, params.image.tokens), 2),
+        ("models/stage_two.pt", (parameters,), 4),
+        (".resume/stage_two: weights, AdamW, best", (parameters, 4), 4),
+    ):
+        gigabytes = torch.Size(shape).numel() * item / 1e9
+        print(f"| {name} | {shape} | {gigabytes:.2f} |")
+
+
+if __name__ == "__main__":
+    typer.run(main)

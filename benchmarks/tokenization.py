@@ -1,0 +1,127 @@
+"""`python -m benchmarks.tokenization`: against the encoder alone, against a plain loop; memory.
+
+The rows' references: the encoder's own forward passes on tensors that lie ready (ratio 1: nothing
+is lost around it); the `dall_e` package's usage, one image at a time; the peak memory for fewer
+images (ratio 1: it does not grow).
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import dall_e
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from benchmarks.common import compare, machine, row
+from benchmarks.iu_xray import iu_xray_params
+from uar.device import autocast, resolve_device
+from uar.distributed import launch
+from uar.dvae import Dvae
+from uar.images import crops_at, resize_view
+from uar.tokens import TokenCacheInfo, Views, tokenize_images
+
+IMAGES = 24
+FEW, MANY = 1_000, 16_000
+
+
+def random_films(path: Path, count: int, size: int) -> None:
+    """A packed array of noise, written piece by piece."""
+    films = open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size))
+    generator = np.random.default_rng(0)
+    for start in range(0, count, 1000):
+        piece = films[start : start + 1000]
+        piece[:] = generator.integers(0, 256, piece.shape, dtype=np.uint8)
+
+
+def tokenized(folder: Path, model: Dvae, count: int, views: Views, **options: object) -> None:
+    """The stage's work on `folder/images.npy`, every image a training one."""
+    settings = {"batch_size": 16, "precision": "float32"} | options
+    info = tokenize_images(
+        launch("auto"),
+        model,
+        folder / "images.npy",
+        np.ones(count, dtype=bool),
+        views,
+        out=folder / "tokens.npy",
+        scratch=folder / "unfinished",
+        **settings,
+    )
+    assert isinstance(info, TokenCacheInfo)
+
+
+def speed(folder: Path) -> None:
+    """Rows against the encoder alone and against the plain loop."""
+    device = resolve_device("auto")
+    params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
+    views = Views("crops", params.tokenize.crops, params.image.crop, params.image.size, 0)
+    batch = params.tokenize.batch_size // views.encoded * views.encoded
+    torch.manual_seed(0)
+    model = Dvae(params.dvae.codebook_size, params.dvae.hidden).to(device).eval()
+    random_films(folder / "images.npy", IMAGES, views.size)
+    films = torch.from_numpy(np.load(folder / "images.npy"))
+    crops = crops_at(films, views.corners(np.arange(IMAGES)), views.crop).flatten(0, 1).float()
+    pixels = torch.cat([resize_view(films, views.crop), crops / 255]).to(device)
+
+    @torch.inference_mode()
+    def encoder_alone() -> None:
+        model.to(memory_format=torch.channels_last)
+        for part in pixels.split(batch):
+            with autocast(device, "float32"):
+                model.tokenize(part)
+
+    @torch.inference_mode()
+    def plain_loop() -> None:
+        model.to(memory_format=torch.contiguous_format)
+        for film in pixels:
+            rgb: Tensor = film.expand(1, 3, -1, -1).contiguous()
+            model.encoder(dall_e.map_pixels(rgb)).argmax(dim=1)
+
+    def stage() -> None:
+        tokenized(folder, model, IMAGES, views, batch_size=params.tokenize.batch_size)
+
+    share = compare(stage, encoder_alone)
+    views_per_second = f"{len(pixels) / share.fast:.1f}"
+    row("tokenization, against its encoder alone", share, views_per_second=views_per_second)
+    row("tokenization, against a plain dall_e loop", compare(stage, plain_loop, rounds=3))
+
+
+def memory(folder: Path) -> None:
+    """The row of peak resident memory, each count in a process of its own."""
+    peaks = {}
+    for count in (FEW, MANY):
+        random_films(folder / "images.npy", count, 64)
+        command = [sys.executable, "-m", "benchmarks.tokenization", str(folder), str(count)]
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[count] = int(told.split()[-1]) / 1024
+    name = f"peak memory of tokenization, {MANY:,} images against {FEW:,}"
+    ratio = peaks[FEW] / peaks[MANY]
+    print(f"| {name} | {peaks[MANY]:.0f} MiB | {peaks[FEW]:.0f} MiB | {ratio:.2f} | |", flush=True)
+
+
+def measure_memory(folder: Path, count: int) -> None:
+    """Tokenize with the smallest encoder and print this process's peak in KiB."""
+    views = Views("crops", crops=1, crop=8, size=64, seed=0)
+    tokenized(folder, Dvae(512, 64), count, views, batch_size=128)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def main() -> None:
+    """All rows; with a folder and a count, the measured process of the last."""
+    if len(sys.argv) == 3:
+        measure_memory(Path(sys.argv[1]), int(sys.argv[2]))
+        return
+    print(machine(resolve_device("auto")))
+    with tempfile.TemporaryDirectory() as folder:
+        speed(Path(folder))
+        memory(Path(folder))
+
+
+if __name__ == "__main__":
+    main()

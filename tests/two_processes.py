@@ -1,0 +1,109 @@
+"""What test_distributed.py starts under torchrun: the stages' work in two processes, to a folder.
+
+torchrun --standalone --nproc_per_node 2 tests/two_processes.py FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import yaml
+from conftest import ROOT, TINY, override
+from test_training import VOCABULARY, Killed, make_model, make_studies
+
+from uar.config import StageParams, parse_params
+from uar.distributed import launch
+from uar.dvae import Dvae
+from uar.tokens import Views, tokenize_images
+from uar.training import Objective, Validation, train_stage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+TRAIN_ROWS = np.arange(11) % 3 != 2
+VIEWS = Views("crops", crops=2, crop=16, size=24, seed=5)
+
+
+def train(
+    fabric: Fabric, folder: Path, dropout: float = 0.0, kill_at: int | None = None
+) -> dict[str, Any]:
+    """Three epochs of stage two's losses; the last weights, the best ones and the logged values."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in {**TINY, "train.batch_size": 3, "train.margin": 0.5}.items():
+        override(raw, key, value)
+    params = parse_params(raw, "tiny")
+    model = make_model(params, dropout=dropout)
+    logged: list[dict[str, float]] = []
+
+    def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        logged.append(values)
+
+    class Dying(Validation):
+        """Ends every process in the same epoch."""
+
+        calls = 0
+
+        def __call__(self, *args: Any) -> dict[str, float]:
+            Dying.calls += 1
+            if Dying.calls == kill_at:
+                raise Killed
+            return super().__call__(*args)
+
+    best = train_stage(
+        fabric,
+        model,
+        make_studies(),
+        Dying(make_studies(), VOCABULARY, 3, fabric),
+        Objective.of_stage(params.train, with_mask=True),
+        params.train,
+        StageParams(epochs=3, learning_rate=3e-3),
+        precision="float32",
+        seed=0,
+        encoder_sha256=None,
+        scratch=folder,
+        identity={},
+        on_epoch=on_epoch,
+    )
+    if not fabric.is_global_zero:
+        return {}
+    assert best is not None
+    last = torch.load(folder / "resume.pt", weights_only=True)["weights"]
+    return {"last": last, "best": best.weights, "epoch": best.epoch, "logged": logged}
+
+
+def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
+    """Tokens of eleven images by a random encoder."""
+    torch.manual_seed(0)
+    model = Dvae(codebook_size=512, hidden=64)
+    images = folder / "images.npy"
+    if fabric.is_global_zero:
+        pixels = np.random.default_rng(0).integers(0, 256, (11, 24, 24), dtype=np.uint8)
+        np.save(images, pixels)
+    fabric.barrier()
+    out, scratch = folder / "tokens.npy", folder / "unfinished"
+    options = {"batch_size": 3, "precision": "float32", "out": out, "scratch": scratch}
+    info = tokenize_images(fabric, model, images, TRAIN_ROWS, VIEWS, **options)
+    assert info.shape == (11, 3, 4)
+    return np.load(out) if fabric.is_global_zero else None
+
+
+def main(folder: Path) -> None:
+    """Everything in turn, what rank 0 has of it to `FOLDER/results.pt`."""
+    fabric = launch("cpu", "ddp")
+    results = {"ddp": train(fabric, folder / "ddp"), "tokens": tokenize(fabric, folder)}
+    results["whole"] = train(fabric, folder / "whole", dropout=0.3)
+    try:
+        train(fabric, folder / "killed", dropout=0.3, kill_at=2)
+    except Killed:
+        results["resumed"] = train(fabric, folder / "killed", dropout=0.3)
+    results["fsdp"] = train(launch("cpu", "fsdp"), folder / "fsdp")
+    if fabric.is_global_zero:
+        torch.save(results, folder / "results.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
