@@ -324,7 +324,7 @@ def test_params_of_dvc_yaml_are_those_of_params_yaml() -> None:
     for stage in STAGES:
         assert len(params_of(stage)) == len(set(params_of(stage))), stage
         assert set(params_of(stage)) <= keys, stage
-    assert keys - {key for stage in STAGES for key in params_of(stage)} == {"device"}
+    assert keys - {key for stage in STAGES for key in params_of(stage)} == {"device", "workers"}
 
 
 def test_lambda3_re_runs_stage_two_alone() -> None:

@@ -196,6 +196,7 @@ class Params(Section):
 
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int = Field(ge=0)  # processes; 0 = one a core
     precision: Literal["auto", "float32", "bfloat16"]
     dataset: DatasetParams
     image: ImageParams

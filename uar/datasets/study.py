@@ -13,6 +13,7 @@ from uar.config import DatasetParams
 from uar.errors import UserError
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
+LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
 BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 
 Split = Literal["train", "val", "test"]
