@@ -1,42 +1,102 @@
 """Raw layout to study table and packed image array."""
 
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import replace
+from itertools import islice
+
+import pandas as pd
+
 from pipeline import paths
-from uar.config import load_params
+from uar.config import DatasetParams, load_params
 from uar.datasets import read_dataset
-from uar.datasets.study import SPLITS, refuse
+from uar.datasets.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
 from uar.files import whole_file, write_json, write_table
-from uar.images import drop_studies, pack_images
+from uar.packing import Slot, copy_studies, pack_films, resolve_workers
 
 
 def ingest() -> None:
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
-    dataset = read_dataset(params.dataset)
-    files = [dataset.images / path for study in dataset.studies for path in study.image_paths]
     per_study = params.dataset.images_per_study
+    dataset = read_dataset(params.dataset)
+    slots = _slots(dataset.studies, params.dataset)
+    scratch = paths.SCRATCH / "ingest"
+    packed = pack_films(
+        dataset.images, slots, params.image.size, scratch, resolve_workers(params.workers)
+    )
+    bad: dict[int, list[str]] = {}  # by position of the study
+    for film, why in packed.faults.items():
+        bad.setdefault(slots[film].row // per_study, []).append(why)
+    ids = [study.study_id for study in dataset.studies]
+    if params.dataset.on_bad_image == "error":
+        refuse(
+            [f"study {ids[study]}: {why}" for study, reasons in bad.items() for why in reasons],
+            params.dataset.root,
+            "Restore these images, or leave their studies out with dataset.on_bad_image: skip.",
+        )
+    left_out = [
+        *dataset.left_out,
+        *(LeftOut(ids[study], "; ".join(bad[study]), "unreadable image") for study in bad),
+    ]
+    dataset = _with_views(dataset, packed.views).without(bad)
     with whole_file(paths.IMAGES) as out:
-        bad = pack_images(files, params.image.size, out)
-        if params.dataset.on_bad_image == "error":
-            refuse(
-                [f"study {dataset.studies[row // per_study].study_id}: {bad[row]}" for row in bad],
-                params.dataset.root,
-                "Restore these images, or leave their studies out with dataset.on_bad_image: skip.",
-            )
-        skipped = {row // per_study for row in bad}
-        dataset = dataset.without(skipped)
-        if skipped:
-            drop_studies(out, skipped, per_study)
+        if bad:
+            kept = [study for study in range(len(ids)) if study not in bad]
+            copy_studies(packed.array, kept, per_study, out)
+        else:
+            shutil.move(packed.array, out)
     write_table(paths.STUDIES, dataset.table())
     write_table(paths.BOXES, dataset.boxes)
-    counts = {split: sum(s.split == split for s in dataset.studies) for split in SPLITS}
-    summary = {
-        "studies": counts,
-        "images": len(dataset.studies) * per_study,
-        "boxes": len(dataset.boxes),
-        "skipped_studies": len(skipped),
-        "bad_images": len(bad),
-    }
+    with whole_file(paths.LEFT_OUT) as out:
+        pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS).to_csv(out, index=False)
+    summary = summarize(dataset, left_out, per_study)
     write_json(paths.INGEST_SUMMARY, summary)
-    print(f"ingest: {counts}, {len(skipped)} studies skipped for {len(bad)} bad images")
-    for row, reason in bad.items():
-        print(f"  row {row}: {reason}")
+    shutil.rmtree(scratch)
+    print(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
+
+
+def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:
+    """Rows of each film; a missing view's row repeats the study's last film or is black."""
+    slots: list[Slot] = []
+    for i, study in enumerate(studies):
+        first = i * params.images_per_study
+        slots += [Slot(path, first + j) for j, path in enumerate(study.image_paths)]
+        missing = params.images_per_study - len(study.image_paths)
+        if missing:
+            repeat = params.missing_view == "repeat"
+            fill = {"copies": 1 + missing} if repeat else {"blanks": missing}
+            slots[-1] = slots[-1]._replace(**fill)
+    return slots
+
+
+def _with_views(dataset: Dataset, headers: list[View]) -> Dataset:
+    """The data set with views from the films' headers where its layout names none."""
+    films = iter(headers)
+    studies = [
+        replace(
+            study,
+            views=tuple(
+                header if view == "unknown" else view
+                for view, header in zip(study.views, islice(films, len(study.views)), strict=True)
+            ),
+        )
+        for study in dataset.studies
+    ]
+    return replace(dataset, studies=studies)
+
+
+def summarize(dataset: Dataset, left_out: list[LeftOut], per_study: int) -> dict[str, object]:
+    """Counts for the metrics file."""
+    reasons = Counter(entry.reason for entry in left_out)
+    views = Counter(view for study in dataset.studies for view in study.views)
+    return {
+        "studies": {split: sum(s.split == split for s in dataset.studies) for split in SPLITS},
+        "images": views.total(),
+        "views": dict(sorted(views.items())),
+        "missing_views": len(dataset.studies) * per_study - views.total(),
+        "boxes": len(dataset.boxes),
+        "left_out": {"total": len(left_out), **dict(sorted(reasons.items()))},
+    }

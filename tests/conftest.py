@@ -33,6 +33,7 @@ def raw_params() -> dict[str, Any]:
 
 TINY = {
     "device": "cpu",
+    "workers": 1,
     "dataset.demo.studies": 20,
     "dataset.demo.film_size": 64,
     "image.size": 32,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import override
@@ -37,7 +38,13 @@ def annotation() -> Annotation:
 
 
 def params_of(root: Path, **changes: Any) -> DatasetParams:
-    values = {"name": "iu_xray", "root": root, "on_bad_image": "error", "images_per_study": 2}
+    values = {
+        "name": "iu_xray",
+        "root": root,
+        "on_bad_image": "error",
+        "missing_view": "error",
+        "images_per_study": 2,
+    }
     return DatasetParams(**{**values, **changes}, demo=DemoParams(studies=20, film_size=64, seed=0))
 
 
@@ -229,9 +236,10 @@ def test_ingest_packs_rows_in_the_order_of_the_table(project: Callable[..., Path
     assert read_json(Path("data/ingest.json")) == {
         "studies": {"train": 3, "val": 1, "test": 1},
         "images": 10,
+        "views": {"unknown": 10},
+        "missing_views": 0,
         "boxes": 0,
-        "skipped_studies": 0,
-        "bad_images": 0,
+        "left_out": {"total": 0},
     }
 
 
@@ -255,11 +263,16 @@ def test_ingest_skips_studies_with_a_bad_image(project: Callable[..., Path]) -> 
     assert packed[:, 0, 0].tolist() == [0, 10, 120, 130, 160, 170]  # films of a, d, e
     summary = read_json(Path("data/ingest.json"))
     assert summary["studies"] == {"train": 1, "val": 1, "test": 1}
-    assert (summary["images"], summary["skipped_studies"], summary["bad_images"]) == (6, 2, 2)
+    assert (summary["images"], summary["missing_views"]) == (6, 0)
+    assert summary["left_out"] == {"total": 2, "unreadable image": 2}
+    left_out = pd.read_csv("data/left_out.csv")
+    assert left_out["study_id"].tolist() == ["b", "c"]
+    assert left_out["source"][1] == "raw/images/c/0.png: no such file"
     assert sorted(path.name for path in Path("data").iterdir()) == [
         "boxes.parquet",
         "images.npy",
         "ingest.json",
+        "left_out.csv",
         "studies.parquet",
     ]
 

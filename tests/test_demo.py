@@ -21,7 +21,7 @@ from uar.datasets.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
 from uar.datasets.study import BOX_COLUMNS
 from uar.errors import UserError
 from uar.files import read_json, read_table
-from uar.images import read_film
+from uar.films import read_film
 
 STUDIES, FILM_SIZE, SEED = 24, 96, 7
 # The word that names a finding in every wording.
@@ -98,6 +98,7 @@ def test_read_gives_views_and_the_boxes_of_the_views_asked_for(tmp_path: Path) -
         name="demo",
         root=tmp_path / "demo",
         on_bad_image="error",
+        missing_view="error",
         images_per_study=1,
         demo=DemoParams(studies=20, film_size=FILM_SIZE, seed=SEED),
     )
@@ -146,7 +147,7 @@ def test_dicom_identifiers_are_unique_and_shared_by_a_study(root: Path) -> None:
 def test_both_dicom_kinds_decode_to_the_drawn_film(tmp_path: Path, photometric: str) -> None:
     pixels, _ = draw_frontal((), sample_study(SEED, 0).poses[0], FILM_SIZE)
     write_dicom(tmp_path / "0.dcm", pixels, 0, photometric, "test")
-    decoded = read_film(tmp_path / "0.dcm").astype(float) / 255
+    decoded = read_film(tmp_path / "0.dcm").pixels.astype(float) / 255
     stretched = (pixels - pixels.min()) / np.ptp(pixels)
     np.testing.assert_allclose(decoded, stretched, atol=0.004)
 
@@ -158,7 +159,7 @@ def test_lungs_are_darker_than_the_mediastinum_on_every_frontal_film(root: Path)
         if study.findings:
             continue
         (path,) = (root / "images" / study.study_id).glob("0.*")
-        film = read_film(path).astype(float)
+        film = read_film(path).pixels.astype(float)
         height, width = film.shape
         middle = film[int(0.45 * height) : int(0.55 * height)]
         right_lung, mediastinum, left_lung = (

@@ -39,6 +39,7 @@ class DatasetParams(Section):
     name: str
     root: Path
     on_bad_image: Literal["error", "skip"]
+    missing_view: Literal["error", "repeat", "mask"]
     images_per_study: int = Field(ge=1, le=2)
     demo: DemoParams
 
@@ -214,6 +215,7 @@ class Params(Section):
 
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int = Field(ge=0)  # processes; 0 = one a core
     precision: Literal["auto", "float32", "bfloat16"]
     dataset: DatasetParams
     image: ImageParams

@@ -1,0 +1,338 @@
+"""DICOM films as pixels: value transforms, compression, refusals, and no patient data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from film_files import SYNTAXES, compress, lut, save_dicom
+
+from uar.errors import UserError
+from uar.films import read_film
+
+WIDE = np.array([[0, 100, 400], [1000, 2000, 4095]], dtype=np.uint16)
+SIGNED = np.array([[-2000, -100, 0], [300, 1000, 2000]], dtype=np.int16)
+
+
+def decoded(path: Path) -> np.ndarray:
+    film = read_film(path).pixels
+    assert film.dtype == np.uint8
+    return film.astype(float)
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """The least value to 0, the greatest to 255."""
+    values = values.astype(np.float64)
+    return (values - values.min()) / (values.max() - values.min()) * 255
+
+
+def assert_within_one(found: np.ndarray, expected: np.ndarray) -> None:
+    assert np.abs(found - expected).max() <= 1
+
+
+# ---- value transforms
+
+
+@pytest.mark.parametrize("pixels", [WIDE, SIGNED, (WIDE >> 4).astype(np.uint8)])
+def test_monochrome2_is_stretched(tmp_path: Path, pixels: np.ndarray) -> None:
+    assert_within_one(decoded(save_dicom(tmp_path / "film.dcm", pixels)), stretched(pixels))
+
+
+def test_monochrome1_is_inverted(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "film.dcm", WIDE, PhotometricInterpretation="MONOCHROME1")
+    assert_within_one(decoded(path), 255 - stretched(WIDE))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_bits_above_those_stored_are_ignored(tmp_path: Path, bits: int) -> None:
+    pixels = WIDE >> (12 - min(bits, 12))
+    overlaid = pixels | np.uint16(1 << 15)  # as old overlays did
+    tags = {"BitsStored": bits, "HighBit": bits - 1}
+    path = save_dicom(tmp_path / "film.dcm", overlaid, **tags)
+    assert_within_one(decoded(path), stretched(pixels))
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_window_clips(tmp_path: Path, photometric: str) -> None:
+    path = save_dicom(
+        tmp_path / "film.dcm",
+        WIDE,
+        PhotometricInterpretation=photometric,
+        WindowCenter=[600, 2000],  # the first of two windows counts
+        WindowWidth=[1001, 4000],
+    )
+    # PS3.3, C.11.2.1.2.1: linear from c - 0.5 - (w - 1) / 2 to c - 0.5 + (w - 1) / 2.
+    low, high = 599.5 - 500, 599.5 + 500
+    expected = (np.clip(WIDE, low, high) - low) / (high - low) * 255
+    film = decoded(path)
+    assert_within_one(film, 255 - expected if photometric == "MONOCHROME1" else expected)
+    assert film[1, 1] == film[1, 2]  # both above the window
+
+
+def test_window_linear_exact(tmp_path: Path) -> None:
+    path = save_dicom(
+        tmp_path / "film.dcm",
+        WIDE,
+        WindowCenter=600,
+        WindowWidth=1000,
+        VOILUTFunction="LINEAR_EXACT",
+    )
+    assert_within_one(decoded(path), (np.clip(WIDE, 100, 1100) - 100) / 1000 * 255)
+
+
+def test_window_sigmoid(tmp_path: Path) -> None:
+    tags = {"WindowCenter": 1000, "WindowWidth": 1500, "VOILUTFunction": "SIGMOID"}
+    path = save_dicom(tmp_path / "film.dcm", WIDE, **tags)
+    expected = 1 / (1 + np.exp(-4 * (WIDE.astype(float) - 1000) / 1500))  # C.11.2.1.3.1
+    assert_within_one(decoded(path), stretched(expected))
+
+
+@pytest.mark.parametrize("slope", [2, -2])
+def test_window_is_in_rescaled_units(tmp_path: Path, slope: int) -> None:
+    path = save_dicom(
+        tmp_path / "film.dcm",
+        WIDE,
+        RescaleSlope=slope,
+        RescaleIntercept=-1000 if slope > 0 else 3000,
+        WindowCenter=200,
+        WindowWidth=1601,
+    )
+    low, high = 199.5 - 800, 199.5 + 800
+    rescaled = WIDE * float(slope) + (-1000 if slope > 0 else 3000)
+    assert_within_one(decoded(path), stretched(np.clip(rescaled, low, high)))
+
+
+def test_negative_slope_inverts(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "film.dcm", WIDE, RescaleSlope=-1, RescaleIntercept=4095)
+    assert_within_one(decoded(path), 255 - stretched(WIDE))
+
+
+def test_modality_lut_comes_before_the_window(tmp_path: Path) -> None:
+    table = (4095 - np.arange(4096)).astype(np.uint16)
+    path = save_dicom(
+        tmp_path / "film.dcm",
+        WIDE,
+        ModalityLUTSequence=[lut(table, 0, 16)],
+        WindowCenter=3000.5,
+        WindowWidth=2001,
+    )
+    assert_within_one(decoded(path), stretched(np.clip(4095 - WIDE.astype(int), 2000, 4000)))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_voi_lut_counts_before_a_window(tmp_path: Path, kind: type) -> None:
+    """Of 8 bits over 3,000 values from 500 on; values beyond take the ends."""
+    table = (np.linspace(0, 1, 3000) ** 2 * 255).astype(kind)
+    path = save_dicom(
+        tmp_path / "film.dcm",
+        WIDE,
+        VOILUTSequence=[lut(table, 500, 8)],
+        WindowCenter=10,
+        WindowWidth=10,
+    )
+    expected = table[np.clip(WIDE.astype(int) - 500, 0, 2999)]
+    assert_within_one(decoded(path), stretched(expected))
+
+
+@pytest.mark.parametrize("tags", [{}, {"WindowCenter": 50, "WindowWidth": 0}])
+def test_without_a_window_percentiles_are_the_window(tmp_path: Path, tags: dict[str, Any]) -> None:
+    pixels = np.random.default_rng(0).integers(1000, 2000, (100, 100)).astype(np.uint16)
+    pixels[0, :20] = 65535  # burnt-in markers
+    pixels[1, :20] = 0
+    low, high = np.percentile(pixels, [0.5, 99.5])
+    assert low >= 1000 and high < 2000
+    expected = stretched(np.clip(pixels, low, high))
+    assert_within_one(decoded(save_dicom(tmp_path / "film.dcm", pixels, **tags)), expected)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    ("pixels", "padding"),
+    [(WIDE, (4095, None)), (WIDE, (2000, 4095)), (SIGNED, (-2000, None)), (SIGNED, (-2000, -100))],
+)
+def test_padding_is_black_and_out_of_the_stretch(
+    tmp_path: Path, photometric: str, pixels: np.ndarray, padding: tuple[int, int | None]
+) -> None:
+    value, limit = padding
+    path = save_dicom(tmp_path / "film.dcm", pixels, PhotometricInterpretation=photometric)
+    film = pydicom.dcmread(path)
+    film.add_new("PixelPaddingValue", "SS" if pixels is SIGNED else "US", value)
+    if limit is not None:
+        film.add_new("PixelPaddingRangeLimit", "SS" if pixels is SIGNED else "US", limit)
+    film.save_as(path)
+    padded = (pixels >= value) & (pixels <= (value if limit is None else limit))
+    expected = stretched(pixels[~padded])
+    shown = decoded(path)
+    assert_within_one(shown[~padded], 255 - expected if photometric == "MONOCHROME1" else expected)
+    assert (shown[padded] == 0).all()
+
+
+def test_empty_elements_count_as_absent(tmp_path: Path) -> None:
+    tags = {"WindowCenter": "", "WindowWidth": "", "RescaleSlope": "", "RescaleIntercept": ""}
+    path = save_dicom(tmp_path / "film.dcm", WIDE, **tags)
+    assert_within_one(decoded(path), stretched(WIDE))
+
+
+def test_one_frame_counts_as_a_film(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "film.dcm", WIDE, NumberOfFrames=1)
+    assert_within_one(decoded(path), stretched(WIDE))
+
+
+def test_colour_becomes_its_luma(tmp_path: Path) -> None:
+    pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [90, 90, 90]]], dtype=np.uint8)
+    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    film = decoded(save_dicom(tmp_path / "film.dcm", pixels, **tags))
+    assert_within_one(film, np.array([[0.299 * 255, 0.587 * 255, 0.114 * 255, 90]]))
+
+
+# ---- compression
+
+SMOOTH = (2000 + 1500 * np.sin(np.arange(64) / 9)[:, None] * np.cos(np.arange(48) / 7)).astype(
+    np.uint16
+)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_every_transfer_syntax(tmp_path: Path, syntax: str, photometric: str) -> None:
+    tags = {"PhotometricInterpretation": photometric}
+    pixels = SMOOTH
+    if syntax == "JPEG baseline":
+        pixels = (SMOOTH >> 4).astype(np.uint8)
+    else:
+        tags |= {"BitsStored": 12, "HighBit": 11}
+    path = save_dicom(tmp_path / "film.dcm", pixels, **tags)
+    plain = decoded(path)
+    size = path.stat().st_size
+    compressed = pydicom.dcmread(compress(path, syntax))
+    assert compressed.file_meta.TransferSyntaxUID.is_compressed
+    assert path.stat().st_size < size
+    loss = 3 if syntax in ("JPEG baseline", "JPEG 2000") else 0
+    assert np.abs(decoded(path) - plain).max() <= loss
+
+
+def test_signed_values_survive_compression(tmp_path: Path) -> None:
+    signed = SMOOTH.astype(np.int16) - 2000
+    path = save_dicom(tmp_path / "film.dcm", signed)
+    plain = decoded(path)
+    np.testing.assert_array_equal(decoded(compress(path, "JPEG 2000 lossless")), plain)
+
+
+# ---- the view
+
+
+@pytest.mark.parametrize(
+    ("position", "view"),
+    [
+        ("PA", "frontal"),
+        ("AP", "frontal"),
+        ("LL", "lateral"),
+        ("RL", "lateral"),
+        ("LATERAL", "lateral"),
+        ("LAO", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_view_is_the_headers(tmp_path: Path, position: str, view: str) -> None:
+    assert read_film(save_dicom(tmp_path / "f.dcm", WIDE, ViewPosition=position)).view == view
+
+
+def test_view_is_unknown_where_the_header_has_none(tmp_path: Path) -> None:
+    assert read_film(save_dicom(tmp_path / "f.dcm", WIDE)).view == "unknown"
+
+
+# ---- refusals
+
+PATIENT = {
+    "PatientName": "Quagga^Zebedee",
+    "PatientID": "ID-424242",
+    "PatientBirthDate": "not-a-date Quagga",  # invalid: a parser would complain and quote it
+    "AccessionNumber": "ACC-424242-longer-than-the-sixteen-characters-allowed",
+}
+
+
+def as_syntax(path: Path, uid: str) -> None:
+    """Claim another transfer syntax for a compressed file."""
+    compress(path, "JPEG lossless")
+    film = pydicom.dcmread(path)
+    film.file_meta.TransferSyntaxUID = uid
+    film.save_as(path, enforce_file_format=False)
+
+
+def cut_frame(path: Path) -> None:
+    compress(path, "JPEG lossless")
+    film = pydicom.dcmread(path)
+    film.PixelData = film.PixelData[:60] + bytes(40) + film.PixelData[-8:]
+    film.save_as(path)
+
+
+FRAMES = np.zeros((2, 4, 5), dtype=np.uint16)
+REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
+    "no pixels": (None, {}, None, "a DICOM file without pixels"),
+    "no rows": (WIDE, {"Rows": None}, None, "a DICOM file without Rows"),
+    "frames": (
+        FRAMES,
+        {"Rows": 4, "Columns": 5, "NumberOfFrames": 2},
+        None,
+        "2 frames, expected one film",
+    ),
+    "palette": (
+        WIDE,
+        {"PhotometricInterpretation": "PALETTE COLOR"},
+        None,
+        "PALETTE COLOR of 16 bits; expected grayscale of 8 or 16",
+    ),
+    "32 bits": (WIDE.astype(np.uint32), {}, None, "MONOCHROME2 of 32 bits"),
+    "too few pixels": (WIDE, {"PixelData": WIDE.tobytes()[:6]}, None, "pixels cannot be decoded"),
+    "huge": (WIDE, {"Rows": 60000, "Columns": 60000}, None, "60000 x 60000 pixels, more than"),
+    "all padding": (WIDE * 0, {"PixelPaddingValue": 0}, None, "every pixel is padding"),
+    "video": (
+        SMOOTH,
+        {},
+        lambda path: as_syntax(path, "1.2.840.10008.1.2.4.100"),
+        "transfer syntax MPEG2 Main Profile / Main Level: no decoder is installed",
+    ),
+    "private syntax": (
+        SMOOTH,
+        {},
+        lambda path: as_syntax(path, "1.2.3.4.5"),
+        "transfer syntax 1.2.3.4.5: no decoder is installed",
+    ),
+    "broken frame": (SMOOTH, {}, cut_frame, "pixels cannot be decoded (JPEG Lossless"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, in writing what is wrong by intent
+@pytest.mark.parametrize("case", REFUSED)
+def test_refusals_have_a_reason_and_name_no_patient(
+    tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels, tags, change, reason = REFUSED[case]
+    path = save_dicom(tmp_path / "film.dcm", pixels, **PATIENT, **tags)
+    if change is not None:
+        change(path)
+    assert b"Quagga" in path.read_bytes()
+    capfd.readouterr()
+    caplog.clear()
+    with pytest.raises(UserError) as caught:
+        read_film(path)
+    assert str(caught.value).startswith(f"{path}: {reason}")
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    said = str(caught.value) + "".join(capfd.readouterr()) + caplog.text
+    assert not any(word in said for word in ("Quagga", "424242"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_reading_a_film_warns_of_no_patient(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = save_dicom(tmp_path / "film.dcm", WIDE, **PATIENT, ViewPosition="PA")
+    recwarn.clear()
+    capfd.readouterr()
+    film = read_film(path)
+    assert not recwarn.list
+    assert capfd.readouterr() == ("", "")
+    assert not any(word in repr(film) for word in ("Quagga", "424242"))

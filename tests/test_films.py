@@ -1,0 +1,149 @@
+"""PNG and JPEG films as pixels, and files that are no film."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from film_files import save, save_dicom
+from PIL import Image
+
+from uar.errors import UserError
+from uar.films import read_film
+
+GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+
+
+def pixels_of(path: Path) -> np.ndarray:
+    return read_film(path).pixels
+
+
+def test_png_8_bit_is_read_as_it_is(tmp_path: Path) -> None:
+    film = read_film(save(tmp_path / "film.png", GRAY))
+    assert film.pixels.dtype == np.uint8
+    np.testing.assert_array_equal(film.pixels, GRAY)
+    assert film.view == "unknown"
+
+
+@pytest.mark.parametrize("name", ["FILM.PNG", "film.jpg", "film.dcm", "film"])
+def test_a_file_is_what_it_holds_whatever_its_name(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / "film.png", GRAY).rename(tmp_path / name)
+    np.testing.assert_array_equal(pixels_of(path), GRAY)
+
+
+def test_png_16_bit_is_stretched_over_its_range(tmp_path: Path) -> None:
+    pixels = np.array([[1000, 1051], [1102, 1255]], dtype=np.uint16)  # a range of exactly 255
+    np.testing.assert_array_equal(
+        pixels_of(save(tmp_path / "film.png", pixels)), [[0, 51], [102, 255]]
+    )
+
+
+def test_png_16_bit_of_one_value_is_black(tmp_path: Path) -> None:
+    pixels = np.full((4, 4), 3000, dtype=np.uint16)
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "film.png", pixels)), np.zeros((4, 4)))
+
+
+def test_jpeg_is_read_to_within_its_loss(tmp_path: Path) -> None:
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
+    film = pixels_of(save(tmp_path / "film.jpg", ramp, quality=95))
+    assert film.shape == (64, 64)
+    assert np.abs(film.astype(int) - ramp).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])
+def test_gray_stored_in_colour_stays_gray(tmp_path: Path, mode: str) -> None:
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "film.png", GRAY, mode)), GRAY)
+
+
+@pytest.mark.parametrize("mode", [None, "RGBA", "P"])
+def test_colours_become_their_luma(tmp_path: Path, mode: str | None) -> None:
+    pixels = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=np.uint8)
+    film = pixels_of(save(tmp_path / "film.png", pixels, mode)).astype(float)
+    np.testing.assert_allclose(film, np.array([[0.299, 0.587, 0.114]]) * 255, atol=1)
+
+
+def test_transparency_is_ignored(tmp_path: Path) -> None:
+    pixels = np.dstack([GRAY, GRAY, GRAY, np.zeros_like(GRAY)])
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "film.png", pixels)), GRAY)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    pixels = np.repeat(np.array([[30, 220]], dtype=np.uint8), 16, axis=1).repeat(16, axis=0)
+    film = pixels_of(save(tmp_path / "film.jpg", pixels, "CMYK", quality=100))
+    assert np.abs(film.astype(int) - pixels).max() <= 3
+
+
+@pytest.mark.parametrize("name", ["film.png", "film.jpg"])
+def test_exif_orientation_is_applied(tmp_path: Path, name: str) -> None:
+    pixels = np.zeros((16, 32), dtype=np.uint8)
+    pixels[:, 16:] = 200  # the right half is bright
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned right by 90 degrees: right becomes bottom
+    film = pixels_of(save(tmp_path / name, pixels, exif=exif, **{"quality": 100}))
+    assert film.shape == (32, 16)
+    assert film[:15].max() < 10 and film[17:].min() > 190
+
+
+def png_of_size(path: Path, width: int, height: int) -> Path:
+    """A PNG whose header promises a size that its few pixels do not fill."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def cut(path: Path, share: float = 0.6) -> Path:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+NO_FILM = "not a PNG, JPEG or DICOM file"
+BAD: dict[str, tuple[str, Any, str]] = {
+    "PNG cut short": ("a.png", lambda p: cut(save(p, NOISE)), "cannot be decoded"),
+    "JPEG cut short": ("a.jpg", lambda p: cut(save(p, NOISE)), "cannot be decoded"),
+    "PNG header alone": ("a.png", lambda p: cut(save(p, NOISE), 0.01), "cannot be decoded"),
+    "text as PNG": ("a.png", lambda p: p.write_text("this is a report"), NO_FILM),
+    "text as JPEG": ("a.jpg", lambda p: p.write_text("this is a report"), NO_FILM),
+    "text as DICOM": ("a.dcm", lambda p: p.write_text("report " * 40), NO_FILM),
+    "empty": ("a.png", lambda p: p.write_bytes(b""), NO_FILM),
+    "GIF": ("a.png", lambda p: save(p, NOISE, format="GIF"), NO_FILM),
+    "absent": ("a.png", lambda p: None, "no such file"),
+    "folder": ("a.png", lambda p: p.mkdir(), "no such file"),
+    "bomb": ("a.png", lambda p: png_of_size(p, 9000, 9000), "9000 x 9000 pixels, more than 64,"),
+    "large bomb": ("a.png", lambda p: png_of_size(p, 60000, 60000), "DecompressionBombError"),
+    "DICOM cut short": (
+        "a.dcm",
+        lambda p: cut(save_dicom(p, NOISE)),
+        "pixels cannot be decoded (Explicit VR Little Endian",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_unreadable_file_is_named_with_its_reason(tmp_path: Path, case: str) -> None:
+    name, make, reason = BAD[case]
+    path = tmp_path / name
+    make(path)
+    with pytest.raises(UserError) as caught:
+        read_film(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert reason in str(caught.value)

@@ -1,0 +1,179 @@
+"""The ingest stage on data sets as a reader may hand them over."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import override
+from film_files import save, save_dicom
+from test_dicom import PATIENT
+
+from pipeline import paths
+from pipeline.ingest import ingest
+from uar.datasets.study import Dataset, LeftOut, Study, View
+from uar.errors import UserError
+from uar.files import read_json, read_table
+from uar.packing import resolve_workers
+
+SIZE = 16
+Ingest = Callable[..., None]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., None]:
+    """Runs ingest in a folder of its own on given studies, whose films lie under `raw`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(studies: list[Study], left_out: tuple[LeftOut, ...] = (), **dataset: Any) -> None:
+        read = Dataset(studies, Path("raw"), left_out=list(left_out))
+        monkeypatch.setattr("pipeline.ingest.read_dataset", lambda params: read)
+        override(raw_params, "image.size", SIZE)
+        override(raw_params, "image.crop", SIZE)
+        override(raw_params, "dvae.train.crop", SIZE)
+        override(raw_params, "workers", 1)
+        raw_params["dataset"] |= {"root": "raw", **dataset}
+        Path("params.yaml").write_text(yaml.safe_dump(raw_params))
+        ingest()
+
+    return run
+
+
+def studies_of(views: dict[str, tuple[View, ...]]) -> list[Study]:
+    """One study a split; film j of study i is PNG, filled with 40 * i + 10 * j."""
+    studies = []
+    for i, (split, of_study) in enumerate(views.items()):
+        names = tuple(f"{split}/{j}.png" for j in range(len(of_study)))
+        for j, name in enumerate(names):
+            save(Path("raw") / name, np.full((20, 30), 40 * i + 10 * j, dtype=np.uint8))
+        studies.append(Study(f"s{i}", split, f"Report {i}.", names, of_study))
+    return studies
+
+
+@pytest.mark.parametrize(("missing_view", "filled"), [("repeat", 40), ("mask", 0)])
+def test_a_missing_view_repeats_the_last_film_or_is_black(
+    run: Ingest, missing_view: str, filled: int
+) -> None:
+    unknown: View = "unknown"
+    views = {"train": (unknown,) * 2, "val": (unknown,), "test": (unknown,) * 2}
+    run(studies_of(views), missing_view=missing_view)
+    rows = np.load(paths.IMAGES)
+    assert rows.shape == (6, SIZE, SIZE)
+    assert rows.reshape(6, -1).max(1).tolist() == [0, 10, 40, filled, 80, 90]
+    table = read_table(paths.STUDIES)
+    assert [list(names) for names in table["image_paths"]] == [
+        ["train/0.png", "train/1.png"],
+        ["val/0.png"],
+        ["test/0.png", "test/1.png"],
+    ]
+    assert table["views"].str.len().tolist() == [2, 1, 2]
+    summary = read_json(paths.INGEST_SUMMARY)
+    assert (summary["images"], summary["missing_views"]) == (5, 1)
+
+
+def test_a_missing_view_of_a_skipped_study_takes_its_rows_along(run: Ingest) -> None:
+    unknown: View = "unknown"
+    views = {"train": (unknown,), "val": (unknown,) * 2, "test": (unknown,) * 2}
+    studies = studies_of(views)
+    extra = Study("bad", "train", "Report.", ("bad.png",), (unknown,))
+    run([extra, *studies], missing_view="repeat", on_bad_image="skip")
+    assert np.load(paths.IMAGES)[:, 0, 0].tolist() == [0, 0, 40, 50, 80, 90]
+    assert read_table(paths.STUDIES)["study_id"].tolist() == ["s0", "s1", "s2"]
+
+
+def test_headers_say_the_view_where_the_layout_does_not(run: Ingest) -> None:
+    studies = []
+    pixels = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    for split, known in (("train", "unknown"), ("val", "frontal"), ("test", "unknown")):
+        save_dicom(Path(f"raw/{split}/0.dcm"), pixels, ViewPosition="LL")
+        save_dicom(Path(f"raw/{split}/1.dcm"), pixels, ViewPosition="PA")
+        names = (f"{split}/0.dcm", f"{split}/1.dcm")
+        studies.append(Study(split, split, "Report.", names, (known, "unknown")))
+    run(studies)
+    assert [list(views) for views in read_table(paths.STUDIES)["views"]] == [
+        ["lateral", "frontal"],
+        ["frontal", "frontal"],
+        ["lateral", "frontal"],
+    ]
+    assert read_json(paths.INGEST_SUMMARY)["views"] == {"frontal": 4, "lateral": 2}
+
+
+def test_every_study_left_out_is_listed_with_its_reason(run: Ingest) -> None:
+    both: tuple[View, ...] = ("frontal", "lateral")
+    studies = studies_of({"train": both, "val": both, "test": both})
+    bad = Study("bad", "train", "Report.", ("gone/0.png", "../secret.png"), both)
+    left_out = (
+        LeftOut("s7", "reports.csv, row 9", "empty report"),
+        LeftOut("s8", "reports.csv, row 11", "no image"),
+        LeftOut("s9", "reports.csv, row 12", "no image"),
+    )
+    run([*studies[:2], bad, *studies[2:]], left_out, on_bad_image="skip")
+    table = pd.read_csv(paths.LEFT_OUT)
+    assert list(table.columns) == ["study_id", "source", "reason"]
+    assert table.to_numpy().tolist() == [
+        ["s7", "reports.csv, row 9", "empty report"],
+        ["s8", "reports.csv, row 11", "no image"],
+        ["s9", "reports.csv, row 12", "no image"],
+        [
+            "bad",
+            "raw/gone/0.png: no such file; raw/../secret.png: the path leads out of raw",
+            "unreadable image",
+        ],
+    ]
+    assert read_json(paths.INGEST_SUMMARY)["left_out"] == {
+        "total": 4,
+        "empty report": 1,
+        "no image": 2,
+        "unreadable image": 1,
+    }
+
+
+def test_a_repaired_image_lets_the_stage_go_on(run: Ingest) -> None:
+    both: tuple[View, ...] = ("frontal", "lateral")
+    studies = studies_of({"train": both, "val": both, "test": both})
+    whole = Path("raw/val/1.png").read_bytes()
+    Path("raw/val/1.png").write_bytes(whole[:45])
+    with pytest.raises(UserError, match=r"study s1: raw/val/1.png: cannot be decoded"):
+        run(studies)
+    assert not list(Path("data").glob("*"))
+    Path("raw/val/1.png").write_bytes(whole)
+    run(studies)
+    assert np.load(paths.IMAGES)[:, 0, 0].tolist() == [0, 10, 40, 50, 80, 90]
+    assert not paths.SCRATCH.joinpath("ingest").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of pydicom, in writing what is wrong by intent
+def test_no_patient_field_reaches_an_output_or_a_log(
+    run: Ingest, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pixels = np.arange(600, dtype=np.uint16).reshape(20, 30)
+    studies = []
+    for split in ("train", "val", "test", "bad"):
+        tags: dict[str, Any] = {"PixelData": b"\0\0"} if split == "bad" else {}
+        for j in range(2):
+            save_dicom(Path(f"raw/{split}/{j}.dcm"), pixels, **PATIENT, **tags)
+        names = (f"{split}/0.dcm", f"{split}/1.dcm")
+        of = "train" if split == "bad" else split
+        studies.append(Study(split, of, "Report.", names, ("unknown", "unknown")))
+    capfd.readouterr()
+    run(studies, on_bad_image="skip")
+    said = "".join(capfd.readouterr()).encode()
+    shutil.rmtree("raw")
+    written = [path.read_bytes() for path in Path().rglob("*") if path.is_file()]
+    assert len(written) == 6  # params.yaml and five outputs
+    for text in [said, *written]:
+        assert not any(word in text for word in (b"Quagga", b"424242"))
+
+
+def test_workers_are_as_many_as_said_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_workers(3) == 3
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5, 7}, raising=False)
+    assert resolve_workers(0) == 4
