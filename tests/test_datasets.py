@@ -37,7 +37,13 @@ def annotation() -> Annotation:
 
 
 def params_of(root: Path, **changes: Any) -> DatasetParams:
-    values = {"name": "iu_xray", "root": root, "on_bad_image": "error", "images_per_study": 2}
+    values = {
+        "name": "iu_xray",
+        "root": root,
+        "on_bad_image": "error",
+        "missing_view": "error",
+        "images_per_study": 2,
+    }
     return DatasetParams(**{**values, **changes}, demo=DemoParams(studies=20, film_size=64, seed=0))
 
 

@@ -98,6 +98,7 @@ def test_read_gives_views_and_the_boxes_of_the_views_asked_for(tmp_path: Path) -
         name="demo",
         root=tmp_path / "demo",
         on_bad_image="error",
+        missing_view="error",
         images_per_study=1,
         demo=DemoParams(studies=20, film_size=FILM_SIZE, seed=SEED),
     )

@@ -151,6 +151,7 @@ def test_iu_xray_vocabulary_counts(iu_xray: Path) -> None:
         name="iu_xray",
         root=iu_xray,
         on_bad_image="error",
+        missing_view="error",
         images_per_study=2,
         demo=DemoParams(studies=20, film_size=64, seed=0),
     )

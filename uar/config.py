@@ -39,6 +39,7 @@ class DatasetParams(Section):
     name: str
     root: Path
     on_bad_image: Literal["error", "skip"]
+    missing_view: Literal["error", "repeat", "mask"]
     images_per_study: int = Field(ge=1, le=2)
     demo: DemoParams
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,15 @@ class Study:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A study that is left out by intent."""
+
+    study_id: str
+    source: str  # file, row or detail
+    reason: str  # short category: "no report section", "no image", "empty report", ...
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A raw data set as its reader found it.
 
@@ -42,6 +51,7 @@ class Dataset:
     studies: list[Study]
     images: Path  # folder of the image files
     boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BOX_COLUMNS))
+    left_out: list[LeftOut] = field(default_factory=list)
 
     def table(self) -> pd.DataFrame:
         """The study table, one row a study, `STUDY_COLUMNS`."""
@@ -60,7 +70,7 @@ class Dataset:
                 f"{self.images}: no study with readable images is left in {', '.join(empty)}."
             )
         kept = self.boxes["study_id"].isin([study.study_id for study in studies])
-        return Dataset(studies, self.images, self.boxes[kept])
+        return replace(self, studies=studies, boxes=self.boxes[kept])
 
 
 Reader = Callable[[DatasetParams], Dataset]
