@@ -67,11 +67,19 @@ class Inputs:
             self.split_table(split)["cleaned"].tolist(),
             self.vocabulary,
             self.params.report.max_length,
+            self._present(split),
         )
 
     def split_table(self, split: Split) -> pd.DataFrame:
-        """study_id, report (raw) and cleaned text of a split, in the order of `studies`."""
+        """study_id, report (raw), cleaned text and views of a split, in the order of `studies`."""
         return self.reports[self.reports["split"] == split]
+
+    def _present(self, split: Split) -> np.ndarray | None:
+        """Which views each study has, `(S, V)`, where missing ones are to be masked."""
+        if self.params.dataset.missing_view != "mask":
+            return None
+        held = self.split_table(split)["views"].map(len).to_numpy()
+        return np.arange(self.params.dataset.images_per_study) < held[:, None]
 
     def refuse_other_encoder(self, encoder_sha256: str | None, source: str) -> None:
         """Raise UserError if a checkpoint was trained on another encoder's tokens."""

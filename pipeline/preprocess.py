@@ -10,7 +10,7 @@ from uar.text import CLEANERS, has_words
 def preprocess() -> None:
     """Clean every report by the rules of the compared papers."""
     params = load_params(paths.PARAMS)
-    table = read_table(paths.STUDIES)[["study_id", "split", "report"]]
+    table = read_table(paths.STUDIES)[["study_id", "split", "report", "views"]]
     table["cleaned"] = table["report"].map(CLEANERS[params.report.cleaner])
     wordless = table[~table["cleaned"].map(has_words)]
     refuse(

@@ -94,6 +94,7 @@ def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict
         "train": params.train.model_dump(mode="json", exclude=_ELSEWHERE),
         "stage": stage.model_dump(mode="json"),
         "max_length": params.report.max_length,
+        "missing_view": params.dataset.missing_view,
         "inputs": [sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.TOKENS_INFO)],
         "start": sha256(start) if start else None,
     }

@@ -17,6 +17,9 @@ from uar.files import whole_file
 def use(
     preset: Annotated[str, typer.Argument(help="Name of a file in presets/, without .yaml.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the raw data set.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="How its files lie, if not as the preset has it.")
+    ] = None,
 ) -> None:
     """Merge a preset into params.yaml; comments and keys the preset does not name stay."""
     source = paths.PRESETS / f"{preset}.yaml"
@@ -31,6 +34,8 @@ def use(
     overlay = editor.load(source.read_text())
     if root is not None:
         overlay.setdefault("dataset", {})["root"] = str(root)
+    if layout is not None:
+        overlay.setdefault("dataset", {})["layout"] = layout
     document = editor.load(paths.PARAMS.read_text())
     changes = merge(document, overlay)
     text = io.StringIO()

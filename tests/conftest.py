@@ -10,11 +10,25 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from hypothesis import HealthCheck, settings
 
-from uar.config import ModelParams, Params, parse_params
+from uar.config import DatasetParams, ModelParams, Params, parse_params
 from uar.model import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]
+
+# Fuzz tests: the same few hundred inputs each time, or with HYPOTHESIS_PROFILE=thorough many new.
+settings.register_profile(
+    "default",
+    max_examples=200,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "thorough", settings.get_profile("default"), max_examples=10_000, derandomize=False
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
@@ -23,6 +37,12 @@ def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     for section in sections:
         raw = raw[section]
     raw[key] = value
+
+
+def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
+    """The section `dataset` of params.yaml, with these values."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
+    return DatasetParams.model_validate({**raw, "name": name, "root": root, **changes})
 
 
 @pytest.fixture

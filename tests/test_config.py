@@ -258,6 +258,14 @@ def test_root_option_names_the_raw_folder(project: Path) -> None:
     assert params.dataset.name == "iu_xray"
 
 
+def test_layout_option_names_the_layout(project: Path) -> None:
+    use("iu_xray", root=Path("/data/open-i"), layout="openi")
+    params = load_params(project)
+    assert (params.dataset.name, params.dataset.layout) == ("iu_xray", "openi")
+    use("mimic_cxr")
+    assert load_params(project).dataset.layout == "physionet"
+
+
 def test_hand_edits_of_other_keys_stay(project: Path) -> None:
     project.write_text(project.read_text().replace("seed: 0 ", "seed: 5 "))
     use("iu_xray_small")

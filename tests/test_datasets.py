@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import override
+from conftest import dataset_params, override
 from PIL import Image
 
 from pipeline.ingest import ingest
 from pipeline.preprocess import preprocess
-from uar.config import DatasetParams, DemoParams
+from uar.config import DatasetParams
 from uar.datasets import STUDY_COLUMNS, read_dataset
 from uar.errors import UserError
 from uar.files import read_json, read_table
@@ -38,14 +38,7 @@ def annotation() -> Annotation:
 
 
 def params_of(root: Path, **changes: Any) -> DatasetParams:
-    values = {
-        "name": "iu_xray",
-        "root": root,
-        "on_bad_image": "error",
-        "missing_view": "error",
-        "images_per_study": 2,
-    }
-    return DatasetParams(**{**values, **changes}, demo=DemoParams(studies=20, film_size=64, seed=0))
+    return dataset_params(**{"name": "iu_xray", "root": root, **changes})
 
 
 Write = Callable[[Any], DatasetParams]
@@ -145,11 +138,11 @@ FAULTS: list[tuple[Any, str]] = [
     ),
     (
         record("x", "train", image_path=["../../etc/x", "x/1.png"]),
-        "id 'x': image path '../../etc/x' leaves the images folder",
+        "id 'x' has the image path '../../etc/x', which leaves the images folder",
     ),
     (
         record("x", "train", image_path=["x/0.png", "/etc/x"]),
-        "id 'x': image path '/etc/x' leaves the images folder",
+        "id 'x' has the image path '/etc/x', which leaves the images folder",
     ),
 ]
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from conftest import dataset_params
 from PIL import Image
 
-from uar.config import DatasetParams, DemoParams
 from uar.datasets import demo
 from uar.datasets.demo.films import draw_frontal, draw_lateral
 from uar.datasets.demo.findings import FINDINGS, KINDS, Finding, regions_of
@@ -94,13 +94,11 @@ def test_annotation_lists_every_film_once(root: Path) -> None:
 
 
 def test_read_gives_views_and_the_boxes_of_the_views_asked_for(tmp_path: Path) -> None:
-    params = DatasetParams(
-        name="demo",
-        root=tmp_path / "demo",
-        on_bad_image="error",
-        missing_view="error",
+    params = dataset_params(
+        "demo",
+        tmp_path / "demo",
         images_per_study=1,
-        demo=DemoParams(studies=20, film_size=FILM_SIZE, seed=SEED),
+        demo={"studies": 20, "film_size": FILM_SIZE, "seed": SEED},
     )
     frontal = demo.read(params)
     both = demo.read(params.model_copy(update={"images_per_study": 2}))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import dataset_params
 
-from uar.config import DatasetParams, DemoParams
 from uar.datasets import read_dataset
 from uar.errors import UserError
 from uar.text import BOS, EOS, PAD, UNK, Vocabulary, clean_iu_xray, clean_mimic_cxr, has_words
@@ -147,14 +147,7 @@ def test_missing_vocabulary_is_named(tmp_path: Path) -> None:
 
 
 def test_iu_xray_vocabulary_counts(iu_xray: Path) -> None:
-    params = DatasetParams(
-        name="iu_xray",
-        root=iu_xray,
-        on_bad_image="error",
-        missing_view="error",
-        images_per_study=2,
-        demo=DemoParams(studies=20, film_size=64, seed=0),
-    )
+    params = dataset_params("iu_xray", iu_xray)
     training = [
         clean_iu_xray(study.report)
         for study in read_dataset(params).studies

@@ -37,7 +37,11 @@ class DatasetParams(Section):
     """Which raw layout is read, and from where."""
 
     name: str
+    layout: str
     root: Path
+    split: Literal["r2gen", "random"]
+    split_seed: int = Field(ge=0)
+    section: Literal["findings", "impression", "findings+impression"]
     on_bad_image: Literal["error", "skip"]
     missing_view: Literal["error", "repeat", "mask"]
     images_per_study: int = Field(ge=1, le=2)

@@ -35,9 +35,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError if the file is absent or malformed."""
+    existing(path)
     try:
-        return json.loads(existing(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # also numbers and nestings without end
         raise UserError(f"{path} is not valid JSON: {error}. Restore it.") from None
 
 

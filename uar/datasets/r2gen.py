@@ -1,7 +1,8 @@
 """The R2Gen packaging: `annotation.json` beside `images/` (https://github.com/zhjohnchan/R2Gen).
 
 IU X-Ray: 2,955 studies with two films each, split 2069 / 296 / 590 (train / val / test); a report
-is the FINDINGS section. Images are not named by view: the first is usually the frontal film.
+is the FINDINGS section. Images are not named by view, so the views of these studies come from the
+list in `iu_xray`; those of others are unknown.
 MIMIC-CXR: the same file format, one film a record. Cite Demner-Fushman et al. (JAMIA 2016) for IU
 X-Ray and Johnson et al. (2019) for MIMIC-CXR.
 """
@@ -12,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from uar.config import DatasetParams
-from uar.datasets.study import SPLITS, Dataset, Study, refuse
+from uar.datasets import iu_xray
+from uar.datasets.study import SPLITS, Dataset, Layout, Study, View, image_fault, is_text, refuse
 from uar.errors import UserError
 from uar.files import read_json
 
@@ -21,23 +23,11 @@ def read(params: DatasetParams) -> Dataset:
     """Read `annotation.json` under `params.root`.
 
     Raises:
-        UserError: the root or the file is missing; a split is missing; a record lacks a key, has an
+        UserError: the file is missing or no JSON; a split is missing; a record lacks a key, has an
             empty report, a repeated id, too few images or a path that leaves the folder. All
             faulty records are named at once.
     """
-    root = params.root
-    if not root.is_dir():
-        raise UserError(
-            f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
-            f"`python -m pipeline use {params.name} --root FOLDER`."
-        )
-    path = root / "annotation.json"
-    if not path.is_file():
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder"
-        raise UserError(
-            f"{path} is missing; {root} holds {found}. Expected the R2Gen packaging: "
-            "annotation.json and images/."
-        )
+    path = params.root / "annotation.json"
     annotation = read_json(path)
     if not isinstance(annotation, dict):
         raise UserError(f"{path}: found a {type(annotation).__name__}, expected the keys {SPLITS}.")
@@ -53,19 +43,26 @@ def read(params: DatasetParams) -> Dataset:
     seen: set[str] = set()
     for split in SPLITS:
         for row, record in enumerate(annotation[split]):
-            fault = _fault(record, split, params.images_per_study, seen)
+            fault = _fault(record, split, params, seen)
             if fault:
                 faults.append(f"{split}[{row}]: {fault}")
                 continue
             seen.add(record["id"])
             paths = tuple(record["image_path"][: params.images_per_study])
-            views = ("unknown",) * len(paths)
+            views = tuple(_view(record["id"], path) for path in paths)
             studies.append(Study(record["id"], split, record["report"], paths, views))
     refuse(faults, path, "Correct or remove these records.")
-    return Dataset(studies, root / "images")
+    return Dataset(studies, params.root / "images")
 
 
-def _fault(record: Any, split: str, images: int, seen: set[str]) -> str | None:
+def _view(study_id: str, path: str) -> View:
+    """The packaging names films 0 and 1; of IU X-Ray's the view is known."""
+    known = iu_xray.r2gen_studies().get(study_id)
+    position = {"0": 0, "1": 1}.get(PurePosixPath(path).stem)
+    return "unknown" if known is None or position is None else known.views[position]
+
+
+def _fault(record: Any, split: str, params: DatasetParams, seen: set[str]) -> str | None:
     if not isinstance(record, dict):
         return f"found a {type(record).__name__}, expected a record"
     lacking = [key for key in ("id", "report", "image_path", "split") if key not in record]
@@ -76,14 +73,15 @@ def _fault(record: Any, split: str, images: int, seen: set[str]) -> str | None:
         return f"id {study_id!r} is repeated or not text"
     if record["split"] != split:
         return f"id {study_id!r} says split {record['split']!r}"
-    if not isinstance(record["report"], str) or not record["report"].strip():
+    report, paths = record["report"], record["image_path"]
+    if not isinstance(report, str) or not report.strip():
         return f"id {study_id!r} has an empty report"
-    paths = record["image_path"]
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return f"id {study_id!r}: image_path is not a list of paths"
-    if len(paths) < images:
-        return f"id {study_id!r} has {len(paths)} images, dataset.images_per_study is {images}"
-    for path in map(PurePosixPath, paths):
-        if path.is_absolute() or ".." in path.parts:
-            return f"id {study_id!r}: image path {str(path)!r} leaves the images folder"
-    return None
+    if not all(map(is_text, (study_id, report, *paths))):
+        return f"id {study_id!r} holds half a character (an unpaired surrogate)"
+    fault = image_fault(paths, params)
+    return f"id {study_id!r} {fault}" if fault else None
+
+
+LAYOUT = Layout(read, "the R2Gen packaging: annotation.json and images/", marker="annotation.json")

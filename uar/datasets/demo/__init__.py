@@ -25,6 +25,6 @@ own number only, so a larger data set begins with the smaller one.
 """
 
 from uar.datasets.demo.findings import FINDINGS
-from uar.datasets.demo.generate import generate, read
+from uar.datasets.demo.generate import LAYOUT, generate, read
 
-__all__ = ["FINDINGS", "generate", "read"]
+__all__ = ["FINDINGS", "LAYOUT", "generate", "read"]

@@ -20,7 +20,7 @@ from uar.datasets import r2gen
 from uar.datasets.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
 from uar.datasets.demo.findings import Finding, sample_findings
 from uar.datasets.demo.wording import write_report
-from uar.datasets.study import BOX_COLUMNS, SPLITS, Dataset, Split
+from uar.datasets.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
 from uar.errors import UserError
 from uar.files import read_table, write_json, write_table
 
@@ -172,3 +172,6 @@ def read(params: DatasetParams) -> Dataset:
         dataset.images,
         boxes[boxes["view"] < params.images_per_study].reset_index(drop=True),
     )
+
+
+LAYOUT = Layout(read, "nothing or an earlier demo", marker=None)

@@ -1,0 +1,126 @@
+"""A tree as PhysioNet lays out MIMIC-CXR, of invented reports and drawn films.
+
+    python -m tests.physionet data/raw/mimic_cxr --studies 2000 --films mix
+
+Nothing in it is of a patient. Films and wording are the demo's; what is added are the habits of
+the real reports (headers in several spellings, notes below the text, studies without the section,
+without a frontal film or without a report), so that every reason to leave a study out occurs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import textwrap
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+import typer
+from PIL import Image
+from tqdm import tqdm
+
+from uar.datasets.demo.films import draw_frontal, draw_lateral
+from uar.datasets.demo.generate import DemoStudy, sample_study, write_dicom
+
+SPLITS = {"train": "train", "val": "validate", "test": "test"}
+HEADERS = ("FINDINGS", "FINDINGS", "Findings", "FINDING", "PA AND LATERAL VIEWS OF THE CHEST")
+NOTES = (
+    "",
+    "",
+    "\n Findings were discussed with Dr. ___ by telephone at 3:15 p.m. on ___.\n",
+    "\n NOTIFICATION:  Dr. ___ was paged.\n",
+)
+
+
+def write_tree(
+    root: Path, studies: int, film_size: int = 96, films: str = "jpg", seed: int = 0
+) -> None:
+    """Write tables, reports and films of `studies` studies under `root`.
+
+    Args:
+        film_size: width of a film in pixels.
+        films: "jpg", "dcm" or "mix", every second film.
+        seed: of findings, films and wording.
+    """
+    records: list[dict[str, str]] = []
+    for index in tqdm(range(studies), desc="physionet tree", unit="study"):
+        study = sample_study(seed, index)
+        subject, number = str(10_000_000 + index // 2 * 1009), str(50_000_000 + index * 17)
+        folder = Path("files") / f"p{subject[:2]}" / f"p{subject}" / f"s{number}"
+        (root / folder).mkdir(parents=True)
+        if index % 40 != 23:
+            (root / folder).with_suffix(".txt").write_text(write_report(study, index))
+        for film, view in enumerate(_views(index)):
+            digest = hashlib.sha256(f"{seed}/{index}/{film}".encode()).hexdigest()
+            dicom_id = "-".join(digest[at : at + 8] for at in range(0, 40, 8))
+            _write_film(root / folder / dicom_id, study, view, film_size, films, len(records))
+            records.append(
+                {
+                    "dicom_id": dicom_id,
+                    "study_id": number,
+                    "subject_id": subject,
+                    "split": SPLITS[study.split],
+                    "ViewPosition": view,
+                    "path": f"{folder.as_posix()}/{dicom_id}.dcm",
+                }
+            )
+    table = pd.DataFrame(records)
+    reports = table.drop_duplicates("study_id").assign(
+        path=lambda frame: frame["path"].str.rpartition("/")[0] + ".txt"
+    )
+    for name, rows, columns in (
+        ("mimic-cxr-2.0.0-split", table, ["dicom_id", "study_id", "subject_id", "split"]),
+        ("mimic-cxr-2.0.0-metadata", table, ["dicom_id", "subject_id", "study_id", "ViewPosition"]),
+        ("cxr-record-list", table, ["subject_id", "study_id", "dicom_id", "path"]),
+        ("cxr-study-list", reports, ["subject_id", "study_id", "path"]),
+    ):
+        rows[columns].to_csv(root / f"{name}.csv.gz", index=False)
+
+
+def write_report(study: DemoStudy, index: int) -> str:
+    """The demo's report of a study, in the dress of a real one."""
+    lines = textwrap.fill(study.report, 76, initial_indent=" ", subsequent_indent=" ")
+    impression = "No acute process." if not study.findings else "As described."
+    opening = "                                 FINAL REPORT\n EXAMINATION:  Chest radiographs\n\n"
+    if index % 20 == 9:
+        return f"{opening} IMPRESSION:  {impression}\n"
+    if index % 50 == 14:
+        return f"{opening} FINDINGS AND IMPRESSION:\n{lines}\n"
+    header, note = HEADERS[index % len(HEADERS)], NOTES[index % len(NOTES)]
+    ending = note if "NOTIFICATION" in note else f"{note}\n IMPRESSION:  {impression}\n"
+    return f"{opening} COMPARISON:  ___.\n\n {header}:\n\n{lines}\n{ending}"
+
+
+def _views(index: int) -> list[Literal["PA", "AP", "LATERAL"]]:
+    if index % 25 == 7:
+        return ["LATERAL"]
+    return ["PA", "LATERAL"] if index % 2 else ["AP", "PA"] if index % 10 == 4 else ["PA"]
+
+
+def _write_film(
+    stem: Path, study: DemoStudy, view: str, film_size: int, films: str, number: int
+) -> None:
+    lateral = view == "LATERAL"
+    draw = draw_lateral if lateral else draw_frontal
+    pixels, _ = draw(study.findings, study.poses[lateral], film_size)
+    if films == "dcm" or (films == "mix" and number % 2):
+        write_dicom(stem.with_suffix(".dcm"), pixels, int(lateral), "MONOCHROME2", stem.name)
+    else:
+        film = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        film.save(stem.with_suffix(".jpg"), quality=95)
+
+
+def main(
+    root: Path,
+    studies: int = 2000,
+    film_size: Annotated[int, typer.Option(help="Pixels.")] = 96,
+    films: Annotated[str, typer.Option(help="jpg, dcm or mix.")] = "jpg",
+    seed: int = 0,
+) -> None:
+    """Write an invented MIMIC-CXR in PhysioNet's layout to the folder ROOT."""
+    write_tree(root, studies, film_size, films, seed)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,124 @@
+"""Sections of reports in the habits of MIMIC-CXR; every report here is invented."""
+
+from __future__ import annotations
+
+import pytest
+
+from uar.datasets.sections import compose, read_sections
+
+REPORT = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PORTABLE AP)
+
+ INDICATION:  ___-year-old with cough.  Findings: none of ours.
+
+ COMPARISON:  ___.
+
+ FINDINGS:
+
+ The heart is normal in size.
+ There is no effusion: none at all.
+
+ Lungs are clear.
+
+ IMPRESSION:
+
+ No acute process.
+"""
+
+
+def test_a_whole_report() -> None:
+    assert read_sections(REPORT) == {
+        "findings": "The heart is normal in size. There is no effusion: none at all. "
+        "Lungs are clear.",
+        "impression": "No acute process.",
+    }
+
+
+@pytest.mark.parametrize(
+    ("report", "findings"),
+    [
+        # Spellings of the header, in any case, with and without blanks.
+        ("FINDINGS: Clear.", "Clear."),
+        ("findings: Clear.", "Clear."),
+        ("Findings:Clear.", "Clear."),
+        ("   FINDINGS :  Clear.", "Clear."),
+        ("FINDING:\nClear.", "Clear."),
+        ("FINDINGS\n\nClear.", "Clear."),
+        ("FINDIGNS: Clear.", "Clear."),
+        ("CHEST FINDINGS: Clear.", "Clear."),
+        ("FINDINGS:\r\nClear.\r\n", "Clear."),
+        # A header is at the start of a line.
+        ("HISTORY: cough FINDINGS: Clear.", None),
+        ("These are the findings: Clear.", None),
+        # Other headers end the section; in mixed case only known ones do.
+        ("FINDINGS: Clear.\nIMPRESSION: Normal.", "Clear."),
+        ("FINDINGS: Clear.\nimpression: Normal.", "Clear."),
+        ("FINDINGS: Clear.\nNOTIFICATION: Told.", "Clear."),
+        ("FINDINGS: Clear.\nLINES AND TUBES: None.", "Clear."),
+        ("FINDINGS: Clear.\nHeart: normal.", "Clear. Heart: normal."),
+        ("FINDINGS: At 3:45 clear.\nT11: normal.", "At 3:45 clear. T11: normal."),
+        # The last one that says something counts.
+        ("FINDINGS: Old.\nADDENDUM: More.\nFINDINGS: New.", "New."),
+        ("FINDINGS: Old.\nIMPRESSION: x\nFINDINGS:", "Old."),
+        # A heading that names the films stands in for FINDINGS.
+        ("PA AND LATERAL VIEWS OF THE CHEST:\n Clear.", "Clear."),
+        ("CHEST, TWO VIEWS: Clear.", "Clear."),
+        ("PORTABLE CHEST:\nFirst.\nFINDINGS: Clear.", "Clear."),
+        ("COMPARISON: Chest radiographs.\nTECHNIQUE: PA view.", None),
+        ("CHEST RADIOGRAPH TECHNIQUE: Two views.", None),
+        # Notes below the text go, however many; text that only mentions a call stays.
+        ("FINDINGS: Clear.\n\n Findings were discussed with Dr. ___.", "Clear."),
+        ("FINDINGS: Clear.\n\n Dr. ___ was paged.\n\n Dictated by ___.\n", "Clear."),
+        ("FINDINGS: Clear.\n ____________\n Results were relayed to ___.", "Clear."),
+        (
+            "FINDINGS: This was discussed with Dr. ___. Clear.",
+            "This was discussed with Dr. ___. Clear.",
+        ),
+        ("FINDINGS: Clear.\n\n Dr. ___ was paged.\n\n Bones.", "Clear. Dr. ___ was paged. Bones."),
+        # Headed, but empty.
+        ("FINDINGS:\n\nIMPRESSION: Normal.", ""),
+        # No header, no section: the last paragraph is not taken for one.
+        ("Chest film of today.\n\n The heart is normal.", None),
+        ("", None),
+        # A joint section is an impression.
+        ("FINDINGS AND IMPRESSION: Clear.", None),
+    ],
+)
+def test_findings(report: str, findings: str | None) -> None:
+    assert read_sections(report).get("findings") == findings
+
+
+@pytest.mark.parametrize(
+    ("report", "impression"),
+    [
+        ("IMPRESSION: Normal.", "Normal."),
+        ("Conclusion: Normal.", "Normal."),
+        ("IMPRESSON: Normal.", "Normal."),
+        ("FINDINGS/IMPRESSION: Clear.", "Clear."),
+        ("FINDINGS AND IMPRESSION: Clear.\nIMPRESSION: Normal.", "Normal."),
+        ("FINDINGS: Clear.", None),
+    ],
+)
+def test_impression(report: str, impression: str | None) -> None:
+    assert read_sections(report).get("impression") == impression
+
+
+@pytest.mark.parametrize(
+    ("report", "both"),
+    [
+        ("FINDINGS: Clear.\nIMPRESSION: Normal.", "Clear. Normal."),
+        ("FINDINGS AND IMPRESSION: Clear.", "Clear."),
+        ("FINDINGS: Clear.", None),
+        ("IMPRESSION: Normal.", None),
+        ("FINDINGS: Clear.\nIMPRESSION:", ""),
+    ],
+)
+def test_both_sections_must_be_there(report: str, both: str | None) -> None:
+    assert compose(read_sections(report), "findings+impression") == both
+
+
+def test_one_section_is_taken_as_it_stands() -> None:
+    sections = {"findings": " As  typed. ", "impression": ""}
+    assert compose(sections, "findings") == " As  typed. "
+    assert compose(sections, "impression") == ""
+    assert compose({}, "impression") is None
