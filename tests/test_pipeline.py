@@ -24,7 +24,7 @@ from uar.aligner import DualGate
 from uar.checkpoint import Checkpoint
 from uar.config import known_keys
 from uar.errors import UserError
-from uar.files import read_json, read_table, write_json
+from uar.files import read_json, read_table, write_json, write_table
 from uar.metrics import METRICS, read_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -230,6 +230,29 @@ def test_a_stage_run_again_gives_the_same_bits(
         assert expected.validation == actual.validation
         for name, weight in expected.weights.items():
             assert torch.equal(weight, actual.weights[name]), (path, name)
+
+
+def test_masked_views_have_no_part_in_training_or_reports(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Every study lacks its second view: whatever tokens stand there, the result is the same."""
+    project({"dataset.missing_view": "mask"})
+    reports = read_table(paths.REPORTS)
+    write_table(paths.REPORTS, reports.assign(views=[["frontal"]] * len(reports)))
+    tokens = np.load(paths.TOKENS)
+    results = []
+    for offset in (0, 1):
+        changed = tokens.copy()
+        changed[1::2] = (tokens[1::2] + offset) % 512
+        np.save(paths.TOKENS, changed)
+        for stage in TRAINING:
+            run(stage)
+        results.append((Checkpoint.load(paths.STAGE_TWO), read_predictions(paths.PREDICTIONS)))
+    (one, reports_one), (other, reports_other) = results
+    assert [p.generated for p in reports_one] == [p.generated for p in reports_other]
+    assert one.validation == pytest.approx(other.validation)
+    used = [name for name in one.weights if "unifier.visual" not in name]
+    torch.testing.assert_close(*({n: c.weights[n] for n in used} for c in (one, other)))
 
 
 @pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
