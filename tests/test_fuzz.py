@@ -86,9 +86,8 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
-IMAGE_PATHS = st.sampled_from(
-    ["a/0.png", "a/1.png", "../b", "/etc/x", "C:\\x", "a\\..\\..\\b", "\0", ""]
-)
+FILMS = ["a/0.png", "a/1.png", "b.dcm"]
+IMAGE_PATHS = st.sampled_from([*FILMS, "../b", "/etc/x", "C:\\x", "a\\..\\..\\b", "\0", ""])
 RECORDS = st.fixed_dictionaries(
     {},
     optional={
@@ -100,29 +99,32 @@ RECORDS = st.fixed_dictionaries(
 )
 
 
-def whole_record(split: str) -> st.SearchStrategy[dict[str, Any]]:
+def whole_record(split: str, paths: st.SearchStrategy[str]) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {
             "id": st.text(min_size=1, max_size=3),
             "report": st.text(min_size=1, max_size=20),
-            "image_path": st.lists(IMAGE_PATHS, min_size=1, max_size=3),
+            "image_path": st.lists(paths, min_size=1, max_size=3),
             "split": st.just(split),
         }
     )
 
 
-ANNOTATIONS = (
-    JSON
-    | st.fixed_dictionaries(
+ANNOTATIONS = st.one_of(
+    JSON,
+    st.fixed_dictionaries(
         {},
         optional={
-            split: st.lists(whole_record(split) | RECORDS | JSON, max_size=3) | JSON
+            split: st.lists(whole_record(split, IMAGE_PATHS) | RECORDS | JSON, max_size=3) | JSON
             for split in SPLITS
         },
-    )
-    | st.fixed_dictionaries(
-        {split: st.lists(whole_record(split), min_size=1, max_size=2) for split in SPLITS}
-    )
+    ),
+    st.fixed_dictionaries(  # mostly whole
+        {
+            split: st.lists(whole_record(split, st.sampled_from(FILMS)), min_size=1, max_size=2)
+            for split in SPLITS
+        }
+    ),
 )
 
 
