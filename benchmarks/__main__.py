@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from datetime import date
@@ -33,17 +32,21 @@ def run(module: str) -> str:
     return "".join(rows)
 
 
+def with_table(text: str, kind: str, table: str) -> str:
+    """`text` with `table` between the marks of a kind of device."""
+    begin, end = f"<!-- {kind}: begin -->", f"<!-- {kind}: end -->"
+    if begin not in text or end not in text:
+        raise SystemExit(f"{README} has no place for this table: add {begin} and {end}\n\n{table}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
     """Run all, then replace the table of this kind of device."""
     device = resolve_device("auto")
     rows = "".join(run(module) for module in MODULES)
-    table = f"`make bench`, {date.today()}, {machine(device)}\n\n{HEAD}{rows}"
-    begin, end = f"<!-- {device.type}: begin -->", f"<!-- {device.type}: end -->"
-    text, found = re.subn(
-        f"{begin}.*?{end}", lambda _: f"{begin}\n{table}{end}", README.read_text(), flags=re.S
-    )
-    if not found:
-        raise SystemExit(f"{README} has no place for this table: add\n{begin}\n{end}\n\n{table}")
+    table = f"`make bench`, {date.today()}, {machine(device)}:\n\n{HEAD}{rows}"
+    text = with_table(README.read_text(), device.type, table)
     with whole_file(README) as temporary:
         temporary.write_text(text)
     print(f"{README} has the new table")

@@ -80,7 +80,7 @@ class CrossModalRepresentationAligner(nn.Module):
     def forward(self, e: Tensor) -> Tensor:
         """Embeddings E `(*, d)` to discriminative features F `(*, d)`."""
         keys_and_values = self.attention.keys_and_values(self.adjusted_basis().unsqueeze(0))
-        f = self.attention(e.view(1, -1, e.shape[-1]), keys_and_values).view_as(e)
+        f = self.attention(e.flatten(0, -2).unsqueeze(0), keys_and_values).view_as(e)
         if self.gate is not None:
             return self.gate(e, f)
         return e + f if self.fusion == "addition" else f
