@@ -16,7 +16,6 @@ from two_processes import tokenize, train
 
 from uar.distributed import launch, started_processes
 
-
 ELASTIC = {"TORCHELASTIC_RUN_ID": "7", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "12"}
 SLURM = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
 
