@@ -9,6 +9,7 @@ follow from the shapes. The rates are measured on the device at hand, or given:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -28,26 +29,30 @@ FILMS = 473_057  # of MIMIC-CXR, as the paper counts them
 STUDIES = 270_000  # for training, likewise
 
 
-def view_flops(params: Params, device: torch.device) -> tuple[float, float]:
-    """FLOPs of one view through the dVAE's encoder, and the FLOP/s reached."""
+def counted(work: Callable[[], object]) -> int:
+    """FLOPs of matrix products and convolutions, attention's included."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def encoding(params: Params, device: torch.device) -> tuple[float, Callable[[], float]]:
+    """FLOPs of one view through the dVAE's encoder; measures the FLOP/s of a batch of them."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden).to(device).eval()
     pixels = torch.rand(1, params.image.crop, params.image.crop, device=device)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.tokenize(pixels)
-    flops = counter.get_total_flops()
-    batch = pixels.expand(64 if device.type == "cuda" else 2, -1, -1)
 
     @torch.inference_mode()
-    def encode() -> None:
+    def encode(views: int) -> None:
         with autocast(device, "auto"):
-            model.tokenize(batch)
+            model.tokenize(pixels.expand(views, -1, -1))
 
-    encode()
-    return flops, len(batch) * flops / min(seconds(encode) for _ in range(3))
+    flops = counted(lambda: encode(1))
+    views = 64 if device.type == "cuda" else 2
+    return flops, lambda: views * flops / least_seconds(lambda: encode(views))
 
 
-def study_flops(params: Params, device: torch.device) -> tuple[float, float]:
-    """FLOPs of a study's part in a training step, and the FLOP/s reached."""
+def training(params: Params, device: torch.device) -> tuple[float, Callable[[], float]]:
+    """FLOPs of a study's part in a training step; measures the FLOP/s of steps."""
     model = make_model(params, device)
     objective = Objective.of_stage(params.train, with_mask=True)
 
@@ -56,18 +61,15 @@ def study_flops(params: Params, device: torch.device) -> tuple[float, float]:
             loss, _ = objective(model, make_batch(params, studies, device))
         loss.backward()
 
-    def count(studies: int) -> int:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            step(studies)
-        return counter.get_total_flops()
-
-    batch = params.train.batch_size
-    few, more = count(2), count(4)
+    few, more, batch = counted(lambda: step(2)), counted(lambda: step(4)), params.train.batch_size
     whole = few + (more - few) / 2 * (batch - 2)  # what a step does once is not counted twice
-    timed = batch if device.type == "cuda" else 4
-    flops = whole if device.type == "cuda" else more
-    step(timed)
-    return whole / batch, flops / min(seconds(lambda: step(timed)) for _ in range(3))
+    studies, flops = (batch, whole) if device.type == "cuda" else (4, more)
+    return whole / batch, lambda: flops / least_seconds(lambda: step(studies))
+
+
+def least_seconds(work: Callable[[], object]) -> float:
+    """Of three, after one to warm up."""
+    return min([seconds(work) for _ in range(4)][1:])
 
 
 def main(
@@ -79,13 +81,15 @@ def main(
 ) -> None:
     """Print FLOPs, bytes and hours of each stage."""
     device, params = resolve_device("auto"), iu_xray_params("mimic_cxr")
-    per_view, encoding = view_flops(params, device)
-    per_study, training = study_flops(params, device)
+    per_view, measure_encoding = encoding(params, device)
+    per_study, measure_training = training(params, device)
     if tflops is not None:
-        encoding = training = tflops * 1e12
-        print(f"{devices} device(s) of {tflops:g} TFLOP/s sustained, as given")
+        encoding_rate = training_rate = tflops * 1e12
+        print(f"{devices} x {tflops:g} TFLOP/s sustained, as given\n")
     else:
-        print(f"{devices} x {machine(device)}, measured")
+        encoding_rate, training_rate = measure_encoding(), measure_training()
+        print(f"{devices} x {machine(device)}, measured:")
+        print(f"{encoding_rate:.3g} FLOP/s encoding, {training_rate:.3g} FLOP/s training\n")
     rate = devices * (efficiency if devices > 1 else 1.0)
     size, crop, crops = params.image.size, params.image.crop, params.tokenize.crops
     parameters = sum(p.numel() for p in make_model(params, torch.device("cpu")).parameters())
@@ -97,13 +101,13 @@ def main(
         print(f"| {what} | {count:,.0f} | {each:.3g} | {count * each:.3g} | {hours:,.2f} |")
 
     views = Views("crops", crops, crop, size, 0).encoded
-    line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding)
+    line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding_rate)
     larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image
     every = params.image.token_windows
-    line(f"tokenize, `grid`, K to {every}: views", FILMS * (1 + larger), per_view, encoding)
+    line(f"tokenize, `grid`, K to {every}: views", FILMS * (1 + larger), per_view, encoding_rate)
     for name, stage in (("one", params.train.stage_one), ("two", params.train.stage_two)):
         label = f"train stage {name}, {stage.epochs} epochs: studies"
-        line(label, STUDIES * stage.epochs, per_study, training)
+        line(label, STUDIES * stage.epochs, per_study, training_rate)
 
     print("\n| file | shape | GB |\n|---|---|---|")
     for name, shape, item in (

@@ -74,6 +74,7 @@ def preset(name: str) -> dict[str, Any]:
         ("image.crop", 60, "image.crop: found 60. Input should be a multiple of 8."),
         ("image.crop", 72, "image: crop 72 is larger than size 64."),
         ("dvae.train.crop", 128, "dvae.train.crop 128 exceeds image.size 64."),
+        ("train.accumulate", 9, "train: accumulate 9 leaves less than two of batch_size 16"),
         ("dvae.codebook_size", 65537, "dvae.codebook_size: found 65537. Input should be less than"),
         ("dvae.source", "openai", "dvae: source openai needs encoder and decoder"),
     ],
@@ -90,6 +91,29 @@ def test_faulty_value_is_named(
     assert lines[0] == "params.yaml:"
     assert len(lines) == 2
     assert lines[1].startswith(f"  {found}")
+
+
+@pytest.mark.parametrize(
+    ("size", "crops", "found"),
+    [
+        (64, 4, None),
+        (64, 5, "tokenize.crops 5 exceeds the 4 windows that tokenize.views grid has"),
+        (60, 1, "tokenize.views grid needs an image.size, now 60, that is a multiple of 8"),
+        (128, 9, None),
+        (128, 10, "tokenize.crops 10 exceeds the 9 windows"),
+    ],
+)
+def test_a_grid_has_so_many_windows(
+    raw_params: dict[str, Any], size: int, crops: int, found: str | None
+) -> None:
+    changes = {"image.size": size, "image.crop": 112 if size == 128 else 56}
+    for key, value in {**changes, "tokenize.views": "grid", "tokenize.crops": crops}.items():
+        override(raw_params, key, value)
+    if found is None:
+        assert parse_params(raw_params, "params.yaml").tokenize.crops == crops
+        return
+    with pytest.raises(UserError, match=found):
+        parse_params(raw_params, "params.yaml")
 
 
 def test_faults_are_listed_together(raw_params: dict[str, Any]) -> None:

@@ -14,7 +14,30 @@ import torch
 from conftest import ROOT
 from two_processes import tokenize, train
 
-from uar.distributed import launch
+from uar.distributed import launch, started_processes
+
+ELASTIC = {"TORCHELASTIC_RUN_ID": "7", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "12"}
+SLURM = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, (1, 1)),
+        (ELASTIC, (4, 3)),
+        (SLURM, (8, 2)),
+        ({**SLURM, "SLURM_JOB_NAME": "interactive"}, (1, 1)),
+        ({**SLURM, **ELASTIC}, (4, 3)),
+    ],
+)
+def test_the_processes_are_those_that_were_started(
+    environment: dict[str, str], expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {**ELASTIC, **SLURM}:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert started_processes() == expected
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from uar.batches import Batch, Share, Studies, TokenSource
 from uar.checkpoint import Checkpoint
@@ -197,6 +199,15 @@ def test_the_seed_decides_every_bit(tiny_params: Params, train: Callable[..., An
     assert_same_bits(first, second)
     assert first_log == second_log
     assert differ(first, third)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_algorithms_are_as_asked(
+    tiny_params: Params, train: Callable[..., Any], wanted: bool
+) -> None:
+    settings = tiny_params.train.model_copy(update={"deterministic": wanted})
+    train(make_model(tiny_params), settings=settings, scores=Scripted(0.1, 0.2, 0.3))
+    assert torch.are_deterministic_algorithms_enabled() == wanted
 
 
 # ---- selection and start
@@ -434,6 +445,30 @@ def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[...
     crops = torch.from_numpy(tokens[:, 1].astype(np.int64)).view(len(REPORTS), 2, PER_IMAGE)
     written = [VOCABULARY.decode(g.ids) for g in generate(model, crops, beam_size=1)]
     assert written == REPORTS
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_model_trains_the_same_and_is_compiled_once(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    """Eight studies by threes: the smaller last batch of an epoch has the same shape too."""
+    models, graphs = [], []
+    for compiled in (False, True):
+        settings = tiny_params.train.model_copy(update={"batch_size": 3, "compile": compiled})
+        model = make_model(tiny_params, dropout=0.0, encoder_layers=1, decoder_layers=1)
+        scores = Scripted(0.1, 0.2, 0.3)
+
+        def counting(model: UAR, objective: Objective, scores: Scripted = scores) -> Any:
+            graphs.append(counters["stats"]["unique_graphs"])
+            return scores(model, objective)
+
+        train(model, settings=settings, scratch=str(compiled), scores=counting)
+        models.append(model.state_dict())
+    start, first, *later = graphs[2:]
+    assert first > start
+    assert later == [first, first]
+    for name, expected in models[0].items():
+        torch.testing.assert_close(models[1][name], expected, atol=1e-4, rtol=1e-3, msg=name)
 
 
 def test_the_full_params_hold_the_papers_stages(raw_params: dict[str, Any]) -> None:

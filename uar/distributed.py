@@ -33,7 +33,7 @@ def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import ModelParallelStrategy, Strategy
 
-    local, machines = _processes()
+    local, machines = started_processes()
     chosen: str | Strategy = "auto"
     if local * machines > 1:
         chosen = "ddp"
@@ -51,7 +51,7 @@ def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
     return fabric
 
 
-def _processes() -> tuple[int, int]:
+def started_processes() -> tuple[int, int]:
     """How many processes were started on each machine, and on how many machines."""
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 

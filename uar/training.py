@@ -234,8 +234,8 @@ def train_stage(
             on_epoch(epoch, values)
 
     for epoch in range(len(past) + 1, stage.epochs + 1):
-        torch.manual_seed(_draw_seed(seed, epoch, fabric.global_rank))
-        order = torch.Generator().manual_seed(_draw_seed(seed, epoch))
+        torch.manual_seed(_draw_seed(seed, epoch, 1 + fabric.global_rank))  # dropout
+        order = torch.Generator().manual_seed(_draw_seed(seed, epoch, 0))  # the same on every rank
         means = train_epoch(
             fabric, step, optimizer, schedule, studies, params, order, f"epoch {epoch}", stage
         )
@@ -317,9 +317,10 @@ def train_epoch(
     return means
 
 
-def _draw_seed(*parts: int) -> int:
-    """A seed of its own for every epoch, and for every rank."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+def _draw_seed(seed: int, epoch: int, stream: int) -> int:
+    """A seed of its own for each stream of each epoch."""
+    sequence = np.random.SeedSequence((seed, epoch, stream))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
