@@ -93,7 +93,7 @@ class Validation:
                 reports = generate(model, batch.visual, beam_size=1)
                 texts += [self.vocabulary.decode(report.ids) for report in reports]
         references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
-        scores = score(references, texts, meteor=False)
+        scores = score(references, texts)
         return {
             "loss": loss / len(self.studies),
             **{name: float(value) for name, value in scores.items() if value is not None},
