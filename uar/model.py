@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from uar.aligner import CrossModalRepresentationAligner
 from uar.config import ModelParams
 from uar.text import BOS, EOS, PAD
-from uar.transformer import Cache, Decoder, Encoder, seen_bias
+from uar.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
 from uar.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
 
@@ -84,13 +84,12 @@ class UAR(nn.Module):
         """
         inputs = report[:, :-1]
         image, text = self.features(visual, inputs)  # Eq. 1, 2
-        seen = None if present is None else seen_bias(present, image)
+        seen = seen_bias(present, image)
         states, masks = self.decoder(text, self.encoder(image, seen), seen)  # Eq. 3
         words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
-        tokens = torch.ones_like(image[..., 0]) if seen is None else seen[:, 0, 0] == 0
         return Output(
             logits=self.head(states),  # Eq. 4
-            image_global=masked_mean(image, tokens),
+            image_global=global_image_feature(image, present),
             report_global=masked_mean(text, words),
             masks=masks,
         )
@@ -125,15 +124,18 @@ class UAR(nn.Module):
             words=self._align(self.text_table.all()),
         )
 
+    def image_features(self, visual: Tensor, tables: Tables) -> Tensor:
+        """F^(I) `(B, L, d)` of tokens or pixels, tokens by their table."""
+        if tables.image is not None:
+            return F.embedding(visual.flatten(1), tables.image)
+        return self._align(self.resnet(visual))
+
     def start(
         self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None
     ) -> Cache:
         """Encode B studies and open the decoder's cache for `beams` beams each."""
-        if tables.image is not None:
-            image = F.embedding(visual.flatten(1), tables.image)
-        else:
-            image = self._align(self.resnet(visual))
-        seen = None if present is None else seen_bias(present, image)
+        image = self.image_features(visual, tables)
+        seen = seen_bias(present, image)
         return self.decoder.start(self.encoder(image, seen), beams, seen)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
@@ -157,6 +159,13 @@ def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
     if table.num_embeddings <= ids.numel():
         return table.all(), ids
     return table(ids.flatten()), torch.arange(ids.numel(), device=ids.device).view_as(ids)
+
+
+def global_image_feature(image: Tensor, present: Tensor | None) -> Tensor:
+    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of views that are there."""
+    if present is None:
+        return image.mean(dim=1)
+    return masked_mean(image, tokens_of(present, image))
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:

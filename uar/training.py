@@ -135,7 +135,7 @@ class Validation:
     def _score(self, batches: list[tuple[float, list[str]]]) -> dict[str, float]:
         texts = [text for _, written in batches for text in written]
         references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
-        scores = score(references, texts, meteor=False)
+        scores = score(references, texts)
         return {
             "loss": sum(loss for loss, _ in batches) / len(self.studies),
             **{name: float(value) for name, value in scores.items() if value is not None},

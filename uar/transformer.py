@@ -78,16 +78,22 @@ class Encoder(nn.Module):
         return self.norm(x)
 
 
-def seen_bias(present: Tensor, visual: Tensor) -> Tensor:
-    """Attention bias `(B, 1, 1, L)`: 0 on tokens of views that a study has, -inf on the others.
+def tokens_of(present: Tensor, visual: Tensor) -> Tensor:
+    """Which of a study's tokens are of views that it has, `(B, L)` bool.
 
     Args:
         present: `(B, V)` bool, at least one true for each study.
         visual: `(B, L, d)`, L / V tokens of each view.
     """
-    tokens = present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)  # (B, L)
-    bias = torch.zeros_like(tokens, dtype=visual.dtype).masked_fill(~tokens, -torch.inf)
-    return bias[:, None, None]
+    return present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)
+
+
+def seen_bias(present: Tensor | None, visual: Tensor) -> Tensor | None:
+    """Attention bias `(B, 1, 1, L)`: 0 on `tokens_of` views, -inf on others; None: all are seen."""
+    if present is None:
+        return None
+    hidden = ~tokens_of(present, visual)
+    return visual.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[:, None, None]
 
 
 @dataclass

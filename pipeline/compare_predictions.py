@@ -1,0 +1,54 @@
+"""Two systems' reports of the same studies against each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline import paths
+from pipeline.tables import new_table, number
+from uar.bootstrap import compare
+from uar.config import load_params
+from uar.evaluation import score_systems
+from uar.predictions import read_predictions, refuse_other_studies
+
+
+def compare_predictions(
+    a: Annotated[Path, typer.Argument(help="predictions.jsonl of one system.")],
+    b: Annotated[Path, typer.Argument(help="predictions.jsonl of the other.")],
+) -> None:
+    """Paired test of two prediction files: difference, 95 % interval, p-value."""
+    params = load_params(paths.PARAMS)
+    systems = {"A": read_predictions(a), "B": read_predictions(b)}
+    refuse_other_studies(systems["A"], systems["B"], f"{a} and {b}")
+    scores = score_systems(systems, params.evaluate.uncertain)
+    table = new_table(f"A: {a}\nB: {b}", ["A", "B", "B - A", "95 % interval", "p"])
+    for group, metrics in scores["A"].headline().items():
+        table.add_row(f"[bold]{group}")
+        compared = compare(
+            metrics,
+            scores["B"].headline()[group],
+            resamples=params.evaluate.resamples,
+            seed=params.seed,
+        )
+        for name, result in compared.items():
+            if result is None:
+                table.add_row(f" {name}", *"-----")
+                continue
+            table.add_row(
+                f" {name}",
+                number(result.a),
+                number(result.b),
+                f"{result.b - result.a:+.3f}",
+                f"{result.low:+.3f} to {result.high:+.3f}",
+                number(result.p_value),
+            )
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{len(systems['A'])} studies, {params.evaluate.resamples} resamples (paired bootstrap) "
+        "and random exchanges (p-value)"
+    )

@@ -1,0 +1,79 @@
+"""What the commands print at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from uar.protocols import PROTOCOLS
+
+SYSTEMS = {  # keys of metrics.json
+    "constant report": "constant_report",
+    "nearest by tokens": "nearest_tokens",
+    "nearest by F(I)": "nearest_features",
+    "shuffled images": "shuffled_images",
+}
+
+
+def new_table(title: str, columns: list[str]) -> Table:
+    """An empty table whose first column names the rows."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash for a score that could not be had."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def print_evaluation(metrics: Mapping[str, Any]) -> None:
+    """The closing table of evaluate: this model with its intervals, baselines, control."""
+    console = Console()
+    columns = list(metrics["r2gen"])
+    table = new_table("test split", columns)
+    for protocol in PROTOCOLS:
+        table.add_row(f"[bold]{protocol} protocol")
+        table.add_row(" this model", *(number(metrics[protocol][name]) for name in columns))
+        intervals = metrics["intervals"][protocol]
+        table.add_row("  95 % interval", *(_interval(intervals[n]) for n in columns), style="dim")
+        for label, key in SYSTEMS.items():
+            values = metrics[key][protocol]
+            table.add_row(f" {label}", *(number(values[name]) for name in columns))
+    console.print(table)
+    if metrics["clinical"] is not None:
+        console.print(_clinical_table(metrics))
+    text = metrics["text"]
+    console.print(
+        f"{text['distinct_reports']} distinct reports, {text['words_used']} words used, "
+        f"{text['mean_length']:.1f} words a report (references: {text['reference_words']} words, "
+        f"{text['reference_mean_length']:.1f} a report)"
+    )
+
+
+def _clinical_table(metrics: Mapping[str, Any]) -> Table:
+    short = {"precision": "P", "recall": "R", "F1": "F1"}
+    keys = [(average, score) for average in ("micro", "macro") for score in short]
+    columns = [f"{average} {short[score]}" for average, score in keys]
+    table = new_table("clinical efficacy: micro and macro over 14 observations", columns)
+    systems = {"this model": metrics} | {label: metrics[key] for label, key in SYSTEMS.items()}
+    for label, system in systems.items():
+        table.add_row(f" {label}", *(number(system["clinical"][a][s]) for a, s in keys))
+        if label == "this model":
+            interval = _interval(metrics["intervals"]["clinical"]["micro F1"])
+            cells = (interval if key == ("micro", "F1") else "" for key in keys)
+            table.add_row("  95 % interval", *cells, style="dim")
+    return table
+
+
+def _interval(bounds: Mapping[str, float] | None) -> str:
+    """`.17-.20`; metrics.json has more digits."""
+    if bounds is None:
+        return "-"
+    return "-".join(f"{bounds[side]:.2f}".removeprefix("0") for side in ("low", "high"))
