@@ -569,11 +569,10 @@ def test_every_image_of_a_study_is_read(
         torch.testing.assert_close(other[1:], logits[1:], atol=1e-4, rtol=1e-4)
 
 
-def test_a_compiled_model_keeps_its_shapes(
-    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@torch._dynamo.config.patch(error_on_recompile=True)
+def test_a_compiled_model_keeps_its_shapes(make_model: MakeModel, make_visual: MakeVisual) -> None:
     """One graph for batches with other distinct ids, and the eager model's outputs."""
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    torch._dynamo.reset()
     model = make_model()
     compiled = torch.compile(model, backend="eager", fullgraph=True, dynamic=False)
     for seed, reports in enumerate((REPORTS, REPORTS.roll(1, 0).clamp_max(6))):

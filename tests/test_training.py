@@ -452,6 +452,7 @@ def test_a_compiled_model_trains_the_same_and_is_compiled_once(
     tiny_params: Params, train: Callable[..., Any]
 ) -> None:
     """Eight studies by threes: the smaller last batch of an epoch has the same shape too."""
+    torch._dynamo.reset()
     models, graphs = [], []
     for compiled in (False, True):
         settings = tiny_params.train.model_copy(update={"batch_size": 3, "compile": compiled})
