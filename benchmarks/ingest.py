@@ -128,7 +128,7 @@ def resident_peak() -> Iterator[list[float]]:
 
 
 def main(
-    films: Annotated[int, typer.Option(help="Films of each kind for the speed.")] = 120,
+    films: Annotated[int, typer.Option(help="Films of each kind for the speed.")] = 480,
     small_films: Annotated[int, typer.Option(help="Films of 1x for the memory.")] = 400,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one a core.")] = 0,
 ) -> None:

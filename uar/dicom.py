@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
-from pydicom.uid import UID
+from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit
 
 from uar.errors import UserError
 
@@ -58,6 +58,7 @@ _ELEMENTS = [
     "ExtendedOffsetTableLengths",
     "PixelData",
 ]
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
 _NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
 
 
@@ -117,6 +118,7 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     if not _has_decoder(syntax):
         raise UserError(f"transfer syntax {syntax.name or 'not given'}: no decoder is installed")
     try:
+        film.pixel_array_options(decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "")
         return film.pixel_array
     except Exception as error:  # the decoders raise of every kind
         raise UserError(

@@ -111,7 +111,7 @@ def pack_films(
             journal.done.clear()
             _create_array(array, (rows, size, size))
         packed = PackedFilms(array, ["unknown"] * len(slots), {})
-        with tqdm(total=len(slots), desc="ingest", unit="image", smoothing=0.05) as bar:
+        with tqdm(total=len(slots), desc="ingest", unit="image") as bar:
 
             def tasks() -> Iterator[_Task]:
                 offset = _offset(array)
@@ -120,7 +120,6 @@ def pack_films(
                     fingerprint = _fingerprint(root, part)
                     if fingerprint in journal.done:
                         packed.views[start : start + len(part)] = journal.done[fingerprint]
-                        bar.initial += len(part)  # keeps them out of the rate
                         bar.update(len(part))
                     else:
                         yield _Task(start, part, root, array, offset, size, fingerprint)
@@ -234,7 +233,7 @@ class _Journal:
 
 
 def _decode(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, _Result]]:
-    """Results as they come. Where a decoder crashes, the films in flight are tried one by one."""
+    """Results as they come. Where a decoder crashes, the tasks in flight are done apart."""
     while True:
         futures: dict[Future[_Result], _Task] = {}
         pool = _pool(workers)
@@ -255,7 +254,7 @@ def _decode(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, _Resu
         finally:
             pool.shutdown(cancel_futures=True)
         for task in crashed:
-            yield task, _pack_one_by_one(task)
+            yield task, _pack_apart(task)
 
 
 def _settle(futures: dict[Future[_Result], _Task]) -> Iterator[tuple[_Task, _Result]]:
@@ -264,22 +263,22 @@ def _settle(futures: dict[Future[_Result], _Task]) -> Iterator[tuple[_Task, _Res
         yield futures.pop(future), result
 
 
-def _pack_one_by_one(task: _Task) -> _Result:
-    """As `_pack`, each film in a process of its own, so that one crash is one fault."""
-    whole = _Result([], {})
-    for i, slot in enumerate(task.slots):
-        pool = _pool(workers=1)
-        try:
-            alone = pool.submit(_pack, replace(task, slots=[slot])).result()
-        except BrokenProcessPool:
-            why = "decoding it crashed or ran out of memory"
-            alone = _Result(["unknown"], {0: f"{task.root / slot.path}: {why}"})
-        finally:
-            pool.shutdown()
-        whole.views.extend(alone.views)
-        if alone.faults:
-            whole.faults[i] = alone.faults[0]
-    return whole
+def _pack_apart(task: _Task) -> _Result:
+    """As `_pack` in a process of its own; halved until a crash is the fault of one film."""
+    pool = _pool(workers=1)
+    try:
+        return pool.submit(_pack, task).result()
+    except BrokenProcessPool:
+        if len(task.slots) == 1:
+            path = task.root / task.slots[0].path
+            return _Result(["unknown"], {0: f"{path}: decoding it crashed or ran out of memory"})
+    finally:
+        pool.shutdown()
+    half = len(task.slots) // 2
+    first = _pack_apart(replace(task, slots=task.slots[:half]))
+    second = _pack_apart(replace(task, slots=task.slots[half:]))
+    faults = first.faults | {half + i: why for i, why in second.faults.items()}
+    return _Result(first.views + second.views, faults)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
