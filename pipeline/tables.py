@@ -21,7 +21,7 @@ SYSTEMS = {  # keys of metrics.json
 
 def new_table(title: str, columns: list[str]) -> Table:
     """An empty table whose first column names the rows."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)

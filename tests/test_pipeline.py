@@ -28,7 +28,7 @@ from uar.errors import UserError
 from uar.files import read_json, read_table, sha256, write_json
 from uar.java import METEOR_STATISTICS
 from uar.metrics import METRICS
-from uar.predictions import read_predictions
+from uar.predictions import read_predictions, write_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -189,6 +189,42 @@ def test_the_chains_models(chain: Path) -> None:
     assert torch.equal(one.weights["aligner.basis"], two.weights["aligner.basis"])
     basis = two.weights["aligner.basis"]
     torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_compare_predictions_of_a_model_and_its_control(
+    project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
+) -> None:
+    project({"evaluate.resamples": 20})
+    model, control = (chain / path for path in (paths.PREDICTIONS, paths.SHUFFLED_PREDICTIONS))
+    result = CliRunner().invoke(app, ["compare_predictions", str(control), str(model)])
+    assert result.exception is None
+    expected = read_json(chain / paths.METRICS)
+    for scores in (expected, expected["shuffled_images"]):
+        for name in ("BLEU-1", "ROUGE-L", "CIDEr"):
+            [row, *_] = [line for line in result.output.splitlines() if name in line]
+            assert f"{scores['r2gen'][name]:.3f}" in row
+    assert "micro F1" in result.output
+
+    write_predictions(Path("fewer.jsonl"), read_predictions(model)[1:])
+    with pytest.raises(UserError, match=r"fewer.jsonl: \d studies against \d; evaluate both"):
+        run("compare_predictions", str(model), "fewer.jsonl")
+
+
+def test_scores_without_the_clinical_extra(
+    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project({})
+    monkeypatch.setattr("uar.evaluation.INSTALLED", False)
+    monkeypatch.setattr("pipeline.evaluate.INSTALLED", False)
+    result = CliRunner().invoke(app, ["evaluate"])
+    assert result.exception is None
+    assert "no clinical scores: pip install" in result.output
+    metrics = read_json(paths.METRICS)
+    assert metrics["clinical"] is None
+    assert metrics["intervals"]["clinical"] == {"micro F1": None}
+    assert metrics["r2gen"]["CIDEr"] >= 0
+    assert "pip install" in read_json(paths.PROTOCOL)["clinical"]
+    assert pd.read_csv(paths.STUDY_SCORES)["generated_findings"].isna().all()
 
 
 def logged(stage: str) -> dict[str, Any]:
