@@ -9,9 +9,11 @@ import typer
 from rich.console import Console
 
 from pipeline import paths
+from pipeline.labellers import open_labellers
 from pipeline.tables import new_table, number
 from uar.bootstrap import compare
 from uar.config import load_params
+from uar.device import resolve_device
 from uar.evaluation import score_systems
 from uar.predictions import read_predictions, refuse_other_studies
 
@@ -24,7 +26,9 @@ def compare_predictions(
     params = load_params(paths.PARAMS)
     systems = {"A": read_predictions(a), "B": read_predictions(b)}
     refuse_other_studies(systems["A"], systems["B"], f"{a} and {b}")
-    scores = score_systems(systems, params.evaluate.uncertain)
+    device = resolve_device(params.device)
+    labellers, _ = open_labellers(params.evaluate.chexbert, device)
+    scores = score_systems(systems, labellers, params.evaluate.uncertain)
     table = new_table(f"A: {a}\nB: {b}", ["A", "B", "B - A", "95 % interval", "p"])
     for group, metrics in scores["A"].headline().items():
         table.add_row(f"[bold]{group}")

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.inputs import Inputs
+from pipeline.labellers import open_labellers
 from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
 from uar.batches import Studies
 from uar.checkpoint import Checkpoint
-from uar.clinical.labeller import HOW_TO_INSTALL, INSTALLED
 from uar.config import Params, load_params
 from uar.device import resolve_device
 from uar.evaluation import per_study_scores, score_systems
@@ -59,6 +59,7 @@ def evaluate() -> None:
     )
     by_tokens = nearest_by_tokens(studies, training)
     by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
+    labellers, absent = open_labellers(params.evaluate.chexbert, model.head.weight.device)
     scores = score_systems(
         {
             "model": predictions,
@@ -67,10 +68,12 @@ def evaluate() -> None:
             "nearest_features": saying(predictions, [train_reports[i] for i in by_features]),
             "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
         },
+        labellers,
         params.evaluate.uncertain,
     )
     model_scores, *_ = scores.values()
     metrics = {
+        **dict.fromkeys(absent),
         **model_scores.values(),
         "intervals": model_scores.intervals(resamples=params.evaluate.resamples, seed=params.seed),
         **{name: system.values() for name, system in scores.items() if name != "model"},
@@ -80,10 +83,10 @@ def evaluate() -> None:
     with whole_file(paths.STUDY_SCORES) as temporary:
         per_study_scores(predictions, model_scores).to_csv(temporary, index=False)
     write_json(paths.METRICS, metrics)
-    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant))
+    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     print_evaluation(metrics)
-    if not INSTALLED:
-        print(f"no clinical scores: {HOW_TO_INSTALL}")
+    for name, reason in absent.items():
+        print(f"{name}: {reason}")
 
 
 def references(studies: Studies, inputs: Inputs) -> list[str]:
@@ -121,9 +124,9 @@ def nearest_by_features(
     )
 
 
-def protocol(params: Params, checkpoint: Checkpoint, constant: str) -> dict:
+def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict[str, str]) -> dict:
     """What protocol.json says of how the numbers came about."""
-    packages = [name for name in PACKAGES if INSTALLED or name not in ("spacy", "negspacy")]
+    packages = [n for n in PACKAGES if "clinical" not in absent or n not in ("spacy", "negspacy")]
     return {
         "protocols": PROTOCOLS,
         "decode": params.decode.model_dump(),
@@ -146,9 +149,8 @@ def protocol(params: Params, checkpoint: Checkpoint, constant: str) -> dict:
             "labeller": "rule-based: CheXpert's observations by phrases, NegEx for context",
             "texts": "whole raw report against the words as decoded",
             "uncertain": params.evaluate.uncertain,
-        }
-        if INSTALLED
-        else f"not computed: {HOW_TO_INSTALL}",
+            "absent": absent,
+        },
         "intervals": {
             "method": "percentile bootstrap over studies, 95 %",
             "resamples": params.evaluate.resamples,

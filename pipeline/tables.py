@@ -18,10 +18,12 @@ SYSTEMS = {  # keys of metrics.json
     "shuffled images": "shuffled_images",
 }
 
+LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
+
 
 def new_table(title: str, columns: list[str]) -> Table:
     """An empty table whose first column names the rows."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("", no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
@@ -47,8 +49,9 @@ def print_evaluation(metrics: Mapping[str, Any]) -> None:
             values = metrics[key][protocol]
             table.add_row(f" {label}", *(number(values[name]) for name in columns))
     console.print(table)
-    if metrics["clinical"] is not None:
-        console.print(_clinical_table(metrics))
+    for labeller, name in LABELLERS.items():
+        if metrics[labeller] is not None:
+            console.print(_clinical_table(metrics, labeller, name))
     text = metrics["text"]
     console.print(
         f"{text['distinct_reports']} distinct reports, {text['words_used']} words used, "
@@ -57,16 +60,16 @@ def print_evaluation(metrics: Mapping[str, Any]) -> None:
     )
 
 
-def _clinical_table(metrics: Mapping[str, Any]) -> Table:
+def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Table:
     short = {"precision": "P", "recall": "R", "F1": "F1"}
     keys = [(average, score) for average in ("micro", "macro") for score in short]
     columns = [f"{average} {short[score]}" for average, score in keys]
-    table = new_table("clinical efficacy: micro and macro over 14 observations", columns)
+    table = new_table(f"clinical efficacy, 14 observations, {name}", columns)
     systems = {"this model": metrics} | {label: metrics[key] for label, key in SYSTEMS.items()}
     for label, system in systems.items():
-        table.add_row(f" {label}", *(number(system["clinical"][a][s]) for a, s in keys))
+        table.add_row(f" {label}", *(number(system[labeller][a][s]) for a, s in keys))
         if label == "this model":
-            interval = _interval(metrics["intervals"]["clinical"]["micro F1"])
+            interval = _interval(metrics["intervals"][labeller]["micro F1"])
             cells = (interval if key == ("micro", "F1") else "" for key in keys)
             table.add_row("  95 % interval", *cells, style="dim")
     return table

@@ -28,7 +28,7 @@ from uar.errors import UserError
 from uar.files import read_json, read_table, sha256, write_json, write_table
 from uar.java import METEOR_STATISTICS
 from uar.metrics import METRICS
-from uar.predictions import read_predictions
+from uar.predictions import read_predictions, write_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -106,7 +106,7 @@ def project(
 def numbers(value: Any) -> list[float]:
     if isinstance(value, dict):
         return [number for part in value.values() for number in numbers(part)]
-    return [value]
+    return [] if value is None else [value]
 
 
 # ---- end to end
@@ -189,6 +189,41 @@ def test_the_chains_models(chain: Path) -> None:
     assert torch.equal(one.weights["aligner.basis"], two.weights["aligner.basis"])
     basis = two.weights["aligner.basis"]
     torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-5, rtol=0)
+
+
+def test_compare_predictions_of_a_model_and_its_control(
+    project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
+) -> None:
+    project({"evaluate.resamples": 20})
+    model, control = (chain / path for path in (paths.PREDICTIONS, paths.SHUFFLED_PREDICTIONS))
+    result = CliRunner().invoke(app, ["compare_predictions", str(control), str(model)])
+    assert result.exception is None
+    expected = read_json(chain / paths.METRICS)
+    for scores in (expected, expected["shuffled_images"]):
+        for name in ("BLEU-1", "ROUGE-L", "CIDEr"):
+            [row, *_] = [line for line in result.output.splitlines() if name in line]
+            assert f"{scores['r2gen'][name]:.3f}" in row
+    assert "micro F1" in result.output
+
+    write_predictions(Path("fewer.jsonl"), read_predictions(model)[1:])
+    with pytest.raises(UserError, match=r"fewer.jsonl: \d studies against \d; evaluate both"):
+        run("compare_predictions", str(model), "fewer.jsonl")
+
+
+def test_scores_without_the_clinical_extra(
+    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project({})
+    monkeypatch.setattr("pipeline.labellers.INSTALLED", False)
+    result = CliRunner().invoke(app, ["evaluate"])
+    assert result.exception is None
+    assert "clinical: not computed: pip install" in result.output
+    metrics = read_json(paths.METRICS)
+    assert metrics["clinical"] is None
+    assert "clinical" not in metrics["intervals"]
+    assert metrics["r2gen"]["CIDEr"] >= 0
+    assert "pip install" in read_json(paths.PROTOCOL)["clinical"]["absent"]["clinical"]
+    assert "clinical_generated" not in pd.read_csv(paths.STUDY_SCORES)
 
 
 def logged(stage: str) -> dict[str, Any]:

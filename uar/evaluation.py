@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from uar.bootstrap import interval
-from uar.clinical.labeller import INSTALLED, Labeller
 from uar.clinical.labels import OBSERVATIONS, Label
 from uar.clinical.scores import Uncertain, clinical_metrics
 from uar.metrics import Metric
@@ -20,28 +19,36 @@ from uar.protocols import Scores, protocol_metrics
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
+class ReportLabeller(Protocol):
+    """Says which observations reports assert."""
+
+    def label(self, reports: Iterable[str]) -> np.ndarray:
+        """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
+
+
 @dataclass(frozen=True)
 class SystemScores:
     """One system's scores, each of which knows its studies.
 
     Attributes:
         text: `METRICS` by protocol; None where Java failed.
-        clinical: `clinical_metrics`; None without the `clinical` extra.
-        findings: labels `(N, 14)` of references and of generated reports; None likewise.
+        clinical: `clinical_metrics` by labeller.
+        findings: labels `(N, 14)` of references and of generated reports by labeller.
     """
 
     text: Scores
-    clinical: dict[str, dict[str, Metric]] | None
-    findings: tuple[np.ndarray, np.ndarray] | None
+    clinical: dict[str, dict[str, dict[str, Metric]]]
+    findings: dict[str, tuple[np.ndarray, np.ndarray]]
 
     def headline(self) -> dict[str, dict[str, Metric | None]]:
         """What intervals are given for and two systems are compared by."""
-        micro = None if self.clinical is None else self.clinical["micro"]["F1"]
-        return {**self.text, "clinical": {"micro F1": micro}}
+        micro = {name: {"micro F1": of["micro"]["F1"]} for name, of in self.clinical.items()}
+        return {**self.text, **micro}
 
     def values(self) -> dict[str, Any]:
-        """`{protocol: {metric: score}, "clinical": {average: {score: value}} or None}`."""
-        return {**_values(self.text), "clinical": self.clinical and _values(self.clinical)}
+        """`{protocol: {metric: score}, labeller: {average: {score: value}}}`."""
+        clinical = {name: _values(groups) for name, groups in self.clinical.items()}
+        return {**_values(self.text), **clinical}
 
     def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict | None]]:
         """95 % bootstrap intervals of `headline`."""
@@ -55,7 +62,9 @@ class SystemScores:
 
 
 def score_systems(
-    systems: Mapping[str, Sequence[Prediction]], uncertain: Uncertain
+    systems: Mapping[str, Sequence[Prediction]],
+    labellers: Mapping[str, ReportLabeller],
+    uncertain: Uncertain,
 ) -> dict[str, SystemScores]:
     """Score each system's predictions of the same studies.
 
@@ -64,21 +73,20 @@ def score_systems(
 
     Args:
         systems: name to predictions.
+        labellers: names of what to measure clinical efficacy by; may be empty.
         uncertain: see `clinical_metrics`.
 
     Raises:
         UserError: no predictions, or every reference of a system empty.
     """
     text = protocol_metrics(systems)
-    findings = _findings(systems) if INSTALLED else dict.fromkeys(systems)
-    return {
-        name: SystemScores(
-            text=text[name],
-            clinical=labels and clinical_metrics(*labels, uncertain),
-            findings=labels,
-        )
-        for name, labels in findings.items()
-    }
+    labels = {name: _findings(systems, labeller) for name, labeller in labellers.items()}
+    scores = {}
+    for system in systems:
+        findings = {name: by_system[system] for name, by_system in labels.items()}
+        clinical = {name: clinical_metrics(*f, uncertain) for name, f in findings.items()}
+        scores[system] = SystemScores(text[system], clinical, findings)
+    return scores
 
 
 def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) -> pd.DataFrame:
@@ -86,7 +94,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
 
     BLEU-4 and METEOR are those of the report as a corpus of its own, with pycocoevalcap's guards
     against zeros; CIDEr's document frequencies are those of all references. Findings are joined by
-    semicolons, an uncertain one followed by a question mark.
+    semicolons, an uncertain one followed by a question mark; each labeller has its own columns.
     """
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],
@@ -97,19 +105,20 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     for name in PER_STUDY:
         metric = scores.text["r2gen"][name]
         columns[name] = None if metric is None else metric.of_each()
-    for side, name in enumerate(("reference_findings", "generated_findings")):
-        columns[name] = scores.findings and [_named(row) for row in scores.findings[side]]
+    for name, (reference, generated) in scores.findings.items():
+        columns[f"{name}_reference"] = [_named(row) for row in reference]
+        columns[f"{name}_generated"] = [_named(row) for row in generated]
     return pd.DataFrame(columns)
 
 
 def _findings(
-    systems: Mapping[str, Sequence[Prediction]],
+    systems: Mapping[str, Sequence[Prediction]], labeller: ReportLabeller
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Labels of references and generated reports; each distinct text is labelled once."""
     distinct = {
         text: None for rows in systems.values() for p in rows for text in (p.report, p.generated)
     }
-    labels = dict(zip(distinct, Labeller().label(distinct), strict=True))
+    labels = dict(zip(distinct, labeller.label(distinct), strict=True))
     return {
         name: (
             np.stack([labels[p.report] for p in rows]),
