@@ -75,6 +75,28 @@ def test_images_per_study_takes_the_first(write: Write, tmp_path: Path) -> None:
     assert [study.views for study in dataset.studies][0] == ("unknown",)
 
 
+@pytest.mark.parametrize("choice", ["repeat", "mask"])
+def test_study_short_of_images_keeps_those_there(write: Write, tmp_path: Path, choice: str) -> None:
+    content = annotation()
+    content["train"][0]["image_path"] = ["a/0.png"]
+    write(content)
+    studies = read_dataset(params_of(tmp_path, missing_view=choice)).studies
+    assert [len(study.image_paths) for study in studies] == [1, 2, 2, 2, 2]
+    assert studies[0].views == ("unknown",)
+    content["train"][0]["image_path"] = []
+    write(content)
+    with pytest.raises(UserError, match="id 'a' has 0 images"):
+        read_dataset(params_of(tmp_path, missing_view=choice))
+
+
+def test_views_of_r2gens_studies_are_known_by_film(write: Write) -> None:
+    content = annotation()
+    paths = ["x/1.jpg", "x/0.jpg"]
+    content["train"].append(record("CXR2384_IM-0942", "train", image_path=paths))
+    studies = read_dataset(write(content)).studies
+    assert [s.views for s in studies if s.study_id == "CXR2384_IM-0942"] == [("lateral", "frontal")]
+
+
 def test_unknown_reader_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset.name: found 'chexpert'.*'demo', 'iu_xray'"):
         read_dataset(params_of(tmp_path, name="chexpert"))
