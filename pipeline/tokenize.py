@@ -31,7 +31,7 @@ def tokenize() -> None:
             seed=params.seed,
         ),
         batch_size=params.tokenize.batch_size,
-        precision=params.precision,
+        precision=params.tokenize.precision,
         out=paths.TOKENS,
         scratch=paths.SCRATCH / "tokenize",
     )

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from uar.errors import UserError
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
+Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
 DVAE_DOWNSAMPLING = 8  # M, section 3.2: fixed by the dVAE's three poolings
 
 
@@ -119,6 +120,7 @@ class TokenizeParams(Section):
     views: Literal["crops", "grid"]
     crops: int = Field(ge=0)  # K
     batch_size: int = Field(ge=1)  # views
+    precision: Precision
 
 
 class ResNetParams(Section):
@@ -223,7 +225,7 @@ class Params(Section):
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
     workers: int = Field(ge=0)  # processes; 0 = one a core
-    precision: Literal["auto", "float32", "bfloat16"]
+    precision: Precision
     dataset: DatasetParams
     image: ImageParams
     report: ReportParams
