@@ -132,34 +132,36 @@ def main(
     small_films: Annotated[int, typer.Option(help="Films of 1x for the memory.")] = 400,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one a core.")] = 0,
 ) -> None:
-    """Print both tables."""
+    """Print the rows of memory and of speed."""
+    import torch  # not above: workers import this file, and need no torch
+
+    from benchmarks.common import Comparison, machine, row
+
     workers = resolve_workers(workers)
-    lines = ["", f"| films, {SMALL_FILM[0]} x {SMALL_FILM[1]} JPEG | array, MB | resident, MB |"]
-    lines.append("|---|---|---|")
+    print(machine(torch.device("cpu")))
     with TemporaryDirectory() as name:
         folder = Path(name)
-        for times in (1, 4, 16):
-            count = small_films * times
-            slots = make_films(folder / str(times), "JPEG", count, SMALL_FILM)
+        peaks: dict[int, float] = {}
+        for count in (small_films, 4 * small_films, 16 * small_films):
+            slots = make_films(folder / str(count), "JPEG", count, SMALL_FILM)
             with resident_peak() as peak:
-                pack_films(folder / str(times), slots, SIZE, folder / "memory", workers)
-            lines.append(f"| {count} | {count * SIZE**2 / 1e6:.0f} | {peak[0]:.0f} |")
+                pack_films(folder / str(count), slots, SIZE, folder / "memory", workers)
+            peaks[count] = peak[0]
+        (few, least), *more = peaks.items()
+        for count, most in more:
+            title = f"peak memory of ingest, {count:,} films against {few:,}"
+            print(f"| {title} | {most:.0f} MB | {least:.0f} MB | {least / most:.2f} | |")
 
-        lines += ["", f"| {films} films, {FILM[0]} x {FILM[1]} | images/s, {workers} workers |"]
-        lines[-1] += " images/s, plain loop | ratio |"
-        lines.append("|---|---|---|---|")
         for kind in KINDS:
             slots = make_films(folder / kind, kind, films, FILM)
             started = time.perf_counter()
             packed = pack_films(folder / kind, slots, SIZE, folder / f"{kind} packed", workers)
             between = time.perf_counter()
             rows = plain_loop(folder / kind, slots)
-            seconds, plain = between - started, time.perf_counter() - between
+            comparison = Comparison(between - started, time.perf_counter() - between)
             np.testing.assert_array_equal(np.load(packed.array), rows)
-            lines.append(
-                f"| {kind} | {films / seconds:.0f} | {films / plain:.0f} | {plain / seconds:.2f} |"
-            )
-    print("\n".join(lines))
+            rate = f"{films / comparison.fast:.0f}"
+            row(f"ingest of {films} {kind} films", comparison, images_per_second=rate)
 
 
 if __name__ == "__main__":
