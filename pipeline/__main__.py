@@ -4,8 +4,9 @@ import sys
 
 import typer
 
+from pipeline.ablate import ablate
 from pipeline.check_labeller import check_labeller
-from pipeline.compare_predictions import compare_predictions
+from pipeline.compare import compare
 from pipeline.dvae import dvae
 from pipeline.evaluate import evaluate
 from pipeline.ingest import ingest
@@ -34,7 +35,7 @@ for stage in (
     evaluate,
 ):
     app.command(stage.__name__, rich_help_panel="Stages")(stage)
-for command in (compare_predictions, check_labeller):
+for command in (ablate, compare, check_labeller):
     app.command(command.__name__, rich_help_panel="Evidence")(command)
 app.command(rich_help_panel="Configuration")(use)
 

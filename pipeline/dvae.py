@@ -38,7 +38,9 @@ def dvae() -> None:
                 tqdm.write(f"step {number}: {shown}")
     else:
         assert params.dvae.encoder is not None and params.dvae.decoder is not None
-        model = load_dvae(params.dvae.encoder, params.dvae.decoder)
+        model = load_dvae(
+            paths.untracked(params.dvae.encoder), paths.untracked(params.dvae.decoder)
+        )
     model.cpu().save(paths.DVAE_ENCODER, paths.DVAE_DECODER)
 
     measured = train_rows[:: math.ceil(len(train_rows) / _MEASURED_IMAGES)]

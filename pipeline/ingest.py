@@ -21,7 +21,7 @@ def ingest() -> None:
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
     per_study = params.dataset.images_per_study
-    dataset = read_dataset(params.dataset)
+    dataset = read_dataset(_where_it_is(params.dataset))
     slots = _slots(dataset.studies, params.dataset)
     scratch = paths.SCRATCH / "ingest"
     packed = pack_films(
@@ -56,6 +56,13 @@ def ingest() -> None:
     write_json(paths.INGEST_SUMMARY, summary)
     shutil.rmtree(scratch)
     print(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
+
+
+def _where_it_is(params: DatasetParams) -> DatasetParams:
+    """With a root that a queued experiment sees too; the demo is generated where it runs."""
+    if params.name == "demo":
+        return params
+    return params.model_copy(update={"root": paths.untracked(params.root)})
 
 
 def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:

@@ -1,9 +1,13 @@
 """Where the stages read and write, relative to the project's folder. dvc.yaml names the same."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
+ABLATIONS = Path("ablations.yaml")
+DVC = Path("dvc.yaml")
+RESULTS = Path("results")
 
 STUDIES = Path("data/studies.parquet")
 IMAGES = Path("data/images.npy")
@@ -26,3 +30,13 @@ SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
 STUDY_SCORES = Path("evaluation/scores.csv")
 METRICS = Path("evaluation/metrics.json")
 PROTOCOL = Path("evaluation/protocol.json")
+
+
+def untracked(path: Path | str) -> Path:
+    """A file or folder from outside version control; what is not here is in the project's folder.
+
+    DVC runs queued experiments in copies of the project that lack such files, and says in the
+    environment where the project is.
+    """
+    in_project = Path(os.environ.get("DVC_ROOT", "")) / path
+    return in_project if in_project.exists() and not Path(path).exists() else Path(path)

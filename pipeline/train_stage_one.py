@@ -21,13 +21,13 @@ def train_stage_one(
     params = load_params(paths.PARAMS)
     fabric = launch(params.device, params.train.strategy)
     inputs = Inputs(params)
-    seed_everything(params.seed)
+    seed_everything(params.train.seed)
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
     if not params.model.lsu and params.model.resnet.weights != "none":
-        model.resnet.load_pretrained(params.model.resnet.weights)
+        model.resnet.load_pretrained(str(paths.untracked(params.model.resnet.weights)))
     if not params.train.two_stage:
         if fabric.is_global_zero:
-            save_untrained(model, inputs, "stage_one", paths.STAGE_ONE)
+            save_untrained(model, inputs, "stage_one", fabric, paths.STAGE_ONE)
             tqdm.write("stage_one: skipped (train.two_stage is false), model initialised only")
         return
     stage = params.train.stage_one

@@ -22,7 +22,7 @@ def train_stage_two(
     inputs = Inputs(params)
     checkpoint = Checkpoint.load(paths.STAGE_ONE)
     inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_ONE))
-    seed_everything(params.seed)
+    seed_everything(params.train.seed)
     refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
     model = checkpoint.build(**refiner)
     stage = params.train.stage_two if params.train.two_stage else params.train.stage_one

@@ -14,7 +14,8 @@ from pipeline import paths
 from pipeline.inputs import Inputs
 from uar.checkpoint import Checkpoint
 from uar.config import Params, StageParams
-from uar.files import sha256
+from uar.device import describe
+from uar.files import sha256, write_json
 from uar.model import UAR
 from uar.training import Objective, Validation, train_stage
 
@@ -61,7 +62,7 @@ def run_stage(
                 live.log_metric(metric, value)
             live.make_summary()
 
-        best = train_stage(
+        trained = train_stage(
             fabric,
             model,
             inputs.studies("train"),
@@ -70,14 +71,16 @@ def run_stage(
             params.train,
             stage,
             precision=params.precision,
-            seed=params.seed,
+            seed=params.train.seed,
             encoder_sha256=inputs.encoder_sha256,
             scratch=scratch,
             identity=run_identity(params, stage, start),
             on_epoch=log,
         )
-    if best is not None:
+    if trained is not None:
+        best = trained.best
         best.save(out)
+        record_run(name, fabric, trained.seconds)
         shutil.rmtree(scratch)
         score = best.validation[params.train.select_by]
         tqdm.write(
@@ -88,7 +91,6 @@ def run_stage(
 def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict[str, Any]:
     """What a resumed run must share with the killed one."""
     return {
-        "seed": params.seed,
         "precision": params.precision,
         "model": params.model.model_dump(mode="json"),
         "train": params.train.model_dump(mode="json", exclude=_ELSEWHERE),
@@ -100,9 +102,20 @@ def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict
     }
 
 
-def save_untrained(model: UAR, inputs: Inputs, name: str, out: Path) -> None:
+def record_run(name: str, fabric: Fabric, seconds: float) -> None:
+    """What a table of results says of a run beside its scores."""
+    run = {
+        "seconds": seconds,
+        "device": describe(fabric.device),
+        "processes": fabric.world_size,
+    }
+    write_json(paths.LOGS / name / "run.json", run)
+
+
+def save_untrained(model: UAR, inputs: Inputs, name: str, fabric: Fabric, out: Path) -> None:
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
     Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False).make_summary()
     (paths.LOGS / name / "plots").mkdir(parents=True, exist_ok=True)
+    record_run(name, fabric, seconds=0.0)
     weights = model.state_dict()
     Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(out)

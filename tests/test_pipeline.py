@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
+from pipeline.ablations import Ablations
 from uar.aligner import DualGate
 from uar.checkpoint import Checkpoint
 from uar.config import known_keys
@@ -35,24 +36,8 @@ STAGES: dict[str, dict[str, Any]] = DVC["stages"]
 PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize"]
 TRAINING = ["train_stage_one", "train_stage_two", "evaluate"]
 
-SWITCHES = ["model.lsu", "model.integration", "train.global_loss", "model.tir", "train.two_stage"]
-TABLE_2 = {  # LSU, integration, global loss, TIR, two stages
-    "base": (False, False, False, False, False),
-    "a": (True, False, False, False, False),
-    "b": (False, True, False, False, False),
-    "c": (False, False, True, False, False),
-    "d": (False, True, True, False, False),
-    "e": (True, True, True, False, False),
-    "f": (True, True, True, True, False),
-    "uar": (True, True, True, True, True),
-}
-VARIANTS: dict[str, dict[str, Any]] = {
-    **{name: dict(zip(SWITCHES, row, strict=True)) for name, row in TABLE_2.items()},
-    "uniform": {"model.basis": "uniform"},
-    "normal": {"model.basis": "normal"},
-    "none": {"model.fusion": "none"},
-    "addition": {"model.fusion": "addition"},
-}
+ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
+VARIANTS = ABLATIONS.models(ABLATIONS.tables)
 
 
 def run(*arguments: str) -> None:
@@ -263,6 +248,11 @@ def test_variants_of_tables_2_to_4(
     assert 1 <= two.epoch <= 2
     assert (one.epoch > 0) == train["two_stage"]
     assert bool(logged("stage_one")) == train["two_stage"]
+    seconds = {
+        n: read_json(paths.LOGS / f"stage_{n}" / "run.json")["seconds"] for n in ("one", "two")
+    }
+    assert (seconds["one"] > 0) == train["two_stage"]
+    assert seconds["two"] > 0
     terms = logged("stage_two")["train"]
     expected = float(terms["language_modeling"])
     if train["global_loss"]:
@@ -273,6 +263,35 @@ def test_variants_of_tables_2_to_4(
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-4)
     assert ("mask_sum" in terms) == model["tir"]
     assert any(not torch.equal(one.weights[key], two.weights[key]) for key in one.weights)
+
+
+def test_the_training_seed_changes_the_model_alone(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({"train.seed": 1, "train.two_stage": False})
+    run("train_stage_one")  # initialises the model
+    one, other = (Checkpoint.load(path / paths.STAGE_ONE) for path in (chain, Path()))
+    assert not torch.equal(one.weights["aligner.basis"], other.weights["aligner.basis"])
+    assert [stage for stage in STAGES if "train.seed" in params_of(stage)] == TRAINING[:2]
+
+
+@pytest.mark.parametrize("queued", [True, False])
+def test_untracked_files_are_found_from_a_queued_experiments_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queued: bool
+) -> None:
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / "copy"
+    for folder in (workspace, tmp_path / "data" / "raw"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    if queued:
+        monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    relative = Path("data/raw")
+    assert paths.untracked(relative) == (tmp_path / relative if queued else relative)
+    assert paths.untracked(tmp_path / relative) == tmp_path / relative
+    assert paths.untracked("imagenet") == Path("imagenet")
+    relative.mkdir(parents=True)
+    assert paths.untracked(relative) == relative
 
 
 def test_a_stage_run_again_gives_the_same_bits(
@@ -369,15 +388,16 @@ def test_commands_exist_in_the_documented_order() -> None:
 
 
 def test_every_output_path_is_tracked() -> None:
-    # params.yaml and presets are inputs; the logs are tracked by stage; .resume is scratch
-    untracked = {paths.PARAMS, paths.PRESETS, paths.LOGS, paths.SCRATCH}
+    # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
+    inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC}
+    untracked = inputs | {paths.RESULTS, paths.LOGS, paths.SCRATCH}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]
     assert len(tracked) == len(set(tracked))
     logs = {
         f"{paths.LOGS}/stage_{n}/{what}"
         for n in ("one", "two")
-        for what in ("plots", "metrics.json")
+        for what in ("plots", "metrics.json", "run.json")
     }
     assert set(tracked) == {str(path) for path in known - untracked} | logs
 

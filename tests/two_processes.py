@@ -53,7 +53,7 @@ def train(
                 raise Killed
             return super().__call__(*args)
 
-    best = train_stage(
+    trained = train_stage(
         fabric,
         model,
         make_studies(),
@@ -70,7 +70,8 @@ def train(
     )
     if not fabric.is_global_zero:
         return {}
-    assert best is not None
+    assert trained is not None
+    best = trained.best
     last = torch.load(folder / "resume.pt", weights_only=True)["weights"]
     return {"last": last, "best": best.weights, "epoch": best.epoch, "logged": logged}
 

@@ -172,6 +172,7 @@ class StageParams(Section):
 class TrainParams(Section):
     """Objective (Eq. 13) and optimisation of both stages (sections 3.5 and 4.1)."""
 
+    seed: int = Field(ge=0)
     lambda1: float = Field(ge=0)
     lambda2: float = Field(ge=0)
     lambda3: float = Field(ge=0)

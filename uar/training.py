@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,14 @@ class Objective:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """What a stage ends with."""
+
+    best: Checkpoint  # of the epoch that validation chose
+    seconds: float  # of all epochs by the clock, those before a kill included
+
+
+@dataclass(frozen=True)
 class Validation:
     """Greedy reports for a split, scored under the `r2gen` protocol without METEOR.
 
@@ -182,7 +191,7 @@ def train_stage(
     scratch: Path,
     identity: dict[str, Any],
     on_epoch: Callable[[int, dict[str, float]], None],
-) -> Checkpoint | None:
+) -> Trained | None:
     """Train and return the best epoch by `params.select_by` on validation.
 
     After each epoch everything needed to go on is in `scratch`: called again with the same
@@ -220,12 +229,13 @@ def train_stage(
     )
     resume = scratch / "resume.pt"
     past: list[dict[str, float]] = []
+    seconds = 0.0
     best: dict[str, Any] | None = None
 
     if state := _read_resume(resume, identity):
         load_full_state(model, optimizer, state["weights"], state["optimizer"])
         schedule.load_state_dict(state["schedule"])
-        past, best = state["past"], state["best"]
+        past, best, seconds = state["past"], state["best"], state["seconds"]
         if fabric.is_global_zero:
             tqdm.write(f"going on after epoch {len(past)} of {stage.epochs} ({resume})")
     fabric.barrier()  # nobody overwrites the file before everybody has read it
@@ -234,6 +244,7 @@ def train_stage(
             on_epoch(epoch, values)
 
     for epoch in range(len(past) + 1, stage.epochs + 1):
+        started = time.monotonic()
         torch.manual_seed(_draw_seed(seed, epoch, 1 + fabric.global_rank))  # dropout
         order = torch.Generator().manual_seed(_draw_seed(seed, epoch, 0))  # the same on every rank
         means = train_epoch(
@@ -246,6 +257,7 @@ def train_stage(
         values |= {f"val/{name}": value for name, value in scores.items()}
         values["learning_rate"] = schedule.get_last_lr()[0]
         past.append(values)
+        seconds += time.monotonic() - started
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
@@ -261,10 +273,11 @@ def train_stage(
                     "schedule": schedule.state_dict(),
                     "past": past,
                     "best": best,
+                    "seconds": seconds,
                 },
                 temporary,
             )
-    return Checkpoint(**best) if fabric.is_global_zero and best is not None else None
+    return Trained(Checkpoint(**best), seconds) if fabric.is_global_zero and best else None
 
 
 def train_epoch(

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from tempfile import TemporaryDirectory
 
-import typer
 from rich.console import Console
 
 from pipeline import paths
+from pipeline.experiments import fetch
 from pipeline.labellers import open_labellers
 from pipeline.tables import new_table, number
 from uar.bootstrap import compare
-from uar.config import load_params
+from uar.config import Params
 from uar.device import resolve_device
 from uar.evaluation import score_systems
-from uar.predictions import read_predictions, refuse_other_studies
+from uar.predictions import Prediction, read_predictions, refuse_other_studies
 
 
-def compare_predictions(
-    a: Annotated[Path, typer.Argument(help="predictions.jsonl of one system.")],
-    b: Annotated[Path, typer.Argument(help="predictions.jsonl of the other.")],
-) -> None:
-    """Paired test of two prediction files: difference, 95 % interval, p-value."""
-    params = load_params(paths.PARAMS)
-    systems = {"A": read_predictions(a), "B": read_predictions(b)}
+def print_paired(a: str, b: str, params: Params) -> None:
+    """Paired test: difference, 95 % interval and p-value of every headline metric.
+
+    Args:
+        a: predictions.jsonl of one system, or the experiment that made it.
+        b: the other.
+        params: how clinical labels and resamples are made.
+
+    Raises:
+        UserError: a source is neither, or they hold other studies.
+    """
+    systems = {"A": predictions(a), "B": predictions(b)}
     refuse_other_studies(systems["A"], systems["B"], f"{a} and {b}")
     device = resolve_device(params.device)
     labellers, _ = open_labellers(params.evaluate.chexbert, device)
@@ -56,3 +61,13 @@ def compare_predictions(
         f"{len(systems['A'])} studies, {params.evaluate.resamples} resamples (paired bootstrap) "
         "and random exchanges (p-value)"
     )
+
+
+def predictions(source: str) -> list[Prediction]:
+    """Of a file, else of an experiment's cached output."""
+    if Path(source).is_file():
+        return read_predictions(source)
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / paths.PREDICTIONS.name
+        fetch(source, paths.PREDICTIONS, copy)
+        return read_predictions(copy)

@@ -1,0 +1,136 @@
+"""The paper's ablations as DVC experiments."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pipeline import experiments, paths
+from pipeline.ablations import (
+    Ablations,
+    Run,
+    digest,
+    overridden,
+    parse_overrides,
+    parse_seeds,
+    plan_runs,
+)
+from pipeline.experiments import Experiment, State, read_experiments
+from pipeline.results import Result
+from uar.config import load_params
+from uar.errors import UserError
+
+SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
+CODE = ("pipeline/", "uar/")
+_EVERY = 10  # seconds between looks at the queue
+_START = 120  # seconds that workers may take before they run something
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="A table of ablations.yaml (table2), or all.")],
+    seeds: Annotated[str, typer.Option(help="How many (3), or which (0,1,5).")] = "3",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-S", help="Override a key of params.yaml in every run, KEY=VALUE."),
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
+) -> None:
+    """Run a table's rows, each with several seeds; what has finished before is not run again."""
+    load_params(paths.PARAMS)
+    ablations = Ablations.load()
+    if table != "all" and table not in ablations.tables:
+        known = ", ".join(ablations.tables)
+        raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {known}, and all.")
+    tables = ablations.tables if table == "all" else [table]
+    extra = parse_overrides(set_ or [])
+    raw, code = yaml.safe_load(paths.PARAMS.read_text()), hash_of_code()
+    runs = plan_runs(ablations.models(tables), parse_seeds(seeds), extra, raw, tracked_keys(), code)
+    known = read_experiments()
+    new = to_queue(runs, known)
+    print(f"{len(runs)} experiments, {len(new)} of them new", flush=True)
+    if new:
+        data = f"data-{digest([overridden(raw, extra), code])}"
+        if state(known, data) != "success":
+            experiments.run_apart(data, SHARED, extra)
+        for run in new:
+            experiments.queue(run.name, run.overrides)
+    failed = watch(runs, jobs)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(runs)} experiments failed. `dvc queue logs {failed[0]}` says "
+            "why; the same command runs them again."
+        )
+    print("python -m pipeline compare writes them beside the paper's")
+
+
+def to_queue(runs: Iterable[Run], known: dict[str, Experiment]) -> list[Run]:
+    """Those that are neither finished nor on their way; failed ones again."""
+    return [run for run in runs if state(known, run.name) in (None, "failed")]
+
+
+def state(known: dict[str, Experiment], name: str) -> State | None:
+    """An experiment's state; None if there is none of this name."""
+    return known[name].state if name in known else None
+
+
+def watch(runs: list[Run], jobs: int) -> list[str]:
+    """One line for each experiment when it ends; returns the names of those that failed."""
+    left = {run.name: run for run in runs}
+    failed: list[str] = []
+    started = -math.inf
+    while True:
+        known = read_experiments()  # one that is being fetched from the queue is in no list
+        for name in [name for name in left if state(known, name) in ("success", "failed")]:
+            run = left.pop(name)
+            counted = f"[{len(runs) - len(left):{len(str(len(runs)))}}/{len(runs)}]"
+            print(f"{counted} {run.model}, seed {run.seed}: {outcome(known[name])}", flush=True)
+            if known[name].state == "failed":
+                failed.append(name)
+        if not left:
+            return failed
+        idle = all(state(known, name) == "queued" for name in left)
+        if idle and time.monotonic() - started > _START:  # at first, and when workers have died
+            experiments.start_workers(jobs)
+            started = time.monotonic()
+        time.sleep(_EVERY)
+
+
+def outcome(experiment: Experiment) -> str:
+    """How an experiment ended, in words."""
+    if experiment.state == "failed":
+        return "failed"
+    result = Result.of_experiment(experiment)
+    if result is None:
+        return f"done, without {paths.METRICS}"
+    score = result.metrics["r2gen"]["CIDEr"]
+    return f"CIDEr {score:.3f}, trained {result.seconds:.0f} s ({experiment.name})"
+
+
+def tracked_keys() -> list[str]:
+    """Keys of params.yaml that decide what some stage computes."""
+    return sorted({key for stage in _stages() for key in stage.get("params", [])})
+
+
+def hash_of_code() -> str:
+    """Hash of the code that the stages name as dependencies."""
+    named = {Path(d) for stage in _stages() for d in stage["deps"] if d.startswith(CODE)}
+    code = {file for path in named for file in _files(path) if file.suffix in (".py", ".csv")}
+    whole = hashlib.sha256()
+    for file in sorted(code):
+        whole.update(f"{file}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
+    return whole.hexdigest()
+
+
+def _stages() -> Iterable[dict[str, Any]]:
+    return yaml.safe_load(paths.DVC.read_text())["stages"].values()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return path.rglob("*") if path.is_dir() else iter([path])

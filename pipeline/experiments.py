@@ -1,0 +1,127 @@
+"""What DVC is asked about experiments and told to do with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline import paths
+from uar.errors import UserError
+
+State = Literal["success", "running", "queued", "failed"]
+_BEST_FIRST = ("success", "running", "queued", "failed")
+_BASELINE = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of `dvc exp show`.
+
+    Attributes:
+        name: its name.
+        state: of a name that was queued again after a failure, the better one.
+        commit: the commit it was made from.
+        finished: time stamp, ISO 8601.
+        params: params.yaml, nested.
+        metrics: path of a metrics file to its content; files that it lacks are absent.
+    """
+
+    name: str
+    state: State
+    commit: str
+    finished: str
+    params: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def read_experiments() -> dict[str, Experiment]:
+    """Every experiment of this clone by name, whichever commit it was made from."""
+    refs = _checked(["git", "for-each-ref", "--format=%(refname)", "refs/exps"])
+    baselines = {"".join(found) for found in _BASELINE.findall(refs)}
+    revisions = [word for commit in sorted(baselines) for word in ("--rev", commit)]
+    return parse_experiments(json.loads(_dvc("exp", "show", "--json", "--rev", "HEAD", *revisions)))
+
+
+def parse_experiments(shown: list[dict[str, Any]]) -> dict[str, Experiment]:
+    """What `dvc exp show --json` prints, by name of the experiment."""
+    experiments: dict[str, Experiment] = {}
+    for experiment in _experiments(shown):
+        other = experiments.get(experiment.name)
+        if other is None or _rank(experiment) > _rank(other):
+            experiments[experiment.name] = experiment
+    return experiments
+
+
+def _experiments(shown: list[dict[str, Any]]) -> Iterator[Experiment]:
+    for baseline in shown:
+        for entry in baseline["experiments"] or []:
+            last, executor = entry["revs"][0], entry["executor"]
+            data = last["data"] or {}
+            yield Experiment(
+                name=entry["name"] or last["rev"],
+                state=executor["state"] if executor else "success",
+                commit=baseline["rev"],
+                finished=data.get("timestamp") or "",
+                params=_contents(data.get("params", {})).get(str(paths.PARAMS), {}),
+                metrics=_contents(data.get("metrics", {})),
+            )
+
+
+def _rank(experiment: Experiment) -> tuple[int, str]:
+    return -_BEST_FIRST.index(experiment.state), experiment.finished
+
+
+def _contents(files: dict[str, Any]) -> dict[str, Any]:
+    return {path: file["data"] for path, file in files.items() if "data" in file}
+
+
+def run_apart(name: str, targets: Iterable[str], overrides: dict[str, Any]) -> None:
+    """Run stages outside the workspace, here and now; their outputs go to DVC's cache."""
+    command = ["exp", "run", "--temp", "--name", name, *_set(overrides), *targets]
+    if subprocess.run(["dvc", *command], env=_environment(), check=False).returncode:
+        raise UserError(f"`dvc {' '.join(command)}` failed; its own words are above.")
+
+
+def queue(name: str, overrides: dict[str, Any]) -> None:
+    """Queue an experiment."""
+    _dvc("exp", "run", "--queue", "--name", name, *_set(overrides))
+
+
+def start_workers(jobs: int) -> None:
+    """Let up to this many processes of DVC work the queue off, in the background."""
+    _dvc("queue", "start", "--jobs", str(jobs))
+
+
+def fetch(experiment: str, output: Path, to: Path) -> None:
+    """Copy an experiment's output, out of DVC's cache, to a file."""
+    _dvc("get", ".", str(output), "--rev", experiment, "--out", str(to))
+
+
+def _set(overrides: dict[str, Any]) -> list[str]:
+    return [word for k, v in overrides.items() for word in ("-S", f"{k}={json.dumps(v)}")]
+
+
+def _dvc(*arguments: str) -> str:
+    return _checked(["dvc", *arguments])
+
+
+def _checked(command: list[str]) -> str:
+    result = subprocess.run(
+        command, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if result.returncode:
+        raise UserError(f"`{' '.join(command)}` failed:\n{result.stderr.strip()}")
+    return result.stdout
+
+
+def _environment() -> dict[str, str]:
+    """With this Python's `dvc` and `python` first, activated or not: workers start by name."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path}

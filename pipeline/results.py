@@ -1,0 +1,292 @@
+"""Measured runs beside the paper's numbers: gathered, averaged over seeds, written as tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import paths
+from pipeline.ablations import SEED, Ablations, digest, flat
+from pipeline.experiments import Experiment
+from uar.errors import UserError
+from uar.files import read_json, write_json
+from uar.metrics import METRICS
+from uar.published import read_published
+
+PROTOCOL = "r2gen"  # the one of the paper's tables
+WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere
+COLUMNS = (
+    "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper",
+    "seeds", "commits", "devices", "seconds", "params",
+)  # fmt: skip
+SYSTEMS = {"constant report": "constant_report", "another study's images": "shuffled_images"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run; as JSON, what a file in results/ holds.
+
+    Attributes:
+        experiment: its name.
+        commit: the commit it was made from, in hex.
+        finished: time stamp, ISO 8601.
+        seed: of the training stages.
+        device: that stage two was trained on.
+        seconds: of both training stages, by the clock; None where it was not recorded.
+        params: params.yaml, nested.
+        metrics: evaluation/metrics.json.
+    """
+
+    experiment: str
+    commit: str
+    finished: str
+    seed: int
+    device: str
+    seconds: float | None
+    params: dict[str, Any]
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of_experiment(cls, experiment: Experiment) -> Result | None:
+        """None if it is not finished, or if it did not train and evaluate."""
+        metrics = experiment.metrics.get(str(paths.METRICS))
+        runs = [experiment.metrics.get(f"{paths.LOGS}/stage_{n}/run.json") for n in ("one", "two")]
+        seed = flat(experiment.params).get(SEED)
+        if experiment.state != "success" or None in (metrics, seed, *runs):
+            return None
+        return cls(
+            experiment=experiment.name,
+            commit=experiment.commit,
+            finished=experiment.finished,
+            seed=seed,
+            device=runs[1]["device"],
+            seconds=sum(run["seconds"] for run in runs),
+            params=experiment.params,
+            metrics=metrics,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Result:
+        """Read a result file.
+
+        Raises:
+            UserError: it is not one.
+        """
+        raw, names = read_json(path), [field.name for field in fields(cls)]
+        if not isinstance(raw, dict) or set(raw) != set(names):
+            found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+            raise UserError(
+                f"{path}: expected an object with {names}, found {found}. "
+                "`python -m pipeline compare --save` writes such files."
+            )
+        return cls(**raw)
+
+    def save(self, folder: Path) -> None:
+        """Write to a file named after data set and experiment."""
+        write_json(
+            folder / f"{self.params['dataset']['name']}-{self.experiment}.json", asdict(self)
+        )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in their row and seed alone.
+
+    Attributes:
+        params: what they share, flat.
+        models: for each model of `Ablations.models`, its runs, one for each seed.
+    """
+
+    params: dict[str, Any]
+    models: dict[str, list[Result]]
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.params["dataset.name"]
+
+    @property
+    def id(self) -> str:
+        """Stands for `params`."""
+        return digest(self.params)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean and sample standard deviation over seeds; None where there is none."""
+
+    mean: float | None
+    sd: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> Cell:
+        """No mean where a seed lacks its score, no deviation of one seed."""
+        known = [value for value in values if value is not None]
+        if not known or len(known) < len(values):
+            return cls(None, None)
+        return cls(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None)
+
+    def __str__(self) -> str:
+        spread = "" if self.sd is None else f" ± {self.sd:.3f}"
+        return f"{_number(self.mean)}{spread}"
+
+
+def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
+    """Settings by data set; of runs that share all but their time, the last one."""
+    latest: dict[str, dict[tuple[str, int], Result]] = {}
+    shared: dict[str, dict[str, Any]] = {}
+    for result in sorted(results, key=lambda result: result.finished):
+        params = flat(result.params)
+        model = ablations.name_of(params)
+        if model is None:
+            continue
+        apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
+        common = {key: value for key, value in sorted(params.items()) if key not in apart}
+        setting = digest(common)
+        shared[setting] = common
+        latest.setdefault(setting, {})[model, result.seed] = result
+    settings: list[Setting] = []
+    for setting, runs in latest.items():
+        models: dict[str, list[Result]] = {}
+        for (model, _), result in sorted(runs.items()):
+            models.setdefault(model, []).append(result)
+        settings.append(Setting(shared[setting], models))
+    return sorted(settings, key=lambda setting: (setting.dataset, setting.id))
+
+
+def scores(runs: Iterable[Result], metric: str, system: str | None = None) -> list[float | None]:
+    """One score of each run: its model's, or that of a baseline or control in its metrics."""
+    return [(run.metrics[system] if system else run.metrics)[PROTOCOL].get(metric) for run in runs]
+
+
+# ---- CSV
+
+
+def csv_text(settings: list[Setting], ablations: Ablations) -> str:
+    """One line for each cell of each table; Table 1's first."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for dataset in ("iu_xray", "mimic_cxr"):
+        for system, values in read_published(f"table1_{dataset}").items():
+            for metric, paper in values.items():
+                row = {"dataset": dataset, "table": "table1", "row": system, "metric": metric}
+                writer.writerow({**row, "paper": "" if paper is None else paper})
+    for setting in settings:
+        for name, table in ablations.tables.items():
+            published = read_published(table.published)
+            for row, overrides in table.rows.items():
+                runs = setting.models.get(ablations.name_of(overrides) or "", [])
+                for metric in METRICS:
+                    cell = Cell.of(scores(runs, metric))
+                    writer.writerow(
+                        {
+                            "setting": setting.id,
+                            "dataset": setting.dataset,
+                            "table": name,
+                            "row": row,
+                            "metric": metric,
+                            "mean": cell.mean,
+                            "sd": cell.sd,
+                            "paper": published[row][metric],
+                            "params": changes(overrides, ablations.whole),
+                            **provenance(runs),
+                        }
+                    )
+    return stream.getvalue()
+
+
+def provenance(runs: Sequence[Result]) -> dict[str, str]:
+    """Seeds, commits, devices and the mean time of runs."""
+    times = [run.seconds for run in runs]
+    return {
+        "seeds": " ".join(str(run.seed) for run in runs),
+        "commits": " ".join(sorted({run.commit[:10] for run in runs})),
+        "devices": ", ".join(sorted({run.device for run in runs})),
+        "seconds": "" if None in times or not times else f"{statistics.fmean(times):.0f}",
+    }
+
+
+def changes(overrides: dict[str, Any], whole: dict[str, Any]) -> str:
+    """What a row changes in the whole model, as `key=value` words."""
+    changed = {key: value for key, value in overrides.items() if whole[key] != value}
+    return " ".join(f"{key}={_yaml(v)}" for key, v in changed.items())
+
+
+# ---- Markdown
+
+_HEAD = """# Results
+
+Written by `python -m pipeline compare`; RESULTS.csv beside it has every digit. Test split, protocol
+`r2gen`: ours as mean ± sample standard deviation over training seeds, the paper's number as printed
+in brackets. The paper's Tables 2-4 are of IU X-Ray at full size, whatever ours are of. Time is that
+of both training stages by the clock, mean over seeds. – is a number that nobody has.
+"""
+
+
+def markdown(settings: list[Setting], ablations: Ablations) -> str:
+    """The page: Table 1 with every setting's whole model, then Tables 2-4 of each setting."""
+    parts = [_HEAD]
+    for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
+        parts.append(f"## Table 1: {title}\n")
+        own = [setting for setting in settings if setting.dataset == dataset]
+        parts.append(_table(["", *METRICS, "seeds"], _table_one(dataset, own, ablations)))
+    for setting in settings:
+        parts.append(f"## {setting.dataset}, setting {setting.id}\n")
+        listed = "".join(f"{key}: {_yaml(value)}\n" for key, value in setting.params.items())
+        parts.append(
+            "<details><summary>parameters that its rows share</summary>\n\n"
+            f"```yaml\n{listed}```\n\n</details>\n"
+        )
+        for table in ablations.tables.values():
+            parts.append(f"### {table.title}\n")
+            head = ["", *METRICS, "seeds", "commit", "device", "time", "params"]
+            parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
+    return "\n".join(parts)
+
+
+def _table_one(
+    dataset: str, settings: list[Setting], ablations: Ablations
+) -> Iterator[Sequence[str]]:
+    for system, values in read_published(f"table1_{dataset}").items():
+        yield [system, *(f"({_number(values[metric])})" for metric in METRICS), ""]
+    for setting in settings:
+        runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
+        for label, system in {"UAR, this project": None, **SYSTEMS}.items():
+            cells = [str(Cell.of(scores(runs, metric, system))) for metric in METRICS]
+            yield [f"{label}, {setting.id}", *cells, provenance(runs)["seeds"]]
+
+
+def _rows(
+    setting: Setting, published: str, rows: dict[str, dict[str, Any]], ablations: Ablations
+) -> Iterator[Sequence[str]]:
+    paper = read_published(published)
+    for row, overrides in rows.items():
+        runs = setting.models.get(ablations.name_of(overrides) or "", [])
+        cells = [
+            f"{Cell.of(scores(runs, metric))} ({_number(paper[row][metric])})" for metric in METRICS
+        ]
+        run = provenance(runs)
+        time = f"{run['seconds']} s" if run["seconds"] else ""
+        made = [run["seeds"], run["commits"], run["devices"], time]
+        yield [row, *cells, *made, changes(overrides, ablations.whole)]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

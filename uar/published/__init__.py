@@ -1,0 +1,24 @@
+"""The paper's Tables 1-4 and Figure 4a as printed: its own numbers and those of other systems."""
+
+from __future__ import annotations
+
+from importlib.resources import as_file, files
+
+import pandas as pd
+
+from uar.metrics import METRICS
+
+
+def read_published(name: str) -> dict[str, dict[str, float | None]]:
+    """Scores in a table of the paper.
+
+    Args:
+        name: of a file in this folder, without `.csv`.
+
+    Returns:
+        For each row of the table, a name of `METRICS` to its value; None where none is printed.
+    """
+    with as_file(files(__package__) / f"{name}.csv") as path:
+        table = pd.read_csv(path, index_col=0, keep_default_na=False, na_values=[""])
+    scores = table[list(METRICS)].astype(object)
+    return scores.where(scores.notna(), None).to_dict("index")
