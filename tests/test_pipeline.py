@@ -176,12 +176,12 @@ def test_the_chains_models(chain: Path) -> None:
     torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-5, rtol=0)
 
 
-def test_compare_predictions_of_a_model_and_its_control(
+def test_paired_comparison_of_a_model_and_its_control(
     project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
 ) -> None:
     project({"evaluate.resamples": 20})
     model, control = (chain / path for path in (paths.PREDICTIONS, paths.SHUFFLED_PREDICTIONS))
-    result = CliRunner().invoke(app, ["compare_predictions", str(control), str(model)])
+    result = CliRunner().invoke(app, ["compare", "--paired", str(control), str(model)])
     assert result.exception is None
     expected = read_json(chain / paths.METRICS)
     for scores in (expected, expected["shuffled_images"]):
@@ -192,7 +192,7 @@ def test_compare_predictions_of_a_model_and_its_control(
 
     write_predictions(Path("fewer.jsonl"), read_predictions(model)[1:])
     with pytest.raises(UserError, match=r"fewer.jsonl: \d studies against \d; evaluate both"):
-        run("compare_predictions", str(model), "fewer.jsonl")
+        run("compare", "--paired", str(model), "fewer.jsonl")
 
 
 def test_scores_without_the_clinical_extra(
