@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from pipeline.analyze import analyze
 from pipeline.check_labeller import check_labeller
 from pipeline.compare_predictions import compare_predictions
 from pipeline.dvae import dvae
@@ -32,6 +33,7 @@ for stage in (
     train_stage_one,
     train_stage_two,
     evaluate,
+    analyze,
 ):
     app.command(stage.__name__, rich_help_panel="Stages")(stage)
 for command in (compare_predictions, check_labeller):
