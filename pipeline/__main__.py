@@ -5,6 +5,7 @@ import sys
 import typer
 
 from pipeline.ablate import ablate
+from pipeline.analyze import analyze
 from pipeline.check_labeller import check_labeller
 from pipeline.compare import compare
 from pipeline.dvae import dvae
@@ -33,6 +34,7 @@ for stage in (
     train_stage_one,
     train_stage_two,
     evaluate,
+    analyze,
 ):
     app.command(stage.__name__, rich_help_panel="Stages")(stage)
 for command in (ablate, compare, check_labeller):

@@ -30,6 +30,9 @@ SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
 STUDY_SCORES = Path("evaluation/scores.csv")
 METRICS = Path("evaluation/metrics.json")
 PROTOCOL = Path("evaluation/protocol.json")
+FIGURES = Path("analysis/figures")
+FIGURE_NUMBERS = Path("analysis/numbers")
+ANALYSIS = Path("analysis/metrics.json")
 
 
 def untracked(path: Path | str) -> Path:

@@ -34,7 +34,7 @@ from uar.predictions import read_predictions, write_predictions
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
 PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize"]
-TRAINING = ["train_stage_one", "train_stage_two", "evaluate"]
+TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "analyze"]
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
 VARIANTS = ABLATIONS.models(ABLATIONS.tables)
@@ -101,7 +101,9 @@ def test_the_chain_makes_all_that_dvc_tracks(chain: Path) -> None:
     for stage, spec in STAGES.items():
         for out in outputs(spec):
             assert (chain / out).exists(), (stage, out)
-    plotted = [path for plot in DVC["plots"] for axes in plot.values() for path in axes["y"]]
+    folder, *curves = DVC["plots"]
+    assert folder == str(paths.FIGURES)
+    plotted = [path for plot in curves for axes in plot.values() for path in axes["y"]]
     assert plotted
     for path in plotted:
         assert (chain / path).is_file(), path
@@ -165,6 +167,55 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert [p.reference for p in shuffled] == [p.reference for p in predictions]
 
 
+def test_the_chains_figures(chain: Path) -> None:
+    """A figure is there for each part of the metrics, and every figure has its numbers."""
+    names = ["figure3_image_to_report", "figure3_report_to_image", "figure4_alignment"]
+    names += ["figure5_basis", "figure6_reconstruction", "figure7_attention_1"]
+    names += ["figure7_attention_2", "grounding"]  # two validation studies
+    figures = {path.stem: path.read_bytes() for path in (chain / paths.FIGURES).iterdir()}
+    assert sorted(figures) == names
+    assert all(
+        content.startswith(b"\x89PNG") and len(content) > 9_000 for content in figures.values()
+    )
+
+    metrics = read_json(chain / paths.ANALYSIS)
+    assert all(math.isfinite(number) for number in numbers(metrics))
+    assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
+    assert metrics["basis"]["start"]["max_abs_cosine"] < 1e-5
+    assert metrics["basis"]["trained"]["max_abs_cosine"] > 1e-4
+    ranks = pd.read_csv(chain / paths.FIGURE_NUMBERS / "figure3_ranks.csv")
+    reports = read_table(chain / paths.REPORTS)
+    assert ranks["study_id"].tolist() == reports.query("split == 'val'")["study_id"].tolist()
+    for way in ("image_to_report", "report_to_image"):
+        assert metrics["retrieval"][way]["R@1"] == (ranks[way] == 1).mean()
+    cosine = pd.read_csv(chain / paths.FIGURE_NUMBERS / "figure4_cosine_stage_two.csv", index_col=0)
+    np.testing.assert_allclose(np.diagonal(cosine), ranks["cosine"], rtol=1e-4)
+    mentions = pd.read_csv(chain / paths.FIGURE_NUMBERS / "grounding.csv")
+    of_model = mentions[mentions["model"] == "with TIR"]
+    assert metrics["grounding"]["with_TIR"]["pointing"] == of_model["pointing"].mean()
+    assert metrics["grounding"]["mentions"] == len(of_model)
+
+
+def test_figures_drawn_again_are_the_same_bytes(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    run("analyze")
+    for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
+        for path in sorted((chain / folder).iterdir()):
+            assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+    assert paths.ANALYSIS.read_bytes() == (chain / paths.ANALYSIS).read_bytes()
+
+
+def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    project({})
+    write_table(paths.BOXES, read_table(paths.BOXES)[:0])
+    run("analyze")
+    assert read_json(paths.ANALYSIS)["grounding"] is None
+    assert not (paths.FIGURES / "grounding.png").exists()
+    assert (paths.FIGURES / "figure7_attention_1.png").exists()
+
+
 def test_the_chains_models(chain: Path) -> None:
     one, two = (Checkpoint.load(chain / path) for path in (paths.STAGE_ONE, paths.STAGE_TWO))
     assert not any(".refiner." in name for name in one.weights)
@@ -225,8 +276,16 @@ def test_variants_of_tables_2_to_4(
     for stage in TRAINING:
         run(stage)
 
-    metrics = read_json(paths.METRICS)
+    metrics, analysis = read_json(paths.METRICS), read_json(paths.ANALYSIS)
     assert all(math.isfinite(number) for number in numbers(metrics))
+    assert (analysis["basis"] is not None) == model["integration"]
+    assert (analysis["reconstruction"] is not None) == model["lsu"]
+    assert set(analysis["alignment"]) == {"stage_two"} | (
+        {"stage_one"} if train["two_stage"] else set()
+    )
+    compared = {"without_TIR"} if train["two_stage"] or not model["tir"] else set()
+    compared |= {"with_TIR"} if model["tir"] else set()
+    assert set(analysis["grounding"]) == {"mentions", "chance"} | compared
     one, two = Checkpoint.load(paths.STAGE_ONE), Checkpoint.load(paths.STAGE_TWO)
     built = two.build()
     assert (built.unifier is not None) == model["lsu"]

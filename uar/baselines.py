@@ -103,11 +103,11 @@ def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray]) -> np.
     best = np.full(len(queries), -np.inf)
     index = np.full(len(queries), -1, dtype=np.int64)
     start = 0
-    unit = _unit(queries)
+    unit = unit_rows(queries)
     for block in blocks:
         if not len(block):
             continue
-        cosine = unit @ _unit(block).T
+        cosine = unit @ unit_rows(block).T
         nearest = cosine.argmax(axis=1)
         value = cosine[np.arange(len(queries)), nearest]
         closer = value > best
@@ -118,7 +118,7 @@ def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray]) -> np.
     return index
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Rows of length 1; a row of zeros stays."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms == 0, 1, norms)

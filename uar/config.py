@@ -220,6 +220,12 @@ class EvaluateParams(Section):
     resamples: int = Field(ge=1)
 
 
+class AnalyzeParams(Section):
+    """The figures."""
+
+    samples: int = Field(ge=1)  # studies
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -237,6 +243,7 @@ class Params(Section):
     train: TrainParams
     decode: DecodeParams
     evaluate: EvaluateParams
+    analyze: AnalyzeParams
 
     @model_validator(mode="after")
     def _dvae_crop_fits(self) -> Params:

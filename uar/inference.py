@@ -1,4 +1,4 @@
-"""A trained model on the studies of a split: their reports and their global visual features."""
+"""A trained model on the studies of a split: their reports and their global features."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ def global_features(
         batch = batch.to(device)
         image = model.image_features(batch.visual, tables)
         yield global_image_feature(image, batch.present).float().cpu().numpy()
+
+
+@torch.inference_mode()
+def paired_features(
+    model: UAR, studies: Studies, batch_size: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Global features F(I) and F(R) of Eq. 10 of all studies, both `(S, d)` float32."""
+    device = model.head.weight.device
+    images, reports = [], []
+    for batch in _batches(studies, batch_size, what):
+        batch = batch.to(device)
+        output = model(batch.visual, batch.report, batch.present)
+        images.append(output.image_global.float().cpu().numpy())
+        reports.append(output.report_global.float().cpu().numpy())
+    return np.concatenate(images), np.concatenate(reports)
 
 
 def _batches(studies: Studies, batch_size: int, what: str) -> Iterator[Batch]:

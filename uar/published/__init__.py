@@ -18,7 +18,15 @@ def read_published(name: str) -> dict[str, dict[str, float | None]]:
     Returns:
         For each row of the table, a name of `METRICS` to its value; None where none is printed.
     """
-    with as_file(files(__package__) / f"{name}.csv") as path:
-        table = pd.read_csv(path, index_col=0, keep_default_na=False, na_values=[""])
-    scores = table[list(METRICS)].astype(object)
+    scores = _read(name)[list(METRICS)].astype(object)
     return scores.where(scores.notna(), None).to_dict("index")
+
+
+def published_alignment_scores() -> dict[str, float]:
+    """Alignment scores of Figure 4 (a), by model of Table 2."""
+    return _read("figure4a_alignment")["alignment_score"].to_dict()
+
+
+def _read(name: str) -> pd.DataFrame:
+    with as_file(files(__package__) / f"{name}.csv") as path:
+        return pd.read_csv(path, index_col=0, keep_default_na=False, na_values=[""])

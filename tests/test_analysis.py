@@ -1,0 +1,289 @@
+"""What the figures show, by hand on small cases and against the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from uar.aligner import make_basis
+from uar.analysis.alignment import alignment_metrics, min_max
+from uar.analysis.attention import (
+    Written,
+    asserted_findings,
+    attention_table,
+    attention_weights,
+    draw_attention,
+    recorded_attention,
+    shown_words,
+    telling_studies,
+)
+from uar.analysis.basis import gram, gram_metrics
+from uar.analysis.drawing import save_png
+from uar.analysis.grounding import (
+    coverage,
+    grounding_metrics,
+    grounding_table,
+    mentions,
+    score_mention,
+)
+from uar.analysis.reconstruction import film_table
+from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
+from uar.attention import MultiHeadAttention
+from uar.datasets.study import BOX_COLUMNS
+from uar.model import UAR
+from uar.published import published_alignment_scores
+from uar.text import BOS, EOS, PAD
+
+# ---- Figure 3
+
+
+def test_ranks_count_duplicates_of_the_true_text_as_hits() -> None:
+    cosine = np.array([[0.1, 0.9, 0.5], [0.3, 0.2, 0.4], [0.8, 0.1, 0.7]])
+    alone = np.eye(3, dtype=bool)
+    assert true_ranks(cosine, alone).tolist() == [3, 3, 2]
+    text = np.array([0, 1, 0])  # studies 0 and 2 have the same report
+    same = text[:, None] == text
+    assert true_ranks(cosine, same).tolist() == [2, 3, 1]
+    assert true_ranks(cosine.T, same).tolist() == [1, 2, 1]
+
+
+def test_a_model_that_tells_nothing_apart_ranks_last() -> None:
+    ranks = true_ranks(np.ones((20, 20)), np.eye(20, dtype=bool))
+    assert ranks.tolist() == [20] * 20
+    assert retrieval_metrics(ranks) == {"R@1": 0, "R@5": 0, "R@10": 0, "median_rank": 20}
+
+
+def test_retrieval_metrics_by_hand() -> None:
+    metrics = retrieval_metrics(np.array([1, 1, 4, 10, 11, 50]))
+    assert metrics == {"R@1": 2 / 6, "R@5": 3 / 6, "R@10": 4 / 6, "median_rank": 7.0}
+
+
+def test_cosine_matrix_is_images_by_reports() -> None:
+    images, reports = np.array([[2.0, 0], [0, 3]]), np.array([[1.0, 0], [1, 1]])
+    expected = [[1, 0.5**0.5], [0, 0.5**0.5]]
+    np.testing.assert_allclose(cosine_matrix(images, reports), expected)
+
+
+def test_queries_name_the_nearest_in_order() -> None:
+    cosine = np.array([[0.1, 0.9, 0.5, 0.2]] * 4)
+    row = queries(cosine, np.array([4, 1, 2, 3]), [2])[0]
+    assert (row.study, row.rank, row.cosine, row.top) == (2, 2, 0.5, [1, 2, 3])
+
+
+# ---- Figure 4
+
+
+def test_alignment_score_of_a_known_matrix() -> None:
+    cosine = np.array([[-0.2, 0.3], [0.8, 0.31]])  # 0.3 is the middle: not above it
+    assert min_max(cosine).min() == 0
+    assert min_max(cosine).max() == 1
+    metrics = alignment_metrics(cosine)
+    assert metrics["score"] == 0.5
+    assert metrics["score_true_pairs"] == 0.5
+    assert metrics["mean_cosine"] == pytest.approx(0.3025)
+    shifted = alignment_metrics(cosine * 0.1 + 0.5)  # min-max forgets scale and place
+    assert shifted["score"] == metrics["score"]
+    assert alignment_metrics(np.full((3, 3), 0.9))["score"] == 0
+
+
+def test_published_alignment_scores_ship_with_the_package() -> None:
+    assert published_alignment_scores() == {"base": 0.36, "a": 0.49, "e": 0.68}
+
+
+# ---- Figure 5
+
+
+def test_gram_of_an_orthonormal_basis_is_the_identity() -> None:
+    torch.manual_seed(0)
+    matrix = gram(make_basis("orthogonal", 64, 16) * 7)
+    np.testing.assert_allclose(matrix, np.eye(16), atol=1e-6)
+    assert gram_metrics(matrix)["max_abs_cosine"] < 1e-6
+    normal = gram(make_basis("normal", 64, 16))
+    assert gram_metrics(normal)["mean_abs_cosine"] > 0.05
+
+
+def test_gram_metrics_leave_the_diagonal_out() -> None:
+    metrics = gram_metrics(np.array([[1, -0.3], [0.1, 1]]))
+    assert metrics == {"mean_abs_cosine": pytest.approx(0.2), "max_abs_cosine": 0.3}
+
+
+# ---- Figure 6
+
+
+def test_film_table_by_hand() -> None:
+    raw = np.zeros((2, 2, 2), dtype=np.float32)
+    again = raw.copy()
+    again[0] = 0.1
+    again[1, 0, 0] = -0.4
+    one, other = film_table(raw, again, ["a", "b"])
+    assert (one["film"], other["film"]) == ("a", "b")
+    assert one["psnr_db"] == pytest.approx(20, abs=1e-4)
+    assert other["mse"] == pytest.approx(0.04)
+    assert other["max_abs"] == pytest.approx(0.4)
+
+
+# ---- Figure 7
+
+REPORTS = torch.tensor([[BOS, 4, 5, 6, EOS, PAD, PAD, PAD], [BOS, 7, 3, 9, 8, 10, 4, EOS]])
+PRESENT = torch.tensor([[True, False], [True, True]])
+
+
+def test_attention_weights_times_values_are_what_attention_gives() -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(16, 4).double()
+    x, memory = (torch.randn(2, length, 16, dtype=torch.double) for length in (5, 7))
+    bias = torch.randn(2, 1, 5, 7, dtype=torch.double)
+    keys, values = attention.keys_and_values(memory)
+    for each in (bias, None):
+        weights = attention_weights(attention, x, keys, each)
+        torch.testing.assert_close(weights.sum(-1), torch.ones_like(weights[..., 0]))
+        attended = attention.output((weights @ values).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(attended, attention(x, (keys, values), bias=each))
+
+
+@pytest.mark.parametrize(
+    "switches", [{"tir": False}, {"tir_mask": "static"}, {"tir_mask": "predicted"}], ids=str
+)
+def test_recorded_attention_is_the_models_own(
+    make_model: Callable[..., UAR],
+    make_visual: Callable[..., torch.Tensor],
+    switches: dict[str, Any],
+) -> None:
+    """A model whose values are the visual positions' unit vectors shows its weights itself."""
+    model = make_model(2, d_model=16, heads=1, **switches)
+    attention = model.decoder.layers[0].visual_attention
+    with torch.no_grad():
+        attention.output.weight.copy_(torch.eye(16))
+    shown = []
+    attention.register_forward_hook(lambda module, inputs, output: shown.append(output))
+    attention.keys_and_values = lambda memory: (  # type: ignore[method-assign]
+        attention.key(memory).unsqueeze(1),
+        torch.eye(8, 16).expand(len(memory), 1, 8, 16),
+    )
+    with torch.no_grad(), recorded_attention(model) as layers:
+        model(make_visual(model, 2), REPORTS, PRESENT)
+    assert [tuple(layer.shape) for layer in layers] == [(2, 7, 8)] * 2
+    torch.testing.assert_close(layers[0], shown[0][..., :8])
+    for layer in layers:
+        torch.testing.assert_close(layer.sum(-1), torch.ones(2, 7))
+        assert (layer[0, :, 4:] == 0).all()  # the view that study 0 lacks
+        assert (layer[1] > 0).any(0).all()
+
+
+def test_recording_ends_with_its_block(
+    make_model: Callable[..., UAR], make_visual: Callable[..., torch.Tensor]
+) -> None:
+    model = make_model()
+    visual = make_visual(model, 2)
+    with torch.no_grad(), recorded_attention(model) as layers:
+        model(visual, REPORTS)
+    assert len(layers) == 2
+    with torch.no_grad():
+        model(visual, REPORTS)
+    assert len(layers) == 2
+
+
+def test_findings_count_where_no_word_denies_them() -> None:
+    report = "no effusion or pneumothorax . a small effusion at the left heart border ."
+    words = report.split()
+    assert asserted_findings(words) == [7]
+    assert [words[i] for i in shown_words(words)] == ["pneumothorax", "effusion", "heart"]
+
+
+def test_telling_studies_assert_the_most_in_common() -> None:
+    reports = [
+        ("no edema .", "edema ."),
+        ("edema . nodule .", "nodule . edema . hernia ."),
+        ("edema .", "edema . nodule ."),
+        ("hernia .", "nodule ."),
+    ]
+    assert telling_studies(reports, 3) == [1, 2, 0]
+    assert telling_studies(reports, 9) == [1, 2, 0, 3]
+
+
+def test_maps_are_multiples_of_uniform() -> None:
+    attention = np.zeros((2, 8))
+    attention[1, 5] = 1
+    maps = Written(["a", "b"], attention).maps(1, views=2)
+    assert maps.shape == (2, 2, 2)
+    assert maps[1, 0, 1] == 8
+    assert maps.sum() == 8
+
+
+def test_attention_table_has_a_row_for_each_cell_of_shown_words() -> None:
+    attention = np.full((4, 8), 1 / 8)
+    attention[2] = [0.3, 0.1, 0, 0, 0.2, 0.2, 0.1, 0.1]
+    table = attention_table({"with TIR": Written(["the", "large", "effusion"], attention)}, views=2)
+    assert table["word"].tolist() == ["effusion"] * 8
+    assert table["position"].unique().tolist() == [2]
+    assert table[["view", "row", "column"]].values[5].tolist() == [1, 0, 1]
+    np.testing.assert_allclose(table["times_uniform"], attention[2] * 8)
+
+
+def test_a_report_without_words_to_show_is_drawn(tmp_path: Path) -> None:
+    attention = np.full((3, 8), 1 / 8)
+    nothing = {
+        "without TIR": Written([], attention),
+        "with TIR": Written(["the", "heart"], attention),
+    }
+    films = np.zeros((2, 4, 4))
+    boxes = pd.DataFrame(columns=BOX_COLUMNS)
+    save_png(draw_attention(nothing, films, "$x_ .", boxes, "title"), tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+# ---- grounding
+
+
+def test_coverage_is_the_boxs_share_of_each_cell() -> None:
+    cells = coverage((0.25, 0.0, 1.0, 0.5), side=2)
+    np.testing.assert_allclose(cells, [[0.5, 1.0], [0, 0]])
+    assert coverage((0.1, 0.2, 0.4, 0.9), 7).mean() == pytest.approx(0.3 * 0.7)
+
+
+def test_pointing_game_on_a_made_up_map() -> None:
+    box = (0.5, 0.0, 1.0, 0.5)  # the top right quarter
+    attention = np.array([[0.1, 0.6], [0.1, 0.2]])
+    assert score_mention(attention, box) == {
+        "pointing": 1.0,
+        "pointing_chance": 0.25,
+        "inside": pytest.approx(0.6),
+        "inside_chance": pytest.approx(0.25),
+    }
+    missed = score_mention(attention.T, box)
+    assert missed["pointing"] == 0
+    assert missed["inside"] == pytest.approx(0.1)
+
+
+def test_mentions_and_their_scores() -> None:
+    boxes = pd.DataFrame(
+        [
+            ("a", 0, "pleural effusion", 0.0, 0.0, 0.5, 0.5),
+            ("a", 1, "pleural effusion", 0.5, 0.5, 1.0, 1.0),
+            ("b", 0, "nodule", 0.0, 0.0, 1.0, 1.0),  # not in its report
+            ("c", 0, "nodule", 0.0, 0.0, 1.0, 0.5),
+            ("c", 1, "nodule", 0.0, 0.0, 1.0, 1.0),  # a view that the study lacks
+            ("z", 0, "nodule", 0.0, 0.0, 1.0, 1.0),  # another split's
+        ],
+        columns=BOX_COLUMNS,
+    )
+    reports = [["an", "effusion", "."], ["clear", "."], ["nodule", "."]]
+    present = np.array([[True, True], [True, True], [True, False]])
+    found = mentions(boxes, ["a", "b", "c"], reports, present)
+    assert [(m.study, m.position, m.view) for m in found] == [(0, 1, 0), (0, 1, 1), (2, 0, 0)]
+
+    attention = np.full((3, 2, 8), 1 / 8)
+    attention[0, 1] = [0.4, 0, 0, 0.1, 0.5, 0, 0, 0]  # right on film 0, wrong on film 1
+    table = grounding_table(found, attention, ["a", "b", "c"], views=2)
+    assert table["pointing"].tolist() == [1, 0, 1]
+    np.testing.assert_allclose(table["inside"], [0.8, 0, 0.5])
+    metrics = grounding_metrics({"with_TIR": table})
+    assert metrics["mentions"] == 3
+    assert metrics["chance"]["inside"] == pytest.approx(1 / 3)
+    assert metrics["with_TIR"]["pointing"] == pytest.approx(2 / 3)
