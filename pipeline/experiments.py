@@ -96,7 +96,17 @@ def queue(name: str, overrides: dict[str, Any]) -> None:
 
 def start_workers(jobs: int) -> None:
     """Let up to this many processes of DVC work the queue off, in the background."""
-    _dvc("queue", "start", "--jobs", str(jobs))
+    command = ["dvc", "queue", "start", "--jobs", str(jobs)]
+    started = subprocess.run(
+        command,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,  # not a pipe: workers keep it open, and reading it would wait
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for them
+        check=False,
+    )
+    if started.returncode:
+        raise UserError(f"`{' '.join(command)}` failed; type it to see why.")
 
 
 def fetch(experiment: str, output: Path, to: Path) -> None:
