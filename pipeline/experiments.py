@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from uar.errors import UserError
 
 State = Literal["success", "running", "queued", "failed"]
 _BEST_FIRST = ("success", "running", "queued", "failed")
+_RETRIES = 4
 _BASELINE = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 
 
@@ -46,7 +49,12 @@ def read_experiments() -> dict[str, Experiment]:
     refs = _checked(["git", "for-each-ref", "--format=%(refname)", "refs/exps"])
     baselines = {"".join(found) for found in _BASELINE.findall(refs)}
     revisions = [word for commit in sorted(baselines) for word in ("--rev", commit)]
-    return parse_experiments(json.loads(_dvc("exp", "show", "--json", "--rev", "HEAD", *revisions)))
+    command = ["exp", "show", "--json", "--rev", "HEAD", *revisions]
+    for _ in range(_RETRIES):  # DVC fails where a worker removes a file that it is about to read
+        with suppress(UserError):
+            return parse_experiments(json.loads(_dvc(*command)))
+        time.sleep(1)
+    return parse_experiments(json.loads(_dvc(*command)))
 
 
 def parse_experiments(shown: list[dict[str, Any]]) -> dict[str, Experiment]:
