@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ from uar.errors import UserError
 
 State = Literal["success", "running", "queued", "failed"]
 _BEST_FIRST = ("success", "running", "queued", "failed")
+_RETRIES = 4
 _BASELINE = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
 
 
@@ -46,7 +49,12 @@ def read_experiments() -> dict[str, Experiment]:
     refs = _checked(["git", "for-each-ref", "--format=%(refname)", "refs/exps"])
     baselines = {"".join(found) for found in _BASELINE.findall(refs)}
     revisions = [word for commit in sorted(baselines) for word in ("--rev", commit)]
-    return parse_experiments(json.loads(_dvc("exp", "show", "--json", "--rev", "HEAD", *revisions)))
+    command = ["exp", "show", "--json", "--rev", "HEAD", *revisions]
+    for _ in range(_RETRIES):  # DVC fails where a worker removes a file that it is about to read
+        with suppress(UserError):
+            return parse_experiments(json.loads(_dvc(*command)))
+        time.sleep(1)
+    return parse_experiments(json.loads(_dvc(*command)))
 
 
 def parse_experiments(shown: list[dict[str, Any]]) -> dict[str, Experiment]:
@@ -96,7 +104,17 @@ def queue(name: str, overrides: dict[str, Any]) -> None:
 
 def start_workers(jobs: int) -> None:
     """Let up to this many processes of DVC work the queue off, in the background."""
-    _dvc("queue", "start", "--jobs", str(jobs))
+    command = ["dvc", "queue", "start", "--jobs", str(jobs)]
+    started = subprocess.run(
+        command,
+        env=_environment(),
+        stdout=subprocess.DEVNULL,  # not a pipe: workers keep it open, and reading it would wait
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is not for them
+        check=False,
+    )
+    if started.returncode:
+        raise UserError(f"`{' '.join(command)}` failed; type it to see why.")
 
 
 def fetch(experiment: str, output: Path, to: Path) -> None:

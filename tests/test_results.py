@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from pipeline import compare, paired, paths
+from pipeline import compare, experiments, paired, paths
 from pipeline.__main__ import app
 from pipeline.ablations import Ablations, Table, overridden
 from pipeline.experiments import parse_experiments
@@ -62,23 +62,41 @@ def result(fusion: str, seed: int, scores: float, **changes: Any) -> Result:
 def test_a_recorded_dvc_exp_show() -> None:
     """Recorded with DVC 3.67: `none-s9` failed and was queued again."""
     shown = json.loads((ROOT / "tests" / "exp_show.json").read_text())
-    experiments = parse_experiments(shown)
-    assert {name: e.state for name, e in experiments.items()} == {
+    found = parse_experiments(shown)
+    assert {name: e.state for name, e in found.items()} == {
         "uar-s1": "success",
         "none-s2": "queued",
         "none-s9": "queued",
     }
-    assert experiments["none-s2"].params["model"]["fusion"] == "none"
-    one = Result.of_experiment(experiments["uar-s1"])
+    assert found["none-s2"].params["model"]["fusion"] == "none"
+    one = Result.of_experiment(found["uar-s1"])
     assert one is not None
     assert (one.experiment, one.seed, one.device, one.seconds) == ("uar-s1", 1, "cpu", 50.0)
     assert one.commit == "c17fde9b741303b163ed150a7e45cfb62d1de46c"
     assert one.metrics == {"r2gen": {"BLEU-4": 0.1, "CIDEr": 0.25}}  # DVC drops the null METEOR
-    assert Result.of_experiment(experiments["none-s2"]) is None
+    assert Result.of_experiment(found["none-s2"]) is None
 
     (master,) = (baseline for baseline in shown if baseline["name"] == "master")
     failed = [e for e in master["experiments"] if e["executor"]["state"] == "failed"]
     assert parse_experiments([{**master, "experiments": failed}])["none-s9"].state == "failed"
+
+
+def test_a_dvc_exp_show_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does so when a worker removes a file in between."""
+    failures = ["once", "twice"]
+
+    def dvc(*arguments: str) -> str:
+        if failures:
+            raise UserError(failures.pop())
+        return (ROOT / "tests" / "exp_show.json").read_text()
+
+    monkeypatch.setattr(experiments, "_dvc", dvc)
+    monkeypatch.setattr(experiments, "_checked", lambda command: "")
+    monkeypatch.setattr(experiments.time, "sleep", lambda seconds: None)
+    assert set(experiments.read_experiments()) == {"uar-s1", "none-s2", "none-s9"}
+    failures += ["always"] * 9
+    with pytest.raises(UserError, match="always"):
+        experiments.read_experiments()
 
 
 # ---- grouping
