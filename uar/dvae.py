@@ -29,6 +29,7 @@ from uar.errors import UserError
 from uar.files import whole_file
 from uar.schedule import warmup_cosine
 
+_AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 _KMEANS_IMAGES = 192  # images behind the initial codes
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
 _DECODER_ALONE = 0.3  # share of the steps before the encoder moves: it then gets useful gradients
@@ -75,7 +76,9 @@ class Dvae(nn.Module):
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Argmax tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""
-        return self.logits(pixels).argmax(dim=1).flatten(1)
+        at_once = _AT_ONCE_ON_CPU if pixels.device.type == "cpu" else max(1, len(pixels))
+        tokens = [self.logits(part).argmax(dim=1) for part in pixels.split(at_once)]
+        return torch.cat(tokens).flatten(1)
 
     def reconstruct(self, tokens: Tensor) -> Tensor:
         """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
