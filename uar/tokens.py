@@ -228,7 +228,7 @@ def tokenize_images(
 
     first = fabric.is_global_zero
     with tqdm(total=len(mine), desc="tokenize", unit="batch", disable=not first) as progress:
-        for number, batch in prefetch(prepared()):
+        for number, batch in prefetch(prepared(), fabric.device):
             unfinished.write(number, _encode(encode, batch, views).numpy())
             progress.update()
     fabric.barrier()

@@ -301,7 +301,7 @@ def train_epoch(
     sums: dict[str, Tensor] = {}
     means: dict[str, float] = {}
     progress = tqdm(
-        prefetch(batches),
+        prefetch(batches, fabric.device),
         f"{title}/{stage.epochs}",
         steps,
         unit="batch",
