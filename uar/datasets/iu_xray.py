@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
@@ -87,7 +87,10 @@ def random_split(uids: Iterable[int], seed: int) -> dict[int, Split]:
 
 
 def assemble(
-    examinations: dict[int, Examination], params: DatasetParams, images: Path, strays: list[LeftOut]
+    examinations: dict[int, Examination],
+    params: DatasetParams,
+    images: Path,
+    on_disk: Iterable[str],
 ) -> Dataset:
     """Choose the studies, their split, films and section.
 
@@ -99,14 +102,19 @@ def assemble(
     Args:
         examinations: by number.
         images: the images folder.
-        strays: images in no report.
+        on_disk: paths of all images; those in no report are left out.
 
     Raises:
         UserError: a study has fewer films than `images_per_study` and `missing_view` is "error", or
             an image path leaves the folder.
     """
     ids = {uid_of(study_id): study_id for study_id in r2gen_studies()}
-    left_out = list(strays)
+    claimed = {film.path for one in examinations.values() for film in one.films}
+    left_out = [
+        LeftOut(PurePosixPath(path).name.split(".")[0], path, "image in no report")
+        for path in on_disk
+        if path not in claimed
+    ]
 
     def leave_out(uid: int, source: str, reason: str) -> None:
         left_out.append(LeftOut(ids.get(uid, f"CXR{uid}"), source, reason))

@@ -21,7 +21,7 @@ from uar.datasets.iu_xray import (
     Film,
     assemble,
 )
-from uar.datasets.study import Dataset, Layout, LeftOut, View, image_files, leaves_folder, refuse
+from uar.datasets.study import Dataset, Layout, View, image_files, leaves_folder, refuse
 from uar.datasets.tables import read_csv
 
 _VIEWS: dict[str, View] = {"Frontal": "frontal", "Lateral": "lateral"}
@@ -67,13 +67,7 @@ def read(params: DatasetParams) -> Dataset:
         )
         for row in reports.itertuples()
     }
-    claimed = {film.path for one in examinations.values() for film in one.films}
-    strays = [
-        LeftOut(name.split(".")[0], place, "image in no report")
-        for name, place in on_disk.items()
-        if place not in claimed
-    ]
-    return assemble(examinations, params, images, strays)
+    return assemble(examinations, params, images, on_disk.values())
 
 
 LAYOUT = Layout(

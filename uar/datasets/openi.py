@@ -30,7 +30,6 @@ from uar.datasets.iu_xray import (
 from uar.datasets.study import (
     Dataset,
     Layout,
-    LeftOut,
     image_files,
     leaves_folder,
     links_out,
@@ -70,13 +69,7 @@ def read(params: DatasetParams) -> Dataset:
             faults.append(f"{path.name}: {other} has the uId CXR{examination.uid} too")
         examinations[examination.uid] = examination
     refuse(faults, folder, "Restore or remove these reports.")
-    claimed = {film.path for one in examinations.values() for film in one.films}
-    strays = [
-        LeftOut(stem, path, "image in no report")
-        for stem, path in on_disk.items()
-        if path not in claimed
-    ]
-    return assemble(examinations, params, images, strays)
+    return assemble(examinations, params, images, on_disk.values())
 
 
 LAYOUT = Layout(
