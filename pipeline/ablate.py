@@ -16,6 +16,7 @@ from pipeline import experiments, paths
 from pipeline.ablations import (
     Ablations,
     Run,
+    choose_rows,
     digest,
     overridden,
     parse_overrides,
@@ -40,6 +41,7 @@ def ablate(
         list[str] | None,
         typer.Option("--set", "-S", help="Override a key of params.yaml in every run, KEY=VALUE."),
     ] = None,
+    rows: Annotated[str | None, typer.Option(help="Some of the rows only, as base,a,uar.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
 ) -> None:
     """Run a table's rows, each with several seeds; what has finished before is not run again."""
@@ -51,7 +53,8 @@ def ablate(
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
     raw, code = yaml.safe_load(paths.PARAMS.read_text()), hash_of_code()
-    runs = plan_runs(ablations.models(tables), parse_seeds(seeds), extra, raw, tracked_keys(), code)
+    models = choose_rows(ablations.models(tables), rows)
+    runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
     known = read_experiments()
     new = to_queue(runs, known)
     print(f"{len(runs)} experiments, {len(new)} of them new", flush=True)

@@ -139,6 +139,21 @@ def plan_runs(
     return runs
 
 
+def choose_rows(models: dict[str, dict[str, Any]], wanted: str | None) -> dict[str, dict[str, Any]]:
+    """The models that `wanted` names, as `base,a,uar`; all without it.
+
+    Raises:
+        UserError: a name that no model has.
+    """
+    names = models.keys() if wanted is None else [name.strip() for name in wanted.split(",")]
+    if unknown := [name for name in names if name not in models]:
+        raise UserError(
+            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that come to the "
+            "same model go by the first one's name."
+        )
+    return {name: models[name] for name in names}
+
+
 def parse_seeds(text: str) -> list[int]:
     """`3` is three seeds from 0 on; `1,5` (or `7,`) are these.
 
