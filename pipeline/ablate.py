@@ -30,7 +30,8 @@ from uar.errors import UserError
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
 CODE = ("pipeline/", "uar/")
-_EVERY = 10  # seconds between looks at the queue
+_EVERY = 10  # seconds between looks at the queue, at least
+_LOOKING = 0.05  # share of the time that looks, which take longer as experiments add up, may have
 _START = 120  # seconds that workers may take before they run something
 
 
@@ -89,6 +90,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
     failed: list[str] = []
     started = -math.inf
     while True:
+        looked = time.monotonic()
         known = read_experiments()  # one that is being fetched from the queue is in no list
         for name in [name for name in left if state(known, name) in ("success", "failed")]:
             run = left.pop(name)
@@ -102,7 +104,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
         if idle and time.monotonic() - started > _START:  # at first, and when workers have died
             experiments.start_workers(jobs)
             started = time.monotonic()
-        time.sleep(_EVERY)
+        time.sleep(max(_EVERY, (time.monotonic() - looked) / _LOOKING))
 
 
 def outcome(experiment: Experiment) -> str:

@@ -24,7 +24,7 @@ from uar.device import resolve_device
 from uar.dvae import load_dvae, reconstruction_quality
 from uar.files import read_table, whole_file, write_json
 from uar.images import resize_view
-from uar.inference import paired_features, write_reports
+from uar.inference import paired_features, with_reports, word_attention, write_reports
 from uar.model import UAR
 
 SPLIT = "the validation split"
@@ -87,18 +87,6 @@ class Validation:
         """Whole films of packed rows `(N,)` as the model sees them, `(N, crop, crop)` in [0, 1]."""
         images = torch.from_numpy(open_images()[rows])
         return resize_view(images, self.params.image.crop).numpy()
-
-    def writing(self, chosen: list[int], reports: list[str]) -> Studies:
-        """Studies `chosen` with these reports in place of their own."""
-        present = self.studies.present
-        return Studies(
-            self.studies.visual,
-            self.studies.rows[chosen],
-            reports,
-            self.inputs.vocabulary,
-            self.params.report.max_length,
-            None if present is None else present.numpy()[chosen],
-        )
 
 
 def trained_models(params: Params, inputs: Inputs) -> dict[str, UAR]:
@@ -215,15 +203,13 @@ def draw_word_attention(
         generated[name] = [prediction.generated for prediction in predictions]
     reports = list(zip(validation.reports, *generated.values(), strict=True))
     chosen = attention.telling_studies(reports, params.analyze.samples)
-    maps = {
-        name: attention.word_attention(
-            model,
-            validation.writing(chosen, [generated[name][i] for i in chosen]),
-            params.decode.batch_size,
-            f"attention, {name}",
-        )
-        for name, model in models.items()
-    }
+    maps = {}
+    for name, model in models.items():
+        writing = with_reports(
+            validation.studies, chosen, [generated[name][i] for i in chosen],
+            validation.inputs.vocabulary, params.report.max_length,
+        )  # fmt: skip
+        maps[name] = word_attention(model, writing, params.decode.batch_size, f"attention, {name}")
     for number, study in enumerate(chosen):
         written = {
             name: attention.Written(generated[name][study].split(), maps[name][number])
@@ -252,7 +238,7 @@ def ground(
         return None
     tables = {}
     for name, model in models.items():
-        maps = attention.word_attention(
+        maps = word_attention(
             model, validation.studies, validation.params.decode.batch_size, f"grounding, {name}"
         )
         tables[name] = grounding.grounding_table(

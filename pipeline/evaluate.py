@@ -11,6 +11,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.labellers import open_labellers
+from pipeline.page import write_page
 from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
 from uar.batches import Studies
@@ -80,13 +81,19 @@ def evaluate() -> None:
         "text": text_statistics(predictions),
         "checkpoint_epoch": checkpoint.epoch,
     }
+    per_study = per_study_scores(predictions, model_scores)
     with whole_file(paths.STUDY_SCORES) as temporary:
-        per_study_scores(predictions, model_scores).to_csv(temporary, index=False)
+        per_study.to_csv(temporary, index=False)
+    write_page(
+        inputs, model, studies, predictions, model_scores, per_study, metrics,
+        labellers.get("clinical"),
+    )  # fmt: skip
     write_json(paths.METRICS, metrics)
     write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     print_evaluation(metrics)
     for name, reason in absent.items():
         print(f"{name}: {reason}")
+    print(f"to read the reports beside their references: {paths.PAGE}")
 
 
 def references(studies: Studies, inputs: Inputs) -> list[str]:

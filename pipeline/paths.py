@@ -28,6 +28,7 @@ SCRATCH = Path(".resume")  # a folder a training stage, outside version control
 PREDICTIONS = Path("evaluation/predictions.jsonl")
 SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
 STUDY_SCORES = Path("evaluation/scores.csv")
+PAGE = Path("evaluation/reports.html")
 METRICS = Path("evaluation/metrics.json")
 PROTOCOL = Path("evaluation/protocol.json")
 FIGURES = Path("analysis/figures")

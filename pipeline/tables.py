@@ -44,7 +44,7 @@ def print_evaluation(metrics: Mapping[str, Any]) -> None:
         table.add_row(f"[bold]{protocol} protocol")
         table.add_row(" this model", *(number(metrics[protocol][name]) for name in columns))
         intervals = metrics["intervals"][protocol]
-        table.add_row("  95 % interval", *(_interval(intervals[n]) for n in columns), style="dim")
+        table.add_row("  95 % interval", *(interval(intervals[n]) for n in columns), style="dim")
         for label, key in SYSTEMS.items():
             values = metrics[key][protocol]
             table.add_row(f" {label}", *(number(values[name]) for name in columns))
@@ -69,13 +69,13 @@ def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Tab
     for label, system in systems.items():
         table.add_row(f" {label}", *(number(system[labeller][a][s]) for a, s in keys))
         if label == "this model":
-            interval = _interval(metrics["intervals"][labeller]["micro F1"])
-            cells = (interval if key == ("micro", "F1") else "" for key in keys)
+            bounds = interval(metrics["intervals"][labeller]["micro F1"])
+            cells = (bounds if key == ("micro", "F1") else "" for key in keys)
             table.add_row("  95 % interval", *cells, style="dim")
     return table
 
 
-def _interval(bounds: Mapping[str, float] | None) -> str:
+def interval(bounds: Mapping[str, float] | None) -> str:
     """`.17-.20`; metrics.json has more digits."""
     if bounds is None:
         return "-"

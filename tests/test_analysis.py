@@ -17,9 +17,7 @@ from uar.analysis.attention import (
     Written,
     asserted_findings,
     attention_table,
-    attention_weights,
     draw_attention,
-    recorded_attention,
     shown_words,
     telling_studies,
 )
@@ -36,6 +34,7 @@ from uar.analysis.reconstruction import film_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
 from uar.attention import MultiHeadAttention
 from uar.datasets.study import BOX_COLUMNS
+from uar.inference import attention_weights, recorded_attention
 from uar.model import UAR
 from uar.published import published_alignment_scores
 from uar.text import BOS, EOS, PAD

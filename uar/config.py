@@ -218,6 +218,7 @@ class EvaluateParams(Section):
     uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
     chexbert: Path | None
     resamples: int = Field(ge=1)
+    page_studies: int = Field(ge=1)
 
 
 class AnalyzeParams(Section):

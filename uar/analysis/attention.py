@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor
-from tqdm import tqdm
 
 from uar.analysis.drawing import new_figure, show_film
 from uar.analysis.grounding import head_word
-from uar.attention import MultiHeadAttention
-from uar.batches import Studies
-from uar.model import UAR
 
 # What radiologists look for, and where: the words whose attention the figure shows.
 FINDINGS = (
@@ -37,69 +30,6 @@ PLACES = (
 )  # fmt: skip
 NEGATIONS = ("no", "not", "without", "negative", "free", "normal", "clear", "unremarkable")
 SHOWN = 5  # words of a report
-
-
-def attention_weights(
-    attention: MultiHeadAttention, x: Tensor, keys: Tensor, bias: Tensor | None
-) -> Tensor:
-    """softmax(A) of Eq. 7 and 11, `(B, h, T, S)`, which `attention` itself never forms.
-
-    Args:
-        attention: whose projections are used.
-        x: `(B, T, d)`.
-        keys: `(B, h, S, d/h)`.
-        bias: added to the scaled activations.
-    """
-    queries = attention.query(x).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-    activations = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
-    return (activations if bias is None else activations + bias).softmax(dim=-1)
-
-
-@contextmanager
-def recorded_attention(model: UAR) -> Iterator[list[Tensor]]:
-    """Text-to-image attention `(B, T, L)` of each decoder layer, mean over heads.
-
-    The list yielded is filled by a forward pass in the block.
-    """
-    recorded: list[Tensor] = []
-
-    def record(attention: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        x, (keys, _) = inputs
-        recorded.append(attention_weights(attention, x, keys, named["bias"]).mean(dim=1))
-
-    hooks = [
-        layer.visual_attention.register_forward_pre_hook(record, with_kwargs=True)
-        for layer in model.decoder.layers
-    ]
-    try:
-        yield recorded
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-@torch.inference_mode()
-def word_attention(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
-    """Attention with which each word of the studies' reports is written, `(S, T, L)` float32.
-
-    Teacher-forced; row t is of the step that predicts word t. Mean over heads and decoder layers,
-    so that a row sums to 1 over the study's views.
-
-    Args:
-        model: in evaluation mode.
-        studies: S studies.
-        batch_size: studies.
-        what: names the progress bar.
-    """
-    device = model.head.weight.device
-    maps = []
-    total = -(-len(studies) // batch_size)
-    for batch in tqdm(studies.batches(batch_size), desc=what, total=total, unit="batch"):
-        batch = batch.to(device)
-        with recorded_attention(model) as layers:
-            model(batch.visual, batch.report, batch.present)
-        maps.append(torch.stack(layers).mean(dim=0).float().cpu().numpy())
-    return np.concatenate(maps)
 
 
 def asserted_findings(words: Sequence[str]) -> list[int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,7 +27,18 @@ HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[clinica
 
 _PRECEDENCE = (Label.POSITIVE, Label.UNCERTAIN, Label.NEGATIVE, Label.BLANK)
 _GAP = 6  # words
+# a character, or what a blank stands for: a run of separators, the seam of "clear.The"
+_PIECES = re.compile(r"[-/\s]+|(?<=[a-z]\.)(?=[A-Z])|(?P<kept>[^-/\s])")
 _SPANS = "observations"
+
+
+class Mention(NamedTuple):
+    """What a report says of an observation, and where."""
+
+    observation: str
+    label: Label
+    start: int  # characters of the report
+    end: int
 
 
 class Labeller:
@@ -56,10 +67,19 @@ class Labeller:
 
     def label(self, reports: Iterable[str]) -> np.ndarray:
         """Labels `(N, 14)` int8 of N reports, values of `Label`, columns as `OBSERVATIONS`."""
-        rows = [self._row(doc) for doc in self._nlp.pipe(map(_tidy, reports))]
+        rows = [_labels(mentions) for mentions in self.mentions(reports)]
         return np.array(rows, np.int8).reshape(-1, len(OBSERVATIONS))
 
-    def _row(self, doc: Doc) -> list[Label]:
+    def mentions(self, reports: Iterable[str]) -> Iterator[list[Mention]]:
+        """The mentions that decide each report's labels."""
+        tidied = (_tidy(report) for report in reports)
+        for doc, places in self._nlp.pipe(tidied, as_tuples=True):
+            yield [
+                Mention(span.label_, label, places[span.start_char], places[span.end_char - 1] + 1)
+                for span, label in self._labelled_spans(doc)
+            ]
+
+    def _labelled_spans(self, doc: Doc) -> list[tuple[Span, Label]]:
         others = self._others.spans(doc)
         spans = [
             span
@@ -68,25 +88,36 @@ class Labeller:
         ]
         doc.spans[_SPANS] = spans
         self._uncertainty(self._negation(doc))
-        found = {name: {Label.BLANK} for name in OBSERVATIONS}
+        found = []
         for span in spans:
             label = Label.UNCERTAIN if span._.uncertain else Label.POSITIVE
-            found[span.label_].add(Label.NEGATIVE if span._.negated else label)
-        for span in self._absences.spans(doc):
-            found[span.label_].add(Label.NEGATIVE)
-        labels = {name: min(found[name], key=_PRECEDENCE.index) for name in OBSERVATIONS}
-        said = {
-            labels[name] for name in OBSERVATIONS if name not in ("Support Devices", NO_FINDING)
-        }
-        if not said & {Label.POSITIVE, Label.UNCERTAIN}:
-            labels[NO_FINDING] = Label.POSITIVE
-        return [labels[name] for name in OBSERVATIONS]
+            found.append((span, Label.NEGATIVE if span._.negated else label))
+        return found + [(span, Label.NEGATIVE) for span in self._absences.spans(doc)]
 
 
-def _tidy(report: str) -> str:
-    """Lower case, hyphens and slashes as blanks, a blank after each sentence."""
-    spaced = re.sub(r"(?<=[a-z])\.(?=[A-Z])", ". ", report)
-    return re.sub(r"[-/\s]+", " ", spaced).lower()
+def _labels(mentions: Iterable[Mention]) -> list[Label]:
+    """A report's label of each of `OBSERVATIONS`."""
+    found = {name: {Label.BLANK} for name in OBSERVATIONS}
+    for mention in mentions:
+        found[mention.observation].add(mention.label)
+    labels = {name: min(found[name], key=_PRECEDENCE.index) for name in OBSERVATIONS}
+    said = {labels[name] for name in OBSERVATIONS if name not in ("Support Devices", NO_FINDING)}
+    if not said & {Label.POSITIVE, Label.UNCERTAIN}:
+        labels[NO_FINDING] = Label.POSITIVE
+    return [labels[name] for name in OBSERVATIONS]
+
+
+def _tidy(report: str) -> tuple[str, list[int]]:
+    """Lower case, hyphens and slashes as blanks, a blank after each sentence.
+
+    Also each character's place in the report.
+    """
+    pieces, places = [], []
+    for match in _PIECES.finditer(report):
+        piece = match[0].lower() if match.lastgroup == "kept" else " "
+        pieces.append(piece)
+        places += [match.start()] * len(piece)
+    return "".join(pieces), places
 
 
 class _Phrases:

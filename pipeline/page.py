@@ -1,0 +1,135 @@
+"""The page of generated reports that evaluate writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import paths
+from pipeline.inputs import Inputs, open_images
+from pipeline.tables import SYSTEMS, interval, number
+from uar.batches import Studies
+from uar.clinical.labeller import HOW_TO_INSTALL, Labeller
+from uar.clinical.scores import confusion
+from uar.config import Params
+from uar.evaluation import SystemScores
+from uar.files import whole_file
+from uar.inference import with_reports, word_attention
+from uar.model import UAR
+from uar.page.build import Findings, Headline, StudyShown, render_page
+from uar.predictions import Prediction
+
+DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
+
+
+def write_page(
+    inputs: Inputs,
+    model: UAR,
+    studies: Studies,
+    predictions: Sequence[Prediction],
+    scores: SystemScores,
+    per_study: pd.DataFrame,
+    metrics: Mapping[str, Any],
+    labeller: Labeller | None,
+) -> None:
+    """Write the page of the test studies, or of a sample of them.
+
+    Args:
+        inputs: the stage's.
+        model: in evaluation mode.
+        studies: the S test studies.
+        predictions: what `model` wrote of them.
+        scores: of these predictions.
+        per_study: the same, `uar.evaluation.per_study_scores`.
+        metrics: the content of metrics.json.
+        labeller: marks findings; None where it is not installed.
+    """
+    params = inputs.params
+    chosen = sample(len(studies), params.evaluate.page_studies, params.seed)
+    reports = [predictions[i].generated for i in chosen]
+    writing = with_reports(studies, chosen, reports, inputs.vocabulary, params.report.max_length)
+    attention = word_attention(model, writing, params.decode.batch_size, "attention")
+    findings = find(predictions, scores, labeller, params.evaluate.uncertain)
+    values = per_study.select_dtypes("number")
+    values = values.astype(object).where(values.notna(), None).to_dict("records")
+    images = open_images()
+    views = (
+        np.ones(studies.rows.shape, bool) if studies.present is None else studies.present.numpy()
+    )
+    shown = [
+        StudyShown(
+            prediction=predictions[i],
+            films=images[studies.rows[i]],
+            present=views[i],
+            attention=of_words,
+            scores=values[i],
+            findings=findings[i] if findings else None,
+        )
+        for i, of_words in zip(chosen, attention, strict=True)
+    ]
+    headline = Headline(
+        title=f"{DATASETS[params.dataset.name]}, test split",
+        rows=headline_rows(metrics),
+        notes=notes(params, len(chosen), len(studies), labelled=labeller is not None),
+    )
+    with whole_file(paths.PAGE) as temporary:
+        temporary.write_text(render_page(headline, shown), encoding="utf-8")
+
+
+def sample(studies: int, wanted: int, seed: int) -> list[int]:
+    """Which studies the page shows: all, or `wanted` at random, in order."""
+    if studies <= wanted:
+        return list(range(studies))
+    return sorted(np.random.default_rng(seed).choice(studies, wanted, replace=False).tolist())
+
+
+def find(
+    predictions: Sequence[Prediction],
+    scores: SystemScores,
+    labeller: Labeller | None,
+    uncertain: str,
+) -> list[Findings] | None:
+    """Each study's findings; None without a labeller."""
+    if labeller is None:
+        return None
+    return [
+        Findings(*parts)
+        for parts in zip(
+            confusion(*scores.findings["clinical"], uncertain),
+            labeller.mentions(p.report for p in predictions),
+            labeller.mentions(p.generated for p in predictions),
+            strict=True,
+        )
+    ]
+
+
+def headline_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The split's scores under the `r2gen` protocol, with intervals for the model."""
+    intervals = metrics["intervals"]["r2gen"]
+    rows = {"This model": {name: number(value) for name, value in metrics["r2gen"].items()}}
+    rows["95 % interval"] = {name: interval(intervals[name]) for name in metrics["r2gen"]}
+    for label, key in SYSTEMS.items():
+        rows[label[0].upper() + label[1:]] = {
+            n: number(value) for n, value in metrics[key]["r2gen"].items()
+        }
+    return rows
+
+
+def notes(params: Params, shown: int, total: int, *, labelled: bool) -> list[str]:
+    """What a reader of the page has to know."""
+    size = params.image.size
+    said = [
+        "Research output, not for clinical use.",
+        f"Films are {size} x {size} pixels, all that the model is given. References are shown "
+        "whole; scores are under the r2gen protocol, which cuts them and knows no rare words.",
+        "Attention is the mean over heads and decoder layers. It says where the decoder read, not "
+        "why it chose a word.",
+    ]
+    if shown < total:
+        said.append(f"{shown} of {total} studies, drawn at random (evaluate.page_studies).")
+    if not labelled:
+        said.append(f"Findings are not marked: no labeller is installed ({HOW_TO_INSTALL}).")
+    return said

@@ -1,0 +1,334 @@
+"""The page of generated reports: its content, and its behaviour in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+
+from pipeline.page import sample
+from uar.clinical.labeller import Mention
+from uar.clinical.labels import OBSERVATIONS, Label
+from uar.page.build import (
+    Findings,
+    Headline,
+    StudyShown,
+    attention_levels,
+    marked_words,
+    render_page,
+)
+from uar.predictions import Prediction
+
+SIDE, VIEWS, WORDS = 3, 2, 6
+SENTENCE = ("the", "heart", "is", "enlarged", "today", ".")
+HEADLINE = Headline(
+    title="Phantoms, test split",
+    rows={"This model": {"CIDEr": "1.000"}, "Constant report": {"CIDEr": "0.500"}},
+    notes=["A note."],
+)
+HOSTILE = "a </script><b id=injected>x</b> & {{ y }}"
+
+
+# ---- what stands on it
+
+
+def mention(text: str, word: str, name: str, label: Label = Label.POSITIVE) -> Mention:
+    start = text.index(word)
+    return Mention(name, label, start, start + len(word))
+
+
+def test_words_that_assert_a_finding_are_marked() -> None:
+    text = "Heart  is enlarged.\nNo effusion, maybe edema."
+    mentions = [
+        mention(text, "enlarged", "Cardiomegaly"),
+        mention(text, "enlarged", "Enlarged Cardiomediastinum"),
+        mention(text, "effusion", "Pleural Effusion", Label.NEGATIVE),
+        mention(text, "edema", "Edema", Label.UNCERTAIN),
+    ]
+    asserted = ["Cardiomegaly", "Enlarged Cardiomediastinum", "Pleural Effusion"]
+    assert marked_words(text, mentions, asserted) == [
+        ["Heart"], ["is"], ["enlarged.", ["Cardiomegaly", "Enlarged Cardiomediastinum"]],
+        ["No"], ["effusion,"], ["maybe"], ["edema."],
+    ]  # fmt: skip
+    assert marked_words(text, mentions, ["Edema"])[-1] == ["edema.", ["Edema"]]
+
+
+def test_attention_levels_are_roots_of_multiples_of_uniform() -> None:
+    attention = np.array([[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]])
+    levels, highest = attention_levels(attention)
+    assert highest == 4
+    assert levels.tolist() == [[128, 128, 128, 128], [255, 0, 0, 0]]  # 255 * sqrt(1 / 4)
+    assert attention_levels(np.empty((0, 4)))[0].size == 0
+
+
+def test_a_finding_is_in_both_reports_missing_or_added() -> None:
+    confusion = np.zeros((14, 3), int)
+    confusion[1, 0] = confusion[7, 1] = confusion[9, 2] = 1  # true positive, false ones
+    assert Findings(confusion, [], []).found() == {
+        "Cardiomegaly": "both", "Atelectasis": "added", "Pleural Effusion": "missing",
+    }  # fmt: skip
+
+
+def test_a_sample_is_drawn_only_from_more_studies_than_wanted() -> None:
+    assert sample(5, 5, seed=0) == [0, 1, 2, 3, 4]
+    drawn = sample(100, 10, seed=0)
+    assert drawn == sorted(set(drawn)) == sample(100, 10, seed=0) != sample(100, 10, seed=1)
+    assert len(drawn) == 10
+
+
+def study(number: int, size: int = 8, side: int = SIDE, words: int = WORDS) -> StudyShown:
+    """Study `number` looks, while it writes word w, at cell (number + w) of each film."""
+    report = HOSTILE if number == 2 else f"the heart of phantom {number} ."
+    generated = " ".join(SENTENCE[w % len(SENTENCE)] for w in range(words))
+    confusion = np.zeros((14, 3), int)
+    confusion[1, number % 3] = 1  # both, added, missing
+    enlarged = [mention(generated, "enlarged", "Cardiomegaly")]
+    attention = np.full((words + 1, VIEWS * side**2), 1e-4)
+    cells = (number + np.arange(words)) % side**2
+    attention[np.arange(words), cells] = attention[np.arange(words), side**2 + cells] = 0.4
+    films = np.random.default_rng(number).integers(0, 256, (VIEWS, size, size), np.uint8)
+    return StudyShown(
+        Prediction(f"p{number:03d}", report, report, generated, -1.0),
+        films,
+        np.array([True, number != 1]),
+        attention,
+        {"CIDEr": None if number == 3 else (number * 7) % 10 / 10, "words": float(words)},
+        Findings(confusion, [], enlarged if number % 3 < 2 else []),
+    )
+
+
+# ---- in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium; without one the tests are skipped, but not in CI."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
+    """The page of 30 studies, opened."""
+    return opened(browser, tmp_path / "page.html", [study(i) for i in range(30)])
+
+
+def opened(
+    browser: webdriver.Chrome, path: Path, studies: Sequence[StudyShown]
+) -> webdriver.Chrome:
+    path.write_text(render_page(HEADLINE, studies), encoding="utf-8")
+    browser.set_window_size(1200, 900)
+    browser.get_log("browser"), browser.get_log("performance")
+    browser.get(path.as_uri())
+    return browser
+
+
+def ids(page: webdriver.Chrome) -> list[str]:
+    return [name.text for name in page.find_elements(By.CSS_SELECTOR, ".study h2")]
+
+
+def article(page: webdriver.Chrome, study_id: str) -> WebElement:
+    return next(
+        a for a in page.find_elements(By.CLASS_NAME, "study")
+        if a.find_element(By.TAG_NAME, "h2").text == study_id
+    )  # fmt: skip
+
+
+def words(of_study: WebElement) -> list[WebElement]:
+    return of_study.find_elements(By.CSS_SELECTOR, ".generated button")
+
+
+def heat(page: webdriver.Chrome, of_study: WebElement) -> list[list[int]]:
+    """Opacity of each cell over each film."""
+    script = """
+      return [...arguments[0].querySelectorAll("canvas")].map((canvas) => {
+        const cells = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+        return [...cells].filter((_, i) => i % 4 === 3);
+      });
+    """
+    return page.execute_script(script, of_study)
+
+
+def brightest(page: webdriver.Chrome, of_study: WebElement) -> list[int]:
+    return [int(np.argmax(cells)) for cells in heat(page, of_study)]
+
+
+def point_at(page: webdriver.Chrome, target: WebElement) -> None:
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
+    ActionChains(page).move_to_element(target).perform()
+
+
+def test_the_page_is_whole_in_itself(page: webdriver.Chrome) -> None:
+    assert page.title.startswith("Phantoms, test split")
+    assert "1.000" in page.find_element(By.CSS_SELECTOR, "header table").text
+    assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+    logged = [entry["message"] for entry in page.get_log("performance")]
+    asked = [message for message in logged if "Network.requestWillBeSent" in message]
+    assert asked
+    assert not [message for message in asked if '"url":"http' in message]
+
+
+def test_a_reports_text_is_text(page: webdriver.Chrome) -> None:
+    shown = article(page, "p002").find_element(By.CLASS_NAME, "reference").text
+    assert shown == HOSTILE
+    assert not page.find_elements(By.ID, "injected")
+
+
+def test_films_are_the_studys(page: webdriver.Chrome) -> None:
+    first = article(page, "p000")
+    sources = [i.get_attribute("src") for i in first.find_elements(By.TAG_NAME, "img")]
+    for source, film in zip(sources, study(0).films, strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+        assert np.abs(pixels.astype(int) - film).mean() < 12  # noise is what JPEG keeps worst
+    lacking = article(page, "p001")
+    assert len(lacking.find_elements(By.TAG_NAME, "img")) == 1
+    assert lacking.find_element(By.CSS_SELECTOR, ".film.absent").text == "no film"
+
+
+def test_pointing_at_a_word_shows_where_the_model_looked(page: webdriver.Chrome) -> None:
+    of_study = article(page, "p004")
+    assert np.max(heat(page, of_study)) == 0
+    for w in (0, 3):
+        point_at(page, words(of_study)[w])
+        assert brightest(page, of_study) == [4 + w, 4 + w]
+        assert max(heat(page, of_study)[0]) == 191  # 0.75 of 255
+        caption = of_study.find_element(By.CLASS_NAME, "caption").text
+        assert words(of_study)[w].text in caption and "7.2 ×" in caption  # 0.4 of 18 cells
+    point_at(page, of_study.find_element(By.TAG_NAME, "h2"))
+    assert np.max(heat(page, of_study)) == 0
+
+
+def test_a_tapped_words_attention_stays(page: webdriver.Chrome) -> None:
+    of_study = article(page, "p005")
+    page.execute_script("arguments[0].click()", words(of_study)[2])
+    point_at(page, of_study.find_element(By.TAG_NAME, "h2"))
+    assert brightest(page, of_study) == [7, 7]
+
+
+def test_keys_go_from_word_to_word_and_from_study_to_study(page: webdriver.Chrome) -> None:
+    def press(*keys: str) -> None:
+        ActionChains(page).send_keys(*keys).perform()
+
+    press("j")
+    first, second = article(page, "p000"), article(page, "p001")
+    assert brightest(page, first) == [0, 0]
+    press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert brightest(page, first) == [2, 2]
+    press(Keys.ARROW_LEFT)
+    assert brightest(page, first) == [1, 1]
+    press(Keys.END, Keys.ARROW_RIGHT)
+    assert page.switch_to.active_element == words(first)[-1]
+    press("j")
+    WebDriverWait(page, 5).until(lambda _: np.max(heat(page, first)) == 0)
+    assert page.switch_to.active_element == words(second)[0]
+    press("k")
+    WebDriverWait(page, 5).until(lambda _: np.max(heat(page, second)) == 0)
+    assert page.switch_to.active_element == words(first)[-1]  # where one was
+    press(Keys.ESCAPE)
+    WebDriverWait(page, 5).until(lambda _: np.max(heat(page, first)) == 0)
+    press("/", "phantom 7")
+    assert ids(page) == ["p007"]
+
+
+def test_sorting_by_a_score(page: webdriver.Chrome) -> None:
+    sort = Select(page.find_element(By.ID, "sort"))
+    sort.select_by_visible_text("CIDEr")
+    values = {i: study(i).scores["CIDEr"] for i in range(30)}
+    known = sorted((i for i in values if values[i] is not None), key=lambda i: (values[i], i))
+    assert ids(page) == [f"p{i:03d}" for i in known][: len(ids(page))]
+    page.find_element(By.ID, "descending").click()
+    assert ids(page)[0] == "p007"  # 0.9, the first of equals
+    sort.select_by_index(0)
+    assert ids(page)[0] == "p029"
+    page.find_element(By.ID, "descending").click()
+    assert ids(page)[0] == "p000"
+
+
+def test_studies_without_the_score_come_last(page: webdriver.Chrome) -> None:
+    page.find_element(By.ID, "search").send_keys("phantom 3")  # and no other has "phantom 3 "
+    assert "p003" in ids(page)
+    Select(page.find_element(By.ID, "sort")).select_by_visible_text("CIDEr")
+    page.find_element(By.ID, "search").send_keys(" ")
+    assert ids(page)[-1] == "p003"
+
+
+def test_filtering_by_finding(page: webdriver.Chrome) -> None:
+    finding = Select(page.find_element(By.ID, "finding"))
+    where = Select(page.find_element(By.ID, "where"))
+    count = page.find_element(By.ID, "count")
+    assert len(finding.options) == 1 + len(OBSERVATIONS)
+    finding.select_by_value("Cardiomegaly")
+    assert count.text == "30 of 30 studies"
+    for value, remainder in (("both", 0), ("added", 1), ("missing", 2)):
+        where.select_by_value(value)
+        assert count.text == "10 of 30 studies"
+        assert ids(page)[:2] == [f"p{remainder:03d}", f"p{remainder + 3:03d}"]
+    finding.select_by_value("Edema")
+    assert count.text == "0 of 30 studies"
+    assert page.find_element(By.CLASS_NAME, "nothing").is_displayed()
+
+
+def test_findings_are_marked_and_told_apart_without_color(page: webdriver.Chrome) -> None:
+    for study_id, where, sign in (("p000", "both", "✓"), ("p001", "added", "+")):
+        of_study = article(page, study_id)
+        word = next(w for w in words(of_study) if w.text == "enlarged")
+        assert where in word.get_attribute("class").split()
+        assert word.value_of_css_property("text-decoration-line") == "underline"
+        chip = of_study.find_element(By.CSS_SELECTOR, ".findings li")
+        assert chip.text == f"{sign} Cardiomegaly"
+        assert word.value_of_css_property("color") == chip.value_of_css_property("color")
+
+
+def test_more_studies_come_as_one_scrolls(page: webdriver.Chrome) -> None:
+    last = 0
+    while last < 30:
+        page.execute_script("window.scrollTo(0, document.body.scrollHeight)")
+        WebDriverWait(page, 5).until(lambda _, last=last: len(ids(page)) > last)
+        last = len(ids(page))
+    assert ids(page) == [f"p{i:03d}" for i in range(30)]
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(page: webdriver.Chrome) -> None:
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 360
+        of_study = article(page, "p000")
+        films = of_study.find_elements(By.CLASS_NAME, "film")
+        assert films[0].rect["y"] == films[1].rect["y"]
+        assert min(film.rect["width"] for film in films) > 140
+        text = of_study.find_element(By.CLASS_NAME, "generated")
+        assert text.rect["y"] > films[0].rect["y"] + films[0].rect["height"]
+        assert float(text.value_of_css_property("font-size").removesuffix("px")) >= 16
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_whole_test_split_stays_small(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """590 studies of 128-pixel films, 60 words and 2 x 196 cells."""
+    path = tmp_path / "page.html"
+    opened(browser, path, [study(i, 128, 14, 60) for i in range(590)])
+    assert path.stat().st_size < 30_000_000 + 590 * 2 * 10_000  # noise doubles a film's JPEG
+    assert browser.find_element(By.ID, "count").text == "590 of 590 studies"
+    assert len(ids(browser)) < 60  # the rest waits to be scrolled to
