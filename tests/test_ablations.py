@@ -15,6 +15,7 @@ from pipeline.ablations import (
     SEED,
     Ablations,
     Run,
+    choose_rows,
     flat,
     overridden,
     parse_overrides,
@@ -184,6 +185,14 @@ def test_seeds_are_a_count_or_a_list() -> None:
     for text in ("", "0", "-2", "1,1", "1,-1", "three", ","):
         with pytest.raises(UserError, match="expected a count"):
             parse_seeds(text)
+
+
+def test_some_rows_in_the_order_asked() -> None:
+    models = ABLATIONS.models(["table2"])
+    assert choose_rows(models, None) == models
+    assert list(choose_rows(models, "uar, base")) == ["uar", "base"]
+    with pytest.raises(UserError, match="no row 'orthogonal'; there are: base, a"):
+        choose_rows(models, "base,orthogonal")
 
 
 def test_overrides_are_yaml() -> None:

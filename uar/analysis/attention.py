@@ -30,6 +30,7 @@ PLACES = (
 )  # fmt: skip
 NEGATIONS = ("no", "not", "without", "negative", "free", "normal", "clear", "unremarkable")
 SHOWN = 5  # words of a report
+OPACITY = 0.8  # of the highest attention; weak attention leaves the film visible
 
 
 def asserted_findings(words: Sequence[str]) -> list[int]:
@@ -124,12 +125,19 @@ def draw_attention(
     }
     highest = max((float(of_word.max()) for of_word in maps.values()), default=1.0)
     scale = PowerNorm(0.5, vmin=0, vmax=highest)  # a root: weak attention shows beside strong
-    figure = new_figure(1.7 * (1 + SHOWN) + 0.9, 0.9 + len(written) * (0.7 + 1.75 * views), "")
-    figure.suptitle(f"{title}\ntrue report: {_lines(reference)}", fontsize=9, parse_math=False)
+    columns = 1 + max(map(len, shown.values()))
+    figure = new_figure(
+        max(6.0, 1.7 * columns + 0.9), 0.9 + len(written) * (0.7 + 1.75 * views), ""
+    )
+    figure.suptitle(
+        f"{title}\ntrue report: {_lines(reference, columns)}", fontsize=9, parse_math=False
+    )
     blocks = figure.subfigures(len(written), 1, squeeze=False)[:, 0]
     for block, (name, report) in zip(blocks, written.items(), strict=True):
-        block.suptitle(f"{name}: {_lines(' '.join(report.words))}", fontsize=8, parse_math=False)
-        grid = block.subplots(views, 1 + SHOWN, squeeze=False)
+        block.suptitle(
+            f"{name}: {_lines(' '.join(report.words), columns)}", fontsize=8, parse_math=False
+        )
+        grid = block.subplots(views, columns, squeeze=False)
         for view, row in enumerate(grid):
             for axes in row:
                 axes.set_axis_off()
@@ -142,7 +150,7 @@ def draw_attention(
                 show_film(axes, films[view])
                 heat = maps[name, position][view]
                 axes.imshow(
-                    heat, cmap="inferno", norm=scale, alpha=0.75 * scale(heat).filled(),
+                    heat, cmap="inferno", norm=scale, alpha=OPACITY * heat / highest,
                     extent=(0, 1, 1, 0),
                 )  # fmt: skip
                 for box in boxes[boxes["view"] == view].itertuples():
@@ -156,8 +164,8 @@ def draw_attention(
     return figure
 
 
-def _lines(text: str) -> str:
-    return textwrap.fill(text, 130)
+def _lines(text: str, columns: int) -> str:
+    return textwrap.fill(text, 10 + 20 * columns)
 
 
 def _outline(axes: Any, box: Any) -> None:
