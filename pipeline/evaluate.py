@@ -159,7 +159,7 @@ def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict
                 "model": None if "radgraph" in absent else weights.name,
                 "texts": "whole raw report against the words as decoded, both in lower case",
                 "levels": "F1 of entities and labels (simple, RG_E), also of whether they have a "
-                "relation (partial, RG_ER, the usual one), of each relation and its object (complete)",
+                "relation (partial, RG_ER, the usual one), of each relation and object (complete)",
                 "corpus": "mean over studies; 0 where either text has no entity",
             },
             "absent": absent,
