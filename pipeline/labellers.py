@@ -1,4 +1,4 @@
-"""The clinical labellers that params.yaml and the installed packages allow."""
+"""The clinical labellers and graph scorers that params.yaml and the installed packages allow."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
+from uar.clinical import radgraph
 from uar.clinical.chexbert import Chexbert
 from uar.clinical.labeller import HOW_TO_INSTALL, INSTALLED, Labeller
-from uar.evaluation import ReportLabeller
+from uar.evaluation import GraphScorer, ReportLabeller
 
 
 def open_labellers(
@@ -26,3 +27,15 @@ def open_labellers(
     else:
         absent["chexbert"] = "not computed: evaluate.chexbert names no folder with its weights"
     return labellers, absent
+
+
+def open_graph_scorers(
+    weights: Path | None, device: torch.device
+) -> tuple[dict[str, GraphScorer], dict[str, str]]:
+    """Graph scorers by their name in metrics.json, and why the others are not there."""
+    if weights is None:
+        reason = "not computed: evaluate.radgraph names no folder with its weights"
+        return {}, {"radgraph": reason}
+    if not radgraph.INSTALLED:
+        return {}, {"radgraph": f"not computed: {radgraph.HOW_TO_INSTALL}"}
+    return {"radgraph": radgraph.RadGraph(weights, device)}, {}

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline import paths
 from pipeline.experiments import fetch
-from pipeline.labellers import open_labellers
+from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.tables import new_table, number
 from uar.bootstrap import compare
 from uar.config import Params
@@ -33,7 +33,8 @@ def print_paired(a: str, b: str, params: Params) -> None:
     refuse_other_studies(systems["A"], systems["B"], f"{a} and {b}")
     device = resolve_device(params.device)
     labellers, _ = open_labellers(params.evaluate.chexbert, device)
-    scores = score_systems(systems, labellers, params.evaluate.uncertain)
+    graph_scorers, _ = open_graph_scorers(params.evaluate.radgraph, device)
+    scores = score_systems(systems, labellers, params.evaluate.uncertain, graph_scorers)
     table = new_table(f"A: {a}\nB: {b}", ["A", "B", "B - A", "95 % interval", "p"])
     for group, metrics in scores["A"].headline().items():
         table.add_row(f"[bold]{group}")

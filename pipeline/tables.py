@@ -52,6 +52,8 @@ def print_evaluation(metrics: Mapping[str, Any]) -> None:
     for labeller, name in LABELLERS.items():
         if metrics[labeller] is not None:
             console.print(_clinical_table(metrics, labeller, name))
+    if metrics["radgraph"] is not None:
+        console.print(_radgraph_table(metrics))
     text = metrics["text"]
     console.print(
         f"{text['distinct_reports']} distinct reports, {text['words_used']} words used, "
@@ -71,6 +73,19 @@ def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Tab
         if label == "this model":
             bounds = interval(metrics["intervals"][labeller]["micro F1"])
             cells = (bounds if key == ("micro", "F1") else "" for key in keys)
+            table.add_row("  95 % interval", *cells, style="dim")
+    return table
+
+
+def _radgraph_table(metrics: Mapping[str, Any]) -> Table:
+    columns = list(metrics["radgraph"])
+    table = new_table("RadGraph F1", columns)
+    systems = {"this model": metrics} | {label: metrics[key] for label, key in SYSTEMS.items()}
+    for label, system in systems.items():
+        table.add_row(f" {label}", *(number(system["radgraph"][name]) for name in columns))
+        if label == "this model":
+            intervals = metrics["intervals"]["radgraph"]
+            cells = (interval(intervals[name]) for name in columns)
             table.add_row("  95 % interval", *cells, style="dim")
     return table
 

@@ -217,6 +217,7 @@ class EvaluateParams(Section):
     constant_candidates: int = Field(ge=1)
     uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
     chexbert: Path | None
+    radgraph: Path | None
     resamples: int = Field(ge=1)
     page_studies: int = Field(ge=1)
 

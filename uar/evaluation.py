@@ -12,7 +12,7 @@ import pandas as pd
 from uar.bootstrap import interval
 from uar.clinical.labels import OBSERVATIONS, Label
 from uar.clinical.scores import Uncertain, clinical_metrics
-from uar.metrics import Metric
+from uar.metrics import Metric, mean_of
 from uar.predictions import Prediction
 from uar.protocols import Scores, protocol_metrics
 
@@ -26,6 +26,13 @@ class ReportLabeller(Protocol):
         """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
 
 
+class GraphScorer(Protocol):
+    """Compares the facts that two reports state."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Scores `(N,)` of N pairs of reference and generated report, by name."""
+
+
 @dataclass(frozen=True)
 class SystemScores:
     """One system's scores, each of which knows its studies.
@@ -34,21 +41,23 @@ class SystemScores:
         text: `METRICS` by protocol; None where Java failed.
         clinical: `clinical_metrics` by labeller.
         findings: labels `(N, 14)` of references and of generated reports by labeller.
+        graphs: means over studies of what each graph scorer gives, by scorer.
     """
 
     text: Scores
     clinical: dict[str, dict[str, dict[str, Metric]]]
     findings: dict[str, tuple[np.ndarray, np.ndarray]]
+    graphs: dict[str, dict[str, Metric]]
 
     def headline(self) -> dict[str, dict[str, Metric | None]]:
         """What intervals are given for and two systems are compared by."""
         micro = {name: {"micro F1": of["micro"]["F1"]} for name, of in self.clinical.items()}
-        return {**self.text, **micro}
+        return {**self.text, **micro, **self.graphs}
 
     def values(self) -> dict[str, Any]:
-        """`{protocol: {metric: score}, labeller: {average: {score: value}}}`."""
+        """`{protocol or graph scorer: {metric: score}, labeller: {average: {score: value}}}`."""
         clinical = {name: _values(groups) for name, groups in self.clinical.items()}
-        return {**_values(self.text), **clinical}
+        return {**_values(self.text), **clinical, **_values(self.graphs)}
 
     def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict | None]]:
         """95 % bootstrap intervals of `headline`."""
@@ -65,27 +74,32 @@ def score_systems(
     systems: Mapping[str, Sequence[Prediction]],
     labellers: Mapping[str, ReportLabeller],
     uncertain: Uncertain,
+    graph_scorers: Mapping[str, GraphScorer],
 ) -> dict[str, SystemScores]:
     """Score each system's predictions of the same studies.
 
-    Clinical labels are those of the whole raw report and of the generated one, so they do not
-    depend on the protocol.
+    Clinical labels and graphs are those of the whole raw report and of the generated one, so they
+    do not depend on the protocol.
 
     Args:
         systems: name to predictions.
         labellers: names of what to measure clinical efficacy by; may be empty.
         uncertain: see `clinical_metrics`.
+        graph_scorers: names of what to compare reports' graphs by; may be empty.
 
     Raises:
         UserError: no predictions, or every reference of a system empty.
     """
     text = protocol_metrics(systems)
     labels = {name: _findings(systems, labeller) for name, labeller in labellers.items()}
+    graphs = {name: _graph_metrics(systems, scorer) for name, scorer in graph_scorers.items()}
     scores = {}
     for system in systems:
         findings = {name: by_system[system] for name, by_system in labels.items()}
         clinical = {name: clinical_metrics(*f, uncertain) for name, f in findings.items()}
-        scores[system] = SystemScores(text[system], clinical, findings)
+        scores[system] = SystemScores(
+            text[system], clinical, findings, {name: of[system] for name, of in graphs.items()}
+        )
     return scores
 
 
@@ -94,7 +108,8 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
 
     BLEU-4 and METEOR are those of the report as a corpus of its own, with pycocoevalcap's guards
     against zeros; CIDEr's document frequencies are those of all references. Findings are joined by
-    semicolons, an uncertain one followed by a question mark; each labeller has its own columns.
+    semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
+    each score of a graph scorer.
     """
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],
@@ -108,6 +123,8 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     for name, (reference, generated) in scores.findings.items():
         columns[f"{name}_reference"] = [_named(row) for row in reference]
         columns[f"{name}_generated"] = [_named(row) for row in generated]
+    for scorer, metrics in scores.graphs.items():
+        columns |= {f"{scorer}_{name}": metric.of_each() for name, metric in metrics.items()}
     return pd.DataFrame(columns)
 
 
@@ -125,6 +142,20 @@ def _findings(
             np.stack([labels[p.generated] for p in rows]),
         )
         for name, rows in systems.items()
+    }
+
+
+def _graph_metrics(
+    systems: Mapping[str, Sequence[Prediction]], scorer: GraphScorer
+) -> dict[str, dict[str, Metric]]:
+    """Metrics by system and name; each distinct pair is scored once."""
+    pairs = list(dict.fromkeys((p.report, p.generated) for rows in systems.values() for p in rows))
+    scores = {name: dict(zip(pairs, of, strict=True)) for name, of in scorer.score(pairs).items()}
+    return {
+        system: {
+            name: mean_of([of[p.report, p.generated] for p in rows]) for name, of in scores.items()
+        }
+        for system, rows in systems.items()
     }
 
 

@@ -70,8 +70,8 @@ def text_metrics(references: Sequence[str], candidates: Sequence[str]) -> dict[s
     bleu = _bleu_statistics(gts, res)
     return {
         **{f"BLEU-{n}": Metric(bleu, partial(_bleu_of_sums, order=n)) for n in range(1, 5)},
-        "ROUGE-L": _mean_of(Rouge().compute_score(gts, res)[1]),
-        "CIDEr": _mean_of(Cider().compute_score(gts, res)[1]),
+        "ROUGE-L": mean_of(Rouge().compute_score(gts, res)[1]),
+        "CIDEr": mean_of(Cider().compute_score(gts, res)[1]),
     }
 
 
@@ -97,6 +97,12 @@ def score_one(metric: str, references: Sequence[str], candidates: Sequence[str])
         return float(Cider().compute_score(gts, res)[0])
     offered = ", ".join(name for name in METRICS if name != "METEOR")
     raise UserError(f"metric {metric!r} cannot be computed alone; choose one of {offered}")
+
+
+def mean_of(scores: Sequence[float]) -> Metric:
+    """The mean over N studies of their scores `(N,)`."""
+    statistics = np.stack([np.asarray(scores, float), np.ones(len(scores))], axis=1)
+    return Metric(statistics, lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def meteor_metric(statistics: np.ndarray) -> Metric:
@@ -139,12 +145,6 @@ def _meteor_of_sums(counts: np.ndarray) -> np.ndarray:
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, 0 where both are."""
     return part / np.where(whole == 0, 1.0, whole)
-
-
-def _mean_of(scores: Sequence[float]) -> Metric:
-    """The mean over studies."""
-    statistics = np.stack([np.asarray(scores, float), np.ones(len(scores))], axis=1)
-    return Metric(statistics, lambda sums: sums[..., 0] / sums[..., 1])
 
 
 def _bleu_statistics(gts: dict[int, list[str]], res: dict[int, list[str]]) -> np.ndarray:
