@@ -18,7 +18,7 @@ from pipeline.experiments import Experiment
 from uar.errors import UserError
 from uar.files import read_json, write_json
 from uar.metrics import METRICS
-from uar.published import read_published
+from uar.published import published_alignment_scores, read_published
 
 PROTOCOL = "r2gen"  # the one of the paper's tables
 WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere
@@ -26,6 +26,21 @@ COLUMNS = (
     "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper",
     "seeds", "commits", "devices", "seconds", "params",
 )  # fmt: skip
+EVIDENCE = {  # heading to where a result has it: `metrics` or `analysis`, and keys
+    "CIDEr": "metrics r2gen CIDEr",
+    "CIDEr, another study's images": "metrics shuffled_images r2gen CIDEr",
+    "distinct reports": "metrics text distinct_reports",
+    "clinical micro F1": "metrics clinical micro F1",
+    "clinical macro F1": "metrics clinical macro F1",
+    "alignment score": "analysis alignment stage_two score",
+    "alignment score, true pairs": "analysis alignment stage_two score_true_pairs",
+    "R@5, image to report": "analysis retrieval image_to_report R@5",
+    "median rank": "analysis retrieval image_to_report median_rank",
+    "pointing, chance": "analysis grounding chance pointing",
+    "pointing without TIR": "analysis grounding without_TIR pointing",
+    "pointing with TIR": "analysis grounding with_TIR pointing",
+}
+ALIGNMENT = "alignment score"  # which the paper has too, in Figure 4 (a)
 SYSTEMS = {"constant report": "constant_report", "another study's images": "shuffled_images"}
 
 
@@ -42,6 +57,7 @@ class Result:
         seconds: of both training stages, by the clock; None where it was not recorded.
         params: params.yaml, nested.
         metrics: evaluation/metrics.json.
+        analysis: analysis/metrics.json; empty if that stage did not run.
     """
 
     experiment: str
@@ -52,6 +68,7 @@ class Result:
     seconds: float | None
     params: dict[str, Any]
     metrics: dict[str, Any]
+    analysis: dict[str, Any]
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Result | None:
@@ -70,6 +87,7 @@ class Result:
             seconds=sum(run["seconds"] for run in runs),
             params=experiment.params,
             metrics=metrics,
+            analysis=experiment.metrics.get(str(paths.ANALYSIS), {}),
         )
 
     @classmethod
@@ -161,6 +179,18 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
     return sorted(settings, key=lambda setting: (setting.dataset, setting.id))
 
 
+def evidence(runs: Iterable[Result], heading: str) -> list[float | None]:
+    """A value of `EVIDENCE` of each run; None where its model or data set has none."""
+    attribute, *keys = EVIDENCE[heading].split()
+    values = []
+    for run in runs:
+        value = getattr(run, attribute)
+        for key in keys:
+            value = None if value is None else value.get(key)
+        values.append(value)
+    return values
+
+
 def scores(runs: Iterable[Result], metric: str, system: str | None = None) -> list[float | None]:
     """One score of each run: its model's, or that of a baseline or control in its metrics."""
     return [(run.metrics[system] if system else run.metrics)[PROTOCOL].get(metric) for run in runs]
@@ -200,7 +230,30 @@ def csv_text(settings: list[Setting], ablations: Ablations) -> str:
                             **provenance(runs),
                         }
                     )
+        for model, overrides in ablations.models(ablations.tables).items():
+            runs = setting.models.get(model, [])
+            for heading in EVIDENCE:
+                cell = Cell.of(evidence(runs, heading))
+                writer.writerow(
+                    {
+                        "setting": setting.id,
+                        "dataset": setting.dataset,
+                        "table": "evidence",
+                        "row": model,
+                        "metric": heading,
+                        "mean": cell.mean,
+                        "sd": cell.sd,
+                        "paper": published_evidence(model, heading),
+                        "params": changes(overrides, ablations.whole),
+                        **provenance(runs),
+                    }
+                )
     return stream.getvalue()
+
+
+def published_evidence(model: str, heading: str) -> float | None:
+    """What the paper prints of it."""
+    return published_alignment_scores().get(model) if heading == ALIGNMENT else None
 
 
 def provenance(runs: Sequence[Result]) -> dict[str, str]:
@@ -227,7 +280,9 @@ _HEAD = """# Results
 Written by `python -m pipeline compare`; RESULTS.csv beside it has every digit. Test split, protocol
 `r2gen`: ours as mean ± sample standard deviation over training seeds, the paper's number as printed
 in brackets. The paper's Tables 2-4 are of IU X-Ray at full size, whatever ours are of. Time is that
-of both training stages by the clock, mean over seeds. – is a number that nobody has.
+of both training stages by the clock, mean over seeds. – is a number that nobody has. Alignment,
+retrieval and pointing game are of the validation split (`analyze`); the paper's alignment scores
+are those of its Figure 4 (a).
 """
 
 
@@ -249,6 +304,8 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
             parts.append(f"### {table.title}\n")
             head = ["", *METRICS, "seeds", "commit", "device", "time", "params"]
             parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
+        parts.append("### Evidence beyond the paper's tables\n")
+        parts.append(_table(["", *EVIDENCE, "seeds"], _evidence_rows(setting, ablations)))
     return "\n".join(parts)
 
 
@@ -277,6 +334,17 @@ def _rows(
         time = f"{run['seconds']} s" if run["seconds"] else ""
         made = [run["seeds"], run["commits"], run["devices"], time]
         yield [row, *cells, *made, changes(overrides, ablations.whole)]
+
+
+def _evidence_rows(setting: Setting, ablations: Ablations) -> Iterator[Sequence[str]]:
+    for model in ablations.models(ablations.tables):
+        if runs := setting.models.get(model):
+            cells = []
+            for heading in EVIDENCE:
+                paper = published_evidence(model, heading)
+                printed = "" if paper is None else f" ({_number(paper)})"
+                cells.append(f"{Cell.of(evidence(runs, heading))}{printed}")
+            yield [model, *cells, provenance(runs)["seeds"]]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from pipeline import compare, experiments, paired, paths
 from pipeline.__main__ import app
 from pipeline.ablations import Ablations, Table, overridden
 from pipeline.experiments import parse_experiments
-from pipeline.results import Cell, Result, csv_text, group, markdown
+from pipeline.results import Cell, Result, csv_text, group, markdown, published_evidence
 from uar.errors import UserError
 from uar.metrics import METRICS
 from uar.predictions import Prediction, write_predictions
@@ -52,6 +52,7 @@ def result(fusion: str, seed: int, scores: float, **changes: Any) -> Result:
         seconds=60.0 + seed,
         params=overridden({}, flat),
         metrics={**values, "constant_report": values, "shuffled_images": values},
+        analysis={"alignment": {"stage_two": {"score": scores}}, "grounding": None},
     )
     return replace(made, **changes)
 
@@ -161,6 +162,15 @@ model.d_model: 8
 | 0.500 (0.373) | 0.500 (0.405) | 0 | 0123456789 | cpu | 60 s | model.fusion=none |
 | addition | – (0.487) | – (0.318) | – (0.225) | – (0.167) | – (0.214) | – (0.386) | – (0.376) \
 |  |  |  |  | model.fusion=addition |
+
+### Evidence beyond the paper's tables
+
+|  | CIDEr | CIDEr, another study's images | distinct reports | clinical micro F1 \
+| clinical macro F1 | alignment score | alignment score, true pairs | R@5, image to report \
+| median rank | pointing, chance | pointing without TIR | pointing with TIR | seeds |
+|{rule * 14}
+| dual_gate | 0.300 ± 0.071 | 0.300 ± 0.071 | – | – | – | 0.300 ± 0.071 |{" – |" * 6} 0 1 |
+| none | 0.500 | 0.500 | – | – | – | 0.500 |{" – |" * 6} 0 |
 """
     assert text.endswith(tables)
     first = text.removesuffix(tables)
@@ -202,6 +212,11 @@ def test_the_csv_has_every_cell_and_digit() -> None:
     }
     assert cells["none", "METEOR"]["mean"] == cells["addition", "CIDEr"]["mean"] == ""
     assert cells["addition", "CIDEr"]["paper"] == "0.376"
+    more = {(line["row"], line["metric"]): line for line in lines if line["table"] == "evidence"}
+    assert more["none", "alignment score"]["mean"] == "0.0"
+    assert more["none", "pointing with TIR"]["mean"] == ""  # no boxes
+    assert published_evidence("a", "alignment score") == 0.49  # Figure 4 (a)
+    assert published_evidence("a", "CIDEr") is None  # Table 2 has it
 
 
 @pytest.mark.parametrize("name", ["table1_iu_xray", "table1_mimic_cxr", "table2_modules"])
