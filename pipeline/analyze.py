@@ -127,14 +127,17 @@ def retrieve(validation: Validation, cosine: np.ndarray) -> dict[str, dict[str, 
     same = text[:, None] == text
     films = validation.films(validation.studies.rows[:, 0])
     metrics, ranks = {}, {}
-    for name, values, drawing in (
-        ("image_to_report", cosine, retrieval.draw_report_retrieval),
-        ("report_to_image", cosine.T, retrieval.draw_image_retrieval),
+    for query, name, values in (
+        ("image", "image_to_report", cosine),
+        ("report", "report_to_image", cosine.T),
     ):
         ranks[name] = retrieval.true_ranks(values, same)
         metrics[name] = retrieval.retrieval_metrics(ranks[name])
         rows = retrieval.queries(values, ranks[name], validation.samples)
-        draw(f"figure3_{name}", drawing(rows, values, same, films, validation.reports, SPLIT))
+        figure = retrieval.draw_retrieval(
+            query, rows, values, same, films, validation.reports, SPLIT
+        )
+        draw(f"figure3_{name}", figure)
         number_file(f"figure3_{name}", retrieval.top_table(rows, values, same, validation.ids))
     table = pd.DataFrame({"study_id": validation.ids, "cosine": np.diagonal(cosine), **ranks})
     number_file("figure3_ranks", table)

@@ -256,6 +256,7 @@ def test_scores_without_the_clinical_extra(
     assert "clinical: not computed: pip install" in result.output
     metrics = read_json(paths.METRICS)
     assert metrics["clinical"] is None
+    assert "Findings are not marked" in paths.PAGE.read_text()
     assert "clinical" not in metrics["intervals"]
     assert metrics["r2gen"]["CIDEr"] >= 0
     assert "pip install" in read_json(paths.PROTOCOL)["clinical"]["absent"]["clinical"]

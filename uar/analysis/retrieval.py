@@ -76,7 +76,8 @@ def top_table(
     )
 
 
-def draw_report_retrieval(
+def draw_retrieval(
+    query: str,
     rows: Sequence[Query],
     cosine: np.ndarray,
     same: np.ndarray,
@@ -84,46 +85,40 @@ def draw_report_retrieval(
     reports: Sequence[str],
     split: str,
 ) -> Figure:
-    """A row for each query: its first film `(H, W)`, its report, the nearest reports."""
-    figure = new_figure(
-        11,
-        0.6 + 2.0 * len(rows),
-        f"Report retrieval by image: cosine of global features, {len(cosine)} studies of {split}",
-    )
-    grid = figure.subplots(len(rows), 2 + TOP, squeeze=False)
-    for axes, row in zip(grid, rows, strict=True):
-        show_film(axes[0], films[row.study])
-        axes[0].set_title("image query", fontsize=8)
-        show_text(axes[1], reports[row.study], 34, 11)
-        axes[1].set_title(f"true report: rank {row.rank}, {row.cosine:.3f}", fontsize=8, loc="left")
-        for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
-            show_text(axis, reports[found], 34, 11)
-            _name(axis, place, cosine[row.study, found], same[row.study, found])
-    return figure
+    """A row for each query: itself, its true counterpart, and what it retrieves.
 
+    Args:
+        query: "image" (a study's first film) or "report"; the other is retrieved.
+        rows: what to show.
+        cosine: of queries with candidates `(S, S)`.
+        same: whether a candidate's text is the query's `(S, S)`.
+        films: the S studies' first films `(S, H, W)`.
+        reports: of the S studies.
+        split: names the studies.
+    """
 
-def draw_image_retrieval(
-    rows: Sequence[Query],
-    cosine: np.ndarray,
-    same: np.ndarray,
-    films: np.ndarray,
-    reports: Sequence[str],
-    split: str,
-) -> Figure:
-    """A row for each query: its report, its first film, the nearest studies' first films."""
+    def show(what: str, axes: Axes, study: int) -> None:
+        if what == "image":
+            show_film(axes, films[study])
+        else:
+            show_text(axes, reports[study], 34, 11)
+
+    sought = "report" if query == "image" else "image"
     figure = new_figure(
         11,
         0.6 + 2.1 * len(rows),
-        f"Image retrieval by report: cosine of global features, {len(cosine)} studies of {split}",
+        f"{sought.capitalize()} retrieval by {query}: cosine of global features, "
+        f"{len(cosine)} studies of {split}",
     )
     grid = figure.subplots(len(rows), 2 + TOP, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
-        show_text(axes[0], reports[row.study], 34, 11)
-        axes[0].set_title("report query", fontsize=8, loc="left")
-        show_film(axes[1], films[row.study])
-        axes[1].set_title(f"true image: rank {row.rank}, {row.cosine:.3f}", fontsize=8, loc="left")
+        show(query, axes[0], row.study)
+        axes[0].set_title(f"{query} query", fontsize=8, loc="left")
+        show(sought, axes[1], row.study)
+        title = f"true {sought}: rank {row.rank}, {row.cosine:.3f}"
+        axes[1].set_title(title, fontsize=8, loc="left")
         for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
-            show_film(axis, films[found])
+            show(sought, axis, found)
             _name(axis, place, cosine[row.study, found], same[row.study, found])
     return figure
 
