@@ -30,7 +30,6 @@ PLACES = (
 )  # fmt: skip
 NEGATIONS = ("no", "not", "without", "negative", "free", "normal", "clear", "unremarkable")
 SHOWN = 5  # words of a report
-OPACITY = 0.8  # of the highest attention; weak attention leaves the film visible
 
 
 def asserted_findings(words: Sequence[str]) -> list[int]:
@@ -149,8 +148,9 @@ def draw_attention(
                 axes.set_axis_on()
                 show_film(axes, films[view])
                 heat = maps[name, position][view]
+                opacity = 0.8 * (heat / highest) ** 0.75  # weak attention leaves the film visible
                 axes.imshow(
-                    heat, cmap="inferno", norm=scale, alpha=OPACITY * heat / highest,
+                    heat, cmap="inferno", norm=scale, alpha=opacity,
                     extent=(0, 1, 1, 0),
                 )  # fmt: skip
                 for box in boxes[boxes["view"] == view].itertuples():

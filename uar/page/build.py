@@ -89,6 +89,7 @@ def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # observations' own order
     colors = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return environment.get_template("page.html").render(
         headline=headline,

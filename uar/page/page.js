@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const main = byId("studies");
 const MARKS = { both: "✓", missing: "−", added: "+" };
 const STEP = 12; // studies that are put on the page at a time
-const OPACITY = 0.8; // of the highest attention; weak attention leaves the film visible
+const opacity = (level) => 0.8 * (level / 255) ** 1.5; // weak attention leaves the film visible
 const colors = bytes(data.colors);
 
 function bytes(base64) {
@@ -171,7 +171,7 @@ function paint(canvas, levels) {
   const image = context.createImageData(canvas.width, canvas.height);
   levels.forEach((level, cell) => {
     image.data.set(colors.subarray(3 * level, 3 * level + 3), 4 * cell);
-    image.data[4 * cell + 3] = OPACITY * level ** 2 / 255; // in proportion to attention
+    image.data[4 * cell + 3] = 255 * opacity(level);
   });
   context.putImageData(image, 0, 0);
 }
@@ -194,7 +194,7 @@ if (!data.labelled) {
   for (const label of document.querySelectorAll(".labelled")) label.hidden = true;
 }
 byId("scale").style.background = `linear-gradient(to right, ${[0, 64, 128, 192, 255]
-  .map((level) => `rgb(${colors.subarray(3 * level, 3 * level + 3).join(" ")} / ${0.3 + 0.7 * (level / 255) ** 2})`)
+  .map((level) => `rgb(${colors.subarray(3 * level, 3 * level + 3).join(" ")} / ${0.2 + opacity(level)})`)
   .join(", ")})`;
 
 byId("search").addEventListener("input", choose);
