@@ -67,11 +67,18 @@ def test_words_that_assert_a_finding_are_marked() -> None:
 
 
 def test_attention_levels_are_roots_of_multiples_of_uniform() -> None:
-    attention = np.array([[0.25, 0.25, 0.25, 0.25], [1, 0, 0, 0]])
-    levels, highest = attention_levels(attention)
-    assert highest == 4
+    levels, ceiling = attention_levels(np.array([[1.0, 1, 1, 1], [4, 0, 0, 0]]))
+    assert ceiling == 4
     assert levels.tolist() == [[128, 128, 128, 128], [255, 0, 0, 0]]  # 255 * sqrt(1 / 4)
     assert attention_levels(np.empty((0, 4)))[0].size == 0
+
+
+def test_few_cells_do_not_make_all_others_look_alike() -> None:
+    attention = np.ones((10, 100))
+    attention[3, :5] = 50, 40, 4, 4, 4
+    levels, ceiling = attention_levels(attention)
+    assert ceiling == 4
+    assert levels[3, :6].tolist() == [255, 255, 255, 255, 255, 128]
 
 
 def test_a_finding_is_in_both_reports_missing_or_added() -> None:

@@ -134,6 +134,14 @@ def word_attention(model: UAR, studies: Studies, batch_size: int, what: str) -> 
     return np.concatenate(maps)
 
 
+def heatmap_ceiling(attention: np.ndarray) -> float:
+    """The attention from which heatmaps show their last colour: one cell in 200 has more.
+
+    A few cells draw many times the attention of the others, which would else all look alike.
+    """
+    return float(np.quantile(attention, 0.995, method="higher"))
+
+
 def attention_weights(
     attention: MultiHeadAttention, x: Tensor, keys: Tensor, bias: Tensor | None
 ) -> Tensor:

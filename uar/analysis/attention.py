@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 
 from uar.analysis.drawing import new_figure, show_film
 from uar.analysis.grounding import head_word
+from uar.inference import heatmap_ceiling
 
 # What radiologists look for, and where: the words whose attention the figure shows.
 FINDINGS = (
@@ -122,8 +123,8 @@ def draw_attention(
         for name, report in written.items()
         for position in shown[name]
     }
-    highest = max((float(of_word.max()) for of_word in maps.values()), default=1.0)
-    scale = PowerNorm(0.5, vmin=0, vmax=highest)  # a root: weak attention shows beside strong
+    ceiling = heatmap_ceiling(np.stack(list(maps.values()))) if maps else 1.0
+    scale = PowerNorm(0.5, vmin=0, vmax=ceiling, clip=True)  # weak attention shows beside strong
     columns = 1 + max(map(len, shown.values()))
     figure = new_figure(
         max(6.0, 1.7 * columns + 0.9), 0.9 + len(written) * (0.7 + 1.75 * views), ""
@@ -148,7 +149,9 @@ def draw_attention(
                 axes.set_axis_on()
                 show_film(axes, films[view])
                 heat = maps[name, position][view]
-                opacity = 0.8 * (heat / highest) ** 0.75  # weak attention leaves the film visible
+                opacity = (
+                    0.8 * scale(heat).filled() ** 1.5
+                )  # weak attention leaves the film visible
                 axes.imshow(
                     heat, cmap="inferno", norm=scale, alpha=opacity,
                     extent=(0, 1, 1, 0),
@@ -158,7 +161,7 @@ def draw_attention(
                         _outline(axes, box)
                 if view == 0:
                     axes.set_title(report.words[position], fontsize=9, parse_math=False)
-        bar = block.colorbar(ScalarMappable(scale, "inferno"), ax=grid, shrink=0.85)
+        bar = block.colorbar(ScalarMappable(scale, "inferno"), ax=grid, shrink=0.85, extend="max")
         bar.set_label("attention, × uniform", fontsize=8)
         bar.ax.tick_params(labelsize=7)
     return figure

@@ -16,6 +16,7 @@ from PIL import Image
 
 from uar.clinical.labeller import Mention
 from uar.clinical.labels import OBSERVATIONS, Label
+from uar.inference import heatmap_ceiling
 from uar.predictions import Prediction
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
@@ -108,7 +109,8 @@ def _entry(study: StudyShown) -> dict[str, Any]:
     findings = study.findings
     found = {} if findings is None else findings.found()
     generated = study.prediction.generated
-    levels, highest = attention_levels(study.attention[: len(generated.split())])
+    times_uniform = study.attention[: len(generated.split())] * study.attention.shape[1]
+    levels, ceiling = attention_levels(times_uniform)
     return {
         "id": study.prediction.study_id,
         "films": [
@@ -117,7 +119,8 @@ def _entry(study: StudyShown) -> dict[str, Any]:
         ],
         "side": round((study.attention.shape[1] / len(study.films)) ** 0.5),
         "attention": _base64(levels.tobytes()),
-        "highest": round(highest, 1),
+        "ceiling": round(ceiling, 1),
+        "peaks": times_uniform.max(axis=1).round(1).tolist(),
         "scores": [None if score is None else round(score, 4) for score in study.scores.values()],
         "found": found,
         "reference": marked_words(
@@ -133,14 +136,14 @@ def _entry(study: StudyShown) -> dict[str, Any]:
     }
 
 
-def attention_levels(attention: np.ndarray) -> tuple[np.ndarray, float]:
-    """Attention `(T, L)` as bytes, and what 255 stands for in multiples of uniform attention.
+def attention_levels(times_uniform: np.ndarray) -> tuple[np.ndarray, float]:
+    """Attention `(T, L)`, in multiples of uniform, as bytes; and from where on it is 255.
 
     A level is the root of attention, as in Figure 7, so that weak attention shows beside strong.
     """
-    times_uniform = attention * attention.shape[1]
-    highest = float(times_uniform.max(initial=1.0))
-    return (255 * (times_uniform / highest) ** 0.5).round().astype(np.uint8), highest
+    ceiling = heatmap_ceiling(times_uniform) if times_uniform.size else 1.0
+    levels = 255 * np.minimum(times_uniform / ceiling, 1) ** 0.5
+    return levels.round().astype(np.uint8), ceiling
 
 
 def marked_words(

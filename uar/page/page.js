@@ -137,10 +137,9 @@ function writeGenerated(article, paragraph, caption, study, canvases) {
     canvases.forEach((canvas, view) => {
       if (canvas) paint(canvas, ofWord.subarray(view * cells, (view + 1) * cells));
     });
-    const peak = (Math.max(...ofWord) / 255) ** 2 * study.highest;
     caption.textContent =
-      `“${study.generated[i][0]}”: attention up to ${peak.toFixed(1)} × uniform ` +
-      `(brightest colour: ${study.highest} ×)`;
+      `“${study.generated[i][0]}”: attention up to ${study.peaks[i]} × uniform ` +
+      `(last colour: ${study.ceiling} × and more)`;
   };
   const focused = () => buttons.indexOf(document.activeElement);
   const settle = () => (focused() < 0 ? clear() : show(focused()));
