@@ -6,6 +6,7 @@ import csv
 import io
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Result:
         seed: of the training stages.
         device: that stage two was trained on.
         seconds: of both training stages, by the clock; None where it was not recorded.
-        params: params.yaml, nested.
+        params: params.yaml, nested; without dataset.root, which is of one machine.
         metrics: evaluation/metrics.json.
         analysis: analysis/metrics.json; empty if that stage did not run.
     """
@@ -76,6 +77,8 @@ class Result:
         metrics = experiment.metrics.get(str(paths.METRICS))
         runs = [experiment.metrics.get(f"{paths.LOGS}/stage_{n}/run.json") for n in ("one", "two")]
         seed = flat(experiment.params).get(SEED)
+        params = deepcopy(experiment.params)
+        params.get("dataset", {}).pop("root", None)
         if experiment.state != "success" or None in (metrics, seed, *runs):
             return None
         return cls(
@@ -85,7 +88,7 @@ class Result:
             seed=seed,
             device=runs[1]["device"],
             seconds=sum(run["seconds"] for run in runs),
-            params=experiment.params,
+            params=params,
             metrics=metrics,
             analysis=experiment.metrics.get(str(paths.ANALYSIS), {}),
         )

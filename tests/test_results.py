@@ -257,6 +257,7 @@ def test_compare_reads_experiments_and_files(
     assert "| uar | – (0.530)" in page
     kept = Result.load(paths.RESULTS / "demo-uar-s1.json")
     assert kept.metrics["r2gen"]["CIDEr"] == 0.25
+    assert "root" not in kept.params["dataset"]
 
     monkeypatch.setattr(compare, "read_experiments", dict)  # as in another clone
     assert CliRunner().invoke(app, ["compare"]).exit_code == 0
