@@ -76,6 +76,7 @@ def test_a_recorded_dvc_exp_show() -> None:
     assert one.commit == "c17fde9b741303b163ed150a7e45cfb62d1de46c"
     assert one.metrics == {"r2gen": {"BLEU-4": 0.1, "CIDEr": 0.25}}  # DVC drops the null METEOR
     assert Result.of_experiment(found["none-s2"]) is None
+    assert Result.of_experiment(replace(found["uar-s1"], name="data-0a1b2c3d")) is None
 
     (master,) = (baseline for baseline in shown if baseline["name"] == "master")
     failed = [e for e in master["experiments"] if e["executor"]["state"] == "failed"]
