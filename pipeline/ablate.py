@@ -60,7 +60,7 @@ def ablate(
     new = to_queue(runs, known)
     print(f"{len(runs)} experiments, {len(new)} of them new", flush=True)
     if new:
-        data = experiments.SHARED + digest([overridden(raw, extra), code])
+        data = experiments.DATA_ONLY + digest([overridden(raw, extra), code])
         if state(known, data) != "success":
             experiments.run_apart(data, SHARED, extra)
         for run in new:

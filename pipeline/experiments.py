@@ -18,7 +18,7 @@ from pipeline import paths
 from uar.errors import UserError
 
 State = Literal["success", "running", "queued", "failed"]
-SHARED = "data-"  # begins the names of experiments that run what others share, and no model
+DATA_ONLY = "data-"  # begins the names of experiments that run what others share, and no model
 _BEST_FIRST = ("success", "running", "queued", "failed")
 _RETRIES = 4
 _BASELINE = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")

@@ -15,7 +15,7 @@ import yaml
 
 from pipeline import paths
 from pipeline.ablations import SEED, Ablations, digest, flat
-from pipeline.experiments import SHARED, Experiment
+from pipeline.experiments import DATA_ONLY, Experiment
 from uar.errors import UserError
 from uar.files import read_json, write_json
 from uar.metrics import METRICS
@@ -79,7 +79,7 @@ class Result:
         seed = flat(experiment.params).get(SEED)
         params = deepcopy(experiment.params)
         params.get("dataset", {}).pop("root", None)
-        inherited = experiment.name.startswith(SHARED)  # the metrics that its commit holds
+        inherited = experiment.name.startswith(DATA_ONLY)  # the metrics that its commit holds
         if inherited or experiment.state != "success" or None in (metrics, seed, *runs):
             return None
         return cls(
