@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import math
 import shutil
@@ -17,18 +19,22 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY, override
+from PIL import Image
 from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
 from pipeline.ablations import Ablations
+from pipeline.inputs import Inputs
 from uar.aligner import DualGate
 from uar.checkpoint import Checkpoint
-from uar.config import known_keys
+from uar.config import known_keys, load_params
 from uar.errors import UserError
 from uar.files import read_json, read_table, sha256, write_json, write_table
+from uar.inference import recorded_attention
 from uar.java import METEOR_STATISTICS
 from uar.metrics import METRICS
+from uar.page.build import attention_levels
 from uar.predictions import read_predictions, write_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -214,6 +220,39 @@ def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any
     assert read_json(paths.ANALYSIS)["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
     assert (paths.FIGURES / "figure7_attention_1.png").exists()
+
+
+def test_the_chains_page(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each study with its own films, reports, scores, and the attention of its own words."""
+    monkeypatch.chdir(chain)
+    page = paths.PAGE.read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    predictions, scores = read_predictions(paths.PREDICTIONS), pd.read_csv(paths.STUDY_SCORES)
+    inputs = Inputs(load_params(paths.PARAMS))
+    studies, images = inputs.studies("test"), np.load(paths.IMAGES)
+    model = Checkpoint.load(paths.STAGE_TWO).build().eval()
+    assert [entry["id"] for entry in data["studies"]] == [p.study_id for p in predictions]
+    for i, (entry, prediction) in enumerate(zip(data["studies"], predictions, strict=True)):
+        words = prediction.generated.split()
+        assert [word for word, *_ in entry["generated"]] == words
+        assert [word for word, *_ in entry["reference"]] == prediction.report.split()
+        cider = entry["scores"][data["scores"].index("CIDEr")]
+        assert cider == pytest.approx(scores["CIDEr"][i], abs=1e-4)
+        for film, row in zip(entry["films"], studies.rows[i], strict=True):
+            shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(film))))
+            assert np.abs(shown.astype(int) - images[row]).mean() < 4
+
+        report = inputs.vocabulary.encode(prediction.generated, TINY["report.max_length"])
+        visual = studies.visual.whole(studies.rows[[i]])
+        with torch.inference_mode(), recorded_attention(model) as layers:
+            model(visual, torch.from_numpy(report)[None], None)
+        attention = torch.stack(layers).mean(dim=0)[0, : len(words)].numpy()
+        peaks = (attention * attention.shape[1]).max(axis=1, initial=0)
+        np.testing.assert_allclose(entry["peaks"], peaks, atol=0.06)
+        levels = np.frombuffer(base64.b64decode(entry["attention"]), np.uint8)
+        levels = levels.reshape(attention.shape).astype(int)
+        own, _ = attention_levels(attention * attention.shape[1])
+        assert np.abs(levels - own).max(initial=0) <= 1
 
 
 def test_the_chains_models(chain: Path) -> None:
