@@ -8,8 +8,8 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.common import machine
-from uar.device import resolve_device
-from uar.files import whole_file
+from uar.core.device import resolve_device
+from uar.core.files import whole_file
 
 MODULES = ("cra", "generation", "step", "tokenization", "distributed", "ingest", "scaling")
 README = Path(__file__).parent / "README.md"

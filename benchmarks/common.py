@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from uar.device import describe
+from uar.core.device import describe
 
 
 @dataclass(frozen=True)

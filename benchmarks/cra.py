@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks import reference
 from benchmarks.common import compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
-from uar.device import resolve_device
+from uar.core.device import resolve_device
 
 WIDTHS = {192: 4, 256: 8, 512: 8}  # d: heads
 

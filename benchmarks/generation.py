@@ -11,8 +11,8 @@ import torch
 from benchmarks import reference
 from benchmarks.common import Comparison, compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_model, make_visual
+from uar.core.device import resolve_device
 from uar.decoding import Generated, generate
-from uar.device import resolve_device
 from uar.text import EOS
 
 STUDIES = 590

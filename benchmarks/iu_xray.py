@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.use import merge
 from uar.batches import Batch
-from uar.config import Params, parse_params
+from uar.core.config import Params, parse_params
 from uar.model import UAR, ModelSizes
 from uar.text import BOS, EOS, PAD, UNK
 

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.common import machine, synchronize
 from benchmarks.iu_xray import iu_xray_params
 from benchmarks.step import training_step
-from uar.device import resolve_device
+from uar.core.device import resolve_device
 
 
 def main(

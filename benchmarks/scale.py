@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
-from uar.config import Params
-from uar.device import autocast, resolve_device
+from uar.core.config import Params
+from uar.core.device import autocast, resolve_device
 from uar.dvae import Dvae
 from uar.tokens import Views
 from uar.training import Objective

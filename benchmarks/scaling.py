@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, make_visual
 from benchmarks.step import training_step
-from uar.config import Params
+from uar.core.config import Params
+from uar.core.device import resolve_device
+from uar.core.files import whole_file
 from uar.decoding import generate
-from uar.device import resolve_device
-from uar.files import whole_file
 from uar.text import EOS
 
 HERE = Path(__file__).parent

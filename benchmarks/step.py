@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import reference
 from benchmarks.common import compare, machine, measured_peak, row
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
-from uar.config import Params
-from uar.device import autocast, resolve_device
+from uar.core.config import Params
+from uar.core.device import autocast, resolve_device
 from uar.training import Objective, make_optimizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -17,7 +17,7 @@ from pipeline.train_stage_one import train_stage_one
 from pipeline.train_stage_two import train_stage_two
 from pipeline.use import use
 from pipeline.vocabulary import vocabulary
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 app = typer.Typer(
     help="UAR, stage by stage. `dvc repro` runs what has changed, in this order.",

@@ -25,8 +25,8 @@ from pipeline.ablations import (
 )
 from pipeline.experiments import Experiment, State, read_experiments
 from pipeline.results import Result
-from uar.config import load_params
-from uar.errors import UserError
+from uar.core.config import load_params
+from uar.core.errors import UserError
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
 CODE = ("pipeline/", "uar/")

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import paths
-from uar.config import parse_params
-from uar.errors import UserError
+from uar.core.config import parse_params
+from uar.core.errors import UserError
 
 SEED = "train.seed"
 

@@ -19,10 +19,10 @@ from uar.analysis import alignment, attention, basis, grounding, reconstruction,
 from uar.analysis.drawing import save_png
 from uar.batches import Studies
 from uar.checkpoint import Checkpoint
-from uar.config import Params, load_params
-from uar.device import resolve_device
+from uar.core.config import Params, load_params
+from uar.core.device import resolve_device
+from uar.core.files import read_table, whole_file, write_json
 from uar.dvae import load_dvae, reconstruction_quality
-from uar.files import read_table, whole_file, write_json
 from uar.images import resize_view
 from uar.inference import paired_features, with_reports, word_attention, write_reports
 from uar.model import UAR

@@ -13,8 +13,8 @@ from pipeline import paths
 from pipeline.tables import new_table, number
 from uar.clinical.labeller import Labeller
 from uar.clinical.validation import TEXTS, agreement, join_sections, read_gold
-from uar.config import load_params
-from uar.files import read_json
+from uar.core.config import load_params
+from uar.core.files import read_json
 
 
 def check_labeller(

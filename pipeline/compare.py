@@ -11,8 +11,8 @@ from pipeline.ablations import Ablations
 from pipeline.experiments import read_experiments
 from pipeline.paired import print_paired
 from pipeline.results import Result, csv_text, group, markdown
-from uar.config import load_params
-from uar.files import whole_file
+from uar.core.config import load_params
+from uar.core.files import whole_file
 
 
 def compare(

@@ -7,10 +7,10 @@ from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
-from uar.config import load_params
-from uar.device import resolve_device, seed_everything
+from uar.core.config import load_params
+from uar.core.device import resolve_device, seed_everything
+from uar.core.files import write_json
 from uar.dvae import Dvae, load_dvae, reconstruction_quality, train_dvae
-from uar.files import write_json
 from uar.images import resize_view
 
 _MEASURED_IMAGES = 256

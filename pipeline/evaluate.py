@@ -16,10 +16,10 @@ from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
 from uar.batches import Studies
 from uar.checkpoint import Checkpoint
-from uar.config import Params, load_params
-from uar.device import resolve_device
+from uar.core.config import Params, load_params
+from uar.core.device import resolve_device
+from uar.core.files import sha256, whole_file, write_json
 from uar.evaluation import per_study_scores, score_systems
-from uar.files import sha256, whole_file, write_json
 from uar.inference import global_features, write_reports
 from uar.model import UAR
 from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import paths
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 State = Literal["success", "running", "queued", "failed"]
 DATA_ONLY = "data-"  # begins the names of experiments that run what others share, and no model

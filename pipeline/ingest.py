@@ -10,10 +10,10 @@ from itertools import islice
 import pandas as pd
 
 from pipeline import paths
-from uar.config import DatasetParams, load_params
+from uar.core.config import DatasetParams, load_params
+from uar.core.files import whole_file, write_json, write_table
 from uar.datasets import read_dataset
 from uar.datasets.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
-from uar.files import whole_file, write_json, write_table
 from uar.packing import Slot, copy_studies, pack_films, resolve_workers
 
 

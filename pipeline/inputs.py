@@ -9,9 +9,9 @@ import pandas as pd
 
 from pipeline import paths
 from uar.batches import PixelSource, Studies, TokenSource, VisualSource
-from uar.config import Params
+from uar.core.config import Params
+from uar.core.files import existing, read_table
 from uar.datasets.study import Split
-from uar.files import existing, read_table
 from uar.model import ModelSizes
 from uar.text import Vocabulary
 from uar.tokens import TokenCacheInfo, open_tokens

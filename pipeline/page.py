@@ -14,9 +14,9 @@ from pipeline.tables import SYSTEMS, interval, number
 from uar.batches import Studies
 from uar.clinical.labeller import HOW_TO_INSTALL, Labeller
 from uar.clinical.scores import confusion
-from uar.config import Params
+from uar.core.config import Params
+from uar.core.files import whole_file
 from uar.evaluation import SystemScores
-from uar.files import whole_file
 from uar.inference import with_reports, word_attention
 from uar.model import UAR
 from uar.page.build import Findings, Headline, StudyShown, render_page

@@ -12,8 +12,8 @@ from pipeline.experiments import fetch
 from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.tables import new_table, number
 from uar.bootstrap import compare
-from uar.config import Params
-from uar.device import resolve_device
+from uar.core.config import Params
+from uar.core.device import resolve_device
 from uar.evaluation import score_systems
 from uar.predictions import Prediction, read_predictions, refuse_other_studies
 

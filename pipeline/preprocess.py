@@ -1,9 +1,9 @@
 """Report cleaning."""
 
 from pipeline import paths
-from uar.config import load_params
+from uar.core.config import load_params
+from uar.core.files import read_table, write_table
 from uar.datasets.study import refuse
-from uar.files import read_table, write_table
 from uar.text import CLEANERS, has_words
 
 

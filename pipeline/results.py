@@ -16,8 +16,8 @@ import yaml
 from pipeline import paths
 from pipeline.ablations import SEED, Ablations, digest, flat
 from pipeline.experiments import DATA_ONLY, Experiment
-from uar.errors import UserError
-from uar.files import read_json, write_json
+from uar.core.errors import UserError
+from uar.core.files import read_json, write_json
 from uar.metrics import METRICS
 from uar.published import published_alignment_scores, read_published
 

@@ -4,10 +4,10 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
-from uar.config import load_params
-from uar.distributed import launch
+from uar.core.config import load_params
+from uar.core.distributed import launch
+from uar.core.files import write_json
 from uar.dvae import load_dvae
-from uar.files import write_json
 from uar.tokens import Views, info_as_json, tokenize_images
 
 

@@ -8,9 +8,9 @@ from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.training import run_stage
 from uar.checkpoint import Checkpoint
-from uar.config import load_params
-from uar.device import seed_everything
-from uar.distributed import launch
+from uar.core.config import load_params
+from uar.core.device import seed_everything
+from uar.core.distributed import launch
 
 
 def train_stage_two(

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from pipeline import paths
 from pipeline.inputs import Inputs
 from uar.checkpoint import Checkpoint
-from uar.config import Params, StageParams
-from uar.device import describe
-from uar.files import sha256, write_json
+from uar.core.config import Params, StageParams
+from uar.core.device import describe
+from uar.core.files import sha256, write_json
 from uar.model import UAR
 from uar.training import Objective, Validation, train_stage
 

@@ -9,9 +9,9 @@ import yaml
 from ruamel.yaml import YAML, RoundTripRepresenter
 
 from pipeline import paths
-from uar.config import load_params, parse_params
-from uar.errors import UserError
-from uar.files import whole_file
+from uar.core.config import load_params, parse_params
+from uar.core.errors import UserError
+from uar.core.files import whole_file
 
 
 def use(

@@ -1,8 +1,8 @@
 """Vocabulary of the training reports."""
 
 from pipeline import paths
-from uar.config import load_params
-from uar.files import read_table
+from uar.core.config import load_params
+from uar.core.files import read_table
 from uar.text import Vocabulary
 
 

@@ -12,7 +12,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, settings
 
-from uar.config import DatasetParams, ModelParams, Params, parse_params
+from uar.core.config import DatasetParams, ModelParams, Params, parse_params
 from uar.model import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]

@@ -23,8 +23,8 @@ from pipeline.ablations import (
     plan_runs,
 )
 from pipeline.experiments import Experiment, State
-from uar.config import known_keys, parse_params
-from uar.errors import UserError
+from uar.core.config import known_keys, parse_params
+from uar.core.errors import UserError
 from uar.published import read_published
 
 ABLATIONS = Ablations.load(ROOT / "ablations.yaml")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from uar.baselines import nearest_neighbours, token_histograms
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 
 def test_token_histograms_are_bhattacharyya_unit_vectors() -> None:

@@ -5,7 +5,7 @@ import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 
 from uar.bootstrap import compare, interval
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.metrics import Metric, text_metrics
 
 WORDS = [

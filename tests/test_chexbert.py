@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 
 from uar.clinical.chexbert import WEIGHTS, Chexbert
 from uar.clinical.labels import OBSERVATIONS
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 WORDS = [
     "[PAD]",

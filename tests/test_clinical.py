@@ -16,7 +16,7 @@ from uar.clinical.labeller import Labeller
 from uar.clinical.labels import OBSERVATIONS, Label
 from uar.clinical.scores import clinical_metrics, confusion
 from uar.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 
 @pytest.fixture(scope="module")

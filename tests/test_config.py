@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.use import use
-from uar.config import known_keys, load_params, nearest_key, parse_params
-from uar.errors import UserError
+from uar.core.config import known_keys, load_params, nearest_key, parse_params
+from uar.core.errors import UserError
 
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 STAGES = [

@@ -16,10 +16,10 @@ from PIL import Image
 
 from pipeline.ingest import ingest
 from pipeline.preprocess import preprocess
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.core.files import read_json, read_table
 from uar.datasets import STUDY_COLUMNS, read_dataset
-from uar.errors import UserError
-from uar.files import read_json, read_table
 
 Annotation = dict[str, list[dict[str, Any]]]
 SPLIT_OF = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}

@@ -13,14 +13,14 @@ import pytest
 from conftest import dataset_params
 from PIL import Image
 
+from uar.core.errors import UserError
+from uar.core.files import read_json, read_table
 from uar.datasets import demo
 from uar.datasets.demo.films import draw_frontal, draw_lateral
 from uar.datasets.demo.findings import FINDINGS, KINDS, Finding, regions_of
 from uar.datasets.demo.generate import sample_study, write_dicom
 from uar.datasets.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
 from uar.datasets.study import BOX_COLUMNS
-from uar.errors import UserError
-from uar.files import read_json, read_table
 from uar.films import read_film
 
 STUDIES, FILM_SIZE, SEED = 24, 96, 7

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from film_files import SYNTAXES, compress, lut, save_dicom
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.films import read_film
 
 WIDE = np.array([[0, 100, 400], [1000, 2000, 4095]], dtype=np.uint16)

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 from two_processes import tokenize, train
 
-from uar.distributed import launch, started_processes
+from uar.core.distributed import launch, started_processes
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "7", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "12"}
 SLURM = {"SLURM_NTASKS": "16", "SLURM_NNODES": "2", "SLURM_JOB_NAME": "train"}

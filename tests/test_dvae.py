@@ -11,7 +11,8 @@ import pytest
 import torch
 from dall_e import map_pixels
 
-from uar.config import DvaeTrainParams
+from uar.core.config import DvaeTrainParams
+from uar.core.errors import UserError
 from uar.dvae import (
     Dvae,
     load_dvae,
@@ -20,7 +21,6 @@ from uar.dvae import (
     spread_codes,
     train_dvae,
 )
-from uar.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from benchmarks import reference
 from uar.aligner import CrossModalRepresentationAligner, make_basis
 from uar.attention import MultiHeadAttention
 from uar.batches import Batch
-from uar.config import Params, parse_params
+from uar.core.config import Params, parse_params
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.model import UAR, distinct
 from uar.text import BOS, EOS, PAD

@@ -12,7 +12,7 @@ import pytest
 from film_files import save, save_dicom
 from PIL import Image
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.films import read_film
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5

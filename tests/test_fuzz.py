@@ -14,11 +14,11 @@ from conftest import dataset_params
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 from uar.datasets import Dataset, read_dataset
 from uar.datasets.sections import read_sections
 from uar.datasets.study import SPLITS, leaves_folder
-from uar.errors import UserError
 from uar.text import clean_iu_xray, clean_mimic_cxr
 
 HEADERS = ["FINDINGS:", "Findings", "IMPRESSION:", "FINDINGS AND IMPRESSION:", "PA VIEW:", "HEART:"]

@@ -17,9 +17,9 @@ from test_dicom import PATIENT
 
 from pipeline import paths
 from pipeline.ingest import ingest
+from uar.core.errors import UserError
+from uar.core.files import read_json, read_table
 from uar.datasets.study import Dataset, LeftOut, Study, View
-from uar.errors import UserError
-from uar.files import read_json, read_table
 from uar.packing import resolve_workers
 
 SIZE = 16

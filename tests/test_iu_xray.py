@@ -17,11 +17,11 @@ import yaml
 from conftest import dataset_params, override
 
 from pipeline.ingest import ingest
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.core.files import read_table
 from uar.datasets import Dataset, LeftOut, read_dataset
 from uar.datasets.iu_xray import r2gen_studies, random_split, uid_of
-from uar.errors import UserError
-from uar.files import read_table
 
 # uid -> findings, impression, films. All but 9001 are in R2Gen's list, 2384 and 2926 its first two.
 REPORTS: dict[int, tuple[str, str, list[str]]] = {

@@ -15,7 +15,7 @@ from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from uar.baselines import constant_report, derangement
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.java import ptb_tokenize
 from uar.metrics import METRICS, score, score_one, text_metrics
 from uar.predictions import (

@@ -13,9 +13,9 @@ import pytest
 from conftest import dataset_params
 from physionet import write_tree
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 from uar.datasets import Dataset, LeftOut, read_dataset
-from uar.errors import UserError
 
 REPORT = " FINAL REPORT\n\n FINDINGS:\n\n {}\n\n IMPRESSION:  Normal.\n"
 # study -> subject, split, films (dicom_id, view, ending; no ending: not on disk), report

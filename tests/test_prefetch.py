@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from uar.prefetch import prefetch
+from uar.core.prefetch import prefetch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

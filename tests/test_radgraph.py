@@ -17,7 +17,7 @@ from transformers import BertConfig, BertModel
 from pipeline.labellers import open_graph_scorers
 from pipeline.tables import SYSTEMS, print_evaluation
 from uar.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.evaluation import PER_STUDY, per_study_scores, score_systems
 from uar.predictions import Prediction
 

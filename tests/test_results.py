@@ -17,7 +17,7 @@ from pipeline.__main__ import app
 from pipeline.ablations import Ablations, Table, overridden
 from pipeline.experiments import parse_experiments
 from pipeline.results import Cell, Result, csv_text, group, markdown, published_evidence
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.metrics import METRICS
 from uar.predictions import Prediction, write_predictions
 from uar.published import read_published

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from conftest import dataset_params
 
+from uar.core.errors import UserError
 from uar.datasets import read_dataset
-from uar.errors import UserError
 from uar.text import BOS, EOS, PAD, UNK, Vocabulary, clean_iu_xray, clean_mimic_cxr, has_words
 
 

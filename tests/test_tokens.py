@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from uar.distributed import launch
+from uar.core.distributed import launch
+from uar.core.errors import UserError
+from uar.core.files import write_json
 from uar.dvae import Dvae
-from uar.errors import UserError
-from uar.files import write_json
 from uar.images import crops_at, resize_view
 from uar.tokens import (
     TokenCacheInfo,

@@ -16,12 +16,12 @@ from torch._dynamo.utils import counters
 
 from uar.batches import Batch, Share, Studies, TokenSource
 from uar.checkpoint import Checkpoint
-from uar.config import Params, StageParams, TrainParams, parse_params
+from uar.core.config import Params, StageParams, TrainParams, parse_params
+from uar.core.distributed import launch
+from uar.core.errors import UserError
+from uar.core.schedule import warmup_cosine
 from uar.decoding import generate
-from uar.distributed import launch
-from uar.errors import UserError
 from uar.model import UAR, ModelSizes
-from uar.schedule import warmup_cosine
 from uar.text import PAD, Vocabulary
 from uar.training import Objective, Trained, Validation, make_optimizer, train_stage
 

@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT, TINY, override
 from test_training import VOCABULARY, Killed, make_model, make_studies
 
-from uar.config import StageParams, parse_params
-from uar.distributed import launch
+from uar.core.config import StageParams, parse_params
+from uar.core.distributed import launch
 from uar.dvae import Dvae
 from uar.tokens import Views, tokenize_images
 from uar.training import Objective, Validation, train_stage

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.metrics import score_one
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.metrics import Metric
 
 _AT_ONCE = 250  # resamples; bounds the memory to that many rows of N counts

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uar.config import ModelParams
-from uar.errors import UserError
-from uar.files import whole_file
+from uar.core.config import ModelParams
+from uar.core.errors import UserError
+from uar.core.files import whole_file
 from uar.model import UAR, ModelSizes
 
 

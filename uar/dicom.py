@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
 from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 if TYPE_CHECKING:
     from uar.datasets.study import View

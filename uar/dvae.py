@@ -23,11 +23,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from uar.config import DvaeTrainParams
-from uar.device import autocast
-from uar.errors import UserError
-from uar.files import whole_file
-from uar.schedule import warmup_cosine
+from uar.core.config import DvaeTrainParams
+from uar.core.device import autocast
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+from uar.core.schedule import warmup_cosine
 
 _AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 _KMEANS_IMAGES = 192  # images behind the initial codes

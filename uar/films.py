@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageOps
 
+from uar.core.errors import UserError
 from uar.dicom import read_dicom, refuse_huge, stretch
-from uar.errors import UserError
 
 if TYPE_CHECKING:
     from uar.datasets.study import View

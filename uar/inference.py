@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from uar.attention import MultiHeadAttention
 from uar.batches import Batch, Studies
-from uar.config import DecodeParams
+from uar.core.config import DecodeParams
 from uar.decoding import generate
 from uar.model import UAR, global_image_feature
 from uar.predictions import Prediction

@@ -32,7 +32,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from uar import dicom, films
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.films import read_film
 
 if TYPE_CHECKING:

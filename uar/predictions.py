@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from uar.errors import UserError
-from uar.files import whole_file
+from uar.core.errors import UserError
+from uar.core.files import whole_file
 
 
 @dataclass(frozen=True)

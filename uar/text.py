@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 
-from uar.errors import UserError
-from uar.files import read_json, write_json
+from uar.core.errors import UserError
+from uar.core.files import read_json, write_json
 
 PAD, BOS, EOS, UNK = range(4)
 SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")

@@ -23,13 +23,13 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from tqdm import tqdm
 
-from uar.config import DVAE_DOWNSAMPLING
-from uar.device import autocast, describe
+from uar.core.config import DVAE_DOWNSAMPLING
+from uar.core.device import autocast, describe
+from uar.core.errors import UserError
+from uar.core.files import existing, read_json, sha256, whole_file, write_json
+from uar.core.prefetch import prefetch
 from uar.dvae import Dvae
-from uar.errors import UserError
-from uar.files import existing, read_json, sha256, whole_file, write_json
 from uar.images import crops_at, read_packed, resize_view
-from uar.prefetch import prefetch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -183,13 +183,13 @@ def tokenize_images(
     a kill, with any number of processes, the work goes on there. Memory does not grow with N.
 
     Args:
-        fabric: the processes that share the images out (`uar.distributed.launch`).
+        fabric: the processes that share the images out (`uar.core.distributed.launch`).
         model: the dVAE.
         images: the packed array, `(N, size, size)` uint8.
         train_rows: `(N,)` bool, true for images of training studies.
         views: which views.
         batch_size: views encoded at once, an image's always together.
-        precision: of the encoder, see `uar.device.autocast`; near ties differ in bfloat16.
+        precision: of the encoder, see `uar.core.device.autocast`; near ties differ in bfloat16.
         out: `.npy` file, `(N, 1 + K, L)` uint16.
         scratch: folder of the unfinished array, which every process can write to.
     """

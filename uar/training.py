@@ -15,23 +15,23 @@ from tqdm import tqdm
 
 from uar.batches import Batch, Share, Studies
 from uar.checkpoint import Checkpoint
-from uar.config import StageParams, TrainParams
-from uar.decoding import generate
-from uar.device import autocast, make_deterministic
-from uar.distributed import (
+from uar.core.config import StageParams, TrainParams
+from uar.core.device import autocast, make_deterministic
+from uar.core.distributed import (
     full_state,
     gather_objects,
     gather_rows,
     load_full_state,
     whole_parameters,
 )
-from uar.errors import UserError
-from uar.files import whole_file
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+from uar.core.prefetch import prefetch
+from uar.core.schedule import warmup_cosine
+from uar.decoding import generate
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.metrics import score
 from uar.model import UAR, Output
-from uar.prefetch import prefetch
-from uar.schedule import warmup_cosine
 from uar.text import Vocabulary
 
 if TYPE_CHECKING:
@@ -199,14 +199,14 @@ def train_stage(
     Batch order, crops and dropout are functions of seed and epoch (and rank, for dropout).
 
     Args:
-        fabric: the processes that train together (`uar.distributed.launch`).
+        fabric: the processes that train together (`uar.core.distributed.launch`).
         model: changed in place.
         studies: training split.
         validation: scores the model after each epoch.
         objective: Eq. 13.
         params: optimisation; `batch_size` is of all processes together.
         stage: epochs and peak learning rate.
-        precision: of the forward pass, see `uar.device.autocast`.
+        precision: of the forward pass, see `uar.core.device.autocast`.
         seed: of batch order, crops and dropout.
         encoder_sha256: whose tokens the model reads, for the checkpoint.
         scratch: folder of the resume file, which every process can read.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.attention import MultiHeadAttention
-from uar.config import ModelParams
+from uar.core.config import ModelParams
 from uar.refiner import PredictedMask, StaticMask
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
 
-from uar.config import ResNetParams
-from uar.errors import UserError
+from uar.core.config import ResNetParams
+from uar.core.errors import UserError
 
 IMAGENET_WEIGHTS = "microsoft/resnet-101"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

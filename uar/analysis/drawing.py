@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uar.files import whole_file
+from uar.core.files import whole_file
 
 BLUE, ORANGE, GREEN, GRAY = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a"
 _DPI = 130

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from uar.clinical.labels import NO_FINDING, OBSERVATIONS
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 WEIGHTS, CONFIG, WORDS = "chexbert.pth", "config.json", "vocab.txt"
 _BATCH = 32  # reports

@@ -10,7 +10,7 @@ import numpy as np
 
 from uar.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.clinical.phrases import ABSENCES, BARRIERS, MENTIONS, NEGATION, OTHERS, UNCERTAINTY
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 try:
     import spacy

@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra; its import takes seconds
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"

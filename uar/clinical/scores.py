@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from uar.clinical.labels import OBSERVATIONS, Label
-from uar.errors import UserError
+from uar.core.errors import UserError
 from uar.metrics import Metric
 
 Uncertain = Literal["positive", "negative", "ignore"]

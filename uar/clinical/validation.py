@@ -16,8 +16,8 @@ import pandas as pd
 
 from uar.clinical.labels import OBSERVATIONS, Label
 from uar.clinical.scores import Uncertain, confusion, f1, precision, recall
-from uar.errors import UserError
-from uar.files import existing
+from uar.core.errors import UserError
+from uar.core.files import existing
 
 GOLD_CLASSES: Mapping[str, tuple[str, ...]] = {
     "Cardiomegaly": ("Cardiomegaly",),

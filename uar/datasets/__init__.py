@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 from uar.datasets import demo, kaggle, openi, physionet, r2gen
 from uar.datasets.study import (
     BOX_COLUMNS,
@@ -16,7 +17,6 @@ from uar.datasets.study import (
     LeftOut,
     Study,
 )
-from uar.errors import UserError
 
 READERS: dict[str, dict[str, Layout]] = {  # dataset.name -> dataset.layout -> reader
     "demo": {"r2gen": demo.LAYOUT},

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
 from uar.datasets.sections import compose
 from uar.datasets.study import (
     SHORT_OF_IMAGES,

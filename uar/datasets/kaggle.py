@@ -13,7 +13,7 @@ from collections import defaultdict
 
 import pandas as pd
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
 from uar.datasets.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,

@@ -19,7 +19,8 @@ from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
 from tqdm import tqdm
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 from uar.datasets.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
@@ -35,7 +36,6 @@ from uar.datasets.study import (
     links_out,
     refuse,
 )
-from uar.errors import UserError
 
 _UID = re.compile(r"CXR(\d{1,9})")
 

@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 from uar.datasets.sections import compose, read_sections
 from uar.datasets.study import (
     IMAGE_SUFFIXES,
@@ -41,7 +42,6 @@ from uar.datasets.study import (
     refuse,
 )
 from uar.datasets.tables import read_csv
-from uar.errors import UserError
 
 _SPLITS: dict[str, Split] = {"train": "train", "validate": "val", "test": "test"}
 _FRONTAL = ("AP", "PA")

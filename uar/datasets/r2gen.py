@@ -12,11 +12,11 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.core.files import read_json
 from uar.datasets import iu_xray
 from uar.datasets.study import SPLITS, Dataset, Layout, Study, View, image_fault, is_text, refuse
-from uar.errors import UserError
-from uar.files import read_json
 
 
 def read(params: DatasetParams) -> Dataset:

@@ -11,8 +11,8 @@ from typing import Literal
 
 import pandas as pd
 
-from uar.config import DatasetParams
-from uar.errors import UserError
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
 LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -15,14 +15,14 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 from tqdm import tqdm
 
-from uar.config import DatasetParams
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.core.files import read_table, write_json, write_table
 from uar.datasets import r2gen
 from uar.datasets.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
 from uar.datasets.demo.findings import Finding, sample_findings
 from uar.datasets.demo.wording import write_report
 from uar.datasets.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
-from uar.errors import UserError
-from uar.files import read_table, write_json, write_table
 
 # 70 / 10 / 20 in every ten studies.
 SPLIT_CYCLE: tuple[Split, ...] = tuple(

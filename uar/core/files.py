@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 
 @contextmanager

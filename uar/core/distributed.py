@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from uar.device import resolve_device
+from uar.core.device import resolve_device
 
 if TYPE_CHECKING:  # imported where used: a second that `python -m pipeline --help` need not wait
     from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
     """Join the processes that torchrun or Slurm started; alone if neither did.
 
     Args:
-        device: as `uar.device.resolve_device` takes it; each process gets one such device.
+        device: as `uar.core.device.resolve_device` takes it; each process gets one such device.
         strategy: of many processes. `ddp`: each holds the model and the optimiser's state.
             `fsdp`: parameters, gradients and the optimiser's state are sharded over them.
     """

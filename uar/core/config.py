@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from uar.errors import UserError
+from uar.core.errors import UserError
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
