@@ -16,10 +16,10 @@ import torch
 
 from benchmarks.common import Comparison, machine, row, seconds
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_model
-from uar.batches import Studies, TokenSource
 from uar.core.config import Params
 from uar.core.distributed import launch
-from uar.text import Vocabulary
+from uar.data.batches import Studies, TokenSource
+from uar.data.text import Vocabulary
 from uar.training import Objective, TrainingStep, make_optimizer, train_epoch
 
 STEPS = 6

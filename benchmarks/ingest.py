@@ -30,7 +30,7 @@ from pydicom.uid import (
 )
 from tqdm import tqdm
 
-from uar.packing import Slot, pack_films, resolve_workers
+from uar.data.packing import Slot, pack_films, resolve_workers
 
 SIZE = 128  # pixels, side of a packed image
 FILM = (1280, 1024)  # pixels, height and width where speed is measured

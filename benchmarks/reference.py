@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from uar.aligner import CrossModalRepresentationAligner
 from uar.attention import MultiHeadAttention
-from uar.batches import Batch
+from uar.data.batches import Batch
+from uar.data.text import BOS, EOS, PAD
 from uar.decoding import Generated
 from uar.losses import mask_loss, triplet_contrastive_loss
 from uar.model import UAR, masked_mean
-from uar.text import BOS, EOS, PAD
 from uar.training import Objective
 from uar.transformer import DecoderLayer, EncoderLayer
 

@@ -18,8 +18,8 @@ from benchmarks.step import training_step
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import whole_file
+from uar.data.text import EOS
 from uar.decoding import generate
-from uar.text import EOS
 
 HERE = Path(__file__).parent
 ROUNDS = 2  # the fastest counts

@@ -23,8 +23,8 @@ from benchmarks.common import compare, machine, row
 from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
+from uar.data.views import crops_at, resize_view
 from uar.dvae import Dvae
-from uar.images import crops_at, resize_view
 from uar.tokens import TokenCacheInfo, Views, tokenize_images
 
 IMAGES = 24

@@ -10,8 +10,8 @@ from pipeline.inputs import image_rows, open_images
 from uar.core.config import load_params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
+from uar.data.views import resize_view
 from uar.dvae import Dvae, load_dvae, reconstruction_quality, train_dvae
-from uar.images import resize_view
 
 _MEASURED_IMAGES = 256
 

@@ -14,11 +14,11 @@ from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.page import write_page
 from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
-from uar.batches import Studies
 from uar.checkpoint import Checkpoint
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json
+from uar.data.batches import Studies
 from uar.evaluation import per_study_scores, score_systems
 from uar.inference import global_features, write_reports
 from uar.model import UAR

@@ -12,9 +12,9 @@ import pandas as pd
 from pipeline import paths
 from uar.core.config import DatasetParams, load_params
 from uar.core.files import whole_file, write_json, write_table
-from uar.datasets import read_dataset
-from uar.datasets.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
-from uar.packing import Slot, copy_studies, pack_films, resolve_workers
+from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
+from uar.data.readers import read_dataset
+from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
 
 
 def ingest() -> None:

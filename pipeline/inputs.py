@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
-from uar.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.core.config import Params
 from uar.core.files import existing, read_table
-from uar.datasets.study import Split
+from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
+from uar.data.study import Split
+from uar.data.text import Vocabulary
 from uar.model import ModelSizes
-from uar.text import Vocabulary
 from uar.tokens import TokenCacheInfo, open_tokens
 
 _RESNET_DOWNSAMPLING = 32

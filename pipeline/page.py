@@ -11,11 +11,11 @@ import pandas as pd
 from pipeline import paths
 from pipeline.inputs import Inputs, open_images
 from pipeline.tables import SYSTEMS, interval, number
-from uar.batches import Studies
 from uar.clinical.labeller import HOW_TO_INSTALL, Labeller
 from uar.clinical.scores import confusion
 from uar.core.config import Params
 from uar.core.files import whole_file
+from uar.data.batches import Studies
 from uar.evaluation import SystemScores
 from uar.inference import with_reports, word_attention
 from uar.model import UAR

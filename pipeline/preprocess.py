@@ -3,8 +3,8 @@
 from pipeline import paths
 from uar.core.config import load_params
 from uar.core.files import read_table, write_table
-from uar.datasets.study import refuse
-from uar.text import CLEANERS, has_words
+from uar.data.study import refuse
+from uar.data.text import CLEANERS, has_words
 
 
 def preprocess() -> None:

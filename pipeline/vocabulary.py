@@ -3,7 +3,7 @@
 from pipeline import paths
 from uar.core.config import load_params
 from uar.core.files import read_table
-from uar.text import Vocabulary
+from uar.data.text import Vocabulary
 
 
 def vocabulary() -> None:

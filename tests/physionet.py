@@ -20,8 +20,8 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
-from uar.datasets.demo.films import draw_frontal, draw_lateral
-from uar.datasets.demo.generate import DemoStudy, sample_study, write_dicom
+from uar.data.demo.films import draw_frontal, draw_lateral
+from uar.data.demo.generate import DemoStudy, sample_study, write_dicom
 
 SPLITS = {"train": "train", "val": "validate", "test": "test"}
 HEADERS = ("FINDINGS", "FINDINGS", "Findings", "FINDING", "PA AND LATERAL VIEWS OF THE CHEST")

@@ -33,11 +33,11 @@ from uar.analysis.grounding import (
 from uar.analysis.reconstruction import film_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
 from uar.attention import MultiHeadAttention
-from uar.datasets.study import BOX_COLUMNS
+from uar.data.study import BOX_COLUMNS
+from uar.data.text import BOS, EOS, PAD
 from uar.inference import attention_weights, recorded_attention
 from uar.model import UAR
 from uar.published import published_alignment_scores
-from uar.text import BOS, EOS, PAD
 
 # ---- Figure 3
 

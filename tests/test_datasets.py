@@ -19,7 +19,7 @@ from pipeline.preprocess import preprocess
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
-from uar.datasets import STUDY_COLUMNS, read_dataset
+from uar.data.readers import STUDY_COLUMNS, read_dataset
 
 Annotation = dict[str, list[dict[str, Any]]]
 SPLIT_OF = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import reference
+from uar.data.text import BOS, EOS, PAD
 from uar.decoding import Generated, generate
 from uar.model import UAR, Tables
-from uar.text import BOS, EOS, PAD
 from uar.transformer import Cache
 
 MakeModel = Callable[..., UAR]

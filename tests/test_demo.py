@@ -15,13 +15,13 @@ from PIL import Image
 
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
-from uar.datasets import demo
-from uar.datasets.demo.films import draw_frontal, draw_lateral
-from uar.datasets.demo.findings import FINDINGS, KINDS, Finding, regions_of
-from uar.datasets.demo.generate import sample_study, write_dicom
-from uar.datasets.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
-from uar.datasets.study import BOX_COLUMNS
-from uar.films import read_film
+from uar.data import demo
+from uar.data.demo.films import draw_frontal, draw_lateral
+from uar.data.demo.findings import FINDINGS, KINDS, Finding, regions_of
+from uar.data.demo.generate import sample_study, write_dicom
+from uar.data.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
+from uar.data.films import read_film
+from uar.data.study import BOX_COLUMNS
 
 STUDIES, FILM_SIZE, SEED = 24, 96, 7
 # The word that names a finding in every wording.

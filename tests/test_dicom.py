@@ -11,7 +11,7 @@ import pytest
 from film_files import SYNTAXES, compress, lut, save_dicom
 
 from uar.core.errors import UserError
-from uar.films import read_film
+from uar.data.films import read_film
 
 WIDE = np.array([[0, 100, 400], [1000, 2000, 4095]], dtype=np.uint16)
 SIGNED = np.array([[-2000, -100, 0], [300, 1000, 2000]], dtype=np.int16)

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from benchmarks import reference
 from uar.aligner import CrossModalRepresentationAligner, make_basis
 from uar.attention import MultiHeadAttention
-from uar.batches import Batch
 from uar.core.config import Params, parse_params
+from uar.data.batches import Batch
+from uar.data.text import BOS, EOS, PAD
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.model import UAR, distinct
-from uar.text import BOS, EOS, PAD
 from uar.training import Objective
 from uar.transformer import DecoderLayer, Dropout
 

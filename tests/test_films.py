@@ -13,7 +13,7 @@ from film_files import save, save_dicom
 from PIL import Image
 
 from uar.core.errors import UserError
-from uar.films import read_film
+from uar.data.films import read_film
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.datasets import Dataset, read_dataset
-from uar.datasets.sections import read_sections
-from uar.datasets.study import SPLITS, leaves_folder
-from uar.text import clean_iu_xray, clean_mimic_cxr
+from uar.data.readers import Dataset, read_dataset
+from uar.data.readers.sections import read_sections
+from uar.data.study import SPLITS, leaves_folder
+from uar.data.text import clean_iu_xray, clean_mimic_cxr
 
 HEADERS = ["FINDINGS:", "Findings", "IMPRESSION:", "FINDINGS AND IMPRESSION:", "PA VIEW:", "HEART:"]
 BREAKS = ["\n", "\r\n", "\n\n", " ", "\t", "____", ". ", "..", " 2. ", "1. ", "\u2028", ":"]

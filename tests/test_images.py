@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from uar.images import crops_at, read_packed, resize_view
+from uar.data.views import crops_at, read_packed, resize_view
 
 
 @pytest.fixture

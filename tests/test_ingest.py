@@ -19,8 +19,8 @@ from pipeline import paths
 from pipeline.ingest import ingest
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
-from uar.datasets.study import Dataset, LeftOut, Study, View
-from uar.packing import resolve_workers
+from uar.data.packing import resolve_workers
+from uar.data.study import Dataset, LeftOut, Study, View
 
 SIZE = 16
 Ingest = Callable[..., None]

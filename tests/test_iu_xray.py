@@ -20,8 +20,8 @@ from pipeline.ingest import ingest
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table
-from uar.datasets import Dataset, LeftOut, read_dataset
-from uar.datasets.iu_xray import r2gen_studies, random_split, uid_of
+from uar.data.readers import Dataset, LeftOut, read_dataset
+from uar.data.readers.iu_xray import r2gen_studies, random_split, uid_of
 
 # uid -> findings, impression, films. All but 9001 are in R2Gen's list, 2384 and 2926 its first two.
 REPORTS: dict[int, tuple[str, str, list[str]]] = {

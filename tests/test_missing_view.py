@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from uar.data.text import BOS, EOS, PAD
 from uar.decoding import generate
 from uar.model import UAR
-from uar.text import BOS, EOS, PAD
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]

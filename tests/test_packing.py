@@ -18,9 +18,9 @@ import pytest
 from film_files import save, save_dicom
 from PIL import Image
 
-from uar import packing
-from uar.films import Film, read_film
-from uar.packing import PackedFilms, Slot, copy_studies, pack_films
+from uar.data import packing
+from uar.data.films import Film, read_film
+from uar.data.packing import PackedFilms, Slot, copy_studies, pack_films
 
 SIZE, FILMS = 8, 12
 
@@ -147,7 +147,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
-from uar import packing
+from uar.data import packing
 
 if __name__ == "__main__":
     images, scratch, films, tasks = sys.argv[1:]

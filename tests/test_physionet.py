@@ -15,7 +15,7 @@ from physionet import write_tree
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.datasets import Dataset, LeftOut, read_dataset
+from uar.data.readers import Dataset, LeftOut, read_dataset
 
 REPORT = " FINAL REPORT\n\n FINDINGS:\n\n {}\n\n IMPRESSION:  Normal.\n"
 # study -> subject, split, films (dicom_id, view, ending; no ending: not on disk), report

@@ -539,7 +539,7 @@ def test_lambda3_re_runs_stage_two_alone() -> None:
 EXEMPT = {
     "pipeline/paths.py",  # dvc.yaml names the same paths
     "uar/core/config.py",  # types of the parameters, which dvc.yaml lists key by key
-    "uar/datasets/study.py",  # names of splits and columns, and the wording of refusals
+    "uar/data/study.py",  # names of splits and columns, and the wording of refusals
     "uar/core/device.py",  # where to compute
     "uar/core/errors.py",  # wording of refusals
     "uar/core/files.py",  # how a file is written, not what
@@ -565,7 +565,7 @@ def definitions(path: str) -> dict[str, list[ast.AST]]:
 
 
 def module_file(module: str) -> str | None:
-    """`uar.text` -> `uar/text.py`; None for a package of others."""
+    """`uar.data.text` -> `uar/data/text.py`; None for a package of others."""
     if module.split(".")[0] not in ("uar", "pipeline"):
         return None
     path = module.replace(".", "/")
@@ -615,6 +615,6 @@ def test_dependencies_name_the_modules_really_used(stage: str) -> None:
 def test_used_files_follows_names() -> None:
     """So the test above can fail: a known chain of uses, and a known absence."""
     used = used_files("pipeline/tokenize.py", "tokenize", set())
-    assert {"uar/tokens.py", "uar/dvae.py", "uar/images.py", "pipeline/inputs.py"} <= used
+    assert {"uar/tokens.py", "uar/dvae.py", "uar/data/views.py", "pipeline/inputs.py"} <= used
     assert "uar/model.py" not in used
     assert "uar/refiner.py" in used_files("pipeline/evaluate.py", "evaluate", set())

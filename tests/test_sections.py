@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from uar.datasets.sections import compose, read_sections
+from uar.data.readers.sections import compose, read_sections
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)

@@ -13,8 +13,8 @@ import torch
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.files import write_json
+from uar.data.views import crops_at, resize_view
 from uar.dvae import Dvae
-from uar.images import crops_at, resize_view
 from uar.tokens import (
     TokenCacheInfo,
     UnfinishedArray,

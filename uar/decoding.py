@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from uar.data.text import BOS, EOS, PAD
 from uar.model import UAR, Tables
-from uar.text import BOS, EOS, PAD
 
 
 @dataclass(frozen=True)

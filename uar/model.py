@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from uar.aligner import CrossModalRepresentationAligner
 from uar.core.config import ModelParams
-from uar.text import BOS, EOS, PAD
+from uar.data.text import BOS, EOS, PAD
 from uar.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
 from uar.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 

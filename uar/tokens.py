@@ -28,8 +28,8 @@ from uar.core.device import autocast, describe
 from uar.core.errors import UserError
 from uar.core.files import existing, read_json, sha256, whole_file, write_json
 from uar.core.prefetch import prefetch
+from uar.data.views import crops_at, read_packed, resize_view
 from uar.dvae import Dvae
-from uar.images import crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

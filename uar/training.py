@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from uar.batches import Batch, Share, Studies
 from uar.checkpoint import Checkpoint
 from uar.core.config import StageParams, TrainParams
 from uar.core.device import autocast, make_deterministic
@@ -28,11 +27,12 @@ from uar.core.errors import UserError
 from uar.core.files import whole_file
 from uar.core.prefetch import prefetch
 from uar.core.schedule import warmup_cosine
+from uar.data.batches import Batch, Share, Studies
+from uar.data.text import Vocabulary
 from uar.decoding import generate
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.metrics import score
 from uar.model import UAR, Output
-from uar.text import Vocabulary
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

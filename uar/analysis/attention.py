@@ -113,7 +113,7 @@ def draw_attention(
         written: each model's report, by the model's name.
         films: `(V, H, W)` in [0, 1].
         reference: the true report.
-        boxes: known boxes of this study, `uar.datasets.study.BOX_COLUMNS`; may be empty.
+        boxes: known boxes of this study, `uar.data.study.BOX_COLUMNS`; may be empty.
         title: of the figure.
     """
     views = len(films)

@@ -38,7 +38,7 @@ def mentions(
     """The boxes whose finding the study's report names, at its first mention.
 
     Args:
-        boxes: `uar.datasets.study.BOX_COLUMNS`; those of other studies are passed over.
+        boxes: `uar.data.study.BOX_COLUMNS`; those of other studies are passed over.
         study_ids: of S studies.
         reports: their words, as the model writes them.
         present: `(S, V)` bool, the views that each study has.

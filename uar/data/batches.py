@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uar.images import crops_at, resize_view
-from uar.text import PAD, Vocabulary
+from uar.data.text import PAD, Vocabulary
+from uar.data.views import crops_at, resize_view
 
 
 @dataclass(frozen=True)

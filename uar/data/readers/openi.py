@@ -21,14 +21,14 @@ from tqdm import tqdm
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.datasets.iu_xray import (
+from uar.data.readers.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
     Examination,
     Film,
     assemble,
 )
-from uar.datasets.study import (
+from uar.data.study import (
     Dataset,
     Layout,
     image_files,

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from uar.core.config import DatasetParams
-from uar.datasets.sections import compose
-from uar.datasets.study import (
+from uar.data.readers.sections import compose
+from uar.data.study import (
     SHORT_OF_IMAGES,
     SPLITS,
     Dataset,

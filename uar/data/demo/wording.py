@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numpy.random import Generator
 
-from uar.datasets.demo.findings import Finding
+from uar.data.demo.findings import Finding
 
 # Wordings of one sentence with their probabilities, the most common first; "" leaves it out.
 Wordings = tuple[tuple[float, str], ...]

@@ -7,8 +7,9 @@ from collections.abc import Collection
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.datasets import demo, kaggle, openi, physionet, r2gen
-from uar.datasets.study import (
+from uar.data import demo
+from uar.data.readers import kaggle, openi, physionet, r2gen
+from uar.data.study import (
     BOX_COLUMNS,
     SPLITS,
     STUDY_COLUMNS,

@@ -10,7 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from uar.datasets.demo.findings import Finding
+from uar.data.demo.findings import Finding
 
 Pixels = NDArray[np.float32]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of the film

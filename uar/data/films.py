@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from uar.core.errors import UserError
-from uar.dicom import read_dicom, refuse_huge, stretch
+from uar.data.dicom import read_dicom, refuse_huge, stretch
 
 if TYPE_CHECKING:
-    from uar.datasets.study import View
+    from uar.data.study import View
 
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
 

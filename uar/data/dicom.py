@@ -21,7 +21,7 @@ from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit
 from uar.core.errors import UserError
 
 if TYPE_CHECKING:
-    from uar.datasets.study import View
+    from uar.data.study import View
 
 MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
 _PERCENTILES = (0.5, 99.5)  # the window of a film that brings none

@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.datasets.sections import compose, read_sections
-from uar.datasets.study import (
+from uar.data.readers.sections import compose, read_sections
+from uar.data.readers.tables import read_csv
+from uar.data.study import (
     IMAGE_SUFFIXES,
     SHORT_OF_IMAGES,
     Dataset,
@@ -41,7 +42,6 @@ from uar.datasets.study import (
     links_out,
     refuse,
 )
-from uar.datasets.tables import read_csv
 
 _SPLITS: dict[str, Split] = {"train": "train", "validate": "val", "test": "test"}
 _FRONTAL = ("AP", "PA")

@@ -14,15 +14,15 @@ from collections import defaultdict
 import pandas as pd
 
 from uar.core.config import DatasetParams
-from uar.datasets.iu_xray import (
+from uar.data.readers.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
     Examination,
     Film,
     assemble,
 )
-from uar.datasets.study import Dataset, Layout, View, image_files, leaves_folder, refuse
-from uar.datasets.tables import read_csv
+from uar.data.readers.tables import read_csv
+from uar.data.study import Dataset, Layout, View, image_files, leaves_folder, refuse
 
 _VIEWS: dict[str, View] = {"Frontal": "frontal", "Lateral": "lateral"}
 

@@ -24,7 +24,7 @@ Same arguments, same bytes (under the same library versions). A study depends on
 own number only, so a larger data set begins with the smaller one.
 """
 
-from uar.datasets.demo.findings import FINDINGS
-from uar.datasets.demo.generate import LAYOUT, generate, read
+from uar.data.demo.findings import FINDINGS
+from uar.data.demo.generate import LAYOUT, generate, read
 
 __all__ = ["FINDINGS", "LAYOUT", "generate", "read"]

@@ -31,12 +31,12 @@ from numpy.lib.format import open_memmap
 from PIL import Image
 from tqdm import tqdm
 
-from uar import dicom, films
 from uar.core.errors import UserError
-from uar.films import read_film
+from uar.data import dicom, films
+from uar.data.films import read_film
 
 if TYPE_CHECKING:
-    from uar.datasets.study import View
+    from uar.data.study import View
 
 _SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
 

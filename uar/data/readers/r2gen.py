@@ -15,8 +15,8 @@ from typing import Any
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json
-from uar.datasets import iu_xray
-from uar.datasets.study import SPLITS, Dataset, Layout, Study, View, image_fault, is_text, refuse
+from uar.data.readers import iu_xray
+from uar.data.study import SPLITS, Dataset, Layout, Study, View, image_fault, is_text, refuse
 
 
 def read(params: DatasetParams) -> Dataset:

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table, write_json, write_table
-from uar.datasets import r2gen
-from uar.datasets.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
-from uar.datasets.demo.findings import Finding, sample_findings
-from uar.datasets.demo.wording import write_report
-from uar.datasets.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
+from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
+from uar.data.demo.findings import Finding, sample_findings
+from uar.data.demo.wording import write_report
+from uar.data.readers import r2gen
+from uar.data.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
 
 # 70 / 10 / 20 in every ten studies.
 SPLIT_CYCLE: tuple[Split, ...] = tuple(
