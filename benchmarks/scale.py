@@ -21,8 +21,8 @@ from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
-from uar.dvae import Dvae
-from uar.tokens import Views
+from uar.tokens.cache import Views
+from uar.tokens.dvae import Dvae
 from uar.training import Objective
 
 FILMS = 473_057  # of MIMIC-CXR, as the paper counts them

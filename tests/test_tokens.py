@@ -14,8 +14,7 @@ from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.files import write_json
 from uar.data.views import crops_at, resize_view
-from uar.dvae import Dvae
-from uar.tokens import (
+from uar.tokens.cache import (
     TokenCacheInfo,
     UnfinishedArray,
     Views,
@@ -23,6 +22,7 @@ from uar.tokens import (
     open_tokens,
     tokenize_images,
 )
+from uar.tokens.dvae import Dvae
 
 SIZE, CROP, CROPS, SEED = 24, 16, 2, 11
 VIEWS = Views("crops", CROPS, CROP, SIZE, SEED)

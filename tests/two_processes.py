@@ -17,8 +17,8 @@ from test_training import VOCABULARY, Killed, make_model, make_studies
 
 from uar.core.config import StageParams, parse_params
 from uar.core.distributed import launch
-from uar.dvae import Dvae
-from uar.tokens import Views, tokenize_images
+from uar.tokens.cache import Views, tokenize_images
+from uar.tokens.dvae import Dvae
 from uar.training import Objective, Validation, train_stage
 
 if TYPE_CHECKING:

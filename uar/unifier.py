@@ -16,7 +16,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class LatentSpaceUnifier(nn.Module):
     """Look-up matrices of both modalities' discrete tokens (Eq. 1).
 
-    The tokens themselves are made offline: `uar.dvae` (images) and `uar.data.text` (reports).
+    The tokens themselves are made offline: `uar.tokens.dvae` (images) and `uar.data.text` (reports).
 
     Args:
         codebook_size: |V_I|.

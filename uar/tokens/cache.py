@@ -29,7 +29,7 @@ from uar.core.errors import UserError
 from uar.core.files import existing, read_json, sha256, whole_file, write_json
 from uar.core.prefetch import prefetch
 from uar.data.views import crops_at, read_packed, resize_view
-from uar.dvae import Dvae
+from uar.tokens.dvae import Dvae
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
