@@ -13,7 +13,7 @@ from pipeline.use import merge
 from uar.core.config import Params, parse_params
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD, UNK
-from uar.model import UAR, ModelSizes
+from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = 763  # words that occur 3 times or more, and the special ones

@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uar.aligner import CrossModalRepresentationAligner
-from uar.attention import MultiHeadAttention
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD
 from uar.decoding import Generated
 from uar.losses import mask_loss, triplet_contrastive_loss
-from uar.model import UAR, masked_mean
+from uar.model.aligner import CrossModalRepresentationAligner
+from uar.model.attention import MultiHeadAttention
+from uar.model.transformer import DecoderLayer, EncoderLayer
+from uar.model.uar import UAR, masked_mean
 from uar.training import Objective
-from uar.transformer import DecoderLayer, EncoderLayer
 
 
 @dataclass(frozen=True)

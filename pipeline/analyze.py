@@ -17,14 +17,14 @@ from pipeline import paths
 from pipeline.inputs import Inputs, open_images
 from uar.analysis import alignment, attention, basis, grounding, reconstruction, retrieval
 from uar.analysis.drawing import save_png
-from uar.checkpoint import Checkpoint
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import read_table, whole_file, write_json
 from uar.data.batches import Studies
 from uar.data.views import resize_view
 from uar.inference import paired_features, with_reports, word_attention, write_reports
-from uar.model import UAR
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR
 from uar.tokens.dvae import load_dvae, reconstruction_quality
 
 SPLIT = "the validation split"

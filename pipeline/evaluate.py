@@ -14,14 +14,14 @@ from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.page import write_page
 from pipeline.tables import print_evaluation
 from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
-from uar.checkpoint import Checkpoint
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json
 from uar.data.batches import Studies
 from uar.evaluation import per_study_scores, score_systems
 from uar.inference import global_features, write_reports
-from uar.model import UAR
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR
 from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions
 from uar.protocols import PROTOCOLS
 from uar.tokens.cache import TokenCacheInfo, open_tokens

@@ -13,7 +13,7 @@ from uar.core.files import existing, read_table
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
-from uar.model import ModelSizes
+from uar.model.uar import ModelSizes
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 _RESNET_DOWNSAMPLING = 32

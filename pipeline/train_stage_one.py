@@ -11,7 +11,7 @@ from pipeline.training import run_stage, save_untrained
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
-from uar.model import UAR
+from uar.model.uar import UAR
 
 
 def train_stage_one(

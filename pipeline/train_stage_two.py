@@ -7,10 +7,10 @@ import typer
 from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.training import run_stage
-from uar.checkpoint import Checkpoint
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
+from uar.model.checkpoint import Checkpoint
 
 
 def train_stage_two(

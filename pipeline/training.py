@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from uar.checkpoint import Checkpoint
 from uar.core.config import Params, StageParams
 from uar.core.device import describe
 from uar.core.files import sha256, write_json
-from uar.model import UAR
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR
 from uar.training import Objective, Validation, train_stage
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from uar.core.config import DatasetParams, ModelParams, Params, parse_params
-from uar.model import UAR, ModelSizes
+from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]
 

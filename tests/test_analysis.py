@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from uar.aligner import make_basis
 from uar.analysis.alignment import alignment_metrics, min_max
 from uar.analysis.attention import (
     Written,
@@ -32,11 +31,12 @@ from uar.analysis.grounding import (
 )
 from uar.analysis.reconstruction import film_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
-from uar.attention import MultiHeadAttention
 from uar.data.study import BOX_COLUMNS
 from uar.data.text import BOS, EOS, PAD
 from uar.inference import attention_weights, recorded_attention
-from uar.model import UAR
+from uar.model.aligner import make_basis
+from uar.model.attention import MultiHeadAttention
+from uar.model.uar import UAR
 from uar.published import published_alignment_scores
 
 # ---- Figure 3

@@ -14,7 +14,7 @@ from benchmarks.common import Comparison, compare, row
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_batch, make_model
 from benchmarks.step import arithmetic
 from uar.data.text import BOS, EOS, PAD
-from uar.model import UAR
+from uar.model.uar import UAR
 
 
 def test_compare_takes_medians_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:

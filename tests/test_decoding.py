@@ -14,8 +14,8 @@ from torch import Tensor
 from benchmarks import reference
 from uar.data.text import BOS, EOS, PAD
 from uar.decoding import Generated, generate
-from uar.model import UAR, Tables
-from uar.transformer import Cache
+from uar.model.transformer import Cache
+from uar.model.uar import UAR, Tables
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]

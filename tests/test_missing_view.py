@@ -11,7 +11,7 @@ from torch import Tensor
 
 from uar.data.text import BOS, EOS, PAD
 from uar.decoding import generate
-from uar.model import UAR
+from uar.model.uar import UAR
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]

@@ -26,14 +26,14 @@ from pipeline import paths
 from pipeline.__main__ import app
 from pipeline.ablations import Ablations
 from pipeline.inputs import Inputs
-from uar.aligner import DualGate
-from uar.checkpoint import Checkpoint
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
 from uar.inference import recorded_attention
 from uar.java import METEOR_STATISTICS
 from uar.metrics import METRICS
+from uar.model.aligner import DualGate
+from uar.model.checkpoint import Checkpoint
 from uar.page.build import attention_levels
 from uar.predictions import read_predictions, write_predictions
 
@@ -621,5 +621,5 @@ def test_used_files_follows_names() -> None:
         "uar/data/views.py",
         "pipeline/inputs.py",
     } <= used
-    assert "uar/model.py" not in used
-    assert "uar/refiner.py" in used_files("pipeline/evaluate.py", "evaluate", set())
+    assert "uar/model/uar.py" not in used
+    assert "uar/model/refiner.py" in used_files("pipeline/evaluate.py", "evaluate", set())

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from uar.checkpoint import Checkpoint
 from uar.core.config import Params, StageParams, TrainParams, parse_params
 from uar.core.distributed import launch
 from uar.core.errors import UserError
@@ -22,7 +21,8 @@ from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies, TokenSource
 from uar.data.text import PAD, Vocabulary
 from uar.decoding import generate
-from uar.model import UAR, ModelSizes
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR, ModelSizes
 from uar.training import Objective, Trained, Validation, make_optimizer, train_stage
 
 REPORTS = [

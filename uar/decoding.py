@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from uar.data.text import BOS, EOS, PAD
-from uar.model import UAR, Tables
+from uar.model.uar import UAR, Tables
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from uar.checkpoint import Checkpoint
 from uar.core.config import StageParams, TrainParams
 from uar.core.device import autocast, make_deterministic
 from uar.core.distributed import (
@@ -32,7 +31,8 @@ from uar.data.text import Vocabulary
 from uar.decoding import generate
 from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.metrics import score
-from uar.model import UAR, Output
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR, Output
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

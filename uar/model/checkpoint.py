@@ -12,7 +12,7 @@ from torch import Tensor
 from uar.core.config import ModelParams
 from uar.core.errors import UserError
 from uar.core.files import whole_file
-from uar.model import UAR, ModelSizes
+from uar.model.uar import UAR, ModelSizes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from uar.attention import MultiHeadAttention
+from uar.model.attention import MultiHeadAttention
 
 BasisKind = Literal["orthogonal", "uniform", "normal"]
 FusionKind = Literal["dual_gate", "none", "addition"]

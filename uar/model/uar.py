@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from uar.aligner import CrossModalRepresentationAligner
 from uar.core.config import ModelParams
 from uar.data.text import BOS, EOS, PAD
-from uar.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
-from uar.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
+from uar.model.aligner import CrossModalRepresentationAligner
+from uar.model.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
+from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from uar.attention import MultiHeadAttention
 from uar.core.config import ModelParams
-from uar.refiner import PredictedMask, StaticMask
+from uar.model.attention import MultiHeadAttention
+from uar.model.refiner import PredictedMask, StaticMask
 
 
 class Dropout(nn.Dropout):
