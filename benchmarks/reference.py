@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD
 from uar.decoding import Generated
-from uar.losses import mask_loss, triplet_contrastive_loss
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, EncoderLayer
 from uar.model.uar import UAR, masked_mean
-from uar.training import Objective
+from uar.training.losses import mask_loss, triplet_contrastive_loss
+from uar.training.stage import Objective
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from benchmarks.common import compare, machine, measured_peak, row
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
-from uar.training import Objective, make_optimizer
+from uar.training.stage import Objective, make_optimizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def training_step(params: Params, device: torch.device, precision: str) -> Callable[[], None]:
-    """A whole step of stage two as `uar.training` takes it, on one random batch."""
+    """A whole step of stage two as `uar.training.stage` takes it, on one random batch."""
     model = make_model(params, device)
     batch = make_batch(params, params.train.batch_size, device)
     objective = Objective.of_stage(params.train, with_mask=True)

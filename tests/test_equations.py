@@ -18,12 +18,12 @@ from benchmarks import reference
 from uar.core.config import Params, parse_params
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD
-from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.model.aligner import CrossModalRepresentationAligner, make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, Dropout
 from uar.model.uar import UAR, distinct
-from uar.training import Objective
+from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
+from uar.training.stage import Objective
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]

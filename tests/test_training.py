@@ -23,7 +23,7 @@ from uar.data.text import PAD, Vocabulary
 from uar.decoding import generate
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
-from uar.training import Objective, Trained, Validation, make_optimizer, train_stage
+from uar.training.stage import Objective, Trained, Validation, make_optimizer, train_stage
 
 REPORTS = [
     "the heart is normal . the lungs are clear .",

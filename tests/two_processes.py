@@ -19,7 +19,7 @@ from uar.core.config import StageParams, parse_params
 from uar.core.distributed import launch
 from uar.tokens.cache import Views, tokenize_images
 from uar.tokens.dvae import Dvae
-from uar.training import Objective, Validation, train_stage
+from uar.training.stage import Objective, Validation, train_stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -29,10 +29,10 @@ from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies
 from uar.data.text import Vocabulary
 from uar.decoding import generate
-from uar.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.metrics import score
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, Output
+from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
