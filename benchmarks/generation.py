@@ -13,7 +13,7 @@ from benchmarks.common import Comparison, compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_model, make_visual
 from uar.core.device import resolve_device
 from uar.data.text import EOS
-from uar.decoding import Generated, generate
+from uar.inference.decoding import Generated, generate
 
 STUDIES = 590
 REFERENCE_STUDIES = 8

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD
-from uar.decoding import Generated
+from uar.inference.decoding import Generated
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, EncoderLayer
@@ -153,7 +153,7 @@ def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
 def generate(
     model: UAR, visual: Tensor, beam_size: int, length_penalty: float = 0.0
 ) -> list[Generated]:
-    """As `uar.decoding.generate`: beams as lists, every prefix decoded anew for each word."""
+    """As `uar.inference.decoding.generate`: beams as lists, every prefix decoded anew for each word."""
 
     def rank(beam: tuple[list[int], float]) -> float:
         words, log_probability = beam

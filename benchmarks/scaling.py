@@ -19,7 +19,7 @@ from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import whole_file
 from uar.data.text import EOS
-from uar.decoding import generate
+from uar.inference.decoding import generate
 
 HERE = Path(__file__).parent
 ROUNDS = 2  # the fastest counts

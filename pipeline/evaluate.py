@@ -19,7 +19,7 @@ from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json
 from uar.data.batches import Studies
 from uar.evaluation import per_study_scores, score_systems
-from uar.inference import global_features, write_reports
+from uar.inference.reports import global_features, write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions

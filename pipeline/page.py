@@ -17,7 +17,7 @@ from uar.core.config import Params
 from uar.core.files import whole_file
 from uar.data.batches import Studies
 from uar.evaluation import SystemScores
-from uar.inference import with_reports, word_attention
+from uar.inference.reports import with_reports, word_attention
 from uar.model.uar import UAR
 from uar.page.build import Findings, Headline, StudyShown, render_page
 from uar.predictions import Prediction

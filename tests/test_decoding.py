@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks import reference
 from uar.data.text import BOS, EOS, PAD
-from uar.decoding import Generated, generate
+from uar.inference.decoding import Generated, generate
 from uar.model.transformer import Cache
 from uar.model.uar import UAR, Tables
 

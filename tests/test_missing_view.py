@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uar.data.text import BOS, EOS, PAD
-from uar.decoding import generate
+from uar.inference.decoding import generate
 from uar.model.uar import UAR
 
 MakeModel = Callable[..., UAR]

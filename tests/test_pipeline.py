@@ -29,7 +29,7 @@ from pipeline.inputs import Inputs
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
-from uar.inference import recorded_attention
+from uar.inference.reports import recorded_attention
 from uar.java import METEOR_STATISTICS
 from uar.metrics import METRICS
 from uar.model.aligner import DualGate

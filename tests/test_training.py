@@ -20,7 +20,7 @@ from uar.core.errors import UserError
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies, TokenSource
 from uar.data.text import PAD, Vocabulary
-from uar.decoding import generate
+from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.stage import Objective, Trained, Validation, make_optimizer, train_stage

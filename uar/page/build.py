@@ -16,7 +16,7 @@ from PIL import Image
 
 from uar.clinical.labeller import Mention
 from uar.clinical.labels import OBSERVATIONS, Label
-from uar.inference import heatmap_ceiling
+from uar.inference.reports import heatmap_ceiling
 from uar.predictions import Prediction
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
@@ -53,7 +53,7 @@ class StudyShown:
         films: `(V, H, W)` uint8.
         present: `(V,)` bool, the views that the study has.
         attention: `(T, V * side * side)`, text-to-image attention of each generated word, as
-            `uar.inference.word_attention` gives it; rows behind the report's words are not used.
+            `uar.inference.reports.word_attention` gives it; rows behind the report's words are not used.
         scores: the study's own scores by name; None for one that could not be had.
         findings: None where there is no labeller.
     """

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from uar.core.config import DecodeParams
 from uar.data.batches import Batch, Studies
 from uar.data.text import Vocabulary
-from uar.decoding import generate
+from uar.inference.decoding import generate
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR, global_image_feature
 from uar.predictions import Prediction
