@@ -25,7 +25,7 @@ class Table(BaseModel):
 
     Attributes:
         title: its heading.
-        published: its name in `uar.published`.
+        published: its name in `uar.evaluation.published`.
         rows: name to overrides of params.yaml.
     """
 

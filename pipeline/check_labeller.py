@@ -11,10 +11,10 @@ from rich.console import Console
 
 from pipeline import paths
 from pipeline.tables import new_table, number
-from uar.clinical.labeller import Labeller
-from uar.clinical.validation import TEXTS, agreement, join_sections, read_gold
 from uar.core.config import load_params
 from uar.core.files import read_json
+from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.validation import TEXTS, agreement, join_sections, read_gold
 
 
 def check_labeller(

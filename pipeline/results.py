@@ -18,8 +18,8 @@ from pipeline.ablations import SEED, Ablations, digest, flat
 from pipeline.experiments import DATA_ONLY, Experiment
 from uar.core.errors import UserError
 from uar.core.files import read_json, write_json
-from uar.metrics import METRICS
-from uar.published import published_alignment_scores, read_published
+from uar.evaluation.metrics import METRICS
+from uar.evaluation.published import published_alignment_scores, read_published
 
 PROTOCOL = "r2gen"  # the one of the paper's tables
 WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from uar.protocols import PROTOCOLS
+from uar.evaluation.protocols import PROTOCOLS
 
 SYSTEMS = {  # keys of metrics.json
     "constant report": "constant_report",

@@ -25,7 +25,7 @@ from pipeline.ablations import (
 from pipeline.experiments import Experiment, State
 from uar.core.config import known_keys, parse_params
 from uar.core.errors import UserError
-from uar.published import read_published
+from uar.evaluation.published import read_published
 
 ABLATIONS = Ablations.load(ROOT / "ablations.yaml")
 

@@ -33,11 +33,11 @@ from uar.analysis.reconstruction import film_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
 from uar.data.study import BOX_COLUMNS
 from uar.data.text import BOS, EOS, PAD
+from uar.evaluation.published import published_alignment_scores
 from uar.inference.reports import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
-from uar.published import published_alignment_scores
 
 # ---- Figure 3
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from uar.baselines import nearest_neighbours, token_histograms
 from uar.core.errors import UserError
+from uar.evaluation.baselines import nearest_neighbours, token_histograms
 
 
 def test_token_histograms_are_bhattacharyya_unit_vectors() -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 
-from uar.bootstrap import compare, interval
 from uar.core.errors import UserError
-from uar.metrics import Metric, text_metrics
+from uar.evaluation.bootstrap import compare, interval
+from uar.evaluation.metrics import Metric, text_metrics
 
 WORDS = [
     "the",

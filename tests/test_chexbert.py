@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from uar.clinical.chexbert import WEIGHTS, Chexbert
-from uar.clinical.labels import OBSERVATIONS
 from uar.core.errors import UserError
+from uar.evaluation.clinical.chexbert import WEIGHTS, Chexbert
+from uar.evaluation.clinical.labels import OBSERVATIONS
 
 WORDS = [
     "[PAD]",

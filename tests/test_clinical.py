@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from uar.clinical import labeller as labeller_module
-from uar.clinical.labeller import Labeller
-from uar.clinical.labels import OBSERVATIONS, Label
-from uar.clinical.scores import clinical_metrics, confusion
-from uar.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
 from uar.core.errors import UserError
+from uar.evaluation.clinical import labeller as labeller_module
+from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.scores import clinical_metrics, confusion
+from uar.evaluation.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
 
 
 @pytest.fixture(scope="module")

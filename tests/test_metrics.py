@@ -14,18 +14,18 @@ from pycocoevalcap.meteor.meteor import Meteor
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-from uar.baselines import constant_report, derangement
 from uar.core.errors import UserError
-from uar.java import ptb_tokenize
-from uar.metrics import METRICS, score, score_one, text_metrics
-from uar.predictions import (
+from uar.evaluation.baselines import constant_report, derangement
+from uar.evaluation.meteor import ptb_tokenize
+from uar.evaluation.metrics import METRICS, score, score_one, text_metrics
+from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
     refuse_other_studies,
     text_statistics,
     write_predictions,
 )
-from uar.protocols import PROTOCOLS, protocol_metrics
+from uar.evaluation.protocols import PROTOCOLS, protocol_metrics
 
 PREDICTIONS = [
     Prediction(

@@ -20,9 +20,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from pipeline.page import sample
-from uar.clinical.labeller import Mention
-from uar.clinical.labels import OBSERVATIONS, Label
-from uar.page.build import (
+from uar.evaluation.clinical.labeller import Mention
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.page.build import (
     Findings,
     Headline,
     StudyShown,
@@ -30,7 +30,7 @@ from uar.page.build import (
     marked_words,
     render_page,
 )
-from uar.predictions import Prediction
+from uar.evaluation.predictions import Prediction
 
 SIDE, VIEWS, WORDS = 3, 2, 6
 SENTENCE = ("the", "heart", "is", "enlarged", "today", ".")

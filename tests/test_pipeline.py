@@ -29,13 +29,13 @@ from pipeline.inputs import Inputs
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
+from uar.evaluation.meteor import METEOR_STATISTICS
+from uar.evaluation.metrics import METRICS
+from uar.evaluation.page.build import attention_levels
+from uar.evaluation.predictions import read_predictions, write_predictions
 from uar.inference.reports import recorded_attention
-from uar.java import METEOR_STATISTICS
-from uar.metrics import METRICS
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
-from uar.page.build import attention_levels
-from uar.predictions import read_predictions, write_predictions
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -82,7 +82,8 @@ def project(
     METEOR, which takes seconds to start, is left to `chain`.
     """
     monkeypatch.setattr(
-        "uar.protocols.meteor_statistics", lambda gts, res: np.ones((len(gts), METEOR_STATISTICS))
+        "uar.evaluation.protocols.meteor_statistics",
+        lambda gts, res: np.ones((len(gts), METEOR_STATISTICS)),
     )
     monkeypatch.chdir(tmp_path)
 

@@ -16,10 +16,10 @@ from transformers import BertConfig, BertModel
 
 from pipeline.labellers import open_graph_scorers
 from pipeline.tables import SYSTEMS, print_evaluation
-from uar.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
 from uar.core.errors import UserError
-from uar.evaluation import PER_STUDY, per_study_scores, score_systems
-from uar.predictions import Prediction
+from uar.evaluation.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
+from uar.evaluation.predictions import Prediction
+from uar.evaluation.systems import PER_STUDY, per_study_scores, score_systems
 
 CPU = torch.device("cpu")
 needs_radgraph = pytest.mark.skipif(not INSTALLED, reason="needs the radgraph extra")
@@ -50,7 +50,9 @@ def test_scores_are_means_over_studies_of_each_distinct_pair(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     without = {"r2gen": dict.fromkeys(PER_STUDY)}  # no text metrics, which start Java
-    monkeypatch.setattr("uar.evaluation.protocol_metrics", lambda of: dict.fromkeys(of, without))
+    monkeypatch.setattr(
+        "uar.evaluation.systems.protocol_metrics", lambda of: dict.fromkeys(of, without)
+    )
     scorer = Known(
         {
             ("Heart large. 0", "heart large"): (1.0, 0.5),
@@ -111,7 +113,7 @@ def test_absent_weights_and_package_are_said(
     assert absent == {
         "radgraph": "not computed: evaluate.radgraph names no folder with its weights"
     }
-    monkeypatch.setattr("uar.clinical.radgraph.INSTALLED", False)
+    monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", False)
     scorers, absent = open_graph_scorers(tmp_path, CPU)
     assert not scorers
     assert "not computed: pip install" in absent["radgraph"]
@@ -302,7 +304,7 @@ def test_other_files_are_refused(folder: Path) -> None:
              "encoder/vocab.txt"],
 )  # fmt: skip
 def test_a_missing_file_is_named(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uar.clinical.radgraph.INSTALLED", True)
+    monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", True)
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{Path(name).name} is missing; .* radgraph.tar.gz "):
         RadGraph(folder, CPU)
@@ -311,6 +313,6 @@ def test_a_missing_file_is_named(name: str, folder: Path, monkeypatch: pytest.Mo
 def test_a_folder_of_another_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("uar.clinical.radgraph.INSTALLED", True)
+    monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", True)
     with pytest.raises(UserError, match=", ".join(MODELS)):
         RadGraph(tmp_path / "echograph", CPU)

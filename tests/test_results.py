@@ -18,9 +18,9 @@ from pipeline.ablations import Ablations, Table, overridden
 from pipeline.experiments import parse_experiments
 from pipeline.results import Cell, Result, csv_text, group, markdown, published_evidence
 from uar.core.errors import UserError
-from uar.metrics import METRICS
-from uar.predictions import Prediction, write_predictions
-from uar.published import read_published
+from uar.evaluation.metrics import METRICS
+from uar.evaluation.predictions import Prediction, write_predictions
+from uar.evaluation.published import read_published
 
 WHOLE = {"model.fusion": "dual_gate"}
 ABLATIONS = Ablations(

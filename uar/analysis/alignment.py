@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from uar.analysis.drawing import BLUE, GRAY, new_figure
-from uar.published import published_alignment_scores
+from uar.evaluation.published import published_alignment_scores
 
 THRESHOLD = 0.5
 

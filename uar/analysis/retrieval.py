@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from uar.analysis.drawing import GREEN, new_figure, show_film, show_text
-from uar.baselines import unit_rows
+from uar.evaluation.baselines import unit_rows
 
 TOP = 3  # retrieved ones that the figure shows
 RECALLS = (1, 5, 10)

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from uar.core.config import DecodeParams
 from uar.data.batches import Batch, Studies
 from uar.data.text import Vocabulary
+from uar.evaluation.predictions import Prediction
 from uar.inference.decoding import generate
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR, global_image_feature
-from uar.predictions import Prediction
 
 
 def write_reports(

@@ -28,8 +28,8 @@ from uar.core.prefetch import prefetch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies
 from uar.data.text import Vocabulary
+from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
-from uar.metrics import score
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, Output
 from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss

@@ -14,10 +14,10 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from uar.clinical.labeller import Mention
-from uar.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.labeller import Mention
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.predictions import Prediction
 from uar.inference.reports import heatmap_ceiling
-from uar.predictions import Prediction
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
 _SAID = (Label.POSITIVE, Label.UNCERTAIN)
@@ -29,7 +29,7 @@ class Findings:
     """What a labeller sees in a study's two reports.
 
     Attributes:
-        confusion: `(14, 3)`, this study's row of `uar.clinical.scores.confusion`.
+        confusion: `(14, 3)`, this study's row of `uar.evaluation.clinical.scores.confusion`.
         reference: mentions in the whole raw report.
         generated: mentions in the generated report.
     """
@@ -84,7 +84,7 @@ class Headline:
 def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
     """The page as HTML."""
     environment = Environment(
-        loader=PackageLoader("uar.page", ""),
+        loader=PackageLoader("uar.evaluation.page", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

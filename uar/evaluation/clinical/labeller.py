@@ -8,9 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uar.clinical.labels import NO_FINDING, OBSERVATIONS, Label
-from uar.clinical.phrases import ABSENCES, BARRIERS, MENTIONS, NEGATION, OTHERS, UNCERTAINTY
 from uar.core.errors import UserError
+from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
+from uar.evaluation.clinical.phrases import (
+    ABSENCES,
+    BARRIERS,
+    MENTIONS,
+    NEGATION,
+    OTHERS,
+    UNCERTAINTY,
+)
 
 try:
     import spacy
@@ -121,7 +128,7 @@ def _tidy(report: str) -> tuple[str, list[int]]:
 
 
 class _Phrases:
-    """The phrases of several observations, as `uar.clinical.phrases` writes them."""
+    """The phrases of several observations, as `uar.evaluation.clinical.phrases` writes them."""
 
     def __init__(self, vocab: Vocab, listed: Mapping[str, str]) -> None:
         self._matcher = Matcher(vocab)

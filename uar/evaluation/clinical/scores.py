@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
-from uar.clinical.labels import OBSERVATIONS, Label
 from uar.core.errors import UserError
-from uar.metrics import Metric
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.metrics import Metric
 
 Uncertain = Literal["positive", "negative", "ignore"]
 

@@ -2,8 +2,8 @@
 
 Every score here is a function of numbers summed over studies. Keeping each study's numbers gives,
 from one pass over the texts, the corpus score, each study's own score and the score of any
-resample (`uar.bootstrap`). What is counted, and ROUGE-L and CIDEr of a study, come from
-pycocoevalcap's classes; METEOR's counts come from METEOR 1.5 itself (`uar.java`).
+resample (`uar.evaluation.bootstrap`). What is counted, and ROUGE-L and CIDEr of a study, come from
+pycocoevalcap's classes; METEOR's counts come from METEOR 1.5 itself (`uar.evaluation.meteor`).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def mean_of(scores: Sequence[float]) -> Metric:
 
 
 def meteor_metric(statistics: np.ndarray) -> Metric:
-    """METEOR, in [0, 1], of what `uar.java.meteor_statistics` counted, `(N, 23)`."""
+    """METEOR, in [0, 1], of what `uar.evaluation.meteor.meteor_statistics` counted, `(N, 23)`."""
     # METEOR does not count the chunk of a text that matches as a whole
     whole = (statistics[:, 20] == 1) & (statistics[:, 21:23] == statistics[:, 0:2]).all(axis=1)
     statistics = statistics.copy()

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from uar.clinical.labels import OBSERVATIONS, Label
-from uar.clinical.scores import Uncertain, confusion, f1, precision, recall
 from uar.core.errors import UserError
 from uar.core.files import existing
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.scores import Uncertain, confusion, f1, precision, recall
 
 GOLD_CLASSES: Mapping[str, tuple[str, ...]] = {
     "Cardiomegaly": ("Cardiomegaly",),

@@ -6,7 +6,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-from uar.metrics import METRICS
+from uar.evaluation.metrics import METRICS
 
 
 def read_published(name: str) -> dict[str, dict[str, float | None]]:

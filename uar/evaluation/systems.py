@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from uar.bootstrap import interval
-from uar.clinical.labels import OBSERVATIONS, Label
-from uar.clinical.scores import Uncertain, clinical_metrics
-from uar.metrics import Metric, mean_of
-from uar.predictions import Prediction
-from uar.protocols import Scores, protocol_metrics
+from uar.evaluation.bootstrap import interval
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.scores import Uncertain, clinical_metrics
+from uar.evaluation.metrics import Metric, mean_of
+from uar.evaluation.predictions import Prediction
+from uar.evaluation.protocols import Scores, protocol_metrics
 
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 

@@ -1,7 +1,7 @@
 """How far a score may be trusted: intervals of one system, a paired test of two.
 
 Studies are what is drawn anew; the model, its seed and its decoding stay. Scores of resamples come
-from per-study statistics (`uar.metrics.Metric`), exact for BLEU, METEOR, ROUGE-L and clinical F1.
+from per-study statistics (`uar.evaluation.metrics.Metric`), exact for BLEU, METEOR, ROUGE-L and clinical F1.
 For CIDEr the document frequencies stay those of the whole reference set.
 """
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uar.core.errors import UserError
-from uar.metrics import Metric
+from uar.evaluation.metrics import Metric
 
 _AT_ONCE = 250  # resamples; bounds the memory to that many rows of N counts
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from uar.core.errors import UserError
-from uar.metrics import score_one
+from uar.evaluation.metrics import score_one
 
 
 def constant_report(

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from uar.clinical.labels import NO_FINDING, OBSERVATIONS
 from uar.core.errors import UserError
+from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS
 
 WEIGHTS, CONFIG, WORDS = "chexbert.pth", "config.json", "vocab.txt"
 _BATCH = 32  # reports
@@ -34,7 +34,7 @@ class _Network(nn.Module):
 
 
 class Chexbert:
-    """Labels reports as `uar.clinical.labeller.Labeller` does.
+    """Labels reports as `uar.evaluation.clinical.labeller.Labeller` does.
 
     Args:
         folder: holds the authors' `chexbert.pth` and bert-base-uncased's `config.json` and

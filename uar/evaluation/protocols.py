@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from uar.java import JavaError, meteor_statistics, ptb_tokenize
-from uar.metrics import METRICS, Metric, meteor_metric, text_metrics, tidy
-from uar.predictions import Prediction
+from uar.evaluation.meteor import JavaError, meteor_statistics, ptb_tokenize
+from uar.evaluation.metrics import METRICS, Metric, meteor_metric, text_metrics, tidy
+from uar.evaluation.predictions import Prediction
 
 PROTOCOLS = {
     "r2gen": {

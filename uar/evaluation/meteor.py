@@ -56,7 +56,7 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
     pair that occurs several times is matched once.
 
     Returns:
-        `(N, 23)` float64, in the order that `uar.metrics` sums them.
+        `(N, 23)` float64, in the order that `uar.evaluation.metrics` sums them.
 
     Raises:
         JavaError: Java failed, or gave another number of lines.
