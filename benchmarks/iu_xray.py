@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from pipeline.use import merge
+from pipeline.tools.use import merge
 from uar.core.config import Params, parse_params
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD, UNK

@@ -4,19 +4,19 @@ import sys
 
 import typer
 
-from pipeline.ablate import ablate
-from pipeline.analyze import analyze
-from pipeline.check_labeller import check_labeller
-from pipeline.compare import compare
-from pipeline.dvae import dvae
-from pipeline.evaluate import evaluate
-from pipeline.ingest import ingest
-from pipeline.preprocess import preprocess
-from pipeline.tokenize import tokenize
-from pipeline.train_stage_one import train_stage_one
-from pipeline.train_stage_two import train_stage_two
-from pipeline.use import use
-from pipeline.vocabulary import vocabulary
+from pipeline.experiments.ablate import ablate
+from pipeline.experiments.compare import compare
+from pipeline.stages.analyze import analyze
+from pipeline.stages.dvae import dvae
+from pipeline.stages.evaluate import evaluate
+from pipeline.stages.ingest import ingest
+from pipeline.stages.preprocess import preprocess
+from pipeline.stages.tokenize import tokenize
+from pipeline.stages.train_stage_one import train_stage_one
+from pipeline.stages.train_stage_two import train_stage_two
+from pipeline.stages.vocabulary import vocabulary
+from pipeline.tools.check_labeller import check_labeller
+from pipeline.tools.use import use
 from uar.core.errors import UserError
 
 app = typer.Typer(

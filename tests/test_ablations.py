@@ -9,9 +9,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from pipeline import ablate, paths
-from pipeline.ablate import SHARED, hash_of_code, to_queue, tracked_keys
-from pipeline.ablations import (
+from pipeline import paths
+from pipeline.experiments import ablate
+from pipeline.experiments.ablate import SHARED, hash_of_code, to_queue, tracked_keys
+from pipeline.experiments.dvc import Experiment, State
+from pipeline.experiments.rows import (
     SEED,
     Ablations,
     Run,
@@ -22,7 +24,6 @@ from pipeline.ablations import (
     parse_seeds,
     plan_runs,
 )
-from pipeline.experiments import Experiment, State
 from uar.core.config import known_keys, parse_params
 from uar.core.errors import UserError
 from uar.evaluation.published import read_published
@@ -152,7 +153,7 @@ def test_watching_prints_one_line_for_each_experiment(
     monkeypatch.setattr(ablate, "read_experiments", lambda: next(known))
     monkeypatch.setattr(ablate.time, "sleep", lambda seconds: None)
     started: list[int] = []
-    monkeypatch.setattr(ablate.experiments, "start_workers", started.append)
+    monkeypatch.setattr(ablate.dvc, "start_workers", started.append)
     assert ablate.watch([one, two], jobs=2) == [two.name]
     assert started == [2]
     assert capsys.readouterr().out.splitlines() == [

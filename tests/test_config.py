@@ -16,7 +16,7 @@ from conftest import ROOT, override
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
-from pipeline.use import use
+from pipeline.tools.use import use
 from uar.core.config import known_keys, load_params, nearest_key, parse_params
 from uar.core.errors import UserError
 

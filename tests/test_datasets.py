@@ -14,8 +14,8 @@ import yaml
 from conftest import dataset_params, override
 from PIL import Image
 
-from pipeline.ingest import ingest
-from pipeline.preprocess import preprocess
+from pipeline.stages.ingest import ingest
+from pipeline.stages.preprocess import preprocess
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table

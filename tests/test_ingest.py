@@ -16,7 +16,7 @@ from film_files import save, save_dicom
 from test_dicom import PATIENT
 
 from pipeline import paths
-from pipeline.ingest import ingest
+from pipeline.stages.ingest import ingest
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
 from uar.data.packing import resolve_workers
@@ -35,7 +35,7 @@ def run(
 
     def run(studies: list[Study], left_out: tuple[LeftOut, ...] = (), **dataset: Any) -> None:
         read = Dataset(studies, Path("raw"), left_out=list(left_out))
-        monkeypatch.setattr("pipeline.ingest.read_dataset", lambda params: read)
+        monkeypatch.setattr("pipeline.stages.ingest.read_dataset", lambda params: read)
         override(raw_params, "image.size", SIZE)
         override(raw_params, "image.crop", SIZE)
         override(raw_params, "dvae.train.crop", SIZE)

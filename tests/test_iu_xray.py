@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import dataset_params, override
 
-from pipeline.ingest import ingest
+from pipeline.stages.ingest import ingest
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table

@@ -19,7 +19,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pipeline.page import sample
+from pipeline.stages.page import sample
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.page.build import (

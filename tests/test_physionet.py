@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from conftest import dataset_params
-from physionet import write_tree
 
+from pipeline.tools.physionet import write_tree
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.data.readers import Dataset, LeftOut, read_dataset

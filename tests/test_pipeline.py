@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
-from pipeline.ablations import Ablations
+from pipeline.experiments.rows import Ablations
 from pipeline.inputs import Inputs
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
@@ -290,7 +290,7 @@ def test_scores_without_the_clinical_extra(
     project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project({})
-    monkeypatch.setattr("pipeline.labellers.INSTALLED", False)
+    monkeypatch.setattr("pipeline.stages.labellers.INSTALLED", False)
     result = CliRunner().invoke(app, ["evaluate"])
     assert result.exception is None
     assert "clinical: not computed: pip install" in result.output
@@ -615,7 +615,7 @@ def test_dependencies_name_the_modules_really_used(stage: str) -> None:
 
 def test_used_files_follows_names() -> None:
     """So the test above can fail: a known chain of uses, and a known absence."""
-    used = used_files("pipeline/tokenize.py", "tokenize", set())
+    used = used_files("pipeline/stages/tokenize.py", "tokenize", set())
     assert {
         "uar/tokens/cache.py",
         "uar/tokens/dvae.py",
@@ -623,4 +623,4 @@ def test_used_files_follows_names() -> None:
         "pipeline/inputs.py",
     } <= used
     assert "uar/model/uar.py" not in used
-    assert "uar/model/refiner.py" in used_files("pipeline/evaluate.py", "evaluate", set())
+    assert "uar/model/refiner.py" in used_files("pipeline/stages/evaluate.py", "evaluate", set())

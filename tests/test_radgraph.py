@@ -14,8 +14,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from pipeline.labellers import open_graph_scorers
-from pipeline.tables import SYSTEMS, print_evaluation
+from pipeline.console import SYSTEMS, print_evaluation
+from pipeline.stages.labellers import open_graph_scorers
 from uar.core.errors import UserError
 from uar.evaluation.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
 from uar.evaluation.predictions import Prediction

@@ -12,11 +12,12 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from pipeline import compare, experiments, paired, paths
+from pipeline import paths
 from pipeline.__main__ import app
-from pipeline.ablations import Ablations, Table, overridden
-from pipeline.experiments import parse_experiments
-from pipeline.results import Cell, Result, csv_text, group, markdown, published_evidence
+from pipeline.experiments import compare, paired
+from pipeline.experiments.dvc import parse_experiments
+from pipeline.experiments.results import Cell, Result, csv_text, group, markdown, published_evidence
+from pipeline.experiments.rows import Ablations, Table, overridden
 from uar.core.errors import UserError
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions
@@ -92,13 +93,13 @@ def test_a_dvc_exp_show_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatc
             raise UserError(failures.pop())
         return (ROOT / "tests" / "exp_show.json").read_text()
 
-    monkeypatch.setattr(experiments, "_dvc", dvc)
-    monkeypatch.setattr(experiments, "_checked", lambda command: "")
-    monkeypatch.setattr(experiments.time, "sleep", lambda seconds: None)
-    assert set(experiments.read_experiments()) == {"uar-s1", "none-s2", "none-s9"}
+    monkeypatch.setattr(dvc, "_dvc", dvc)
+    monkeypatch.setattr(dvc, "_checked", lambda command: "")
+    monkeypatch.setattr(dvc.time, "sleep", lambda seconds: None)
+    assert set(dvc.read_experiments()) == {"uar-s1", "none-s2", "none-s9"}
     failures += ["always"] * 9
     with pytest.raises(UserError, match="always"):
-        experiments.read_experiments()
+        dvc.read_experiments()
 
 
 # ---- grouping

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from pipeline import paths
-from pipeline.ablations import SEED, Ablations, digest, flat
-from pipeline.experiments import DATA_ONLY, Experiment
+from pipeline.experiments.dvc import DATA_ONLY, Experiment
+from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from uar.core.errors import UserError
 from uar.core.files import read_json, write_json
 from uar.evaluation.metrics import METRICS

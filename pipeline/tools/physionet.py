@@ -1,6 +1,6 @@
 """A tree as PhysioNet lays out MIMIC-CXR, of invented reports and drawn films.
 
-    python -m tests.physionet data/raw/mimic_cxr --studies 2000 --films mix
+    python -m pipeline.tools.physionet data/raw/mimic_cxr --studies 2000 --films mix
 
 Nothing in it is of a patient. Films and wording are the demo's; what is added are the habits of
 the real reports (headers in several spellings, notes below the text, studies without the section,

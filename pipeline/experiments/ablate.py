@@ -12,8 +12,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pipeline import experiments, paths
-from pipeline.ablations import (
+from pipeline import paths
+from pipeline.experiments import dvc
+from pipeline.experiments.dvc import Experiment, State, read_experiments
+from pipeline.experiments.results import Result
+from pipeline.experiments.rows import (
     Ablations,
     Run,
     choose_rows,
@@ -23,8 +26,6 @@ from pipeline.ablations import (
     parse_seeds,
     plan_runs,
 )
-from pipeline.experiments import Experiment, State, read_experiments
-from pipeline.results import Result
 from uar.core.config import load_params
 from uar.core.errors import UserError
 
@@ -60,11 +61,11 @@ def ablate(
     new = to_queue(runs, known)
     print(f"{len(runs)} experiments, {len(new)} of them new", flush=True)
     if new:
-        data = experiments.DATA_ONLY + digest([overridden(raw, extra), code])
+        data = dvc.DATA_ONLY + digest([overridden(raw, extra), code])
         if state(known, data) != "success":
-            experiments.run_apart(data, SHARED, extra)
+            dvc.run_apart(data, SHARED, extra)
         for run in new:
-            experiments.queue(run.name, run.overrides)
+            dvc.queue(run.name, run.overrides)
     failed = watch(runs, jobs)
     if failed:
         raise UserError(
@@ -102,7 +103,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
             return failed
         idle = all(state(known, name) == "queued" for name in left)
         if idle and time.monotonic() - started > _START:  # at first, and when workers have died
-            experiments.start_workers(jobs)
+            dvc.start_workers(jobs)
             started = time.monotonic()
         time.sleep(max(_EVERY, (time.monotonic() - looked) / _LOOKING))
 

@@ -6,7 +6,7 @@ import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.training import run_stage
+from pipeline.stages.training import run_stage
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
+from pipeline.console import SYSTEMS, interval, number
 from pipeline.inputs import Inputs, open_images
-from pipeline.tables import SYSTEMS, interval, number
 from uar.core.config import Params
 from uar.core.files import whole_file
 from uar.data.batches import Studies

@@ -9,10 +9,10 @@ from importlib.metadata import version
 import numpy as np
 
 from pipeline import paths
+from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
-from pipeline.labellers import open_graph_scorers, open_labellers
-from pipeline.page import write_page
-from pipeline.tables import print_evaluation
+from pipeline.stages.labellers import open_graph_scorers, open_labellers
+from pipeline.stages.page import write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json

@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 
 from pipeline import paths
-from pipeline.experiments import fetch
-from pipeline.labellers import open_graph_scorers, open_labellers
-from pipeline.tables import new_table, number
+from pipeline.console import new_table, number
+from pipeline.experiments.dvc import fetch
+from pipeline.stages.labellers import open_graph_scorers, open_labellers
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.evaluation.bootstrap import compare

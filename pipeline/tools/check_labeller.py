@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from pipeline import paths
-from pipeline.tables import new_table, number
+from pipeline.console import new_table, number
 from uar.core.config import load_params
 from uar.core.files import read_json
 from uar.evaluation.clinical.labeller import Labeller

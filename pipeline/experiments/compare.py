@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from pipeline import paths
-from pipeline.ablations import Ablations
-from pipeline.experiments import read_experiments
-from pipeline.paired import print_paired
-from pipeline.results import Result, csv_text, group, markdown
+from pipeline.experiments.dvc import read_experiments
+from pipeline.experiments.paired import print_paired
+from pipeline.experiments.results import Result, csv_text, group, markdown
+from pipeline.experiments.rows import Ablations
 from uar.core.config import load_params
 from uar.core.files import whole_file
 

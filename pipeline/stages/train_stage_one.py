@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.training import run_stage, save_untrained
+from pipeline.stages.training import run_stage, save_untrained
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch

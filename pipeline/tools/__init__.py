@@ -1,0 +1,1 @@
+"""Commands beside the stages: presets, the labeller's own scores, invented PhysioNet trees."""
