@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks import reference
 from benchmarks.common import compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
+from tests import reference
 from uar.core.device import resolve_device
 
 WIDTHS = {192: 4, 256: 8, 512: 8}  # d: heads

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks import reference
 from benchmarks.common import Comparison, compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_model, make_visual
+from tests import reference
 from uar.core.device import resolve_device
 from uar.data.text import EOS
 from uar.inference.decoding import Generated, generate

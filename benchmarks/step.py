@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import reference
 from benchmarks.common import compare, machine, measured_peak, row
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
+from tests import reference
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
 from uar.training.stage import Objective, make_optimizer
@@ -38,7 +38,7 @@ def training_step(params: Params, device: torch.device, precision: str) -> Calla
 
 
 def reference_step(params: Params, device: torch.device) -> Callable[[], None]:
-    """The same in float32 with `benchmarks.reference` and AdamW parameter by parameter."""
+    """The same in float32 with `tests.reference` and AdamW parameter by parameter."""
     model = make_model(params, device)
     batch = make_batch(params, params.train.batch_size, device)
     objective = Objective.of_stage(params.train, with_mask=True)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from benchmarks import reference
 from benchmarks.__main__ import with_table
 from benchmarks.common import Comparison, compare, row
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_batch, make_model
 from benchmarks.step import arithmetic
+from tests import reference
 from uar.data.text import BOS, EOS, PAD
 from uar.model.uar import UAR
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import reference
+from tests import reference
 from uar.data.text import BOS, EOS, PAD
 from uar.inference.decoding import Generated, generate
 from uar.model.transformer import Cache

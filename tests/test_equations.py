@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks import reference
+from tests import reference
 from uar.core.config import Params, parse_params
 from uar.data.batches import Batch
 from uar.data.text import BOS, EOS, PAD
