@@ -12,7 +12,7 @@ from benchmarks.common import Comparison, compare, machine, row
 from benchmarks.iu_xray import iu_xray_params, make_model, make_visual
 from tests import reference
 from uar.core.device import resolve_device
-from uar.data.text import EOS
+from uar.core.special_words import EOS
 from uar.inference.decoding import Generated, generate
 
 STUDIES = 590

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.tools.use import merge
 from uar.core.config import Params, parse_params
+from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.batches import Batch
-from uar.data.text import BOS, EOS, PAD, UNK
 from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]

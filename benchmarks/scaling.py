@@ -18,7 +18,7 @@ from benchmarks.step import training_step
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import whole_file
-from uar.data.text import EOS
+from uar.core.special_words import EOS
 from uar.inference.decoding import generate
 
 HERE = Path(__file__).parent

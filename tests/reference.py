@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uar.core.special_words import BOS, EOS, PAD
 from uar.data.batches import Batch
-from uar.data.text import BOS, EOS, PAD
 from uar.inference.decoding import Generated
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.attention import MultiHeadAttention

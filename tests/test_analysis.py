@@ -31,8 +31,8 @@ from uar.analysis.grounding import (
 )
 from uar.analysis.reconstruction import film_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
+from uar.core.special_words import BOS, EOS, PAD
 from uar.data.study import BOX_COLUMNS
-from uar.data.text import BOS, EOS, PAD
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.reports import attention_weights, recorded_attention
 from uar.model.aligner import make_basis

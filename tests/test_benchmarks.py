@@ -13,7 +13,7 @@ from benchmarks.common import Comparison, compare, row
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_batch, make_model
 from benchmarks.step import arithmetic
 from tests import reference
-from uar.data.text import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD
 from uar.model.uar import UAR
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests import reference
-from uar.data.text import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD
 from uar.inference.decoding import Generated, generate
 from uar.model.transformer import Cache
 from uar.model.uar import UAR, Tables

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from tests import reference
 from uar.core.config import Params, parse_params
+from uar.core.special_words import BOS, EOS, PAD
 from uar.data.batches import Batch
-from uar.data.text import BOS, EOS, PAD
 from uar.model.aligner import CrossModalRepresentationAligner, make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, Dropout

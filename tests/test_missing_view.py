@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from uar.data.text import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD
 from uar.inference.decoding import generate
 from uar.model.uar import UAR
 

@@ -10,8 +10,9 @@ import pytest
 from conftest import dataset_params
 
 from uar.core.errors import UserError
+from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.readers import read_dataset
-from uar.data.text import BOS, EOS, PAD, UNK, Vocabulary, clean_iu_xray, clean_mimic_cxr, has_words
+from uar.data.text import Vocabulary, clean_iu_xray, clean_mimic_cxr, has_words
 
 
 @pytest.mark.parametrize(

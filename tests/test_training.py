@@ -18,8 +18,9 @@ from uar.core.config import Params, StageParams, TrainParams, parse_params
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.schedule import warmup_cosine
+from uar.core.special_words import PAD
 from uar.data.batches import Batch, Share, Studies, TokenSource
-from uar.data.text import PAD, Vocabulary
+from uar.data.text import Vocabulary
 from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uar.data.text import PAD, Vocabulary
+from uar.core.special_words import PAD
+from uar.data.text import Vocabulary
 from uar.data.views import crops_at, resize_view
 
 

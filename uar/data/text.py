@@ -17,9 +17,7 @@ import numpy as np
 
 from uar.core.errors import UserError
 from uar.core.files import read_json, write_json
-
-PAD, BOS, EOS, UNK = range(4)
-SPECIAL_WORDS = ("<pad>", "<bos>", "<eos>", "<unk>")
+from uar.core.special_words import BOS, EOS, PAD, SPECIAL_WORDS, UNK
 
 # ":-[" is a range (0x3A-0x5B): it deletes < = > @ and keeps the hyphen.
 _DELETED = re.compile(r"[.,?;*!%^&_+():-\[\]{}]")

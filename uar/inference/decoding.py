@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from uar.data.text import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD
 from uar.model.uar import UAR, Tables
 
 

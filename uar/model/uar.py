@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uar.core.config import ModelParams
-from uar.data.text import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
 from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uar.data.text import PAD
+from uar.core.special_words import PAD
 
 
 def language_modeling_loss(logits: Tensor, targets: Tensor, words: int | None = None) -> Tensor:
