@@ -20,7 +20,8 @@ from uar.core.config import Params
 from uar.core.distributed import launch
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
-from uar.training.stage import Objective, TrainingStep, make_optimizer, train_epoch
+from uar.training.objective import Objective
+from uar.training.stage import TrainingStep, make_optimizer, train_epoch
 
 STEPS = 6
 ROUNDS = 3

@@ -23,7 +23,7 @@ from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
 from uar.tokens.cache import Views
 from uar.tokens.dvae import Dvae
-from uar.training.stage import Objective
+from uar.training.objective import Objective
 
 FILMS = 473_057  # of MIMIC-CXR, as the paper counts them
 STUDIES = 270_000  # for training, likewise

@@ -14,7 +14,8 @@ from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from tests import reference
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
-from uar.training.stage import Objective, make_optimizer
+from uar.training.objective import Objective
+from uar.training.stage import make_optimizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

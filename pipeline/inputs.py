@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
 
@@ -14,9 +12,8 @@ from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
 from uar.model.uar import ModelSizes
+from uar.model.unifier import resnet_cells
 from uar.tokens.cache import TokenCacheInfo, open_tokens
-
-_RESNET_DOWNSAMPLING = 32
 
 
 def open_images() -> np.ndarray:
@@ -56,7 +53,7 @@ class Inputs:
             codebook, length = info.codebook_size, per_study * info.shape[2]
         else:
             self.visual = PixelSource(open_images(), crop)
-            codebook, length = 0, per_study * math.ceil(crop / _RESNET_DOWNSAMPLING) ** 2
+            codebook, length = 0, per_study * resnet_cells(crop)
         self.sizes = ModelSizes(len(self.vocabulary), codebook, length, params.report.max_length)
 
     def studies(self, split: Split) -> Studies:

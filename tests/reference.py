@@ -22,7 +22,7 @@ from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, EncoderLayer
 from uar.model.uar import UAR, masked_mean
 from uar.training.losses import mask_loss, triplet_contrastive_loss
-from uar.training.stage import Objective
+from uar.training.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
 def generate(
     model: UAR, visual: Tensor, beam_size: int, length_penalty: float = 0.0
 ) -> list[Generated]:
-    """As `uar.inference.decoding.generate`: beams as lists, every prefix decoded anew for each word."""
+    """As `uar.inference.decoding.generate`: lists of beams, prefixes decoded anew for each word."""
 
     def rank(beam: tuple[list[int], float]) -> float:
         words, log_probability = beam

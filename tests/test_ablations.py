@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT
 
 from pipeline import paths
 from pipeline.experiments import ablate
@@ -24,6 +23,7 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
+from tests.conftest import ROOT
 from uar.core.config import known_keys, parse_params
 from uar.core.errors import UserError
 from uar.evaluation.published import read_published

@@ -34,7 +34,7 @@ from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, tr
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.study import BOX_COLUMNS
 from uar.evaluation.published import published_alignment_scores
-from uar.inference.reports import attention_weights, recorded_attention
+from uar.inference.attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR

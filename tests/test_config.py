@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, override
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.tools.use import use
+from tests.conftest import ROOT, override
 from uar.core.config import known_keys, load_params, nearest_key, parse_params
 from uar.core.errors import UserError
 

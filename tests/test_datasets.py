@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import dataset_params, override
 from PIL import Image
 
 from pipeline.stages.ingest import ingest
 from pipeline.stages.preprocess import preprocess
+from tests.conftest import dataset_params, override
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from conftest import dataset_params
 from PIL import Image
 
+from tests.conftest import dataset_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
 from uar.data import demo

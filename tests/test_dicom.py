@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from film_files import SYNTAXES, compress, lut, save_dicom
 
+from tests.film_files import SYNTAXES, compress, lut, save_dicom
 from uar.core.errors import UserError
 from uar.data.films import read_film
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from two_processes import tokenize, train
 
+from tests.conftest import ROOT
+from tests.two_processes import tokenize, train
 from uar.core.distributed import launch, started_processes
 
 ELASTIC = {"TORCHELASTIC_RUN_ID": "7", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "12"}
@@ -47,7 +47,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [*command, str(ROOT / "tests" / "two_processes.py"), str(folder)],
+        [*command, "-m", "tests.two_processes", str(folder)],
         env=environment,
         capture_output=True,
         text=True,

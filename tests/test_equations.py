@@ -23,7 +23,7 @@ from uar.model.attention import MultiHeadAttention
 from uar.model.transformer import DecoderLayer, Dropout
 from uar.model.uar import UAR, distinct
 from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
-from uar.training.stage import Objective
+from uar.training.objective import Objective
 
 MakeModel = Callable[..., UAR]
 MakeVisual = Callable[..., Tensor]

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from film_files import save, save_dicom
 from PIL import Image
 
+from tests.film_files import save, save_dicom
 from uar.core.errors import UserError
 from uar.data.films import read_film
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import dataset_params
 from hypothesis import event, given
 from hypothesis import strategies as st
 
+from tests.conftest import dataset_params
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.data.readers import Dataset, read_dataset

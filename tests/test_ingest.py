@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import override
-from film_files import save, save_dicom
-from test_dicom import PATIENT
 
 from pipeline import paths
 from pipeline.stages.ingest import ingest
+from tests.conftest import override
+from tests.film_files import save, save_dicom
+from tests.test_dicom import PATIENT
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
 from uar.data.packing import resolve_workers

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import dataset_params, override
 
 from pipeline.stages.ingest import ingest
+from tests.conftest import dataset_params, override
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from film_files import save, save_dicom
 from PIL import Image
 
+from tests.film_files import save, save_dicom
 from uar.data import packing
 from uar.data.films import Film, read_film
 from uar.data.packing import PackedFilms, Slot, copy_studies, pack_films

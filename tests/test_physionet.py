@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import dataset_params
 
 from pipeline.tools.physionet import write_tree
+from tests.conftest import dataset_params
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.data.readers import Dataset, LeftOut, read_dataset

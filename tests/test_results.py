@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from typer.testing import CliRunner
 
 from pipeline import paths
@@ -18,6 +17,7 @@ from pipeline.experiments import compare, paired
 from pipeline.experiments.dvc import parse_experiments
 from pipeline.experiments.results import Cell, Result, csv_text, group, markdown, published_evidence
 from pipeline.experiments.rows import Ablations, Table, overridden
+from tests.conftest import ROOT
 from uar.core.errors import UserError
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions

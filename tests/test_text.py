@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import dataset_params
 
+from tests.conftest import dataset_params
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.readers import read_dataset

@@ -24,7 +24,9 @@ from uar.data.text import Vocabulary
 from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
-from uar.training.stage import Objective, Trained, Validation, make_optimizer, train_stage
+from uar.training.objective import Objective
+from uar.training.stage import Trained, make_optimizer, train_stage
+from uar.training.validation import Validation
 
 REPORTS = [
     "the heart is normal . the lungs are clear .",

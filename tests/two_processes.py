@@ -1,6 +1,6 @@
 """What test_distributed.py starts under torchrun: the stages' work in two processes, to a folder.
 
-torchrun --standalone --nproc_per_node 2 tests/two_processes.py FOLDER
+torchrun --standalone --nproc_per_node 2 -m tests.two_processes FOLDER
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import yaml
-from conftest import ROOT, TINY, override
-from test_training import VOCABULARY, Killed, make_model, make_studies
 
+from tests.conftest import ROOT, TINY, override
+from tests.test_training import VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import StageParams, parse_params
 from uar.core.distributed import launch
 from uar.tokens.cache import Views, tokenize_images
 from uar.tokens.dvae import Dvae
-from uar.training.stage import Objective, Validation, train_stage
+from uar.training.objective import Objective
+from uar.training.stage import train_stage
+from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

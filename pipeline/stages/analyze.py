@@ -22,7 +22,9 @@ from uar.core.device import resolve_device
 from uar.core.files import read_table, whole_file, write_json
 from uar.data.batches import Studies
 from uar.data.views import resize_view
-from uar.inference.reports import paired_features, with_reports, word_attention, write_reports
+from uar.inference.attention import with_reports, word_attention
+from uar.inference.features import paired_features
+from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.dvae import load_dvae, reconstruction_quality

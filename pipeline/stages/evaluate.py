@@ -31,7 +31,8 @@ from uar.evaluation.predictions import (
 )
 from uar.evaluation.protocols import PROTOCOLS
 from uar.evaluation.systems import per_study_scores, score_systems
-from uar.inference.reports import global_features, write_reports
+from uar.inference.features import global_features
+from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.cache import TokenCacheInfo, open_tokens

@@ -19,7 +19,7 @@ from uar.evaluation.clinical.scores import confusion
 from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.systems import SystemScores
-from uar.inference.reports import with_reports, word_attention
+from uar.inference.attention import with_reports, word_attention
 from uar.model.uar import UAR
 
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}

@@ -17,7 +17,9 @@ from uar.core.device import describe
 from uar.core.files import sha256, write_json
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.training.stage import Objective, Validation, train_stage
+from uar.training.objective import Objective
+from uar.training.stage import train_stage
+from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from uar.analysis.drawing import new_figure, show_film
 from uar.analysis.grounding import head_word
-from uar.inference.reports import heatmap_ceiling
+from uar.evaluation.page.heatmap import heatmap_ceiling
 
 # What radiologists look for, and where: the words whose attention the figure shows.
 FINDINGS = (

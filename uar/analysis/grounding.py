@@ -96,7 +96,7 @@ def grounding_table(
 
     Args:
         found: mentions in S studies' reports.
-        attention: `(S, T, L)`, `uar.inference.reports.word_attention`.
+        attention: `(S, T, L)`, `uar.inference.attention.word_attention`.
         study_ids: of the S studies.
         views: V.
     """

@@ -1,7 +1,8 @@
 """How far a score may be trusted: intervals of one system, a paired test of two.
 
 Studies are what is drawn anew; the model, its seed and its decoding stay. Scores of resamples come
-from per-study statistics (`uar.evaluation.metrics.Metric`), exact for BLEU, METEOR, ROUGE-L and clinical F1.
+from per-study statistics (`uar.evaluation.metrics.Metric`), exact for BLEU, METEOR, ROUGE-L and
+clinical F1.
 For CIDEr the document frequencies stay those of the whole reference set.
 """
 

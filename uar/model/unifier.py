@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetModel
@@ -10,13 +12,14 @@ from uar.core.config import ResNetParams
 from uar.core.errors import UserError
 
 IMAGENET_WEIGHTS = "microsoft/resnet-101"
+_RESNET_DOWNSAMPLING = 32
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LatentSpaceUnifier(nn.Module):
     """Look-up matrices of both modalities' discrete tokens (Eq. 1).
 
-    The tokens themselves are made offline: `uar.tokens.dvae` (images) and `uar.data.text` (reports).
+    The tokens themselves are made offline: `uar.tokens` (images) and `uar.data.text` (reports).
 
     Args:
         codebook_size: |V_I|.
@@ -75,6 +78,11 @@ class ResNetFeatures(nn.Module):
         rgb = (pixels.flatten(0, 1).unsqueeze(1) - self.mean) / self.std  # (BV, 3, H, W)
         cells = self.resnet(rgb).last_hidden_state.flatten(2).transpose(1, 2)  # (BV, S, 2048)
         return self.project(cells).unflatten(0, pixels.shape[:2]).flatten(1, 2)
+
+
+def resnet_cells(crop: int) -> int:
+    """Cells of `ResNetFeatures`' last map for an image of `crop` pixels."""
+    return math.ceil(crop / _RESNET_DOWNSAMPLING) ** 2
 
 
 class LookUp(nn.Embedding):

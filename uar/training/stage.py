@@ -17,7 +17,6 @@ from uar.core.config import StageParams, TrainParams
 from uar.core.device import autocast, make_deterministic
 from uar.core.distributed import (
     full_state,
-    gather_objects,
     gather_rows,
     load_full_state,
     whole_parameters,
@@ -27,12 +26,10 @@ from uar.core.files import whole_file
 from uar.core.prefetch import prefetch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies
-from uar.data.text import Vocabulary
-from uar.evaluation.metrics import score
-from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
-from uar.model.uar import UAR, Output
-from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
+from uar.model.uar import UAR
+from uar.training.objective import Objective
+from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -41,115 +38,11 @@ _READ_EVERY = 50  # steps between readings of the loss, each of which waits for 
 
 
 @dataclass(frozen=True)
-class Objective:
-    """The weights of Eq. 13 in one stage and the losses' own settings."""
-
-    lambda1: float
-    lambda2: float
-    lambda3: float
-    margin: float
-    mask_reduction: str
-
-    @classmethod
-    def of_stage(cls, params: TrainParams, with_mask: bool) -> Objective:
-        """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5)."""
-        return cls(
-            lambda1=params.lambda1,
-            lambda2=params.lambda2 if params.global_loss else 0.0,
-            lambda3=params.lambda3 if with_mask else 0.0,
-            margin=params.margin,
-            mask_reduction=params.mask_reduction,
-        )
-
-    def __call__(
-        self,
-        model: Callable[[Tensor, Tensor, Tensor | None], Output],
-        batch: Batch,
-        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss (Eq. 13) of a batch, and each term by name.
-
-        Args:
-            gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
-                a study count `ranks` times, so that their mean over the ranks is the whole's.
-        """
-        output = model(batch.visual, batch.report, batch.present)
-        targets = batch.report[:, 1:]
-        ranks = len(batch.report_ids) // len(targets)
-        terms = {
-            "language_modeling": ranks
-            * language_modeling_loss(output.logits, targets, batch.words),
-            "global": triplet_contrastive_loss(
-                gather(output.image_global),
-                gather(output.report_global),
-                batch.report_ids,
-                self.margin,
-                batch.studies,
-            ),
-        }
-        loss = self.lambda1 * terms["language_modeling"]
-        if self.lambda2:
-            loss = loss + self.lambda2 * terms["global"]
-        if output.masks:
-            for reduction in ("sum", "mean"):
-                of_share = mask_loss(output.masks, targets, reduction, batch.studies)
-                terms[f"mask_{reduction}"] = ranks * of_share
-            loss = loss + self.lambda3 * terms[f"mask_{self.mask_reduction}"]
-        return loss, {"loss": loss, **terms}
-
-
-@dataclass(frozen=True)
 class Trained:
     """What a stage ends with."""
 
     best: Checkpoint  # of the epoch that validation chose
     seconds: float  # of all epochs by the clock, those before a kill included
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Greedy reports for a split, scored under the `r2gen` protocol without METEOR.
-
-    Args:
-        studies: the validation split.
-        vocabulary: V_R.
-        batch_size: studies decoded at once.
-        fabric: the processes that share the batches out.
-    """
-
-    studies: Studies
-    vocabulary: Vocabulary
-    batch_size: int
-    fabric: Fabric
-
-    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
-        """`loss`, every metric, and `distinct_reports`; the same on every rank."""
-        model.eval()
-        share = Share(self.fabric.global_rank, self.fabric.world_size)
-        tables = model.tables()
-        mine: list[tuple[float, list[str]]] = []  # of each batch
-        with torch.inference_mode():
-            for batch in self.studies.batches(self.batch_size, share):
-                batch = batch.to(self.fabric.device)
-                loss = float(objective(model, batch)[0]) * len(batch.report)
-                reports = generate(
-                    model, batch.visual, beam_size=1, tables=tables, present=batch.present
-                )
-                mine.append((loss, [self.vocabulary.decode(report.ids) for report in reports]))
-        parts = gather_objects(self.fabric, mine)
-        batches = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
-        values = self._score(batches) if self.fabric.is_global_zero else {}
-        return self.fabric.broadcast(values)
-
-    def _score(self, batches: list[tuple[float, list[str]]]) -> dict[str, float]:
-        texts = [text for _, written in batches for text in written]
-        references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
-        scores = score(references, texts)
-        return {
-            "loss": sum(loss for loss, _ in batches) / len(self.studies),
-            **{name: float(value) for name, value in scores.items() if value is not None},
-            "distinct_reports": float(len(set(texts))),
-        }
 
 
 class TrainingStep(nn.Module):

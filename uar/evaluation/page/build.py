@@ -16,8 +16,8 @@ from PIL import Image
 
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.page.heatmap import heatmap_ceiling
 from uar.evaluation.predictions import Prediction
-from uar.inference.reports import heatmap_ceiling
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
 _SAID = (Label.POSITIVE, Label.UNCERTAIN)
@@ -53,7 +53,8 @@ class StudyShown:
         films: `(V, H, W)` uint8.
         present: `(V,)` bool, the views that the study has.
         attention: `(T, V * side * side)`, text-to-image attention of each generated word, as
-            `uar.inference.reports.word_attention` gives it; rows behind the report's words are not used.
+            `uar.inference.attention.word_attention` gives it; rows behind the report's words are
+            not used.
         scores: the study's own scores by name; None for one that could not be had.
         findings: None where there is no labeller.
     """
