@@ -1,45 +1,98 @@
-"""`python -m pipeline STAGE`: every stage as a command, with the same result as under DVC."""
+"""`python -m pipeline COMMAND`: every stage as a command, with the same result as under DVC.
 
+A command's module is imported when it is called: `--help` reads the summaries from the files.
+"""
+
+from __future__ import annotations
+
+import ast
 import sys
+from importlib import import_module
+from pathlib import Path
 
+import click
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from pipeline.experiments.ablate import ablate
-from pipeline.experiments.compare import compare
-from pipeline.stages.analyze import analyze
-from pipeline.stages.dvae import dvae
-from pipeline.stages.evaluate import evaluate
-from pipeline.stages.ingest import ingest
-from pipeline.stages.preprocess import preprocess
-from pipeline.stages.tokenize import tokenize
-from pipeline.stages.train_stage_one import train_stage_one
-from pipeline.stages.train_stage_two import train_stage_two
-from pipeline.stages.vocabulary import vocabulary
-from pipeline.tools.check_labeller import check_labeller
-from pipeline.tools.use import use
 from uar.core.errors import UserError
 
-app = typer.Typer(
-    help="UAR, stage by stage. `dvc repro` runs what has changed, in this order.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
-for stage in (
-    ingest,
-    preprocess,
-    vocabulary,
-    dvae,
-    tokenize,
-    train_stage_one,
-    train_stage_two,
-    evaluate,
-    analyze,
-):
-    app.command(stage.__name__, rich_help_panel="Stages")(stage)
-for command in (ablate, compare, check_labeller):
-    app.command(command.__name__, rich_help_panel="Evidence")(command)
-app.command(rich_help_panel="Configuration")(use)
+COMMANDS = {  # heading in --help -> package -> modules, each with a function of its own name
+    "Stages": {
+        "pipeline.stages": (
+            "ingest",
+            "preprocess",
+            "vocabulary",
+            "dvae",
+            "tokenize",
+            "train_stage_one",
+            "train_stage_two",
+            "evaluate",
+            "analyze",
+        )
+    },
+    "Evidence": {
+        "pipeline.experiments": ("ablate", "compare"),
+        "pipeline.tools": ("check_labeller",),
+    },
+    "Configuration": {"pipeline.tools": ("use",)},
+    "Development": {"pipeline.tools": ("layout",)},
+}
+_MODULES = {
+    name: (f"{package}.{name}", heading)
+    for heading, packages in COMMANDS.items()
+    for package, names in packages.items()
+    for name in names
+}
+_STYLE = {"pretty_exceptions_enable": False, "add_completion": False}
+
+
+class LazyCommands(TyperGroup):
+    """The commands by name; one is imported only when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in the order of `COMMANDS`."""
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command's name and summary, for --help."""
+        if cmd_name not in _MODULES:
+            return None
+        module, heading = _MODULES[cmd_name]
+        return TyperCommand(cmd_name, help=_summary(module), rich_help_panel=heading)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command itself."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and load_command(name or ""), rest
+
+
+def load_command(name: str) -> click.Command:
+    """Import a command."""
+    module, _ = _MODULES[name]
+    alone = typer.Typer(**_STYLE)
+    alone.command(name)(getattr(import_module(module), name))
+    return typer.main.get_command(alone)
+
+
+def _summary(module: str) -> str:
+    """The docstring of the function that a module is named for."""
+    path = Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
+    name = path.stem
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or ""
+    raise LookupError(f"{path} has no function {name}")
+
+
+app = typer.Typer(cls=LazyCommands, no_args_is_help=True, **_STYLE)
+
+
+@app.callback()
+def main() -> None:
+    """UAR, stage by stage. `dvc repro` runs what has changed, in this order."""
+
 
 if __name__ == "__main__":
     try:

@@ -8,7 +8,6 @@ import typer
 
 from pipeline import paths
 from pipeline.experiments.dvc import read_experiments
-from pipeline.experiments.paired import print_paired
 from pipeline.experiments.results import Result, csv_text, group, markdown
 from pipeline.experiments.rows import Ablations
 from uar.core.config import load_params
@@ -27,6 +26,8 @@ def compare(
     """Write results/RESULTS.md and .csv of all experiments and result files."""
     params = load_params(paths.PARAMS)
     if paired is not None:
+        from pipeline.experiments.paired import print_paired  # torch, for the labellers' sake
+
         print_paired(*paired, params)
         return
     ablations = Ablations.load()

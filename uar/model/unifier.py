@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from transformers import ResNetConfig, ResNetModel
 
 from uar.core.config import ResNetParams
 from uar.core.errors import UserError
@@ -46,6 +45,8 @@ class ResNetFeatures(nn.Module):
 
     def __init__(self, params: ResNetParams, d_model: int) -> None:
         super().__init__()
+        from transformers import ResNetConfig, ResNetModel  # seconds that no other model needs
+
         self.fine_tune = params.fine_tune
         self.resnet = ResNetModel(ResNetConfig(depths=list(params.depths)))
         self.project = nn.Linear(self.resnet.config.hidden_sizes[-1], d_model)
@@ -55,6 +56,8 @@ class ResNetFeatures(nn.Module):
 
     def load_pretrained(self, weights: str) -> None:
         """Take the ResNet's weights from `imagenet` or a folder that transformers reads."""
+        from transformers import ResNetModel
+
         name = IMAGENET_WEIGHTS if weights == "imagenet" else weights
         try:
             pretrained = ResNetModel.from_pretrained(name)

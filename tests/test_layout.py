@@ -1,0 +1,99 @@
+"""Imports run one way, and a command loads only what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import COMMANDS, LazyCommands, load_command
+from pipeline.tools.layout import FORBIDDEN, ROOMS, draw, read_arrows, upward
+from tests.conftest import ROOT
+from uar.core.errors import UserError
+
+HEAVY = {"torch", "transformers", "lightning_fabric", "matplotlib", "spacy", "dall_e"}
+
+
+def test_no_arrow_runs_up() -> None:
+    arrows = read_arrows(ROOT)
+    assert upward(arrows) == []
+    assert len(arrows) > 20  # it has read something
+    assert {room for arrow in arrows for room in arrow} <= set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "found"),
+    [
+        ("uar/core/a.py", "from uar.data.text import Vocabulary", ("uar.core", "uar.data")),
+        ("uar/evaluation/a.py", "import uar.model.uar", ("uar.evaluation", "uar.model")),
+        ("uar/model/a.py", "from uar.tokens import cache", ("uar.model", "uar.tokens")),
+        (
+            "uar/data/a.py",
+            "def f():\n    from pipeline import paths",
+            ("uar.data", "pipeline.paths"),
+        ),
+        (
+            "pipeline/stages/a.py",
+            "import pipeline.tools.use",
+            ("pipeline.stages", "pipeline.tools"),
+        ),
+    ],
+)
+def test_an_arrow_up_is_found(
+    tmp_path: Path, module: str, line: str, found: tuple[str, str]
+) -> None:
+    for path in (module, "uar/tokens/cache.py", "pipeline/paths.py"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / module).write_text(line + "\n")
+    assert upward(read_arrows(tmp_path)) == [found]
+
+
+def test_an_unknown_room_is_named(tmp_path: Path) -> None:
+    (tmp_path / "uar/attic").mkdir(parents=True)
+    (tmp_path / "uar/attic/a.py").write_text("import uar.core.files\n")
+    with pytest.raises(UserError, match="uar.attic.a is in no room"):
+        read_arrows(tmp_path)
+
+
+def test_forbidden_arrows_are_of_rooms() -> None:
+    assert {room for arrow in FORBIDDEN for room in arrow} <= set(ROOMS)
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    draw(Counter({("uar.data", "uar.core"): 3}), tmp_path / "layout.svg")
+    text = (tmp_path / "layout.svg").read_text()
+    assert "<svg" in text
+
+
+def test_every_command_is_where_the_table_says() -> None:
+    names = [n for packages in COMMANDS.values() for modules in packages.values() for n in modules]
+    assert len(names) == len(set(names))
+    shown = LazyCommands(name="pipeline")
+    for name in names:
+        command = load_command(name)
+        assert command.name == name
+        summary = shown.get_command(None, name)  # type: ignore[arg-type]
+        assert summary is not None
+        assert summary.help == command.help
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["use", "--help"], ["compare", "--help"],
+                  ["preprocess", "--help"], ["vocabulary", "--help"], ["ablate", "--help"]],
+)  # fmt: skip
+def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys; from pipeline.__main__ import app\n"
+        "try: app(sys.argv[1:])\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
