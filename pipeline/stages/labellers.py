@@ -8,7 +8,7 @@ import torch
 
 from uar.evaluation.clinical import radgraph
 from uar.evaluation.clinical.chexbert import Chexbert
-from uar.evaluation.clinical.labeller import HOW_TO_INSTALL, INSTALLED, Labeller
+from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.systems import GraphScorer, ReportLabeller
 
 
@@ -16,12 +16,8 @@ def open_labellers(
     chexbert: Path | None, device: torch.device
 ) -> tuple[dict[str, ReportLabeller], dict[str, str]]:
     """Labellers by their name in metrics.json, and why the others are not there."""
-    labellers: dict[str, ReportLabeller] = {}
+    labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
     absent: dict[str, str] = {}
-    if INSTALLED:
-        labellers["clinical"] = Labeller()
-    else:
-        absent["clinical"] = f"not computed: {HOW_TO_INSTALL}"
     if chexbert is not None:
         labellers["chexbert"] = Chexbert(chexbert, device)
     else:

@@ -14,7 +14,7 @@ from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
 from uar.core.files import whole_file
 from uar.data.batches import Studies
-from uar.evaluation.clinical.labeller import HOW_TO_INSTALL, Labeller
+from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import confusion
 from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
@@ -33,7 +33,7 @@ def write_page(
     scores: SystemScores,
     per_study: pd.DataFrame,
     metrics: Mapping[str, Any],
-    labeller: Labeller | None,
+    labeller: Labeller,
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
 
@@ -45,7 +45,7 @@ def write_page(
         scores: of these predictions.
         per_study: the same, `uar.evaluation.systems.per_study_scores`.
         metrics: the content of metrics.json.
-        labeller: marks findings; None where it is not installed.
+        labeller: marks findings.
     """
     params = inputs.params
     chosen = sample(len(studies), params.evaluate.page_studies, params.seed)
@@ -66,14 +66,14 @@ def write_page(
             present=views[i],
             attention=of_words,
             scores=values[i],
-            findings=findings[i] if findings else None,
+            findings=findings[i],
         )
         for i, of_words in zip(chosen, attention, strict=True)
     ]
     headline = Headline(
         title=f"{DATASETS[params.dataset.name]}, test split",
         rows=headline_rows(metrics),
-        notes=notes(params, len(chosen), len(studies), labelled=labeller is not None),
+        notes=notes(params, len(chosen), len(studies)),
     )
     with whole_file(paths.PAGE) as temporary:
         temporary.write_text(render_page(headline, shown), encoding="utf-8")
@@ -89,12 +89,10 @@ def sample(studies: int, wanted: int, seed: int) -> list[int]:
 def find(
     predictions: Sequence[Prediction],
     scores: SystemScores,
-    labeller: Labeller | None,
+    labeller: Labeller,
     uncertain: str,
-) -> list[Findings] | None:
-    """Each study's findings; None without a labeller."""
-    if labeller is None:
-        return None
+) -> list[Findings]:
+    """Each study's findings."""
     return [
         Findings(*parts)
         for parts in zip(
@@ -118,7 +116,7 @@ def headline_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return rows
 
 
-def notes(params: Params, shown: int, total: int, *, labelled: bool) -> list[str]:
+def notes(params: Params, shown: int, total: int) -> list[str]:
     """What a reader of the page has to know."""
     size = params.image.size
     said = [
@@ -130,6 +128,4 @@ def notes(params: Params, shown: int, total: int, *, labelled: bool) -> list[str
     ]
     if shown < total:
         said.append(f"{shown} of {total} studies, drawn at random (evaluate.page_studies).")
-    if not labelled:
-        said.append(f"Findings are not marked: no labeller is installed ({HOW_TO_INSTALL}).")
     return said

@@ -29,10 +29,11 @@ from uar.core.errors import UserError
 from uar.core.files import existing, read_json, sha256, whole_file, write_json
 from uar.core.prefetch import prefetch
 from uar.data.views import crops_at, read_packed, resize_view
-from uar.tokens.dvae import Dvae
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from uar.tokens.dvae import Dvae
 
 _MEASURED_IMAGES = 32  # behind the agreements in the JSON
 

@@ -13,10 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import dall_e
-import dall_e.decoder
-import dall_e.encoder
-import dall_e.utils
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -28,6 +24,17 @@ from uar.core.device import autocast
 from uar.core.errors import UserError
 from uar.core.files import whole_file
 from uar.core.schedule import warmup_cosine
+
+try:
+    import dall_e
+    import dall_e.decoder
+    import dall_e.encoder
+    import dall_e.utils
+except ImportError as error:
+    raise UserError(
+        f"the dVAE needs the package dall-e ({error}): pip install --no-deps dall-e. "
+        "Without --no-deps it brings a torchvision that breaks a CPU build of torch."
+    ) from None
 
 _AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 _KMEANS_IMAGES = 192  # images behind the initial codes

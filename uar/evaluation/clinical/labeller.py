@@ -7,8 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import spacy
+from negspacy.negation import Negex
+from spacy.matcher import Matcher
+from spacy.tokens import Doc, Span
+from spacy.vocab import Vocab
 
-from uar.core.errors import UserError
 from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.clinical.phrases import (
     ABSENCES,
@@ -18,19 +22,6 @@ from uar.evaluation.clinical.phrases import (
     OTHERS,
     UNCERTAINTY,
 )
-
-try:
-    import spacy
-    from negspacy.negation import Negex
-    from spacy.matcher import Matcher
-    from spacy.tokens import Doc, Span
-    from spacy.vocab import Vocab
-
-    INSTALLED = True
-except ImportError:  # the `clinical` extra
-    INSTALLED = False
-
-HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[clinical]'"
 
 _PRECEDENCE = (Label.POSITIVE, Label.UNCERTAIN, Label.NEGATIVE, Label.BLANK)
 _GAP = 6  # words
@@ -54,14 +45,9 @@ class Labeller:
     A report asserts an observation if any mention does; else it is uncertain if any mention is;
     else negative if any is negated or says it is absent. `No Finding` is positive when nothing but
     support devices is positive or uncertain.
-
-    Raises:
-        UserError: the `clinical` extra is not installed.
     """
 
     def __init__(self) -> None:
-        if not INSTALLED:
-            raise UserError(f"the labeller needs spaCy and negspacy: {HOW_TO_INSTALL}")
         self._nlp = spacy.blank("en")
         self._nlp.add_pipe("sentencizer", config={"punct_chars": [".", "!", "?", ";"]})
         self._negation, self._uncertainty = (

@@ -1,0 +1,129 @@
+"""Figure 3: reports retrieved by an image and images retrieved by a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from uar.analysis.drawing import GREEN, new_figure, show_film, show_text
+from uar.evaluation.baselines import unit_rows
+
+TOP = 3  # retrieved ones that the figure shows
+RECALLS = (1, 5, 10)
+
+
+class Query(NamedTuple):
+    """A row of the figure."""
+
+    study: int
+    rank: int  # of the true one
+    cosine: float  # of the true one
+    top: list[int]  # studies retrieved, the nearest first
+
+
+def cosine_matrix(images: np.ndarray, reports: np.ndarray) -> np.ndarray:
+    """Cosine of every image with every report, `(S, S)`, of global features `(S, d)` (Eq. 10)."""
+    return unit_rows(images) @ unit_rows(reports).T
+
+
+def true_ranks(cosine: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Rank, from 1, of the best right answer to each row's query.
+
+    Right are all answers whose report text is the query's. A wrong answer that is as near counts as
+    nearer, so that a model which tells nothing apart ranks last, not first.
+
+    Args:
+        cosine: `(S, S)`, queries by answers.
+        same: `(S, S)` bool, right answers; at least one in a row.
+    """
+    best = np.where(same, cosine, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((cosine >= best) & ~same).sum(axis=1)
+
+
+def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:
+    """Share of queries with the true one among the first k, and the median rank."""
+    recalls = {f"R@{k}": float((ranks <= k).mean()) for k in RECALLS}
+    return {**recalls, "median_rank": float(np.median(ranks))}
+
+
+def queries(cosine: np.ndarray, ranks: np.ndarray, samples: Sequence[int]) -> list[Query]:
+    """What the figure shows of sample queries; equals in order of the studies."""
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, :TOP]
+    return [Query(i, int(ranks[i]), float(cosine[i, i]), order[i].tolist()) for i in samples]
+
+
+def top_table(
+    rows: Sequence[Query], cosine: np.ndarray, same: np.ndarray, study_ids: Sequence[str]
+) -> pd.DataFrame:
+    """The numbers behind the figure: each query's nearest, with cosine and whether right."""
+    return pd.DataFrame(
+        {
+            "query": study_ids[row.study],
+            "true_rank": row.rank,
+            "true_cosine": row.cosine,
+            "place": place,
+            "retrieved": study_ids[found],
+            "cosine": float(cosine[row.study, found]),
+            "right": bool(same[row.study, found]),
+        }
+        for row in rows
+        for place, found in enumerate(row.top, 1)
+    )
+
+
+def draw_retrieval(
+    query: str,
+    rows: Sequence[Query],
+    cosine: np.ndarray,
+    same: np.ndarray,
+    films: np.ndarray,
+    reports: Sequence[str],
+    split: str,
+) -> Figure:
+    """A row for each query: itself, its true counterpart, and what it retrieves.
+
+    Args:
+        query: "image" (a study's first film) or "report"; the other is retrieved.
+        rows: what to show.
+        cosine: of queries with candidates `(S, S)`.
+        same: whether a candidate's text is the query's `(S, S)`.
+        films: the S studies' first films `(S, H, W)`.
+        reports: of the S studies.
+        split: names the studies.
+    """
+
+    def show(what: str, axes: Axes, study: int) -> None:
+        if what == "image":
+            show_film(axes, films[study])
+        else:
+            show_text(axes, reports[study], 34, 11)
+
+    sought = "report" if query == "image" else "image"
+    figure = new_figure(
+        11,
+        0.6 + 2.1 * len(rows),
+        f"{sought.capitalize()} retrieval by {query}: cosine of global features, "
+        f"{len(cosine)} studies of {split}",
+    )
+    grid = figure.subplots(len(rows), 2 + TOP, squeeze=False)
+    for axes, row in zip(grid, rows, strict=True):
+        show(query, axes[0], row.study)
+        axes[0].set_title(f"{query} query", fontsize=8, loc="left")
+        show(sought, axes[1], row.study)
+        title = f"true {sought}: rank {row.rank}, {row.cosine:.3f}"
+        axes[1].set_title(title, fontsize=8, loc="left")
+        for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
+            show(sought, axis, found)
+            _name(axis, place, cosine[row.study, found], same[row.study, found])
+    return figure
+
+
+def _name(axes: Axes, place: int, cosine: float, right: bool) -> None:
+    title = f"{'★ ' if right else ''}rank {place}: {cosine:.3f}"
+    color = GREEN if right else "black"
+    axes.set_title(title, fontsize=8, loc="left", color=color)

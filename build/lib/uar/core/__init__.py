@@ -1,0 +1,1 @@
+"""What every room needs: configuration, errors, files, devices, processes."""

@@ -1,0 +1,337 @@
+"""params.yaml as typed, validated sections. Every knob of the project is a field here.
+
+`load_params` refuses a key that no section knows (and names the nearest one it does know), a value
+of the wrong type and a value out of range, before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from uar.core.errors import UserError
+
+MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
+Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
+DVAE_DOWNSAMPLING = 8  # M, section 3.2: fixed by the dVAE's three poolings
+
+
+class Section(BaseModel):
+    """A frozen group of parameters; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DemoParams(Section):
+    """Size and seed of the generated data set."""
+
+    studies: int = Field(ge=20)
+    film_size: int = Field(ge=64)  # pixels
+    seed: int = Field(ge=0)
+
+
+class DatasetParams(Section):
+    """Which raw layout is read, and from where."""
+
+    name: str
+    layout: str
+    root: Path
+    split: Literal["r2gen", "random"]
+    split_seed: int = Field(ge=0)
+    section: Literal["findings", "impression", "findings+impression"]
+    on_bad_image: Literal["error", "skip"]
+    missing_view: Literal["error", "repeat", "mask"]
+    images_per_study: int = Field(ge=1, le=2)
+    demo: DemoParams
+
+
+class ImageParams(Section):
+    """Pixels of the packed array and of the model's input (section 4.1, Settings)."""
+
+    size: int = Field(ge=16)
+    crop: int = Field(ge=8, multiple_of=DVAE_DOWNSAMPLING)
+
+    @model_validator(mode="after")
+    def _crop_fits(self) -> ImageParams:
+        if self.crop > self.size:
+            raise ValueError(f"crop {self.crop} is larger than size {self.size}")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Visual tokens of one image: L = HW / M^2 (section 3.2)."""
+        return (self.crop // DVAE_DOWNSAMPLING) ** 2
+
+    @property
+    def token_windows(self) -> int:
+        """Crops of the whole image's grid of tokens: places of a window, both ways."""
+        return ((self.size - self.crop) // DVAE_DOWNSAMPLING + 1) ** 2
+
+
+class ReportParams(Section):
+    """Report cleaning and length (section 4.1, Datasets)."""
+
+    cleaner: Literal["iu_xray", "mimic_cxr"]
+    max_length: int = Field(ge=2)  # T: words of a report and its end token
+
+
+class VocabularyParams(Section):
+    """Which words are kept (section 4.1, Datasets)."""
+
+    min_count: int = Field(ge=1)
+
+
+class DvaeTrainParams(Section):
+    """Training of the dVAE (Ramesh et al. 2021, appendix A.2), for `dvae.source: train`."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    crop: int = Field(ge=8, multiple_of=DVAE_DOWNSAMPLING)  # pixels
+    learning_rate: float = Field(gt=0)
+    encoder_rate: float = Field(ge=0)  # of learning_rate
+    kl_weight: float = Field(ge=0)
+    temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
+
+
+class DvaeParams(Section):
+    """The discrete variational autoencoder behind the visual tokens (section 3.2)."""
+
+    source: Literal["train", "openai", "file"]
+    encoder: Path | None
+    decoder: Path | None
+    codebook_size: int = Field(ge=512, le=65536)  # dall_e's floor; uint16's ceiling
+    hidden: int = Field(ge=64)  # dall_e's floor
+    train: DvaeTrainParams
+
+    @model_validator(mode="after")
+    def _weights_named(self) -> DvaeParams:
+        if self.source != "train" and (self.encoder is None or self.decoder is None):
+            raise ValueError(f"source {self.source} needs encoder and decoder, paths to weights")
+        return self
+
+
+class TokenizeParams(Section):
+    """Offline tokenization to the cached array."""
+
+    views: Literal["crops", "grid"]
+    crops: int = Field(ge=0)  # K
+    batch_size: int = Field(ge=1)  # views
+    precision: Precision
+
+
+class ResNetParams(Section):
+    """Visual features of the base model (`model.lsu: false`; section 4.1, Settings)."""
+
+    weights: str  # imagenet | none | a path
+    depths: tuple[int, int, int, int]
+    fine_tune: bool
+
+
+class ModelParams(Section):
+    """Architecture, and the switches that make the variants of Tables 2-4."""
+
+    lsu: bool
+    integration: bool
+    basis: Literal["orthogonal", "uniform", "normal"]
+    basis_size: int = Field(ge=1)
+    fusion: Literal["dual_gate", "none", "addition"]
+    tir: bool
+    tir_mask: Literal["static", "predicted"]
+    tir_scale: float = Field(gt=0)  # k, Eq. 11
+    d_model: int = Field(ge=8)
+    heads: int = Field(ge=1)
+    encoder_layers: int = Field(ge=1)
+    decoder_layers: int = Field(ge=1)
+    d_ff: int = Field(ge=8)
+    dropout: float = Field(ge=0, lt=1)
+    resnet: ResNetParams
+
+    @model_validator(mode="after")
+    def _widths_fit(self) -> ModelParams:
+        if self.d_model % self.heads:
+            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+        if self.integration and self.basis == "orthogonal" and self.basis_size < self.d_model:
+            raise ValueError(
+                f"basis_size {self.basis_size} is smaller than d_model {self.d_model}: "
+                "its columns cannot be orthonormal"
+            )
+        return self
+
+
+class StageParams(Section):
+    """Length and step size of one training stage."""
+
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+
+
+class TrainParams(Section):
+    """Objective (Eq. 13) and optimisation of both stages (sections 3.5 and 4.1)."""
+
+    seed: int = Field(ge=0)
+    lambda1: float = Field(ge=0)
+    lambda2: float = Field(ge=0)
+    lambda3: float = Field(ge=0)
+    global_loss: bool
+    margin: float = Field(ge=0)  # alpha, Eq. 10
+    mask_reduction: Literal["sum", "mean"]
+    two_stage: bool
+    stage_one: StageParams
+    stage_two: StageParams
+    batch_size: int = Field(ge=2)  # studies
+    warmup: float = Field(ge=0, le=1)  # share of a stage's steps
+    betas: tuple[float, float]
+    weight_decay: float = Field(ge=0)
+    gradient_clip: float = Field(gt=0)
+    select_by: MetricName
+    accumulate: int = Field(ge=1)  # micro-batches of a batch
+    compile: bool
+    deterministic: bool
+    strategy: Literal["ddp", "fsdp"]
+
+    @model_validator(mode="after")
+    def _negatives_left(self) -> TrainParams:
+        if self.batch_size < 2 * self.accumulate:
+            raise ValueError(
+                f"accumulate {self.accumulate} leaves less than two of batch_size "
+                f"{self.batch_size} studies to a micro-batch, and so no negatives (Eq. 10)"
+            )
+        return self
+
+
+class DecodeParams(Section):
+    """Beam search."""
+
+    beam_size: int = Field(ge=1)
+    length_penalty: float = Field(ge=0)
+    batch_size: int = Field(ge=1)  # studies
+
+
+class EvaluateParams(Section):
+    """Controls and uncertainty of the evaluation."""
+
+    constant_candidates: int = Field(ge=1)
+    uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
+    chexbert: Path | None
+    radgraph: Path | None
+    resamples: int = Field(ge=1)
+    page_studies: int = Field(ge=1)
+
+
+class AnalyzeParams(Section):
+    """The figures."""
+
+    samples: int = Field(ge=1)  # studies
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: int = Field(ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"]
+    workers: int = Field(ge=0)  # processes; 0 = one a core
+    precision: Precision
+    dataset: DatasetParams
+    image: ImageParams
+    report: ReportParams
+    vocabulary: VocabularyParams
+    dvae: DvaeParams
+    tokenize: TokenizeParams
+    model: ModelParams
+    train: TrainParams
+    decode: DecodeParams
+    evaluate: EvaluateParams
+    analyze: AnalyzeParams
+
+    @model_validator(mode="after")
+    def _dvae_crop_fits(self) -> Params:
+        if self.dvae.train.crop > self.image.size:
+            raise ValueError(
+                f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> Params:
+        if self.tokenize.views == "grid":
+            if self.image.size % DVAE_DOWNSAMPLING:
+                raise ValueError(
+                    f"tokenize.views grid needs an image.size, now {self.image.size}, "
+                    f"that is a multiple of {DVAE_DOWNSAMPLING}"
+                )
+            windows = self.image.token_windows
+            if self.tokenize.crops > windows:
+                raise ValueError(
+                    f"tokenize.crops {self.tokenize.crops} exceeds the {windows} windows that "
+                    f"tokenize.views grid has at image.size {self.image.size} and image.crop "
+                    f"{self.image.crop}"
+                )
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        UserError: the file is absent or not YAML, or a key is unknown, missing, of the wrong type
+            or out of range. Every such key is named in one message.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run from the project's folder.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
+    return parse_params(raw, source=str(path))
+
+
+def parse_params(raw: dict[str, Any], source: str) -> Params:
+    """Validate a nested mapping; `source` names it in errors."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as invalid:
+        lines = [_explain(error) for error in invalid.errors()]
+        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def known_keys(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Every dotted key of params.yaml that holds a value."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def nearest_key(key: str) -> str | None:
+    """The known key or section most like `key`, else the key of any section with its last part."""
+    keys = known_keys()
+    sections = {known.rpartition(".")[0] for known in keys}
+    by_whole = difflib.get_close_matches(key, [*keys, *sorted(sections)], n=1, cutoff=0.7)
+    if by_whole:
+        return by_whole[0]
+    leaves = {known.rsplit(".", 1)[-1]: known for known in keys}
+    by_leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
+    return leaves[by_leaf[0]] if by_leaf else None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        nearest = nearest_key(key)
+        hint = f" Did you mean {nearest}?" if nearest else " Remove it."
+        return f"{key}: unknown key.{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing. Add it; params.yaml in version control shows its place."
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}." if key else f"{message}."
+    return f"{key}: found {error['input']!r}. {message}."

@@ -1,0 +1,46 @@
+"""Where and how precisely to compute."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """`auto` is bfloat16 on CUDA and float32 elsewhere."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every generator that weights, dropout and sampling draw from."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def make_deterministic(wanted: bool) -> None:
+    """Whether the same seed on the same device must give the same bits, at some cost on a GPU."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA >= 10.2
+    torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, not a need
+
+
+def describe(device: torch.device) -> str:
+    """The device in words, for records."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,122 @@
+"""One process or many, on Lightning Fabric: how they start and what they exchange.
+
+A stage asks for `launch` and then runs the same code whether it was started alone, by torchrun or
+by Slurm. Each process ("rank") computes its share of every batch; the convention of every term is
+that the mean over the ranks is the value of the whole batch, which is what DDP and FSDP make of
+gradients.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from uar.core.device import resolve_device
+
+if TYPE_CHECKING:  # imported where used: a second that `python -m pipeline --help` need not wait
+    from lightning_fabric import Fabric
+
+
+def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
+    """Join the processes that torchrun or Slurm started; alone if neither did.
+
+    Args:
+        device: as `uar.core.device.resolve_device` takes it; each process gets one such device.
+        strategy: of many processes. `ddp`: each holds the model and the optimiser's state.
+            `fsdp`: parameters, gradients and the optimiser's state are sharded over them.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import ModelParallelStrategy, Strategy
+
+    local, machines = started_processes()
+    chosen: str | Strategy = "auto"
+    if local * machines > 1:
+        chosen = "ddp"
+        if strategy == "fsdp":
+            chosen = ModelParallelStrategy(
+                _shard, data_parallel_size=local * machines, tensor_parallel_size=1
+            )
+    fabric = Fabric(
+        accelerator=resolve_device(device).type,
+        devices=local,
+        num_nodes=machines,
+        strategy=chosen,
+    )
+    fabric.launch()
+    return fabric
+
+
+def started_processes() -> tuple[int, int]:
+    """How many processes were started on each machine, and on how many machines."""
+    from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    if TorchElasticEnvironment.detect():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    if SLURMEnvironment.detect():
+        machines = int(os.environ["SLURM_NNODES"])
+        return int(os.environ["SLURM_NTASKS"]) // machines, machines
+    return 1, 1
+
+
+def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+    from torch.distributed.fsdp import fully_shard
+
+    return fully_shard(module, mesh=mesh["data_parallel"])
+
+
+@contextmanager
+def whole_parameters(module: nn.Module) -> Iterator[None]:
+    """Within the block, each rank sees unsharded parameters, even outside `module`'s forward."""
+    sharded = [part for part in module.modules() if hasattr(part, "unshard")]
+    for part in sharded:
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in sharded:
+            part.reshard()
+
+
+def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
+    """`(B, ...)` of each rank to `(ranks * B, ...)`, in rank order; gradients flow back to all."""
+    if fabric.world_size == 1:
+        return rows
+    return fabric.all_gather(rows, sync_grads=True).flatten(0, 1)
+
+
+def gather_objects(fabric: Fabric, value: Any) -> list[Any]:
+    """`value` of each rank, in rank order."""
+    if fabric.world_size == 1:
+        return [value]
+    gathered: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    """Weights and optimiser state by parameter name, unsharded; empty but on rank 0."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return get_state_dict(model, optimizer, options=options)
+
+
+def load_full_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, weights: Any, optimizer_state: Any
+) -> None:
+    """Put back what `full_state` gave; every rank passes all of it."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+
+    set_state_dict(
+        model,
+        optimizer,
+        model_state_dict=dict(weights),  # it writes into what it gets
+        optim_state_dict=optimizer_state,
+        options=StateDictOptions(full_state_dict=True),
+    )

@@ -1,0 +1,18 @@
+"""Learning-rate schedule of every training here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+
+def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """Factor on the learning rate: linear over the first `warmup` share, then cosine to 0."""
+    rising = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rising:
+            return (step + 1) / rising
+        return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+    return factor

@@ -1,0 +1,203 @@
+"""Studies as training and evaluation batches, from the token cache or from the packed images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uar.core.special_words import PAD
+from uar.data.text import Vocabulary
+from uar.data.views import crops_at, resize_view
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B studies, or a share of more: with ranks, one process's part of `ranks * B` studies.
+
+    Shares are filled up to equal size: a row that is no study has a report of padding only and a
+    report id of -1.
+    """
+
+    visual: Tensor  # tokens (B, V, L/V) int64 or gray pixels (B, V, H, W) float in [0, 1]
+    report: Tensor  # (B, T + 1) int64: BOS, words, EOS, padding
+    report_ids: Tensor  # (ranks * B,) int64 of every rank's studies, equal for identical text
+    words: int | None = None  # of the whole optimiser step, end tokens counted; None: it is whole
+    studies: int | None = None  # of the whole optimiser step, likewise
+    present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The same batch where a GPU can fetch it while it computes."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: change(v) for k, v in values.items() if isinstance(v, Tensor)})
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every batch this process computes, and in how many micro-batches."""
+
+    rank: int = 0
+    ranks: int = 1
+    accumulate: int = 1
+
+
+WHOLE = Share()
+
+
+class VisualSource(Protocol):
+    """The visual input of image rows `(B, V)`."""
+
+    def whole(self, rows: np.ndarray) -> Tensor:
+        """Whole images, as at inference."""
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Random crops for image rows of that shape, `(*shape, ...)`, as `cropped` takes them."""
+
+    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """Cropped images, as in training."""
+
+
+@dataclass(frozen=True)
+class TokenSource:
+    """Visual tokens from the cache `(N, views, L)` (section 3.2)."""
+
+    tokens: np.ndarray
+
+    def whole(self, rows: np.ndarray) -> Tensor:
+        """View 0."""
+        return torch.from_numpy(self.tokens[rows, 0].astype(np.int64))
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """One of the crop views for each image; view 0 if the cache has no crops."""
+        views = self.tokens.shape[1]
+        return torch.randint(min(1, views - 1), views, shape, generator=generator)
+
+    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """The views drawn."""
+        return torch.from_numpy(self.tokens[rows, drawn.numpy()].astype(np.int64))
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Pixels from the packed array `(N, size, size)`, for the base model's ResNet."""
+
+    images: np.ndarray
+    crop: int  # pixels
+
+    def whole(self, rows: np.ndarray) -> Tensor:
+        """Whole images, resized."""
+        images = torch.from_numpy(self.images[rows.ravel()])
+        return resize_view(images, self.crop).unflatten(0, rows.shape)
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """Top and left of a crop of each image."""
+        places = self.images.shape[-1] - self.crop + 1
+        return torch.randint(places, (*shape, 2), generator=generator)
+
+    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """The crops drawn."""
+        images = torch.from_numpy(self.images[rows.ravel()])
+        crops = crops_at(images, drawn.reshape(-1, 1, 2), self.crop)
+        return (crops.squeeze(1).float() / 255).unflatten(0, rows.shape)
+
+
+class Studies:
+    """The studies of one split.
+
+    Args:
+        visual: where their images come from.
+        rows: image rows `(S, V)` of each study in `visual`.
+        reports: S cleaned reports.
+        vocabulary: V_R.
+        max_length: T.
+        present: `(S, V)` bool, the views that each study has; None: all of them.
+    """
+
+    def __init__(
+        self,
+        visual: VisualSource,
+        rows: np.ndarray,
+        reports: Sequence[str],
+        vocabulary: Vocabulary,
+        max_length: int,
+        present: np.ndarray | None = None,
+    ) -> None:
+        self.visual = visual
+        self.rows = rows
+        self.present = None if present is None else torch.from_numpy(present)
+        encoded = np.stack([vocabulary.encode(report, max_length) for report in reports])
+        self.reports = torch.from_numpy(encoded)
+        self.report_ids = torch.from_numpy(np.unique(list(reports), return_inverse=True)[1])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def training_steps(self, batch_size: int) -> int:
+        """How many batches `training_batches` gives."""
+        full, rest = divmod(len(self), batch_size)
+        return full + (rest > 1)
+
+    def training_batches(
+        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+    ) -> Iterator[list[Batch]]:
+        """One epoch in random order, of random crops, as the micro-batches of each step.
+
+        Every process draws the same whole batches and builds its share of them. All micro-batches
+        have the same shape; the last batch has fewer of them, and filled-up ones, if it is smaller.
+        A last batch of one study is dropped.
+        """
+        micro_size = math.ceil(batch_size / share.accumulate)
+        for chosen in torch.randperm(len(self), generator=generator).split(batch_size):
+            drawn = self.visual.draw((len(chosen), self.rows.shape[1]), generator)
+            if len(chosen) > 1:
+                words = int((self.reports[chosen, 1:] != PAD).sum())
+                micro_batches = zip(chosen.split(micro_size), drawn.split(micro_size), strict=True)
+                yield [
+                    replace(self._part(*each, micro_size, share), words=words, studies=len(chosen))
+                    for each in micro_batches
+                ]
+
+    def _part(self, chosen: Tensor, drawn: Tensor, micro_size: int, share: Share) -> Batch:
+        """This process's rows of a micro-batch, filled up with its studies again but no reports."""
+        per_rank = math.ceil(micro_size / share.ranks)
+        row = torch.arange(per_rank * share.ranks)
+        filler, study = row >= len(chosen), row % len(chosen)
+        ids = self.report_ids[chosen[study]].masked_fill(filler, -1)
+        own = slice(share.rank * per_rank, (share.rank + 1) * per_rank)
+        mine = study[own]
+        part = self._batch(chosen[mine], lambda rows: self.visual.cropped(rows, drawn[mine]))
+        report = part.report.masked_fill(filler[own].unsqueeze(1), PAD)
+        return replace(part, report=report, report_ids=ids)
+
+    def _batch(self, chosen: Tensor, look: Callable[[np.ndarray], Tensor]) -> Batch:
+        """Studies `(B,)`, their images as `look` gives those of rows `(B, V)`."""
+        return Batch(
+            look(self.rows[chosen.numpy()]),
+            self.reports[chosen],
+            self.report_ids[chosen],
+            present=None if self.present is None else self.present[chosen],
+        )
+
+    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+        """Whole images in order; of many processes, each gets every `ranks`-th batch."""
+        for chosen in torch.arange(len(self)).split(batch_size)[share.rank :: share.ranks]:
+            yield self._batch(chosen, self.visual.whole)
+
+    def with_images_of(self, others: np.ndarray) -> Studies:
+        """The same reports, study i with the images of study `others[i]`."""
+        shuffled = object.__new__(Studies)
+        present = None if self.present is None else self.present[others]
+        shuffled.__dict__.update(self.__dict__, rows=self.rows[others], present=present)
+        return shuffled

@@ -1,0 +1,177 @@
+"""The demo data set as files: the R2Gen packaging with a table of boxes beside it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydicom.dataset import Dataset as Dicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from tqdm import tqdm
+
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.core.files import read_table, write_json, write_table
+from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
+from uar.data.demo.findings import Finding, sample_findings
+from uar.data.demo.wording import write_report
+from uar.data.readers import r2gen
+from uar.data.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
+
+# 70 / 10 / 20 in every ten studies.
+SPLIT_CYCLE: tuple[Split, ...] = tuple(
+    {"r": "train", "v": "val", "t": "test"}[letter] for letter in "rrtrrvrtrr"
+)
+
+_DRAW: tuple[Callable[..., tuple[Pixels, dict[Finding, Box]]], ...] = (draw_frontal, draw_lateral)
+
+
+@dataclass(frozen=True)
+class DemoStudy:
+    """All that decides a study's files."""
+
+    study_id: str
+    split: Split
+    findings: tuple[Finding, ...]
+    report: str
+    poses: tuple[Pose, Pose]
+    formats: tuple[str, str]  # png | MONOCHROME1 | MONOCHROME2
+
+
+def sample_study(seed: int, index: int) -> DemoStudy:
+    """Study number `index` (from 0) of the data set with this seed; nothing is drawn yet."""
+    # One stream each, so that wording and film depend on each other by the findings alone.
+    streams = np.random.SeedSequence([seed, index]).spawn(4)
+    what, how, words, files = (np.random.default_rng(stream) for stream in streams)
+    findings = sample_findings(what)
+    frontal = Pose.sample(how)
+    lateral = replace(Pose.sample(how), wander=frontal.wander)  # the same lesion
+    formats = files.choice(["png", "MONOCHROME1", "MONOCHROME2"], size=2, p=[0.5, 0.25, 0.25])
+    return DemoStudy(
+        study_id=f"demo{index + 1:04d}",
+        split=SPLIT_CYCLE[index % len(SPLIT_CYCLE)],
+        findings=findings,
+        report=write_report(findings, words),
+        poses=(frontal, lateral),
+        formats=(str(formats[0]), str(formats[1])),
+    )
+
+
+def generate(root: Path, *, studies: int, film_size: int, seed: int) -> None:
+    """Write the data set to the folder `root`, in place of an earlier one.
+
+    Args:
+        root: holds `annotation.json`, `images/` and `boxes.parquet` when whole.
+        studies: number of studies.
+        film_size: width of a film in pixels; half of the films are up to 15% taller.
+        seed: of findings, films and wording.
+
+    Raises:
+        UserError: `root` holds something other than a generated data set.
+    """
+    if root.exists() and not (root / "boxes.parquet").is_file() and any(root.iterdir()):
+        raise UserError(
+            f"dataset.root: {root} holds files, but no generated data set (boxes.parquet). "
+            "The demo would replace them. Name an empty or a new folder."
+        )
+    partial = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    annotation: dict[Split, list[dict[str, object]]] = {split: [] for split in SPLITS}
+    boxes: list[tuple[object, ...]] = []
+    for index in tqdm(range(studies), desc="demo", unit="study"):
+        study = sample_study(seed, index)
+        folder = partial / "images" / study.study_id
+        folder.mkdir(parents=True)
+        names: list[str] = []
+        drawn = zip(_DRAW, study.poses, study.formats, strict=True)
+        for view, (draw, pose, form) in enumerate(drawn):
+            pixels, found = draw(study.findings, pose, film_size)
+            name = f"{view}.png" if form == "png" else f"{view}.dcm"
+            if form == "png":
+                Image.fromarray((pixels * 255).round().astype(np.uint8)).save(folder / name)
+            else:
+                write_dicom(folder / name, pixels, view, form, f"{seed}/{index}")
+            names.append(f"{study.study_id}/{name}")
+            boxes += [(study.study_id, view, key.name, *box) for key, box in found.items()]
+        annotation[study.split].append(
+            {
+                "id": study.study_id,
+                "report": study.report,
+                "image_path": names,
+                "split": study.split,
+            }
+        )
+    write_json(partial / "annotation.json", annotation)
+    write_table(partial / "boxes.parquet", pd.DataFrame(boxes, columns=BOX_COLUMNS))
+    if root.exists():
+        shutil.rmtree(root)
+    partial.rename(root)
+
+
+def write_dicom(path: Path, pixels: Pixels, view: int, photometric: str, entropy: str) -> None:
+    """12 bits in uint16, uncompressed; UIDs from `entropy`; no patient data."""
+    inverted = photometric == "MONOCHROME1"
+    stored = (256 + pixels * 3583).round().astype(np.uint16)
+    if inverted:
+        stored = 4095 - stored
+
+    def uid(*level: str) -> str:
+        return generate_uid(entropy_srcs=["demo", entropy, *level])
+
+    film = Dicom()
+    film.file_meta = FileMetaDataset()
+    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    film.SOPClassUID = DigitalXRayImageStorageForPresentation
+    film.SOPInstanceUID = uid("instance", str(view))
+    film.StudyInstanceUID = uid("study")
+    film.SeriesInstanceUID = uid("series", str(view))
+    film.PatientName = film.PatientID = film.PatientBirthDate = film.PatientSex = ""
+    film.StudyDate = film.StudyTime = film.AccessionNumber = film.ReferringPhysicianName = ""
+    film.StudyID = film.Manufacturer = ""
+    film.SeriesNumber = film.InstanceNumber = view + 1
+    film.Modality = "DX"
+    film.PresentationIntentType = "FOR PRESENTATION"
+    film.BodyPartExamined = "CHEST"
+    film.ViewPosition = ("PA", "LL")[view]
+    film.PatientOrientation = (["L", "F"], ["P", "F"])[view]
+    film.ImageLaterality = "U"
+    film.BurnedInAnnotation = "NO"
+    film.SamplesPerPixel = 1
+    film.PhotometricInterpretation = photometric
+    film.PresentationLUTShape = "INVERSE" if inverted else "IDENTITY"
+    film.PixelIntensityRelationship = "LOG"
+    film.PixelIntensityRelationshipSign = 1 if inverted else -1
+    film.Rows, film.Columns = stored.shape
+    film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
+    film.PixelRepresentation = 0
+    film.RescaleSlope, film.RescaleIntercept, film.RescaleType = 1, 0, "US"
+    film.WindowCenter, film.WindowWidth = 2048, 3584
+    film.PixelData = stored.astype("<u2").tobytes()
+    film.save_as(path, enforce_file_format=True)
+
+
+def read(params: DatasetParams) -> Dataset:
+    """Generate the data set at `params.root` as `params.demo` says, and read it.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    demo = params.demo
+    generate(params.root, studies=demo.studies, film_size=demo.film_size, seed=demo.seed)
+    dataset = r2gen.read(params)
+    views = ("frontal", "lateral")[: params.images_per_study]
+    boxes = read_table(params.root / "boxes.parquet")
+    return Dataset(
+        [replace(study, views=views) for study in dataset.studies],
+        dataset.images,
+        boxes[boxes["view"] < params.images_per_study].reset_index(drop=True),
+    )
+
+
+LAYOUT = Layout(read, "nothing or an earlier demo", marker=None)

@@ -1,0 +1,208 @@
+"""A DICOM film as 8-bit pixels and its view.
+
+Of a file's header only the elements in `_ELEMENTS` are ever read, and no decoder's own message is
+passed on: a patient's name, identifier or dates can reach neither an output nor a log.
+
+Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
+from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit
+
+from uar.core.errors import UserError
+
+if TYPE_CHECKING:
+    from uar.data.study import View
+
+MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
+_PERCENTILES = (0.5, 99.5)  # the window of a film that brings none
+
+_VIEWS: dict[str, View] = {
+    "PA": "frontal",
+    "AP": "frontal",
+    "LL": "lateral",
+    "RL": "lateral",
+    "LATERAL": "lateral",
+}
+_ELEMENTS = [
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "ViewPosition",
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+]
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
+
+
+def read_dicom(path: Path) -> tuple[np.ndarray, View]:
+    """Pixels `(H, W)` uint8, bone bright, and the view that the header states.
+
+    A grayscale film goes through its modality LUT or rescale, then its VOI LUT or first window
+    (without either: its 0.5th to 99.5th percentile), and is stretched over 0..255. Padding stays
+    out of all that and becomes black. A colour film becomes its luma.
+
+    Raises:
+        UserError: the reason why there is no single film in the file, without the path.
+    """
+    with warnings.catch_warnings():  # pydicom's warnings quote values
+        warnings.simplefilter("ignore")
+        film = pydicom.dcmread(path, specific_tags=_ELEMENTS)
+        for element in list(film):
+            if element.is_empty:
+                del film[element.tag]
+        stored = _stored_pixels(film)
+        gray = _luma(stored) if stored.ndim == 3 else _displayed(stored, film)
+    view = str(film.get("ViewPosition", "")).strip().upper()
+    return gray, _VIEWS.get(view, "unknown")
+
+
+def refuse_huge(width: int, height: int) -> None:
+    """Raise UserError for a film whose pixels could exhaust memory."""
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width} x {height} pixels, more than {MAX_PIXELS:,} in all")
+
+
+def stretch(values: np.ndarray) -> np.ndarray:
+    """The least value to 0, the greatest to 255; uint8."""
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) * (255.0 / max(high - low, 1e-6))).round().astype(np.uint8)
+
+
+def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
+    """Integers as stored, `(H, W)`, or RGB `(H, W, 3)` uint8."""
+    if "PixelData" not in film:
+        raise UserError("a DICOM file without pixels")
+    lacking = [keyword for keyword in _NEEDED if keyword not in film]
+    if lacking:
+        raise UserError(f"a DICOM file without {', '.join(lacking)}")
+    frames = int(film.get("NumberOfFrames", 1))
+    if frames != 1:
+        raise UserError(f"{frames} frames, expected one film")
+    refuse_huge(film.Columns, film.Rows)
+    gray = film.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
+    colour = film.PhotometricInterpretation.startswith(("RGB", "YBR")) and film.BitsAllocated == 8
+    if not (gray or colour) or film.BitsAllocated not in (8, 16):
+        raise UserError(
+            f"{film.PhotometricInterpretation} of {film.BitsAllocated} bits; expected grayscale of "
+            "8 or 16, or RGB of 8"
+        )
+    syntax = film.file_meta.get("TransferSyntaxUID", UID(""))
+    if not _has_decoder(syntax):
+        raise UserError(f"transfer syntax {syntax.name or 'not given'}: no decoder is installed")
+    try:
+        film.pixel_array_options(decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "")
+        return film.pixel_array
+    except Exception as error:  # the decoders raise of every kind
+        raise UserError(
+            f"pixels cannot be decoded ({syntax.name}, {type(error).__name__})"
+        ) from None
+
+
+def _has_decoder(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(rgb).convert("L"))
+
+
+def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
+    """Stored values to 0..255, by a table over the values that occur."""
+    codes = pixels.view(f"u{pixels.itemsize}")  # a negative value as an index
+    size = 256**pixels.itemsize
+    blocks = np.array_split(codes.ravel(), 1 + codes.size // 2**20)  # bincount copies to 64 bits
+    counts = sum(np.bincount(block, minlength=size) for block in blocks)
+    occurring = np.flatnonzero(counts)
+    levels = occurring.astype(codes.dtype).view(pixels.dtype)
+    real = ~_is_padding(levels, film)
+    if not real.any():
+        raise UserError("every pixel is padding")
+    table = np.zeros(size, dtype=np.uint8)
+    table[occurring[real]] = _window(levels[real], counts[occurring[real]], film)
+    return table[codes]
+
+
+def _is_padding(levels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
+    """Which levels are padding (C.7.5.1.1.2)."""
+    if "PixelPaddingValue" not in film:
+        return np.zeros(len(levels), dtype=bool)
+    ends = [film.PixelPaddingValue, film.get("PixelPaddingRangeLimit", film.PixelPaddingValue)]
+    wrapped = np.array(ends, dtype=np.int64).astype(f"u{levels.itemsize}").view(levels.dtype)
+    return (levels >= wrapped.min()) & (levels <= wrapped.max())
+
+
+def _window(levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
+    """Stored levels `(n,)`, of which there are `counts`, to display values, uint8."""
+    if "ModalityLUTSequence" in film:  # C.11.1
+        values = _look_up(levels, film.ModalityLUTSequence[0], film)
+    else:
+        values = apply_rescale(levels, film)
+    if "VOILUTSequence" in film:  # C.11.2
+        values = _look_up(values, film.VOILUTSequence[0], film)
+    elif _has_window(film):
+        film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
+        values = apply_windowing(values, film)
+    else:
+        values = _percentile_window(values, counts)
+    values = values.astype(np.float32)
+    return stretch(-values if film.PhotometricInterpretation == "MONOCHROME1" else values)
+
+
+def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
+    """Values through a modality or VOI LUT; those beyond its ends take its ends (C.11.1.1.1)."""
+    entries, first, _ = lut.LUTDescriptor
+    entries = entries or 65536
+    data = lut.LUTData
+    if isinstance(data, bytes):
+        width = 1 if len(data) < 2 * entries else 2
+        order = "<" if film.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        data = np.frombuffer(data, dtype=f"{order}u{width}")
+    table = np.atleast_1d(np.asarray(data))[:entries].astype(np.float64)
+    indices = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table[indices]
+
+
+def _has_window(film: pydicom.Dataset) -> bool:
+    """Whether there is a window that separates any values."""
+    if "WindowCenter" not in film or "WindowWidth" not in film:
+        return False
+    widths = film.WindowWidth if film["WindowWidth"].VM > 1 else [film.WindowWidth]
+    return widths[0] > (1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 0)
+
+
+def _percentile_window(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    order = np.argsort(values)
+    shares = np.cumsum(counts[order]) * (100 / counts.sum())
+    low, high = values[order][np.searchsorted(shares[:-1], _PERCENTILES)]
+    return np.clip(values, low, high)

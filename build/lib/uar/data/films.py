@@ -1,0 +1,62 @@
+"""One film file as 8-bit pixels: PNG, JPEG or DICOM, told apart by content, not by name."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from uar.core.errors import UserError
+from uar.data.dicom import read_dicom, refuse_huge, stretch
+
+if TYPE_CHECKING:
+    from uar.data.study import View
+
+_PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
+
+
+@dataclass(frozen=True)
+class Film:
+    """A decoded film."""
+
+    pixels: np.ndarray  # (H, W) uint8, bone bright
+    view: View  # as a DICOM header states it, else unknown
+
+
+def read_film(path: Path) -> Film:
+    """Decode one PNG, JPEG or DICOM file.
+
+    Raises:
+        UserError: the file is absent, cannot be decoded or holds no single film.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(132)
+        if head[128:] == _DICOM:
+            return Film(*read_dicom(path))
+        if head.startswith((_PNG, _JPEG)):
+            return Film(_read_pillow(path), "unknown")
+        raise UserError("not a PNG, JPEG or DICOM file")
+    except UserError as reason:
+        raise UserError(f"{path}: {reason}") from None
+    except Exception as error:  # the decoders raise of every kind
+        # Not the message: a DICOM parser's could quote the header.
+        raise UserError(f"{path}: cannot be decoded ({type(error).__name__})") from None
+
+
+def _read_pillow(path: Path) -> np.ndarray:
+    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits over their range."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
+        with Image.open(path, formats=("PNG", "JPEG")) as image:
+            refuse_huge(image.width, image.height)
+            ImageOps.exif_transpose(image, in_place=True)
+            if image.mode.startswith("I"):  # 16 bit
+                return stretch(np.asarray(image, dtype=np.float32))
+            return np.asarray(image.convert("L"))

@@ -1,0 +1,328 @@
+"""The packed array: every film decoded once and squashed to a square, `(N, size, size)` uint8.
+
+Row `i * images_per_study + j` is image j of study i. Nothing after ingest decodes a file.
+
+Worker processes decode films and write the rows straight into the array's file; a few tasks are in
+flight at a time, and no process maps the file, so memory does not grow with the number of films.
+A journal beside the array names the tasks that are done: a run that was killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from multiprocessing import get_context, parent_process
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.lib.format import open_memmap
+from PIL import Image
+from tqdm import tqdm
+
+from uar.core.errors import UserError
+from uar.data import dicom, films
+from uar.data.films import read_film
+
+if TYPE_CHECKING:
+    from uar.data.study import View
+
+_SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
+
+
+class Slot(NamedTuple):
+    """A film's place in the packed array."""
+
+    path: str  # of its file, relative to the folder of images
+    row: int
+    copies: int = 1  # rows that show it, from `row` on
+    blanks: int = 0  # black rows after those
+
+
+@dataclass(frozen=True)
+class PackedFilms:
+    """What was found in packing, by position in the sequence of slots."""
+
+    array: Path  # the `.npy` file
+    views: list[View]  # as DICOM headers state them
+    faults: dict[int, str]  # why a film could not be read; its rows mean nothing
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Films that one worker decodes at one go."""
+
+    start: int  # position of the first slot
+    slots: Sequence[Slot]
+    root: Path
+    array: Path
+    offset: int  # bytes before row 0
+    size: int
+    fingerprint: str  # changes with any of its files
+
+
+class _Result(NamedTuple):
+    views: list[View]
+    faults: dict[int, str]
+
+
+def resolve_workers(workers: int) -> int:
+    """0 is one worker process for each core that this process may use."""
+    if workers:
+        return workers
+    if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler grants some of the cores
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def pack_films(
+    root: Path,
+    slots: Sequence[Slot],
+    size: int,
+    scratch: Path,
+    workers: int,
+    films_per_task: int = 16,
+) -> PackedFilms:
+    """Decode each film once, squash it to `size` x `size` and write it to its rows.
+
+    Args:
+        root: folder of the images. A path or link that leads out of it is a fault of its film.
+        slots: in the order of their rows; together they fill all rows.
+        size: side of a packed image in pixels.
+        scratch: folder of the array and its journal. Where it holds those of a run on the same
+            files that was cut off, only the rest is decoded. A task with a fault is done anew.
+        workers: processes.
+    """
+    array = scratch / "images.npy"
+    rows = slots[-1].row + slots[-1].copies + slots[-1].blanks
+    with _Journal(scratch / "journal.jsonl", _identity(rows, size)) as journal:
+        if not (journal.done and array.is_file()):
+            journal.done.clear()
+            _create_array(array, (rows, size, size))
+        packed = PackedFilms(array, ["unknown"] * len(slots), {})
+        with tqdm(total=len(slots), desc="ingest", unit="image") as bar:
+
+            def tasks() -> Iterator[_Task]:
+                offset = _offset(array)
+                for start in range(0, len(slots), films_per_task):
+                    part = slots[start : start + films_per_task]
+                    fingerprint = _fingerprint(root, part)
+                    if fingerprint in journal.done:
+                        packed.views[start : start + len(part)] = journal.done[fingerprint]
+                        bar.update(len(part))
+                    else:
+                        yield _Task(start, part, root, array, offset, size, fingerprint)
+
+            for task, result in _decode(tasks(), workers):
+                packed.views[task.start : task.start + len(task.slots)] = result.views
+                packed.faults.update({task.start + i: why for i, why in result.faults.items()})
+                if not result.faults:
+                    journal.add(task.fingerprint, result.views, array)
+                bar.update(len(task.slots))
+    return replace(packed, faults=dict(sorted(packed.faults.items())))
+
+
+def copy_studies(packed: Path, studies: Iterable[int], images_per_study: int, out: Path) -> None:
+    """Write a packed array of only some studies of another, given by their position."""
+    kept = list(studies)
+    size = np.load(packed, mmap_mode="r").shape[1]
+    _create_array(out, (len(kept) * images_per_study, size, size))
+    length = images_per_study * size * size
+    with packed.open("rb") as source, out.open("r+b") as target:
+        target.seek(_offset(out))
+        for study in kept:
+            source.seek(_offset(packed) + study * length)
+            target.write(source.read(length))
+
+
+def _create_array(path: Path, shape: tuple[int, int, int]) -> None:
+    open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _offset(path: Path) -> int:
+    return np.load(path, mmap_mode="r").offset
+
+
+# ---- what is done
+
+
+def _identity(rows: int, size: int) -> dict[str, object]:
+    """What a run that goes on must share with the one that was cut off, beside its files."""
+    code = b"".join(Path(module.__file__).read_bytes() for module in (films, dicom))
+    libraries = ("numpy", "pillow", "pydicom", "python-gdcm")
+    return {
+        "rows": rows,
+        "size": size,
+        "code": hashlib.sha256(code).hexdigest(),
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
+def _fingerprint(root: Path, slots: Sequence[Slot]) -> str:
+    """Hash of the rows, names, sizes and modification times of some films."""
+    digest = hashlib.sha256(str(root.resolve()).encode())
+    for slot in slots:
+        digest.update(json.dumps(slot).encode())
+        path = root / slot.path
+        if path.is_file():
+            status = path.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+class _Journal:
+    """The tasks done so far, one JSON line each under a line with the run's identity."""
+
+    def __init__(self, path: Path, identity: dict[str, object]) -> None:
+        self.done: dict[str, list[View]] = {}  # fingerprint of a task: views of its films
+        self._path, self._first_line = path, json.dumps(identity) + "\n"
+        self._unwritten: list[str] = []
+        self._array: Path | None = None
+        self._written_at = time.monotonic()
+
+    def __enter__(self) -> _Journal:
+        self.done = self._read()
+        if not self.done:
+            shutil.rmtree(self._path.parent, ignore_errors=True)
+            self._path.parent.mkdir(parents=True)
+            self._path.write_text(self._first_line)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._write()
+
+    def add(self, fingerprint: str, views: list[View], array: Path) -> None:
+        """Note a task as done; the note is written once its rows are on disk."""
+        self._unwritten.append(json.dumps([fingerprint, views]) + "\n")
+        self._array = array
+        if time.monotonic() - self._written_at >= _SYNC_SECONDS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._array is None:
+            return
+        with self._array.open("r+b") as rows:
+            os.fsync(rows.fileno())
+        with self._path.open("a") as stream:
+            stream.writelines(self._unwritten)
+        self._unwritten.clear()
+        self._written_at = time.monotonic()
+
+    def _read(self) -> dict[str, list[View]]:
+        if not self._path.is_file():
+            return {}
+        text = self._path.read_text()
+        whole = text.rfind("\n") + 1  # a line may have been cut off with the run
+        os.truncate(self._path, whole)
+        first, *lines = [*text[:whole].splitlines(keepends=True), ""]
+        return dict(map(json.loads, filter(None, lines))) if first == self._first_line else {}
+
+
+# ---- worker processes
+
+
+def _decode(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, _Result]]:
+    """Results as they come. Where a decoder crashes, the tasks in flight are done apart."""
+    while True:
+        futures: dict[Future[_Result], _Task] = {}
+        pool = _pool(workers)
+        try:
+            for task in tasks:
+                try:
+                    futures[pool.submit(_pack, task)] = task
+                except BrokenProcessPool:
+                    tasks = itertools.chain([task], tasks)
+                    raise
+                if len(futures) == 2 * workers:
+                    yield from _settle(futures)
+            while futures:
+                yield from _settle(futures)
+            return
+        except BrokenProcessPool:
+            crashed = list(futures.values())
+        finally:
+            pool.shutdown(cancel_futures=True)
+        for task in crashed:
+            yield task, _pack_apart(task)
+
+
+def _settle(futures: dict[Future[_Result], _Task]) -> Iterator[tuple[_Task, _Result]]:
+    for future in wait(futures, return_when=FIRST_COMPLETED).done:
+        result = future.result()
+        yield futures.pop(future), result
+
+
+def _pack_apart(task: _Task) -> _Result:
+    """As `_pack` in a process of its own; halved until a crash is the fault of one film."""
+    pool = _pool(workers=1)
+    try:
+        return pool.submit(_pack, task).result()
+    except BrokenProcessPool:
+        if len(task.slots) == 1:
+            path = task.root / task.slots[0].path
+            return _Result(["unknown"], {0: f"{path}: decoding it crashed or ran out of memory"})
+    finally:
+        pool.shutdown()
+    half = len(task.slots) // 2
+    first = _pack_apart(replace(task, slots=task.slots[:half]))
+    second = _pack_apart(replace(task, slots=task.slots[half:]))
+    faults = first.faults | {half + i: why for i, why in second.faults.items()}
+    return _Result(first.views + second.views, faults)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    # A forked worker would inherit the threads and memory of torch.
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+
+
+def _start_worker() -> None:
+    """End with the parent, also a killed one; leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _pack(task: _Task) -> _Result:
+    """Decode a task's films and write their rows."""
+    result = _Result([], {})
+    blank = bytes(task.size * task.size)
+    root = task.root.resolve()
+    with task.array.open("r+b") as array:
+        for i, slot in enumerate(task.slots):
+            try:
+                film = read_film(_path_inside(task.root, root, slot.path))
+            except UserError as error:
+                result.views.append("unknown")
+                result.faults[i] = str(error)
+                continue
+            side = (task.size, task.size)
+            image = Image.fromarray(film.pixels).resize(side, Image.Resampling.BOX)
+            array.seek(task.offset + slot.row * len(blank))
+            array.write(image.tobytes() * slot.copies + blank * slot.blanks)
+            result.views.append(film.view)
+    return result
+
+
+def _path_inside(folder: Path, resolved: Path, name: str) -> Path:
+    """`folder / name`. Raises UserError if that is outside `folder`, itself or by a link."""
+    path, parts = folder / name, PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UserError(f"{path}: the path leads out of {folder}")
+    if not path.resolve().is_relative_to(resolved):
+        raise UserError(f"{path}: a link that leads out of {folder}")
+    return path

@@ -1,0 +1,97 @@
+"""Raw layouts. Each reader is one file and one entry in `READERS`; all give the same `Dataset`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+from uar.data import demo
+from uar.data.readers import kaggle, openi, physionet, r2gen
+from uar.data.study import (
+    BOX_COLUMNS,
+    SPLITS,
+    STUDY_COLUMNS,
+    Dataset,
+    Layout,
+    LeftOut,
+    Study,
+)
+
+READERS: dict[str, dict[str, Layout]] = {  # dataset.name -> dataset.layout -> reader
+    "demo": {"r2gen": demo.LAYOUT},
+    "iu_xray": {"r2gen": r2gen.LAYOUT, "openi": openi.LAYOUT, "kaggle": kaggle.LAYOUT},
+    "mimic_cxr": {"r2gen": r2gen.LAYOUT, "physionet": physionet.LAYOUT},
+}
+
+__all__ = [
+    "BOX_COLUMNS",
+    "READERS",
+    "STUDY_COLUMNS",
+    "Dataset",
+    "LeftOut",
+    "Study",
+    "read_dataset",
+]
+
+
+def read_dataset(params: DatasetParams) -> Dataset:
+    """Read the raw data set that `params.name`, `params.layout` and `params.root` point at.
+
+    Raises:
+        UserError: unknown name or layout, a choice that the layout does not offer, missing root,
+            files of another layout, any fault the reader finds, or a split without studies.
+    """
+    _offered("name", params.name, READERS)
+    layouts = READERS[params.name]
+    _offered("layout", params.layout, layouts, f" for {params.name}")
+    layout = layouts[params.layout]
+    chosen = f" for {params.name} in the layout {params.layout}"
+    _offered("split", params.split, layout.splits, chosen)
+    _offered("section", params.section, layout.sections, chosen)
+    if layout.marker is not None:
+        _refuse_other_layout(params, layout, layout.marker)
+    dataset = layout.read(params)
+    _refuse_empty_splits(params, dataset)
+    return dataset
+
+
+def _offered(key: str, found: str, known: Collection[str], where: str = "") -> None:
+    if found not in known:
+        raise UserError(f"dataset.{key}: found {found!r}, expected one of {sorted(known)}{where}.")
+
+
+def _refuse_other_layout(params: DatasetParams, layout: Layout, marker: str) -> None:
+    root = params.root
+    if not root.is_dir():
+        raise UserError(
+            f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
+            f"`python -m pipeline use {params.name} --root FOLDER`."
+        )
+    if any(root.glob(marker)):
+        return
+    held = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder"
+    hints = [
+        f" This looks like dataset.name: {name} with dataset.layout: {other}."
+        for name, layouts in READERS.items()
+        for other, candidate in layouts.items()
+        if candidate.marker is not None and any(root.glob(candidate.marker))
+    ]
+    hints += [f" It is in {path.parent}: name that folder." for path in root.glob(f"*/{marker}")]
+    raise UserError(
+        f"{root / marker} is missing; {root} holds {held}. Expected {layout.contents}."
+        + "".join(hints)
+    )
+
+
+def _refuse_empty_splits(params: DatasetParams, dataset: Dataset) -> None:
+    held = {study.split for study in dataset.studies}
+    empty = [split for split in SPLITS if split not in held]
+    if empty:
+        reasons = Counter(left.reason for left in dataset.left_out)
+        counted = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise UserError(
+            f"{params.root}: no study for {', '.join(empty)}. "
+            f"Read {len(dataset.studies)} studies; left out: {counted or 'none'}."
+        )

@@ -1,0 +1,162 @@
+"""IU X-Ray as Open-i and Kaggle give it: what both layouts share once their files are read.
+
+The collection has 3,955 reports and 7,470 films. The compared papers use the 2,955 studies that
+R2Gen lists, and of each the first two films by file name; `r2gen_split.csv` holds their ids and
+split in R2Gen's order, and the views of these films as Kaggle's projections state them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from uar.core.config import DatasetParams
+from uar.data.readers.sections import compose
+from uar.data.study import (
+    SHORT_OF_IMAGES,
+    SPLITS,
+    Dataset,
+    LeftOut,
+    Split,
+    Study,
+    View,
+    has_words,
+    image_fault,
+    refuse,
+)
+
+R2GEN_LIST = Path(__file__).with_name("r2gen_split.csv")
+SPLITS_OFFERED = ("r2gen", "random")
+SECTIONS_OFFERED = ("findings", "impression", "findings+impression")
+
+
+@dataclass(frozen=True)
+class ListedStudy:
+    """A study of R2Gen's file."""
+
+    split: Split
+    views: tuple[View, View]
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film that a report claims."""
+
+    name: str  # as the collection names it, "1_IM-0001-3001"
+    path: str  # relative to the images folder; where it should lie if it does not
+    on_disk: bool
+    view: View = "unknown"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """A report of the collection with its films."""
+
+    uid: int
+    sections: dict[str, str]  # findings, impression
+    films: tuple[Film, ...]
+    source: str  # file, or file and row
+
+
+@cache
+def r2gen_studies() -> dict[str, ListedStudy]:
+    """The studies of R2Gen's file by id, in its order: train, val, test."""
+    return {
+        row.study_id: ListedStudy(row.split, (row.view_0, row.view_1))
+        for row in pd.read_csv(R2GEN_LIST, dtype=str).itertuples()
+    }
+
+
+def uid_of(study_id: str) -> int:
+    """The collection's number of a study: `CXR1000_IM-0003` is 1000."""
+    return int(study_id.removeprefix("CXR").split("_")[0])
+
+
+def random_split(uids: Iterable[int], seed: int) -> dict[int, Split]:
+    """70 / 10 / 20 by study. A study's rank depends on the seed and its own number only."""
+    ranked = sorted(uids, key=lambda uid: sha256(f"{seed}/{uid}".encode()).digest())
+    train = (7 * len(ranked) + 5) // 10
+    val = train + (len(ranked) + 5) // 10
+    split: dict[int, Split] = dict.fromkeys(ranked[:train], "train")
+    return split | dict.fromkeys(ranked[train:val], "val") | dict.fromkeys(ranked[val:], "test")
+
+
+def assemble(
+    examinations: dict[int, Examination],
+    params: DatasetParams,
+    images: Path,
+    on_disk: Iterable[str],
+) -> Dataset:
+    """Choose the studies, their split, films and section.
+
+    With the R2Gen split, studies come in R2Gen's order; with the random one, by split and number.
+    An id is R2Gen's where it lists the study, else the collection's (`CXR1`). A study is
+    left out if none of its films is on disk or it has no such section; one missing film of
+    several is left to ingest.
+
+    Args:
+        examinations: by number.
+        images: the images folder.
+        on_disk: paths of all images; those in no report are left out.
+
+    Raises:
+        UserError: a study has fewer films than `images_per_study` and `missing_view` is "error", or
+            an image path leaves the folder.
+    """
+    ids = {uid_of(study_id): study_id for study_id in r2gen_studies()}
+    claimed = {film.path for one in examinations.values() for film in one.films}
+    left_out = [
+        LeftOut(PurePosixPath(path).name.split(".")[0], path, "image in no report")
+        for path in on_disk
+        if path not in claimed
+    ]
+
+    def leave_out(uid: int, source: str, reason: str) -> None:
+        left_out.append(LeftOut(ids.get(uid, f"CXR{uid}"), source, reason))
+
+    if params.split == "r2gen":
+        for uid in sorted(ids.keys() - examinations.keys()):
+            leave_out(uid, R2GEN_LIST.name, "no report")
+        for uid in sorted(examinations.keys() - ids.keys()):
+            leave_out(uid, examinations[uid].source, "not in the R2Gen split")
+        wanted = [uid for uid in ids if uid in examinations]
+    else:
+        wanted = sorted(examinations)
+
+    reports: dict[int, str] = {}
+    for uid in wanted:
+        examination = examinations[uid]
+        report = compose(examination.sections, params.section)
+        if not any(film.on_disk for film in examination.films):
+            leave_out(uid, examination.source, "no image")
+        elif not report:
+            leave_out(uid, examination.source, "no report section")
+        elif not has_words(report):
+            leave_out(uid, examination.source, "empty report")
+        else:
+            reports[uid] = report
+
+    if params.split == "r2gen":
+        split_of = {uid: r2gen_studies()[ids[uid]].split for uid in reports}
+    else:
+        split_of = random_split(reports, params.split_seed)
+    studies: list[Study] = []
+    faults: list[str] = []
+    for uid in sorted(reports, key=lambda uid: SPLITS.index(split_of[uid])):
+        study_id = ids.get(uid, f"CXR{uid}")
+        films = sorted(examinations[uid].films, key=lambda film: film.name)
+        films = films[: params.images_per_study]
+        paths = tuple(film.path for film in films)
+        known = r2gen_studies().get(study_id)
+        views = known.views[: len(films)] if known else tuple(film.view for film in films)
+        fault = image_fault(paths, params)
+        if fault:
+            faults.append(f"{examinations[uid].source}: study {study_id} {fault}")
+        studies.append(Study(study_id, split_of[uid], reports[uid], paths, views))
+    refuse(faults, params.root, SHORT_OF_IMAGES)
+    return Dataset(studies, images, left_out=left_out)

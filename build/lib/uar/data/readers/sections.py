@@ -1,0 +1,167 @@
+"""Sections of a radiology report.
+
+`read_sections` follows the section parser of the MIMIC code repository
+(https://github.com/MIT-LCP/mimic-cxr) as its documentation has it: a header opens a line and ends
+with a colon; one in capitals is a header whatever it says, and so ends the section before it;
+spellings are normalised; of a section that occurs twice the last counts; a heading that names films
+(PA AND LATERAL CHEST:) stands for FINDINGS where there is none; FINDINGS AND IMPRESSION is an
+impression. Here known headers count in any case, and notes on the report itself below a section's
+text are dropped. A report without headers has no section: its last paragraph is not taken for one,
+and single reports get no rules of their own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Mapping
+from functools import lru_cache
+
+_LONGEST_HEADER = 80  # characters
+_HEADER_CHARACTERS = frozenset(string.ascii_letters + " ()/,&-")
+_JOINT = "findings+impression"
+_FILMS = "films"
+_OTHER = "other"
+
+_KNOWN = {
+    "findings": ("findings", "finding", "chest findings", "radiographic findings"),
+    "impression": ("impression", "impressions", "conclusion", "conclusions"),
+    _JOINT: ("findings and impression", "findings/impression", "findings & impression"),
+    _OTHER: (
+        "addendum",
+        "clinical history",
+        "clinical indication",
+        "clinical information",
+        "comparison",
+        "comparison exam",
+        "comparison study",
+        "comparisons",
+        "exam",
+        "examination",
+        "final report",
+        "history",
+        "indication",
+        "indications",
+        "notification",
+        "patient history",
+        "preliminary report",
+        "reason for exam",
+        "reason for examination",
+        "recommendation",
+        "recommendation(s)",
+        "recommendations",
+        "reference exam",
+        "technique",
+        "type of examination",
+        "wet read",
+    ),
+}
+_SECTION_OF = {name: section for section, names in _KNOWN.items() for name in names}
+_FILM_WORDS = frozenset(
+    [
+        "ap",
+        "chest",
+        "frontal",
+        "lateral",
+        "pa",
+        "portable",
+        "radiograph",
+        "radiographs",
+        "view",
+        "views",
+    ]
+)
+# What opens a paragraph that tells of the report itself, below the section's own text.
+_NOTE = re.compile(
+    r"(discussed|reviewed) with|communicated (to|with|by)|(conveyed|relayed|telephoned) to|"
+    r"\b(notified|paged)\b|(by|via|over the) (tele)?phone|wet read|dictated|(signed|approved) by",
+    re.IGNORECASE,
+)
+_NOTE_WITHIN = 160  # characters from the paragraph's start
+
+
+def compose(sections: Mapping[str, str], wanted: str) -> str | None:
+    """The text of `wanted`: a section, or several joined by "+", all of which must be there.
+
+    Returns:
+        The text, "" if a section is there but empty, None if one is missing.
+    """
+    names = wanted.split("+")
+    if all(sections.get(name) for name in names):
+        return " ".join(sections[name] for name in names)
+    return sections.get(wanted, "" if all(name in sections for name in names) else None)
+
+
+def read_sections(report: str) -> dict[str, str]:
+    """Split a report at its headers: section -> text on one line, trailing notes dropped.
+
+    The keys are `findings`, `impression` and, for a joint section, `findings+impression`; a section
+    that is headed but empty is "". Takes time linear in the report's length.
+    """
+    bodies: dict[str, list[list[str]]] = {}
+    body: list[str] = []  # the lines before the first header are in no section
+    for line in report.splitlines():
+        header = _header(line)
+        if header is None:
+            body.append(line)
+        else:
+            section, rest = header
+            body = [rest]
+            bodies.setdefault(section, []).append(body)
+    texts: dict[str, str] = {}
+    for section, occurrences in bodies.items():
+        found = [text for text in map(_text, occurrences) if text]
+        texts[section] = found[-1] if found else ""
+    films, _ = texts.pop(_FILMS, ""), texts.pop(_OTHER, "")
+    if films and "findings" not in texts and _JOINT not in texts:
+        texts["findings"] = films
+    if _JOINT in texts and not texts.get("impression"):
+        texts["impression"] = texts[_JOINT]
+    return texts
+
+
+def _header(line: str) -> tuple[str, str] | None:
+    """The section that a line opens and the rest of the line, or None."""
+    head, colon, _ = line[: _LONGEST_HEADER + 1].partition(":")
+    name = head.strip()
+    if not colon:
+        alone = len(line) <= _LONGEST_HEADER and name.isupper()
+        section = _SECTION_OF.get(name.lower()) if alone else None
+        return (section, "") if section else None
+    if not _HEADER_CHARACTERS.issuperset(name):
+        return None
+    section = _SECTION_OF.get(" ".join(name.lower().split()))
+    if section is None and name.isupper() and len(name) > 1:
+        section = _section_of_capitals(name.lower())
+    return None if section is None else (section, line[len(head) + 1 :])
+
+
+@lru_cache(maxsize=4096)
+def _section_of_capitals(name: str) -> str:
+    """The section of a header that is not in the list, by the words in it."""
+    if "impression" in name or "conclusion" in name:
+        return _JOINT if "finding" in name else "impression"
+    if "finding" in name:
+        return "findings"
+    if any(known in name for known in ("exam", "technique", "comparison", "indication", "history")):
+        return _OTHER
+    misspelt = difflib.get_close_matches(name, ("findings", "impression"), n=1, cutoff=0.8)
+    if misspelt:
+        return misspelt[0]
+    words = re.split(r"[^a-z]+", name)
+    return _FILMS if _FILM_WORDS.intersection(words) else _OTHER
+
+
+def _text(lines: list[str]) -> str:
+    paragraphs: list[list[str]] = [[]]
+    for line in lines:
+        words = line.split()
+        if "".join(words).strip("_-=*"):
+            paragraphs[-1] += words
+        else:  # a blank line or a rule ends the paragraph
+            paragraphs.append([])
+    kept = [" ".join(words) for words in paragraphs if words]
+    while len(kept) > 1 and _NOTE.search(kept[-1][:_NOTE_WITHIN]):
+        kept.pop()
+    return " ".join(kept)

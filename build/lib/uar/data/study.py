@@ -1,0 +1,164 @@
+"""The canonical study table: what later stages know of a data set."""
+
+from __future__ import annotations
+
+import os
+import string
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
+from typing import Literal
+
+import pandas as pd
+
+from uar.core.config import DatasetParams
+from uar.core.errors import UserError
+
+STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
+LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
+BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+View = Literal["frontal", "lateral", "unknown"]
+SHORT_OF_IMAGES = (
+    "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."
+)
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
+
+
+@dataclass(frozen=True)
+class Study:
+    """One examination: its films and its report."""
+
+    study_id: str
+    split: Split
+    report: str  # raw text
+    image_paths: tuple[str, ...]  # relative to Dataset.images; at least one
+    views: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A study that is left out by intent."""
+
+    study_id: str
+    source: str  # file, row or detail
+    reason: str  # short category: "no report section", "no image", "empty report", ...
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A raw data set as its reader found it.
+
+    `boxes` holds known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
+    shares of the film's width and height); it is empty where the data set has none.
+    """
+
+    studies: list[Study]
+    images: Path  # folder of the image files
+    boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BOX_COLUMNS))
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def table(self) -> pd.DataFrame:
+        """The study table, one row a study, `STUDY_COLUMNS`."""
+        return pd.DataFrame([vars(study) for study in self.studies], columns=STUDY_COLUMNS)
+
+    def without(self, indices: Collection[int]) -> Dataset:
+        """The data set less the studies at `indices`.
+
+        Raises:
+            UserError: a split is left with no study.
+        """
+        studies = [study for i, study in enumerate(self.studies) if i not in indices]
+        empty = [split for split in SPLITS if all(study.split != split for study in studies)]
+        if empty:
+            raise UserError(
+                f"{self.images}: no study with readable images is left in {', '.join(empty)}."
+            )
+        kept = self.boxes["study_id"].isin([study.study_id for study in studies])
+        return replace(self, studies=studies, boxes=self.boxes[kept])
+
+
+Reader = Callable[[DatasetParams], Dataset]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A way in which a data set's files lie, and what reads it."""
+
+    read: Reader
+    contents: str  # what `dataset.root` holds, in words
+    marker: str | None  # glob under the root that tells the layout; None if `read` makes the files
+    splits: tuple[str, ...] = ("r2gen",)  # of dataset.split
+    sections: tuple[str, ...] = ("findings",)  # of dataset.section
+
+
+def refuse(faults: list[str], source: Path, advice: str) -> None:
+    """Raise one UserError that lists every fault, if there is any."""
+    if faults:
+        shown = "\n".join(f"  {fault}" for fault in faults[:50])
+        more = f"\n  ... and {len(faults) - 50} more" if len(faults) > 50 else ""
+        raise UserError(f"{source}: {len(faults)} faults\n{shown}{more}\n{advice}")
+
+
+def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
+    """What is wrong with a study's image paths, if anything."""
+    if len(paths) < params.images_per_study and (params.missing_view == "error" or not paths):
+        return f"has {len(paths)} images, dataset.images_per_study is {params.images_per_study}"
+    for path in paths:
+        if leaves_folder(path):
+            return f"has the image path {path!r}, which leaves the images folder"
+    return None
+
+
+def leaves_folder(path: str) -> bool:
+    """Whether a path is absolute, climbs by `..` or is none, on any system."""
+    parts = PureWindowsPath(path)  # knows both separators
+    return bool(parts.anchor) or ".." in parts.parts or "\0" in path or not parts.name
+
+
+def links_out(path: Path, root: Path) -> bool:
+    """Whether `path`, its symbolic links followed, lies outside `root`."""
+    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def image_files(folder: Path, root: Path) -> dict[str, str]:
+    """Every image under `folder`: file name -> path relative to `folder`.
+
+    Linked folders are not entered.
+
+    Raises:
+        UserError: `folder` is missing or a link out of `root`, or two images have one name.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder} is missing. Unpack the images there.")
+    if links_out(folder, root):
+        raise UserError(f"{folder} is a link out of {root}. Move the images into the folder.")
+    found: dict[str, str] = {}
+    faults: list[str] = []
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if not name.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
+            if name in found:
+                faults.append(f"{name} lies at {found[name]} and at {path}")
+            found[name] = path
+    refuse(faults, folder, "Keep one file of each name.")
+    return found
+
+
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: JSON may hold halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def has_words(report: str) -> bool:
+    """Whether a report says anything: a word of letters, not only marks and figures."""
+    return any(word.strip(string.punctuation).isalpha() for word in report.split())

@@ -1,0 +1,126 @@
+"""Reports as words: the cleaning that the compared papers share, and the vocabulary V_R.
+
+The cleaning rules reproduce R2Gen's (https://github.com/zhjohnchan/R2Gen), its quirks included,
+because every published number was computed on text cleaned so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from uar.core.errors import UserError
+from uar.core.files import read_json, write_json
+from uar.core.special_words import BOS, EOS, PAD, SPECIAL_WORDS, UNK
+
+# ":-[" is a range (0x3A-0x5B): it deletes < = > @ and keeps the hyphen.
+_DELETED = re.compile(r"[.,?;*!%^&_+():-\[\]{}]")
+_QUOTES_AND_SLASHES = str.maketrans("", "", "\"/\\'")
+
+
+def clean_iu_xray(report: str) -> str:
+    """Lower-case words with " . " between sentences and " ." at the end (IU X-Ray rules)."""
+    return _clean(_replace(report, [("..", ".")] * 3))
+
+
+def clean_mimic_cxr(report: str) -> str:
+    """As `clean_iu_xray`, after undoing MIMIC-CXR's line breaks and anonymisation marks.
+
+    Words that are not alphabetic are removed (section 4.1, Datasets).
+    """
+    unmarked = [("\n", " "), *[("__", "_")] * 7, *[("  ", " ")] * 6, *[("..", ".")] * 8]
+    words = _clean(_replace(report, unmarked)).split()
+    return " ".join(word for word in words if word == "." or word.isalpha())
+
+
+CLEANERS: dict[Literal["iu_xray", "mimic_cxr"], Callable[[str], str]] = {
+    "iu_xray": clean_iu_xray,
+    "mimic_cxr": clean_mimic_cxr,
+}
+
+
+def _replace(text: str, replacements: list[tuple[str, str]]) -> str:
+    for old, new in replacements:
+        text = text.replace(old, new)
+    return text
+
+
+def _clean(text: str) -> str:
+    enumeration = [("1. ", "")]
+    enumeration += [(f". {n}. ", ". ") for n in range(2, 6)]
+    enumeration += [(f" {n}. ", ". ") for n in range(2, 6)]
+    sentences = _replace(text, enumeration).strip().lower().split(". ")
+    return " . ".join(_clean_sentence(sentence) for sentence in sentences) + " ."
+
+
+def _clean_sentence(sentence: str) -> str:
+    return _DELETED.sub("", sentence.translate(_QUOTES_AND_SLASHES).strip().lower())
+
+
+def has_words(cleaned: str) -> bool:
+    """Whether a cleaned report says anything beside full stops."""
+    return any(word != "." for word in cleaned.split())
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a report may use, behind four special ones."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def build(cls, reports: Iterable[str], min_count: int) -> Vocabulary:
+        """Keep, in alphabetical order, the words that occur at least `min_count` times."""
+        counts = Counter(word for report in reports for word in report.split())
+        kept = sorted(word for word, count in counts.items() if count >= min_count)
+        if not kept:
+            raise UserError(
+                f"no word occurs {min_count} times or more in the training reports. "
+                "Lower vocabulary.min_count."
+            )
+        return cls(tuple(kept))
+
+    def __post_init__(self) -> None:
+        ids = {word: i for i, word in enumerate(SPECIAL_WORDS + self.words)}
+        object.__setattr__(self, "_ids", ids)
+
+    def __len__(self) -> int:
+        """Number of ids: the words and the special ones."""
+        return len(SPECIAL_WORDS) + len(self.words)
+
+    def encode(self, report: str, max_length: int) -> np.ndarray:
+        """Ids of a cleaned report, `(max_length + 1,)` int64: BOS, words, EOS, padding.
+
+        As in R2Gen, at most `max_length - 1` words stay, so that the end token is within
+        `max_length`.
+        """
+        ids: dict[str, int] = self._ids  # type: ignore[attr-defined]
+        words = [ids.get(word, UNK) for word in report.split()[: max_length - 1]]
+        row = np.full(max_length + 1, PAD, dtype=np.int64)
+        row[: len(words) + 2] = [BOS, *words, EOS]
+        return row
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Words up to the first EOS or PAD, joined by blanks."""
+        words: list[str] = []
+        for i in ids:
+            if i in (EOS, PAD):
+                break
+            if i != BOS:
+                words.append("<unk>" if i == UNK else self.words[i - len(SPECIAL_WORDS)])
+        return " ".join(words)
+
+    def save(self, path: Path) -> None:
+        """Write vocabulary.json."""
+        write_json(path, {"special_words": SPECIAL_WORDS, "words": self.words})
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read vocabulary.json."""
+        return cls(tuple(read_json(path)["words"]))

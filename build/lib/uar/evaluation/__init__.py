@@ -1,0 +1,1 @@
+"""Predictions to scores: metrics, protocols, intervals, baselines, clinical agreement, the page."""

@@ -1,0 +1,1 @@
+"""Clinical efficacy: the observations that generated and reference reports assert."""

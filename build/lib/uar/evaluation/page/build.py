@@ -1,0 +1,169 @@
+"""One HTML file, free of any network: films, both reports, findings and attention of each study."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from uar.evaluation.clinical.labeller import Mention
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.page.heatmap import heatmap_ceiling
+from uar.evaluation.predictions import Prediction
+
+BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
+_SAID = (Label.POSITIVE, Label.UNCERTAIN)
+_QUALITY = 88  # of a film's JPEG
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a labeller sees in a study's two reports.
+
+    Attributes:
+        confusion: `(14, 3)`, this study's row of `uar.evaluation.clinical.scores.confusion`.
+        reference: mentions in the whole raw report.
+        generated: mentions in the generated report.
+    """
+
+    confusion: np.ndarray
+    reference: Sequence[Mention]
+    generated: Sequence[Mention]
+
+    def found(self) -> dict[str, str]:
+        """Each observation that a report asserts, and which one does."""
+        where = (BOTH, ADDED, MISSING)  # true positive, false positive, false negative
+        return {OBSERVATIONS[row]: where[column] for row, column in np.argwhere(self.confusion)}
+
+
+@dataclass(frozen=True)
+class StudyShown:
+    """A study as the page shows it.
+
+    Attributes:
+        prediction: its reports.
+        films: `(V, H, W)` uint8.
+        present: `(V,)` bool, the views that the study has.
+        attention: `(T, V * side * side)`, text-to-image attention of each generated word, as
+            `uar.inference.attention.word_attention` gives it; rows behind the report's words are
+            not used.
+        scores: the study's own scores by name; None for one that could not be had.
+        findings: None where there is no labeller.
+    """
+
+    prediction: Prediction
+    films: np.ndarray
+    present: np.ndarray
+    attention: np.ndarray
+    scores: Mapping[str, float | None]
+    findings: Findings | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What stands above the studies.
+
+    Attributes:
+        title: names the data set and its split.
+        rows: scores of the whole split by the system's name, texts as they are to be read.
+        notes: what a reader has to know, a sentence each.
+    """
+
+    title: str
+    rows: Mapping[str, Mapping[str, str]]
+    notes: Sequence[str]
+
+
+def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
+    """The page as HTML."""
+    environment = Environment(
+        loader=PackageLoader("uar.evaluation.page", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # observations' own order
+    colors = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    return environment.get_template("page.html").render(
+        headline=headline,
+        data={
+            "colors": _base64(colors.tobytes()),
+            "observations": OBSERVATIONS,
+            "labelled": any(study.findings is not None for study in studies),
+            "scores": [name.replace("_", " ") for name in studies[0].scores],
+            "studies": [_entry(study) for study in studies],
+        },
+    )
+
+
+def _entry(study: StudyShown) -> dict[str, Any]:
+    """One study as page.js reads it."""
+    findings = study.findings
+    found = {} if findings is None else findings.found()
+    generated = study.prediction.generated
+    times_uniform = study.attention[: len(generated.split())] * study.attention.shape[1]
+    levels, ceiling = attention_levels(times_uniform)
+    return {
+        "id": study.prediction.study_id,
+        "films": [
+            _jpeg(film) if held else None
+            for film, held in zip(study.films, study.present, strict=True)
+        ],
+        "side": round((study.attention.shape[1] / len(study.films)) ** 0.5),
+        "attention": _base64(levels.tobytes()),
+        "ceiling": round(ceiling, 1),
+        "peaks": times_uniform.max(axis=1).round(1).tolist(),
+        "scores": [None if score is None else round(score, 4) for score in study.scores.values()],
+        "found": found,
+        "reference": marked_words(
+            study.prediction.report,
+            findings.reference if findings else (),
+            [name for name, where in found.items() if where != ADDED],
+        ),
+        "generated": marked_words(
+            generated,
+            findings.generated if findings else (),
+            [name for name, where in found.items() if where != MISSING],
+        ),
+    }
+
+
+def attention_levels(times_uniform: np.ndarray) -> tuple[np.ndarray, float]:
+    """Attention `(T, L)`, in multiples of uniform, as bytes; and from where on it is 255.
+
+    A level is the root of attention, as in Figure 7, so that weak attention shows beside strong.
+    """
+    ceiling = heatmap_ceiling(times_uniform) if times_uniform.size else 1.0
+    levels = 255 * np.minimum(times_uniform / ceiling, 1) ** 0.5
+    return levels.round().astype(np.uint8), ceiling
+
+
+def marked_words(
+    text: str, mentions: Sequence[Mention], asserted: Collection[str]
+) -> list[list[Any]]:
+    """Words of a text, each alone or with the `asserted` observations that it mentions."""
+    marks = [m for m in mentions if m.label in _SAID and m.observation in asserted]
+    words: list[list[Any]] = []
+    for word in re.finditer(r"\S+", text):
+        names = [m.observation for m in marks if m.start < word.end() and word.start() < m.end]
+        words.append([word[0], sorted(set(names))] if names else [word[0]])
+    return words
+
+
+def _jpeg(film: np.ndarray) -> str:
+    file = io.BytesIO()
+    Image.fromarray(film).save(file, "JPEG", quality=_QUALITY, optimize=True)
+    return _base64(file.getvalue())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,127 @@
+"""Generated reports beside their references: all that the evaluation knows of a model."""
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One study's generated report beside its reference.
+
+    Attributes:
+        study_id: the study's name in the study table.
+        report: the whole raw report.
+        reference: the cleaned report's words joined by blanks, cut at the report length, rare
+            words replaced by `<unk>`.
+        generated: the decoded words joined by blanks; may be empty.
+        log_probability: the generated report's natural log-probability under the model.
+    """
+
+    study_id: str
+    report: str
+    reference: str
+    generated: str
+    log_probability: float
+
+
+def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
+    """Write one JSON object per line to `path`, under a temporary name until whole."""
+    with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        for prediction in predictions:
+            file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
+
+
+def read_predictions(path: str | Path) -> list[Prediction]:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        UserError: the file is missing, or a line is not a JSON object with exactly the fields of
+            `Prediction` in their types.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such predictions file; decode the split first")
+    with path.open(encoding="utf-8") as file:
+        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+
+
+def _parse(line: str, where: str) -> Prediction:
+    remedy = "correct the line, or decode the split again"
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error}), found {line[:60]!r}; {remedy}") from error
+    names = [field.name for field in fields(Prediction)]
+    if not isinstance(row, dict) or set(row) != set(names):
+        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        raise UserError(f"{where}: expected an object with {names}, found {found}; {remedy}")
+    for field in fields(Prediction):
+        value = row[field.name]
+        accepted = (int, float) if field.type is float else str
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise UserError(
+                f"{where}: {field.name} should be {field.type.__name__}, found {value!r}; {remedy}"
+            )
+    return Prediction(**row)
+
+
+def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """How varied and how long the generated reports are. The full stop counts as a word.
+
+    Returns:
+        `distinct_reports`, a count; `share_most_common`, the share of studies given the most
+        common report, in [0, 1]; `words_used` and `reference_words`, distinct words over all
+        generated reports and all references; mean and median lengths in words;
+        `mean_log_probability` of a report, natural logarithm.
+
+    Raises:
+        UserError: no predictions.
+    """
+    if not predictions:
+        raise UserError("there are no predictions to describe; decode a split with studies in it")
+    reports = Counter(prediction.generated for prediction in predictions)
+    generated = [prediction.generated.split() for prediction in predictions]
+    references = [prediction.reference.split() for prediction in predictions]
+    return {
+        "distinct_reports": len(reports),
+        "share_most_common": max(reports.values()) / len(predictions),
+        "words_used": len(set().union(*generated)),
+        "reference_words": len(set().union(*references)),
+        "mean_length": statistics.fmean(map(len, generated)),
+        "median_length": float(statistics.median(map(len, generated))),
+        "reference_mean_length": statistics.fmean(map(len, references)),
+        "reference_median_length": float(statistics.median(map(len, references))),
+        "mean_log_probability": statistics.fmean(p.log_probability for p in predictions),
+    }
+
+
+def refuse_other_studies(
+    one: Sequence[Prediction], other: Sequence[Prediction], sources: str
+) -> None:
+    """Raise UserError unless both predict the same studies, with the same references, in order.
+
+    Args:
+        one: predictions of one system.
+        other: predictions of another.
+        sources: names both in the error.
+    """
+    remedy = "evaluate both systems on the same split of the same data"
+    if len(one) != len(other):
+        raise UserError(f"{sources}: {len(one)} studies against {len(other)}; {remedy}")
+    for row, (a, b) in enumerate(zip(one, other, strict=True), 1):
+        if a.study_id != b.study_id:
+            raise UserError(
+                f"{sources}, line {row}: study {a.study_id} against {b.study_id}; {remedy}"
+            )
+        if (a.report, a.reference) != (b.report, b.reference):
+            raise UserError(
+                f"{sources}, line {row}: study {a.study_id} has different references (another "
+                f"cleaning, length or vocabulary); {remedy}"
+            )

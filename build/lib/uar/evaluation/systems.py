@@ -1,0 +1,175 @@
+"""All scores of several systems on the same studies, as metrics.json and scores.csv hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from uar.evaluation.bootstrap import interval
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.scores import Uncertain, clinical_metrics
+from uar.evaluation.metrics import Metric, mean_of
+from uar.evaluation.predictions import Prediction
+from uar.evaluation.protocols import Scores, protocol_metrics
+
+PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+
+
+class ReportLabeller(Protocol):
+    """Says which observations reports assert."""
+
+    def label(self, reports: Iterable[str]) -> np.ndarray:
+        """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
+
+
+class GraphScorer(Protocol):
+    """Compares the facts that two reports state."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
+        """Scores `(N,)` of N pairs of reference and generated report, by name."""
+
+
+@dataclass(frozen=True)
+class SystemScores:
+    """One system's scores, each of which knows its studies.
+
+    Attributes:
+        text: `METRICS` by protocol; None where Java failed.
+        clinical: `clinical_metrics` by labeller.
+        findings: labels `(N, 14)` of references and of generated reports by labeller.
+        graphs: means over studies of what each graph scorer gives, by scorer.
+    """
+
+    text: Scores
+    clinical: dict[str, dict[str, dict[str, Metric]]]
+    findings: dict[str, tuple[np.ndarray, np.ndarray]]
+    graphs: dict[str, dict[str, Metric]]
+
+    def headline(self) -> dict[str, dict[str, Metric | None]]:
+        """What intervals are given for and two systems are compared by."""
+        micro = {name: {"micro F1": of["micro"]["F1"]} for name, of in self.clinical.items()}
+        return {**self.text, **micro, **self.graphs}
+
+    def values(self) -> dict[str, Any]:
+        """`{protocol or graph scorer: {metric: score}, labeller: {average: {score: value}}}`."""
+        clinical = {name: _values(groups) for name, groups in self.clinical.items()}
+        return {**_values(self.text), **clinical, **_values(self.graphs)}
+
+    def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict | None]]:
+        """95 % bootstrap intervals of `headline`."""
+        return {
+            group: {
+                name: None if metric is None else interval(metric, resamples=resamples, seed=seed)
+                for name, metric in metrics.items()
+            }
+            for group, metrics in self.headline().items()
+        }
+
+
+def score_systems(
+    systems: Mapping[str, Sequence[Prediction]],
+    labellers: Mapping[str, ReportLabeller],
+    uncertain: Uncertain,
+    graph_scorers: Mapping[str, GraphScorer],
+) -> dict[str, SystemScores]:
+    """Score each system's predictions of the same studies.
+
+    Clinical labels and graphs are those of the whole raw report and of the generated one, so they
+    do not depend on the protocol.
+
+    Args:
+        systems: name to predictions.
+        labellers: names of what to measure clinical efficacy by; may be empty.
+        uncertain: see `clinical_metrics`.
+        graph_scorers: names of what to compare reports' graphs by; may be empty.
+
+    Raises:
+        UserError: no predictions, or every reference of a system empty.
+    """
+    text = protocol_metrics(systems)
+    labels = {name: _findings(systems, labeller) for name, labeller in labellers.items()}
+    graphs = {name: _graph_metrics(systems, scorer) for name, scorer in graph_scorers.items()}
+    scores = {}
+    for system in systems:
+        findings = {name: by_system[system] for name, by_system in labels.items()}
+        clinical = {name: clinical_metrics(*f, uncertain) for name, f in findings.items()}
+        scores[system] = SystemScores(
+            text[system], clinical, findings, {name: of[system] for name, of in graphs.items()}
+        )
+    return scores
+
+
+def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) -> pd.DataFrame:
+    """One row a study: its scores under the `r2gen` protocol, lengths and positive findings.
+
+    BLEU-4 and METEOR are those of the report as a corpus of its own, with pycocoevalcap's guards
+    against zeros; CIDEr's document frequencies are those of all references. Findings are joined by
+    semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
+    each score of a graph scorer.
+    """
+    columns: dict[str, Any] = {
+        "study_id": [p.study_id for p in predictions],
+        "words": [len(p.generated.split()) for p in predictions],
+        "reference_words": [len(p.reference.split()) for p in predictions],
+        "log_probability": [p.log_probability for p in predictions],
+    }
+    for name in PER_STUDY:
+        metric = scores.text["r2gen"][name]
+        columns[name] = None if metric is None else metric.of_each()
+    for name, (reference, generated) in scores.findings.items():
+        columns[f"{name}_reference"] = [_named(row) for row in reference]
+        columns[f"{name}_generated"] = [_named(row) for row in generated]
+    for scorer, metrics in scores.graphs.items():
+        columns |= {f"{scorer}_{name}": metric.of_each() for name, metric in metrics.items()}
+    return pd.DataFrame(columns)
+
+
+def _findings(
+    systems: Mapping[str, Sequence[Prediction]], labeller: ReportLabeller
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Labels of references and generated reports; each distinct text is labelled once."""
+    distinct = {
+        text: None for rows in systems.values() for p in rows for text in (p.report, p.generated)
+    }
+    labels = dict(zip(distinct, labeller.label(distinct), strict=True))
+    return {
+        name: (
+            np.stack([labels[p.report] for p in rows]),
+            np.stack([labels[p.generated] for p in rows]),
+        )
+        for name, rows in systems.items()
+    }
+
+
+def _graph_metrics(
+    systems: Mapping[str, Sequence[Prediction]], scorer: GraphScorer
+) -> dict[str, dict[str, Metric]]:
+    """Metrics by system and name; each distinct pair is scored once."""
+    pairs = list(dict.fromkeys((p.report, p.generated) for rows in systems.values() for p in rows))
+    scores = {name: dict(zip(pairs, of, strict=True)) for name, of in scorer.score(pairs).items()}
+    return {
+        system: {
+            name: mean_of([of[p.report, p.generated] for p in rows]) for name, of in scores.items()
+        }
+        for system, rows in systems.items()
+    }
+
+
+def _named(row: np.ndarray) -> str:
+    marks = {Label.POSITIVE: "", Label.UNCERTAIN: "?"}
+    return ";".join(
+        observation + marks[label]
+        for observation, label in zip(OBSERVATIONS, map(Label, row), strict=True)
+        if label in marks
+    )
+
+
+def _values(groups: Mapping[str, Mapping[str, Metric | None]]) -> dict[str, dict[str, Any]]:
+    return {
+        group: {name: metric and metric.value() for name, metric in metrics.items()}
+        for group, metrics in groups.items()
+    }

@@ -1,0 +1,111 @@
+"""Beam search over the words of a report, batched, with cached keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from uar.core.special_words import BOS, EOS, PAD
+from uar.model.uar import UAR, Tables
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The best beam of one study."""
+
+    ids: list[int]  # words, without BOS, EOS and padding
+    log_probability: float  # of the words and, if it came, the end token
+
+
+@torch.inference_mode()
+def generate(
+    model: UAR,
+    visual: Tensor,
+    beam_size: int,
+    length_penalty: float = 0.0,
+    tables: Tables | None = None,
+    present: Tensor | None = None,
+) -> list[Generated]:
+    """Write a report for each of B studies.
+
+    Beams are ranked by log-probability / length ** length_penalty, the end token counted. A study
+    whose beams have all ended leaves the batch; decoding stops when none is left or after T words.
+    `beam_size` 1 is greedy decoding.
+
+    Args:
+        model: in evaluation mode.
+        visual: tokens or pixels of B studies, as `UAR.forward` takes them.
+        beam_size: beams G kept for each study.
+        length_penalty: 0 ranks by log-probability alone, 1 by its mean per word.
+        tables: of this model, for many batches; else they are made here.
+        present: views that each study has, as `UAR.forward` takes them.
+    """
+    device = model.head.weight.device
+    studies, beams, length = len(visual), beam_size, model.sizes.max_length
+    tables = tables or model.tables()
+    cache = model.start(visual, beams, tables, present)
+    waiting = torch.arange(studies, device=device)  # study behind each row of the batch
+    history = torch.full((studies, beams, length), PAD, device=device)
+    last = torch.full((studies, beams), BOS, device=device)
+    scores = torch.full((studies, beams), -torch.inf, device=device)
+    scores[:, 0] = 0.0  # beams start alike: only one counts
+    lengths = torch.zeros(studies, beams, device=device)
+    ended = torch.zeros(studies, beams, dtype=torch.bool, device=device)
+    done: list[Generated | None] = [None] * studies
+
+    for position in range(length):
+        words, following = _best_words(model.step(tables.words[last], cache), ended)
+        totals = scores.unsqueeze(2) + following  # (B, G, G): G words after each of G beams
+        new_lengths = (lengths + ~ended).unsqueeze(2)
+        ranked = totals / new_lengths**length_penalty
+        top = ranked.flatten(1).topk(beams, dim=1).indices
+        parent = top // words.shape[2]  # (B, G)
+        last = words.flatten(1).gather(1, top)
+        scores = totals.flatten(1).gather(1, top)
+        lengths = new_lengths.squeeze(2).gather(1, parent)
+        ended = ended.gather(1, parent) | (last == EOS)
+        history = history.gather(1, parent.unsqueeze(2).expand(-1, -1, length))
+        history[:, :, position] = last
+
+        finished = ended.all(dim=1) if position + 1 < length else torch.ones_like(waiting).bool()
+        for row in finished.nonzero().flatten().tolist():
+            best = int((scores[row] / lengths[row] ** length_penalty).argmax())
+            done[int(waiting[row])] = _strip(history[row, best].tolist(), float(scores[row, best]))
+        kept = _closed_up(~finished)
+        if not len(kept):
+            break
+        cache.branch(parent)
+        if len(kept) < len(waiting):
+            cache.keep(kept)
+            waiting, last, scores, lengths, ended, history = (
+                state[kept] for state in (waiting, last, scores, lengths, ended, history)
+            )
+    return [study for study in done if study is not None]
+
+
+def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
+    """The G likeliest words after each beam and their log-probabilities, both `(B, G, G)`.
+
+    No more than G of one beam's words can be among its study's G best. After the end of a beam
+    comes padding, for certain.
+    """
+    total = logits.logsumexp(-1, keepdim=True)
+    logits[:, :, [PAD, BOS]] = -torch.inf
+    best, words = logits.topk(logits.shape[1], dim=-1)
+    log_probabilities = (best - total).masked_fill(ended.unsqueeze(2), -torch.inf)
+    log_probabilities[:, :, 0].masked_fill_(ended, 0.0)
+    return words.masked_fill(ended.unsqueeze(2), PAD), log_probabilities
+
+
+def _closed_up(stay: Tensor) -> Tensor:
+    """Rows where `(B,)` is true; the last of them take the places of those that leave."""
+    count = int(stay.sum())
+    rows = torch.arange(count, device=stay.device)
+    rows[~stay[:count]] = count + stay[count:].nonzero().flatten()
+    return rows
+
+
+def _strip(ids: list[int], log_probability: float) -> Generated:
+    return Generated([i for i in ids if i not in (EOS, PAD)], log_probability)

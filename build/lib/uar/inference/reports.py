@@ -1,0 +1,55 @@
+"""Reports that a trained model writes for a split's studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uar.core.config import DecodeParams
+from uar.data.batches import Studies
+from uar.data.text import Vocabulary
+from uar.evaluation.predictions import Prediction
+from uar.inference.batches import progress_batches
+from uar.inference.decoding import generate
+from uar.model.uar import UAR
+
+
+def write_reports(
+    model: UAR,
+    studies: Studies,
+    study_ids: Sequence[str],
+    raw_reports: Sequence[str],
+    vocabulary: Vocabulary,
+    params: DecodeParams,
+    what: str,
+) -> list[Prediction]:
+    """Generate a report for each study.
+
+    Args:
+        model: in evaluation mode.
+        studies: S studies.
+        study_ids: their names, in order.
+        raw_reports: their whole reports, in order.
+        vocabulary: V_R.
+        params: beam search.
+        what: names the progress bar.
+    """
+    device = model.head.weight.device
+    generated = []
+    tables = model.tables()
+    for batch in progress_batches(studies, params.batch_size, what):
+        batch = batch.to(device)
+        generated += generate(
+            model, batch.visual, params.beam_size, params.length_penalty, tables, batch.present
+        )
+    return [
+        Prediction(
+            study_id=study_id,
+            report=report,
+            reference=vocabulary.decode(ids),
+            generated=vocabulary.decode(beam.ids),
+            log_probability=beam.log_probability,
+        )
+        for study_id, report, ids, beam in zip(
+            study_ids, raw_reports, studies.reports.tolist(), generated, strict=True
+        )
+    ]

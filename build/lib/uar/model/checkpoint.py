@@ -1,0 +1,82 @@
+"""A trained model as one file that carries its own configuration."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from uar.core.config import ModelParams
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+from uar.model.uar import UAR, ModelSizes
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights and everything needed to use them."""
+
+    model: dict[str, Any]  # ModelParams
+    sizes: dict[str, int]  # ModelSizes
+    encoder_sha256: str | None  # whose tokens the model reads; None without LSU
+    epoch: int  # 0: untrained
+    validation: dict[str, float]
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: UAR,
+        weights: dict[str, Tensor],
+        encoder_sha256: str | None,
+        epoch: int,
+        validation: dict[str, float],
+    ) -> Checkpoint:
+        """A checkpoint of `model` with a copy of `weights`, its state as it stands."""
+        return cls(
+            model=model.params.model_dump(mode="json"),
+            sizes=asdict(model.sizes),
+            encoder_sha256=encoder_sha256,
+            epoch=epoch,
+            validation=validation,
+            weights={name: w.detach().cpu().clone() for name, w in weights.items()},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write to `path`."""
+        with whole_file(path) as temporary:
+            torch.save(vars(self), temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            UserError: the file is absent or is not a checkpoint of this project.
+        """
+        if not path.is_file():
+            raise UserError(f"{path} is missing. `dvc repro` makes it; `dvc pull` fetches it.")
+        try:
+            return cls(**torch.load(path, map_location="cpu", weights_only=True))
+        except Exception as error:
+            raise UserError(f"{path} is no checkpoint of this project: {error}") from None
+
+    def build(self, **changes: Any) -> UAR:
+        """The model with these weights.
+
+        Args:
+            changes: model parameters that differ: stage two adds the refiner to stage one's model.
+
+        Raises:
+            UserError: the weights do not fit the configuration.
+        """
+        params = ModelParams.model_validate({**self.model, **changes})
+        model = UAR(params, ModelSizes(**self.sizes))
+        missing, unexpected = model.load_state_dict(self.weights, strict=False)
+        wrong = [name for name in missing if ".refiner." not in name] + list(unexpected)
+        if wrong:
+            raise UserError(f"the checkpoint's weights do not fit its model: {wrong[:5]}")
+        return model

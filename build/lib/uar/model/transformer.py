@@ -1,0 +1,314 @@
+"""Transformer (Vaswani et al. 2017, layer norm first), the refiner in its decoder (Eq. 3, 11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from uar.core.config import ModelParams
+from uar.model.attention import MultiHeadAttention
+from uar.model.refiner import PredictedMask, StaticMask
+
+
+class Dropout(nn.Dropout):
+    """Dropout that draws 16 random bits a value where PyTorch would draw a number: eager on a CPU.
+
+    There p counts to the nearest 2^-16. Elsewhere this is PyTorch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(*)` to `(*)`: zero with probability p, else scaled by 1 / (1 - p)."""
+        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(x)
+        dropped = round(self.p * 2**16)
+        words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        bits = words.view(torch.int16)[: x.numel()].view(x.shape)
+        return x * (bits >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class FeedForward(nn.Sequential):
+    """Two linear maps with a ReLU between them."""
+
+    def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
+        super().__init__(
+            nn.Linear(d_model, d_ff), nn.ReLU(), Dropout(dropout), nn.Linear(d_ff, d_model)
+        )
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over visual features."""
+
+    def __init__(self, params: ModelParams) -> None:
+        super().__init__()
+        d = params.d_model
+        self.attention_norm, self.feed_forward_norm = nn.LayerNorm(d), nn.LayerNorm(d)
+        self.attention = MultiHeadAttention(d, params.heads)
+        self.feed_forward = FeedForward(d, params.d_ff, params.dropout)
+        self.dropout = Dropout(params.dropout)
+
+    def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
+        """`(B, L, d)` -> `(B, L, d)`; `seen` as `seen_bias` makes it."""
+        normed = self.attention_norm(x)
+        keys_and_values = self.attention.keys_and_values(normed)
+        x = x + self.dropout(self.attention(normed, keys_and_values, bias=seen))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Encoder(nn.Module):
+    """Stack of encoder layers over visual features with learned positions."""
+
+    def __init__(self, params: ModelParams, visual_length: int) -> None:
+        super().__init__()
+        self.positions = Positions(visual_length, params.d_model)
+        self.dropout = Dropout(params.dropout)
+        self.layers = nn.ModuleList(EncoderLayer(params) for _ in range(params.encoder_layers))
+        self.norm = nn.LayerNorm(params.d_model)
+
+    def forward(self, visual: Tensor, seen: Tensor | None = None) -> Tensor:
+        """F^(I) `(B, L, d)` -> encoded visual features `(B, L, d)`.
+
+        Args:
+            seen: hides the tokens of missing views, as `seen_bias` makes it.
+        """
+        x = self.dropout(visual + self.positions(0, visual.shape[1]))
+        for layer in self.layers:
+            x = layer(x, seen)
+        return self.norm(x)
+
+
+def tokens_of(present: Tensor, visual: Tensor) -> Tensor:
+    """Which of a study's tokens are of views that it has, `(B, L)` bool.
+
+    Args:
+        present: `(B, V)` bool, at least one true for each study.
+        visual: `(B, L, d)`, L / V tokens of each view.
+    """
+    return present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)
+
+
+def seen_bias(present: Tensor | None, visual: Tensor) -> Tensor | None:
+    """Attention bias `(B, 1, 1, L)`: 0 on `tokens_of` views, -inf on others; None: all are seen."""
+    if present is None:
+        return None
+    hidden = ~tokens_of(present, visual)
+    return visual.new_zeros(hidden.shape).masked_fill(hidden, -torch.inf)[:, None, None]
+
+
+@dataclass
+class LayerCache:
+    """What a decoder layer keeps between steps of decoding G beams for each of B studies."""
+
+    keys: Tensor  # (B, h, T * G, d/h): G slots for each position, filled in place
+    values: Tensor
+    visual_keys: Tensor  # (B, h, L, d/h), once per study, shared by its beams
+    visual_values: Tensor
+    mask_keys: Tensor | None  # (B, L, d), of a predicted sigma(M)
+
+
+@dataclass
+class Cache:
+    """What the decoder keeps between steps.
+
+    Keys and values stay in the slots they were written to. When beams branch, only the record of
+    each beam's ancestors follows: a beam attends to its study's slots, its ancestors' alone.
+    """
+
+    layers: list[LayerCache]
+    ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
+    seen: Tensor | None = None  # (B, 1, 1, L), see `seen_bias`
+    position: int = 0  # of the next word
+
+    @property
+    def slots(self) -> slice:
+        """Slots of `position`, one for each beam."""
+        beams = self.ancestors.shape[2]
+        return slice(self.position * beams, (self.position + 1) * beams)
+
+    def branch(self, parents: Tensor) -> None:
+        """Beam g of each study goes on from beam `parents[:, g]`, `(B, G)`."""
+        past = self.ancestors[..., : self.slots.start]
+        past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
+
+    def keep(self, rows: Tensor) -> None:
+        """Keep studies `rows` `(B',)`, where `rows[i]` is i or not below B': the others move."""
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+
+        def closed_up(tensor: Tensor) -> Tensor:
+            tensor[moved] = tensor[rows[moved]]
+            return tensor[: len(rows)]
+
+        self.ancestors = closed_up(self.ancestors)
+        self.seen = None if self.seen is None else closed_up(self.seen)
+        for layer in self.layers:
+            for name, tensor in vars(layer).items():
+                if tensor is not None:
+                    setattr(layer, name, closed_up(tensor))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, text-to-image attention with the refiner's mask, feed-forward.
+
+    Args:
+        params: widths and switches.
+        max_length: T.
+        visual_length: L.
+    """
+
+    def __init__(self, params: ModelParams, max_length: int, visual_length: int) -> None:
+        super().__init__()
+        d = params.d_model
+        self.self_norm, self.visual_norm, self.feed_forward_norm = (
+            nn.LayerNorm(d),
+            nn.LayerNorm(d),
+            nn.LayerNorm(d),
+        )
+        self.self_attention = MultiHeadAttention(d, params.heads)
+        self.visual_attention = MultiHeadAttention(d, params.heads)
+        self.feed_forward = FeedForward(d, params.d_ff, params.dropout)
+        self.dropout = Dropout(params.dropout)
+        self.refiner: StaticMask | PredictedMask | None = None
+        if params.tir:
+            self.refiner = (
+                StaticMask(max_length, visual_length)
+                if params.tir_mask == "static"
+                else PredictedMask(d)
+            )
+        self.mask_scale = params.tir_scale / (d // params.heads) ** 0.5  # k / sqrt(d), Eq. 11
+
+    def forward(
+        self, x: Tensor, visual: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """All text positions at once.
+
+        Args:
+            x: text states `(B, T, d)`.
+            visual: encoded visual features `(B, L, d)`.
+            seen: hides the tokens of missing views.
+
+        Returns:
+            States `(B, T, d)` and sigma(M), `(1 or B, T, L)`, if there is a refiner.
+        """
+        normed = self.self_norm(x)
+        keys_and_values = self.self_attention.keys_and_values(normed)
+        x = x + self.dropout(self.self_attention(normed, keys_and_values, causal=True))
+        normed = self.visual_norm(x)
+        mask = None
+        if self.refiner is not None:
+            mask = self.refiner(normed, self.refiner.keys(visual), position=0)
+        bias = self._bias(mask, seen)
+        keys_and_values = self.visual_attention.keys_and_values(visual)
+        x = x + self.dropout(self.visual_attention(normed, keys_and_values, bias=bias))
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), mask
+
+    def start(self, visual: Tensor, slots: int) -> LayerCache:
+        """An empty cache of `slots` slots for each study of `(B, L, d)` visual features."""
+        visual_keys, visual_values = (
+            part.contiguous() for part in self.visual_attention.keys_and_values(visual)
+        )
+        batch, heads, _, width = visual_keys.shape
+        keys, values = (visual_keys.new_zeros(batch, heads, slots, width) for _ in range(2))
+        mask_keys = self.refiner.keys(visual) if self.refiner is not None else None
+        return LayerCache(keys, values, visual_keys, visual_values, mask_keys)
+
+    def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
+        """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; fills its slots."""
+        normed = self.self_norm(x)
+        slots = cache.slots
+        layer.keys[:, :, slots], layer.values[:, :, slots] = self.self_attention.keys_and_values(
+            normed
+        )
+        past = layer.keys[:, :, : slots.stop], layer.values[:, :, : slots.stop]
+        x = x + self.self_attention(normed, past, bias=cache.ancestors[..., : slots.stop])
+        # a study's beams share its visual keys: they stand as G queries, at one text position
+        normed = self.visual_norm(x)
+        mask = None
+        if self.refiner is not None:
+            queries = normed[:, :1] if isinstance(self.refiner, StaticMask) else normed
+            mask = self.refiner(queries, layer.mask_keys, cache.position)
+        bias = self._bias(mask, cache.seen)
+        x = x + self.visual_attention(normed, (layer.visual_keys, layer.visual_values), bias=bias)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
+        """k sigma(M) of Eq. 11 for all heads, less a constant, on the tokens that are seen.
+
+        The constant is lost in softmax; without it low precision is exact near sigma(0).
+        """
+        if mask is None:
+            return seen
+        bias = (self.mask_scale * (mask - 0.5)).unsqueeze(1)
+        return bias if seen is None else bias + seen
+
+
+class Decoder(nn.Module):
+    """Stack of decoder layers over text features with learned positions."""
+
+    def __init__(self, params: ModelParams, max_length: int, visual_length: int) -> None:
+        super().__init__()
+        self.max_length = max_length
+        self.positions = Positions(max_length, params.d_model)
+        self.dropout = Dropout(params.dropout)
+        self.layers = nn.ModuleList(
+            DecoderLayer(params, max_length, visual_length) for _ in range(params.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(params.d_model)
+
+    def forward(
+        self, text: Tensor, visual: Tensor, seen: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Hidden states h_t of Eq. 3.
+
+        Args:
+            text: F^(R) of the words before each position `(B, T, d)`.
+            visual: encoded visual features `(B, L, d)`.
+            seen: hides the tokens of missing views.
+
+        Returns:
+            `(B, T, d)`, and each layer's sigma(M).
+        """
+        x = self.dropout(text + self.positions(0, text.shape[1]))
+        masks = []
+        for layer in self.layers:
+            x, mask = layer(x, visual, seen)
+            if mask is not None:
+                masks.append(mask)
+        return self.norm(x), masks
+
+    def start(self, visual: Tensor, beams: int, seen: Tensor | None = None) -> Cache:
+        """An empty cache for decoding `beams` beams over each of `(B, L, d)` visual features."""
+        slots = self.max_length * beams
+        own = torch.eye(beams, device=visual.device, dtype=visual.dtype)
+        own = own.repeat(1, self.max_length)  # (G, T * G)
+        ancestors = torch.zeros_like(own).masked_fill(own == 0, -torch.inf)
+        return Cache(
+            layers=[layer.start(visual, slots) for layer in self.layers],
+            ancestors=ancestors.expand(len(visual), 1, -1, -1).clone(),
+            seen=seen,
+        )
+
+    def step(self, text: Tensor, cache: Cache) -> Tensor:
+        """h_t of the next position, from its input words' F^(R), both `(B, G, d)`."""
+        x = text + self.positions(cache.position, cache.position + 1)
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            x = layer.step(x, kept, cache)
+        cache.position += 1
+        return self.norm(x)
+
+
+class Positions(nn.Module):
+    """Learned positions, on the scale of the embeddings they are added to.
+
+    Args:
+        length: number of positions.
+        d_model: d.
+    """
+
+    def __init__(self, length: int, d_model: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(length, d_model) * d_model**-0.5)
+
+    def forward(self, start: int, end: int) -> Tensor:
+        """Positions `start .. end - 1`, `(end - start, d)`."""
+        return self.table[start:end] * self.table.shape[1] ** 0.5

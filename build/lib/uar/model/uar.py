@@ -1,0 +1,174 @@
+"""UAR (Eq. 1-4) and, by its switches, every variant of Tables 2-4."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uar.core.config import ModelParams
+from uar.core.special_words import BOS, EOS, PAD
+from uar.model.aligner import CrossModalRepresentationAligner
+from uar.model.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
+from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """Sizes that come from the data, not from params.yaml."""
+
+    vocabulary: int  # |V_R|, special words included
+    codebook: int  # |V_I|
+    visual_length: int  # L over all images of a study
+    max_length: int  # T
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the losses need of a forward pass."""
+
+    logits: Tensor  # (B, T, |V_R|)
+    image_global: Tensor  # (B, d), pooled F^(I)
+    report_global: Tensor  # (B, d), pooled F^(R)
+    masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """F of every id, which sees no position (Eq. 6-9): made once for a trained model."""
+
+    image: Tensor | None  # F^(I) (|V_I|, d); None without LSU
+    words: Tensor  # F^(R) (|V_R|, d)
+
+
+class UAR(nn.Module):
+    """Report generator.
+
+    Its visual input is tokens `(B, V, L/V)` int64 with `params.lsu`, else gray pixels
+    `(B, V, H, W)` float in [0, 1]; V is the number of images a study has.
+
+    Args:
+        params: architecture and switches.
+        sizes: vocabulary, codebook and lengths.
+    """
+
+    def __init__(self, params: ModelParams, sizes: ModelSizes) -> None:
+        super().__init__()
+        self.params = params
+        self.sizes = sizes
+        d = params.d_model
+        self.unifier: LatentSpaceUnifier | None = None
+        if params.lsu:
+            self.unifier = LatentSpaceUnifier(sizes.codebook, sizes.vocabulary, d)
+        else:
+            self.resnet = ResNetFeatures(params.resnet, d)
+            self.text_embedding = LookUp(sizes.vocabulary, d)
+        self.aligner: CrossModalRepresentationAligner | None = None
+        if params.integration:
+            self.aligner = CrossModalRepresentationAligner(
+                d, params.heads, params.basis, params.basis_size, params.fusion
+            )
+        self.encoder = Encoder(params, sizes.visual_length)
+        self.decoder = Decoder(params, sizes.max_length, sizes.visual_length)
+        self.head = nn.Linear(d, sizes.vocabulary)  # Eq. 4
+
+    def forward(self, visual: Tensor, report: Tensor, present: Tensor | None = None) -> Output:
+        """Teacher-forced pass.
+
+        Args:
+            visual: tokens or pixels of B studies.
+            report: ids `(B, T + 1)`: BOS, words, EOS, padding.
+            present: `(B, V)` bool, the views that each study has; None: all of them.
+        """
+        inputs = report[:, :-1]
+        image, text = self.features(visual, inputs)  # Eq. 1, 2
+        seen = seen_bias(present, image)
+        states, masks = self.decoder(text, self.encoder(image, seen), seen)  # Eq. 3
+        words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+        return Output(
+            logits=self.head(states),  # Eq. 4
+            image_global=global_image_feature(image, present),
+            report_global=masked_mean(text, words),
+            masks=masks,
+        )
+
+    def features(self, visual: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """F^(I) `(B, L, d)` of tokens or pixels and F^(R) `(B, T, d)` of word ids (Eq. 1, 2).
+
+        Both go through CRA together, so that B̂ becomes keys and values once.
+        """
+        if self.unifier is not None:
+            image, image_rows = distinct(self.unifier.visual, visual.flatten(1))
+        else:
+            image, image_rows = self.resnet(visual), None
+        text, text_rows = distinct(self.text_table, words)
+        if self.aligner is not None:
+            f = self.aligner(torch.cat([image.flatten(0, -2), text]))
+            image, text = f[: -len(text)].view_as(image), f[-len(text) :]
+        image = image if image_rows is None else F.embedding(image_rows, image)
+        return image, F.embedding(text_rows, text)
+
+    @property
+    def text_table(self) -> LookUp:
+        """W_R."""
+        return self.unifier.text if self.unifier is not None else self.text_embedding
+
+    @torch.inference_mode()
+    def tables(self) -> Tables:
+        """F of both vocabularies, for `start` and for the words that `step` takes."""
+        image = self.unifier.visual.all() if self.unifier is not None else None
+        return Tables(
+            image=None if image is None else self._align(image),
+            words=self._align(self.text_table.all()),
+        )
+
+    def image_features(self, visual: Tensor, tables: Tables) -> Tensor:
+        """F^(I) `(B, L, d)` of tokens or pixels, tokens by their table."""
+        if tables.image is not None:
+            return F.embedding(visual.flatten(1), tables.image)
+        return self._align(self.resnet(visual))
+
+    def start(
+        self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None
+    ) -> Cache:
+        """Encode B studies and open the decoder's cache for `beams` beams each."""
+        image = self.image_features(visual, tables)
+        seen = seen_bias(present, image)
+        return self.decoder.start(self.encoder(image, seen), beams, seen)
+
+    def step(self, features: Tensor, cache: Cache) -> Tensor:
+        """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
+        return self.head(self.decoder.step(features, cache)).float()
+
+    def _align(self, e: Tensor) -> Tensor:
+        return e if self.aligner is None else self.aligner(e)
+
+
+def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings E `(N, d)` of ids `(*)`, and which of them is each id's, `(*)`.
+
+    Eager on a CPU: each distinct id once. Elsewhere their number would be a shape that changes from
+    batch to batch (a new compilation, a wait for the device): the whole table, or every token
+    where those are fewer.
+    """
+    if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        found, rows = ids.unique(return_inverse=True)
+        return table(found), rows
+    if table.num_embeddings <= ids.numel():
+        return table.all(), ids
+    return table(ids.flatten()), torch.arange(ids.numel(), device=ids.device).view_as(ids)
+
+
+def global_image_feature(image: Tensor, present: Tensor | None) -> Tensor:
+    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of views that are there."""
+    if present is None:
+        return image.mean(dim=1)
+    return masked_mean(image, tokens_of(present, image))
+
+
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `(B, T, d)` over the positions where `(B, T)` is true."""
+    weights = mask.unsqueeze(-1).to(features.dtype)
+    return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)

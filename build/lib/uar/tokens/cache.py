@@ -1,0 +1,358 @@
+"""The cached token array: images through the dVAE's encoder once, offline.
+
+`(N, V, L)` uint16. View 0 is the whole image resized; views 1..V-1 are seeded random crops of
+training images, standing in for the paper's crop at random in every step (section 4.1).
+Other splits are never cropped: their views 1.. repeat view 0.
+A JSON file beside the array says which encoder made it; readers refuse a cache that does not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from torch import Tensor
+from tqdm import tqdm
+
+from uar.core.config import DVAE_DOWNSAMPLING
+from uar.core.device import autocast, describe
+from uar.core.errors import UserError
+from uar.core.files import existing, read_json, sha256, whole_file, write_json
+from uar.core.prefetch import prefetch
+from uar.data.views import crops_at, read_packed, resize_view
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from uar.tokens.dvae import Dvae
+
+_MEASURED_IMAGES = 32  # behind the agreements in the JSON
+
+
+@dataclass(frozen=True)
+class TokenCacheInfo:
+    """The JSON beside a token array."""
+
+    encoder_sha256: str
+    codebook_size: int
+    image_size: int  # pixels, packed image
+    crop: int  # pixels, encoder's input
+    shape: tuple[int, int, int]  # (N, V, L)
+    dtype: str
+    views: str  # crops | grid
+    seed: int
+    device: str
+    precision: str
+    torch_version: str
+    float32_agreement: float  # share of tokens that the encoder gives in float32 too
+    pixel_crop_agreement: float | None  # of `grid`: share that crops of pixels give too
+
+    @classmethod
+    def load(cls, path: Path) -> TokenCacheInfo:
+        """Read the JSON. Raises UserError if it is not a token cache's."""
+        try:
+            raw = read_json(path)
+            return cls(**{**raw, "shape": tuple(raw["shape"])})
+        except (TypeError, KeyError) as error:
+            raise UserError(
+                f"{path} does not describe a token cache ({error}). Re-run tokenize."
+            ) from None
+
+    @property
+    def agreement(self) -> str:
+        """The agreements in words."""
+        shares = f"{self.float32_agreement:.2%} of them as in float32"
+        if self.pixel_crop_agreement is not None:
+            shares += f"; {self.pixel_crop_agreement:.2%} of the grid's as from crops of pixels"
+        return shares
+
+    def refuse_other_encoder(self, expected_sha256: str, source: str) -> None:
+        """Raise UserError unless `source`'s encoder made this cache."""
+        if self.encoder_sha256 != expected_sha256:
+            raise UserError(
+                f"the token cache was made by encoder {self.encoder_sha256[:12]}, {source} expects "
+                f"encoder {expected_sha256[:12]}. Run the tokenize stage again with that encoder, "
+                "or fetch its tokens with `dvc pull`."
+            )
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of an image are cached.
+
+    Args:
+        kind: `crops` encodes K crops of pixels. `grid` encodes the whole packed image once and cuts
+            K different windows out of its tokens: all of them for the price of one encoding, but
+            each token has seen pixels beyond its window, and windows start at multiples of 8.
+        crops: K, views beside the whole image.
+        crop: pixels, side of the encoder's input.
+        size: pixels, side of a packed image.
+        seed: of the crops; each image's are a function of seed and row alone.
+    """
+
+    kind: Literal["crops", "grid"]
+    crops: int
+    crop: int
+    size: int
+    seed: int
+
+    @property
+    def side(self) -> int:
+        """Tokens along a view's side."""
+        return self.crop // DVAE_DOWNSAMPLING
+
+    @property
+    def encoded(self) -> int:
+        """Images that the encoder sees for one training image."""
+        return 1 + (self.crops if self.kind == "crops" else min(self.crops, 1))
+
+    def corners(self, rows: np.ndarray) -> Tensor:
+        """Top and left of each image's crops, `(N, K, 2)`, in pixels or, for `grid`, in tokens."""
+        draw = self._windows if self.kind == "grid" else self._places
+        drawn = [draw(np.random.Generator(np.random.Philox(key=[self.seed, r]))) for r in rows]
+        return torch.from_numpy(np.array(drawn, dtype=np.int64).reshape(len(rows), self.crops, 2))
+
+    def _places(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.integers(self.size - self.crop + 1, size=(self.crops, 2))
+
+    def _windows(self, generator: np.random.Generator) -> np.ndarray:
+        places = self.size // DVAE_DOWNSAMPLING - self.side + 1
+        drawn = generator.choice(places**2, self.crops, replace=False)
+        return np.stack(np.divmod(drawn, places), axis=1)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A batch of n images, m of them to be cropped, ready for the encoder."""
+
+    cropped: Tensor  # (n,) bool
+    corners: Tensor  # (m, K, 2)
+    pixels: list[Tensor]  # each (*, H, W) float in [0, 1]
+
+
+def _prepare(images: Tensor, rows: np.ndarray, cropped: np.ndarray, views: Views) -> _Prepared:
+    whole, chosen = resize_view(images, views.crop), torch.from_numpy(cropped)
+    corners = views.corners(rows[cropped])
+    if not views.crops or not cropped.any():
+        return _Prepared(torch.zeros_like(chosen), corners[:0], [whole])
+    if views.kind == "grid":
+        return _Prepared(chosen, corners, [whole, images[chosen].float() / 255])
+    crops = crops_at(images[chosen], corners, views.crop).float() / 255
+    return _Prepared(chosen, corners, [torch.cat([whole, crops.flatten(0, 1)])])
+
+
+def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) -> Tensor:
+    """All views of a batch, `(n, 1 + K, L)`."""
+    encoded = [encode(pixels).cpu() for pixels in batch.pixels]
+    whole = encoded[0][: len(batch.cropped)]
+    tokens = whole.unsqueeze(1).repeat(1, 1 + views.crops, 1)
+    if len(batch.corners):
+        if views.kind == "grid":
+            side = views.size // DVAE_DOWNSAMPLING
+            crops = crops_at(encoded[1].unflatten(1, (side, side)), batch.corners, views.side)
+        else:
+            crops = encoded[0][len(whole) :]
+        tokens[batch.cropped, 1:] = crops.reshape(-1, views.crops, whole.shape[1])
+    return tokens
+
+
+@torch.inference_mode()
+def tokenize_images(
+    fabric: Fabric,
+    model: Dvae,
+    images: Path,
+    train_rows: np.ndarray,
+    views: Views,
+    *,
+    batch_size: int,
+    precision: str,
+    out: Path,
+    scratch: Path,
+) -> TokenCacheInfo:
+    """Encode every image's views into `out` and return what its JSON should say.
+
+    Every process encodes and writes its slice. What is done stays in `scratch`: called again after
+    a kill, with any number of processes, the work goes on there. Memory does not grow with N.
+
+    Args:
+        fabric: the processes that share the images out (`uar.core.distributed.launch`).
+        model: the dVAE.
+        images: the packed array, `(N, size, size)` uint8.
+        train_rows: `(N,)` bool, true for images of training studies.
+        views: which views.
+        batch_size: views encoded at once, an image's always together.
+        precision: of the encoder, see `uar.core.device.autocast`; near ties differ in bfloat16.
+        out: `.npy` file, `(N, 1 + K, L)` uint16.
+        scratch: folder of the unfinished array, which every process can write to.
+    """
+    model.to(fabric.device, memory_format=torch.channels_last).eval()
+    count = len(train_rows)
+    per_batch = max(1, batch_size // views.encoded)
+    shape = (count, 1 + views.crops, views.side**2)
+    encoder_sha256 = model.fingerprint()
+    unfinished = UnfinishedArray(scratch, shape, per_batch)
+    remaining = None
+    if fabric.is_global_zero:
+        identity = {
+            **asdict(views),
+            "batch_size": batch_size,
+            "precision": precision,
+            "device": describe(fabric.device),
+            "encoder_sha256": encoder_sha256,
+            "images_sha256": sha256(images),
+            "train_rows_sha256": hashlib.sha256(train_rows.tobytes()).hexdigest(),
+        }
+        remaining = unfinished.open(identity)
+    remaining = fabric.broadcast(remaining)
+    mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank]
+
+    def encode(pixels: Tensor) -> Tensor:
+        with autocast(fabric.device, precision):
+            return model.tokenize(pixels.to(fabric.device, non_blocking=True))
+
+    def prepared() -> Iterator[tuple[int, _Prepared]]:
+        for number in mine.tolist():
+            rows = np.arange(number * per_batch, min((number + 1) * per_batch, count))
+            batch = _prepare(read_packed(images, rows), rows, train_rows[rows], views)
+            if fabric.device.type == "cuda":
+                batch.pixels[:] = [pixels.pin_memory() for pixels in batch.pixels]
+            yield number, batch
+
+    first = fabric.is_global_zero
+    with tqdm(total=len(mine), desc="tokenize", unit="batch", disable=not first) as progress:
+        for number, batch in prefetch(prepared(), fabric.device):
+            unfinished.write(number, _encode(encode, batch, views).numpy())
+            progress.update()
+    fabric.barrier()
+    agreements = None
+    if first:
+        unfinished.move_to(out)
+        agreements = _agreements(fabric, model, images, views, encode, precision)
+    return TokenCacheInfo(
+        encoder_sha256=encoder_sha256,
+        codebook_size=model.codebook_size,
+        image_size=views.size,
+        crop=views.crop,
+        shape=shape,
+        dtype="uint16",
+        views=views.kind,
+        seed=views.seed,
+        device=describe(fabric.device),
+        precision=precision,
+        torch_version=torch.__version__,
+        **fabric.broadcast(agreements),
+    )
+
+
+def _agreements(
+    fabric: Fabric,
+    model: Dvae,
+    images: Path,
+    views: Views,
+    encode: Callable[[Tensor], Tensor],
+    precision: str,
+) -> dict[str, float | None]:
+    """How far the precision and the kind of view change tokens, on images spread over the array."""
+    count = len(np.load(images, mmap_mode="r"))
+    rows = np.arange(0, count, math.ceil(count / _MEASURED_IMAGES))
+    films = read_packed(images, rows)
+    float32, of_pixels = 1.0, None
+
+    def tokens(encode: Callable[[Tensor], Tensor]) -> Tensor:
+        one_by_one = zip(films.split(1), rows[:, None], strict=True)
+        batches = (_prepare(film, row, np.array([True]), views) for film, row in one_by_one)
+        return torch.cat([_encode(encode, batch, views) for batch in batches])
+
+    with autocast(fabric.device, precision):
+        reduced = torch.is_autocast_enabled(fabric.device.type)
+    if reduced:
+        exact = tokens(lambda pixels: model.tokenize(pixels.to(fabric.device)))
+        float32 = (tokens(encode) == exact).float().mean().item()
+    if views.kind == "grid" and views.crops:
+        corners = views.corners(rows) * DVAE_DOWNSAMPLING
+        crops = crops_at(films, corners, views.crop).float() / 255
+        encoded = torch.stack([encode(of_film).cpu() for of_film in crops])  # (N, K, L)
+        of_pixels = (tokens(encode)[:, 1:] == encoded).float().mean().item()
+    return {"float32_agreement": float32, "pixel_crop_agreement": of_pixels}
+
+
+class UnfinishedArray:
+    """A `(N, V, L)` uint16 array that processes fill batch by batch, and that outlives a kill.
+
+    Written through the file, not a mapping: a mapping's written pages count as memory.
+
+    Args:
+        folder: holds the array, a byte for each batch (1: it is whole) and the run's identity.
+        shape: `(N, V, L)`.
+        per_batch: images of a batch.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int], per_batch: int) -> None:
+        self.array, self.done, self.identity = (
+            folder / name for name in ("tokens.npy", "done", "identity.json")
+        )
+        self.shape = shape
+        self.per_batch = per_batch
+
+    def open(self, identity: dict[str, Any]) -> np.ndarray:
+        """Numbers of the batches still to do; another run's array is begun anew."""
+        if self.identity.is_file() and read_json(self.identity) == identity:
+            done = np.fromfile(self.done, dtype=np.uint8)
+            if done.any():
+                tqdm.write(f"going on after {done.sum()} of {len(done)} batches ({self.array})")
+            return np.flatnonzero(done == 0)
+        shutil.rmtree(self.array.parent, ignore_errors=True)
+        self.array.parent.mkdir(parents=True)
+        open_memmap(self.array, mode="w+", dtype=np.uint16, shape=self.shape)
+        batches = math.ceil(self.shape[0] / self.per_batch)
+        self.done.write_bytes(bytes(batches))
+        write_json(self.identity, identity)
+        return np.arange(batches)
+
+    def write(self, number: int, tokens: np.ndarray) -> None:
+        """Put a batch's tokens `(n, V, L)` in their place and mark the batch as done."""
+        size = os.path.getsize(self.array)
+        row_bytes = 2 * self.shape[1] * self.shape[2]
+        start = size - (self.shape[0] - number * self.per_batch) * row_bytes  # after the header
+        for path, offset, content in (
+            (self.array, start, tokens.astype(np.uint16).tobytes()),
+            (self.done, number, b"\x01"),
+        ):
+            with path.open("r+b") as file:
+                file.seek(offset)
+                file.write(content)
+
+    def move_to(self, out: Path) -> None:
+        """Give the whole array its name and remove the folder."""
+        with whole_file(out) as temporary:
+            shutil.move(self.array, temporary)
+        shutil.rmtree(self.array.parent)
+
+
+def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:
+    """Memory-map a token array and check it against its JSON.
+
+    Raises:
+        UserError: the file is absent, or its shape or dtype differ from what the JSON says.
+    """
+    tokens = np.load(existing(path), mmap_mode="r")
+    if (tokens.shape, str(tokens.dtype)) != (info.shape, info.dtype):
+        raise UserError(
+            f"{path} is {tokens.dtype} {tokens.shape}, its JSON says {info.dtype} {info.shape}. "
+            "The two are not of one run: fetch both with `dvc pull` or re-run tokenize."
+        )
+    return tokens
+
+
+def info_as_json(info: TokenCacheInfo) -> dict[str, object]:
+    """What to write beside the array."""
+    return asdict(info)

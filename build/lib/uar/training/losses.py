@@ -1,0 +1,78 @@
+"""Training objectives (Eq. 5, 10, 12, 13).
+
+Each is a mean over a batch. Of a share of a batch (a micro-batch, a process's part) it is the
+share's sum over the whole batch's count, so that the shares add up to the mean.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uar.core.special_words import PAD
+
+
+def language_modeling_loss(logits: Tensor, targets: Tensor, words: int | None = None) -> Tensor:
+    """Eq. 5, as the mean over the batch's words and end tokens.
+
+    Args:
+        logits: `(B, T, |V_R|)`.
+        targets: ids `(B, T)`; padding does not count.
+        words: words and end tokens of the whole batch; None: this is the whole.
+    """
+    total = F.cross_entropy(
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD, reduction="sum"
+    )
+    return total / ((targets != PAD).sum() if words is None else words)
+
+
+def triplet_contrastive_loss(
+    image: Tensor, report: Tensor, report_ids: Tensor, margin: float, studies: int | None = None
+) -> Tensor:
+    """Eq. 10 with each anchor's hardest negative in the batch, both ways; mean over the batch.
+
+    Args:
+        image: global visual features `(B, d)`.
+        report: global textual features `(B, d)`.
+        report_ids: `(B,)`; equal ids mean identical report text, which is never a negative.
+            A negative id marks a row that is no study: neither anchor nor negative.
+        margin: alpha.
+        studies: of the whole batch; None: this is the whole.
+
+    Returns:
+        A scalar. An anchor without any negative adds 0.
+    """
+    similarity = F.normalize(image.float(), dim=-1) @ F.normalize(report.float(), dim=-1).T
+    same_text = report_ids.unsqueeze(0) == report_ids.unsqueeze(1)
+    absent = report_ids < 0
+    excluded = same_text | absent.unsqueeze(0) | absent.unsqueeze(1)
+    negatives = similarity.masked_fill(excluded, -torch.inf)
+    positive = similarity.diagonal()
+    hardest_report = negatives.amax(dim=1)  # <F(I), F-(R)>
+    hardest_image = negatives.amax(dim=0)  # <F-(I), F(R)>
+    loss = F.relu(margin - positive + hardest_report) + F.relu(margin - positive + hardest_image)
+    return loss.sum() / (len(loss) if studies is None else studies)
+
+
+def mask_loss(
+    masks: list[Tensor],
+    targets: Tensor,
+    reduction: Literal["sum", "mean"],
+    studies: int | None = None,
+) -> Tensor:
+    """Eq. 12 over each report's real positions; mean over the batch and the decoder layers.
+
+    Args:
+        masks: sigma(M) of each decoder layer, `(1 or B, T, L)`.
+        targets: ids `(B, T)`; padded positions do not count.
+        reduction: `sum` over T x L as printed, or their `mean`.
+        studies: of the whole batch; None: this is the whole.
+    """
+    real = (targets != PAD).unsqueeze(-1)  # (B, T, 1)
+    terms = torch.stack([((1 - mask.float()) * real).sum(dim=(1, 2)) for mask in masks])  # (N, B)
+    if reduction == "mean":
+        terms = terms / (real.sum(dim=(1, 2)).clamp_min(1) * masks[0].shape[-1])
+    return terms.mean(dim=0).sum() / (len(targets) if studies is None else studies)

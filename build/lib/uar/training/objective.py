@@ -1,0 +1,71 @@
+"""The objective of a stage (Eq. 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from uar.core.config import TrainParams
+from uar.data.batches import Batch
+from uar.model.uar import Output
+from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The weights of Eq. 13 in one stage and the losses' own settings."""
+
+    lambda1: float
+    lambda2: float
+    lambda3: float
+    margin: float
+    mask_reduction: str
+
+    @classmethod
+    def of_stage(cls, params: TrainParams, with_mask: bool) -> Objective:
+        """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5)."""
+        return cls(
+            lambda1=params.lambda1,
+            lambda2=params.lambda2 if params.global_loss else 0.0,
+            lambda3=params.lambda3 if with_mask else 0.0,
+            margin=params.margin,
+            mask_reduction=params.mask_reduction,
+        )
+
+    def __call__(
+        self,
+        model: Callable[[Tensor, Tensor, Tensor | None], Output],
+        batch: Batch,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss (Eq. 13) of a batch, and each term by name.
+
+        Args:
+            gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
+                a study count `ranks` times, so that their mean over the ranks is the whole's.
+        """
+        output = model(batch.visual, batch.report, batch.present)
+        targets = batch.report[:, 1:]
+        ranks = len(batch.report_ids) // len(targets)
+        terms = {
+            "language_modeling": ranks
+            * language_modeling_loss(output.logits, targets, batch.words),
+            "global": triplet_contrastive_loss(
+                gather(output.image_global),
+                gather(output.report_global),
+                batch.report_ids,
+                self.margin,
+                batch.studies,
+            ),
+        }
+        loss = self.lambda1 * terms["language_modeling"]
+        if self.lambda2:
+            loss = loss + self.lambda2 * terms["global"]
+        if output.masks:
+            for reduction in ("sum", "mean"):
+                of_share = mask_loss(output.masks, targets, reduction, batch.studies)
+                terms[f"mask_{reduction}"] = ranks * of_share
+            loss = loss + self.lambda3 * terms[f"mask_{self.mask_reduction}"]
+        return loss, {"loss": loss, **terms}

@@ -1,0 +1,261 @@
+"""One training stage (section 3.5): epochs, validation, selection, and going on after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from uar.core.config import StageParams, TrainParams
+from uar.core.device import autocast, make_deterministic
+from uar.core.distributed import (
+    full_state,
+    gather_rows,
+    load_full_state,
+    whole_parameters,
+)
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+from uar.core.prefetch import prefetch
+from uar.core.schedule import warmup_cosine
+from uar.data.batches import Batch, Share, Studies
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR
+from uar.training.objective import Objective
+from uar.training.validation import Validation
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_READ_EVERY = 50  # steps between readings of the loss, each of which waits for the device
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a stage ends with."""
+
+    best: Checkpoint  # of the epoch that validation chose
+    seconds: float  # of all epochs by the clock, those before a kill included
+
+
+class TrainingStep(nn.Module):
+    """Forward pass and loss of a micro-batch as one module, for DDP or FSDP to wrap.
+
+    Args:
+        compiled: pass the model through `torch.compile`; shapes never change (`Share`).
+    """
+
+    def __init__(
+        self, model: UAR, objective: Objective, fabric: Fabric, precision: str, compiled: bool
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.gather = lambda rows: gather_rows(fabric, rows)
+        self.autocast = lambda: autocast(fabric.device, precision)
+        self.run = torch.compile(model.forward) if compiled else model.forward
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Terms by name, `loss` among them."""
+        with self.autocast():
+            _, terms = self.objective(self.run, batch, self.gather)
+        return terms
+
+
+def train_stage(
+    fabric: Fabric,
+    model: UAR,
+    studies: Studies,
+    validation: Validation,
+    objective: Objective,
+    params: TrainParams,
+    stage: StageParams,
+    *,
+    precision: str,
+    seed: int,
+    encoder_sha256: str | None,
+    scratch: Path,
+    identity: dict[str, Any],
+    on_epoch: Callable[[int, dict[str, float]], None],
+) -> Trained | None:
+    """Train and return the best epoch by `params.select_by` on validation.
+
+    After each epoch everything needed to go on is in `scratch`: called again with the same
+    `identity` after a kill, training goes on there with the same result as if never stopped.
+    Batch order, crops and dropout are functions of seed and epoch (and rank, for dropout).
+
+    Args:
+        fabric: the processes that train together (`uar.core.distributed.launch`).
+        model: changed in place.
+        studies: training split.
+        validation: scores the model after each epoch.
+        objective: Eq. 13.
+        params: optimisation; `batch_size` is of all processes together.
+        stage: epochs and peak learning rate.
+        precision: of the forward pass, see `uar.core.device.autocast`.
+        seed: of batch order, crops and dropout.
+        encoder_sha256: whose tokens the model reads, for the checkpoint.
+        scratch: folder of the resume file, which every process can read.
+        identity: what the run depends on; a resume file of another run is not used.
+        on_epoch: receives each epoch (from 1) and its values; on a resume, the past ones first.
+            Called on rank 0 only.
+
+    Returns:
+        The best epoch on rank 0, None on the others.
+
+    Raises:
+        UserError: the loss is not finite.
+    """
+    make_deterministic(params.deterministic)
+    step = fabric.setup_module(TrainingStep(model, objective, fabric, precision, params.compile))
+    optimizer = make_optimizer(model, params, stage.learning_rate)
+    steps = studies.training_steps(params.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, warmup_cosine(stage.epochs * steps, params.warmup)
+    )
+    resume = scratch / "resume.pt"
+    past: list[dict[str, float]] = []
+    seconds = 0.0
+    best: dict[str, Any] | None = None
+
+    if state := _read_resume(resume, identity):
+        load_full_state(model, optimizer, state["weights"], state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        past, best, seconds = state["past"], state["best"], state["seconds"]
+        if fabric.is_global_zero:
+            tqdm.write(f"going on after epoch {len(past)} of {stage.epochs} ({resume})")
+    fabric.barrier()  # nobody overwrites the file before everybody has read it
+    if fabric.is_global_zero:
+        for epoch, values in enumerate(past, 1):
+            on_epoch(epoch, values)
+
+    for epoch in range(len(past) + 1, stage.epochs + 1):
+        started = time.monotonic()
+        torch.manual_seed(_draw_seed(seed, epoch, 1 + fabric.global_rank))  # dropout
+        order = torch.Generator().manual_seed(_draw_seed(seed, epoch, 0))  # the same on every rank
+        means = train_epoch(
+            fabric, step, optimizer, schedule, studies, params, order, f"epoch {epoch}", stage
+        )
+        with whole_parameters(step):
+            scores = validation(model, objective)
+        weights, optimizer_state = full_state(model, optimizer)
+        values = {f"train/{name}": mean for name, mean in means.items()}
+        values |= {f"val/{name}": value for name, value in scores.items()}
+        values["learning_rate"] = schedule.get_last_lr()[0]
+        past.append(values)
+        seconds += time.monotonic() - started
+        if not fabric.is_global_zero:
+            continue
+        on_epoch(epoch, values)
+        tqdm.write(_line(epoch, values, params.select_by))
+        if best is None or scores[params.select_by] > best["validation"][params.select_by]:
+            best = vars(Checkpoint.of(model, weights, encoder_sha256, epoch, scores))
+        with whole_file(resume) as temporary:
+            torch.save(
+                {
+                    "identity": identity,
+                    "weights": weights,
+                    "optimizer": optimizer_state,
+                    "schedule": schedule.state_dict(),
+                    "past": past,
+                    "best": best,
+                    "seconds": seconds,
+                },
+                temporary,
+            )
+    return Trained(Checkpoint(**best), seconds) if fabric.is_global_zero and best else None
+
+
+def train_epoch(
+    fabric: Fabric,
+    step: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    studies: Studies,
+    params: TrainParams,
+    order: torch.Generator,
+    title: str,
+    stage: StageParams,
+) -> dict[str, float]:
+    """One pass over the training split; each term's mean over the steps."""
+    step.train()
+    steps = studies.training_steps(params.batch_size)
+    share = Share(fabric.global_rank, fabric.world_size, params.accumulate)
+    batches = studies.training_batches(params.batch_size, order, share)
+    if fabric.device.type == "cuda":
+        batches = ([batch.pin_memory() for batch in parts] for parts in batches)
+    sums: dict[str, Tensor] = {}
+    means: dict[str, float] = {}
+    progress = tqdm(
+        prefetch(batches, fabric.device),
+        f"{title}/{stage.epochs}",
+        steps,
+        unit="batch",
+        disable=not fabric.is_global_zero,
+    )
+    for number, parts in enumerate(progress, 1):
+        optimizer.zero_grad(set_to_none=True)
+        for part, batch in enumerate(parts, 1):
+            with fabric.no_backward_sync(step, enabled=part < len(parts)):
+                terms = step(batch.to(fabric.device))
+                fabric.backward(terms["loss"])
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+        nn.utils.clip_grad_norm_(step.parameters(), params.gradient_clip)
+        optimizer.step()
+        schedule.step()
+        if number % _READ_EVERY == 0 or number == steps:
+            totals = fabric.all_reduce(torch.stack(list(sums.values()))).tolist()
+            means = {name: total / number for name, total in zip(sums, totals, strict=True)}
+            if not np.isfinite(means["loss"]):  # not one step's since the epoch began may be
+                raise UserError(
+                    f"{title}: the loss is {means['loss']}. Lower the stage's learning_rate"
+                    f" ({stage.learning_rate}) or model.tir_scale, and run the stage again."
+                )
+            progress.set_postfix(loss=f"{means['loss']:.3f}")
+    return means
+
+
+def _draw_seed(seed: int, epoch: int, stream: int) -> int:
+    """A seed of its own for each stream of each epoch."""
+    sequence = np.random.SeedSequence((seed, epoch, stream))
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+
+
+def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
+    """AdamW; only weight matrices decay: not biases, norms, positions or the refiner's mask."""
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim > 1 and name.endswith("weight") and ".refiner." not in name
+            (decayed if matrix else kept).append(parameter)
+    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        groups,
+        lr=learning_rate,
+        betas=params.betas,
+        weight_decay=params.weight_decay,
+        fused=True,
+    )
+
+
+def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return state if state["identity"] == identity else None
+
+
+def _line(epoch: int, values: dict[str, float], select_by: str) -> str:
+    shown = ["train/loss", "val/loss", "val/BLEU-4", "val/CIDEr", "val/distinct_reports"]
+    if f"val/{select_by}" not in shown:
+        shown.append(f"val/{select_by}")
+    return f"epoch {epoch}: " + ", ".join(f"{name} {values[name]:.4g}" for name in shown)

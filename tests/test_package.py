@@ -1,0 +1,49 @@
+"""What `pip install .` brings, and what `import uar` costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+
+import pytest
+
+import uar
+from tests.conftest import ROOT
+
+
+def test_import_is_light_and_says_its_version() -> None:
+    code = "import sys, uar; print(uar.__version__, sorted({'torch', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == f"{uar.__version__} []"
+
+
+def test_only_uar_is_packaged_with_its_data() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert project["tool"]["setuptools"]["packages"]["find"]["include"] == ["uar*"]
+    listed = project["tool"]["setuptools"]["package-data"]
+    for folder in (ROOT / "uar").rglob("*"):
+        if folder.is_file() and folder.suffix not in (".py", ".pyc"):
+            package = ".".join(folder.parent.relative_to(ROOT).parts)
+            assert any(folder.match(pattern) for pattern in listed.get(package, [])), folder
+            assert files(package).joinpath(folder.name).is_file()
+    for folder in (path.parent for path in (ROOT / "uar").rglob("*.py")):
+        assert (folder / "__init__.py").is_file(), folder
+
+
+def test_a_missing_dall_e_is_one_sentence() -> None:
+    code = "import sys; sys.modules['dall_e'] = None; import uar.tokens.dvae"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert "UserError: the dVAE needs the package dall-e" in done.stderr
+    assert "pip install --no-deps dall-e" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["uar.tokens.cache", "uar.inference.reports", "uar.data.batches"]
+)
+def test_other_modules_do_without_dall_e(module: str) -> None:
+    code = f"import sys; sys.modules['dall_e'] = None; import {module}"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
