@@ -9,14 +9,14 @@ import ast
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from uar.core.errors import UserError
 
-COMMANDS = {  # heading in --help -> package -> modules, each with a function of its own name
+COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {  # heading in --help -> package -> modules, each with a function of its own name
     "Stages": {
         "pipeline.stages": (
             "ingest",
@@ -43,17 +43,17 @@ _MODULES = {
     for package, names in packages.items()
     for name in names
 }
-_STYLE = {"pretty_exceptions_enable": False, "add_completion": False}
+_STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False}
 
 
 class LazyCommands(TyperGroup):
     """The commands by name; one is imported only when it is called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: typer.Context) -> list[str]:
         """Names, in the order of `COMMANDS`."""
         return list(_MODULES)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:
         """A command's name and summary, for --help."""
         if cmd_name not in _MODULES:
             return None
@@ -61,14 +61,14 @@ class LazyCommands(TyperGroup):
         return TyperCommand(cmd_name, help=_summary(module), rich_help_panel=heading)
 
     def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+        self, ctx: typer.Context, args: list[str]
+    ) -> tuple[str | None, Any, list[str]]:
         """The command itself."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(name or ""), rest
 
 
-def load_command(name: str) -> click.Command:
+def load_command(name: str) -> Any:
     """Import a command."""
     module, _ = _MODULES[name]
     alone = typer.Typer(**_STYLE)
