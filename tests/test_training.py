@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from uar.core.config import Params, StageParams, TrainParams, parse_params
+from uar.core.config import DecodeParams, Params, StageParams, TrainParams, parse_params
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.schedule import warmup_cosine
@@ -26,7 +26,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
 from uar.training.stage import Trained, make_optimizer, train_stage
-from uar.training.validation import Validation
+from uar.training.validation import Validation, another_each
 
 REPORTS = [
     "the heart is normal . the lungs are clear .",
@@ -40,7 +40,8 @@ REPORTS = [
 ]
 VOCABULARY = Vocabulary.build(REPORTS, min_count=1)
 CODEBOOK, PER_IMAGE, T = 24, 4, 12
-STAGE = StageParams(epochs=3, learning_rate=3e-3)
+STAGE = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+GREEDY = DecodeParams(beam_size=1, length_penalty=0.0, batch_size=5)
 Logged = list[tuple[int, dict[str, float]]]
 
 
@@ -63,20 +64,29 @@ def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
 
 
 def validation() -> Validation:
-    return Validation(make_studies(), VOCABULARY, 5, launch("cpu"))
+    return Validation(make_studies(), VOCABULARY, GREEDY, launch("cpu"))
 
 
 class Scripted:
-    """A validation that returns given scores and keeps the weights it saw."""
+    """A validation that returns given scores and keeps the weights it saw.
 
-    def __init__(self, *scores: float) -> None:
+    Args:
+        scores: CIDEr of each call.
+        nats: cross-entropy of each call; 50 if not given.
+    """
+
+    def __init__(self, *scores: float, nats: tuple[float, ...] = ()) -> None:
         self.scores = list(scores)
+        self.nats = nats or (50.0,) * len(scores)
         self.weights: list[dict[str, torch.Tensor]] = []
+        self.wrote: list[bool] = []
 
-    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
+    def __call__(self, model: UAR, objective: Objective, write: bool = True) -> dict[str, float]:
         self.weights.append({name: w.clone() for name, w in model.state_dict().items()})
-        score = self.scores[len(self.weights) - 1]
-        return {"loss": 0.0, "BLEU-4": 0.0, "CIDEr": score, "distinct_reports": 1.0}
+        self.wrote.append(write)
+        call = len(self.weights) - 1
+        scores = {"loss": 0.0, "cross_entropy": self.nats[call], "image_gain": 0.0}
+        return scores | ({"CIDEr": self.scores[call]} if write else {})
 
 
 @pytest.fixture
@@ -90,6 +100,8 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
         stage: StageParams = STAGE,
         identity: str = "this run",
         seed: int = 0,
+        number: int = 1,
+        from_start: bool = False,
         kill_at: int | None = None,
         scores: Any = None,
         settings: TrainParams | None = None,
@@ -110,6 +122,8 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
             Objective.of_stage(settings, with_mask=model.params.tir),
             settings,
             stage,
+            number=number,
+            from_start=from_start,
             precision="float32",
             seed=seed,
             encoder_sha256="0" * 64,
@@ -164,9 +178,9 @@ class Counted:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
+    def __call__(self, model: UAR, objective: Objective, write: bool = True) -> dict[str, float]:
         self.calls += 1
-        return validation()(model, objective)
+        return validation()(model, objective, write)
 
 
 def test_a_whole_stage_is_not_trained_again(tiny_params: Params, train: Callable[..., Any]) -> None:
@@ -218,7 +232,7 @@ def test_deterministic_algorithms_are_as_asked(
 
 
 @pytest.mark.parametrize(
-    ("scores", "best"), [((0.1, 0.5, 0.3), 2), ((0.1, 0.2, 0.3), 3), ((0.4, 0.4, 0.4), 1)]
+    ("scores", "best"), [((0.1, 0.5, 0.3), 2), ((0.1, 0.2, 0.3), 3), ((0.4, 0.4, 0.4), 3)]
 )
 def test_validation_picks_the_best_epoch(
     tiny_params: Params, train: Callable[..., Any], scores: tuple[float, ...], best: int
@@ -230,6 +244,66 @@ def test_validation_picks_the_best_epoch(
     assert checkpoint.validation["CIDEr"] == scores[best - 1]
     assert_same_bits(checkpoint.weights, scripted.weights[best - 1])
     assert differ(scripted.weights[0], scripted.weights[1])
+
+
+@pytest.mark.parametrize(
+    ("nats", "best"), [((60.0, 55.0, 58.0), 2), ((60.0, 61.0, 62.0), 1), ((60.0, 60.0, 61.0), 2)]
+)
+def test_equal_scores_are_told_apart_by_cross_entropy_and_then_the_later_wins(
+    tiny_params: Params, train: Callable[..., Any], nats: tuple[float, ...], best: int
+) -> None:
+    """The constant report's CIDEr stays the same for epochs while the model learns."""
+    trained, _ = train(make_model(tiny_params), scores=Scripted(0.4, 0.4, 0.4, nats=nats))
+    assert trained.best.epoch == best
+
+
+@pytest.mark.parametrize(("scores", "best"), [((0.6, 0.5, 0.1, 0.2), 0), ((0.6, 0.5, 0.7, 0), 2)])
+def test_the_starting_model_is_epoch_0(
+    tiny_params: Params, train: Callable[..., Any], scores: tuple[float, ...], best: int
+) -> None:
+    model = make_model(tiny_params)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    scripted = Scripted(*scores)
+    trained, log = train(model, scores=scripted, from_start=True)
+    assert [epoch for epoch, _ in log] == [0, 1, 2, 3]
+    assert not any(name.startswith("train/") for name in log[0][1])
+    assert trained.best.epoch == best
+    assert_same_bits(scripted.weights[0], before)
+    assert_same_bits(trained.best.weights, scripted.weights[best])
+
+
+def test_only_epochs_with_reports_are_candidates(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    settings = tiny_params.train.model_copy(update={"batch_size": 3, "report_every": 2})
+    scripted = Scripted(0.9, 0.1, 0.8, 0.3, 0.2)
+    stage = StageParams(epochs=5, steps=None, learning_rate=3e-3)
+    trained, log = train(make_model(tiny_params), settings=settings, scores=scripted, stage=stage)
+    assert scripted.wrote == [False, True, False, True, True]  # every second, and the last
+    assert ["val/CIDEr" in values for _, values in log] == scripted.wrote
+    assert (trained.best.epoch, trained.best.validation["CIDEr"]) == (4, 0.3)
+
+
+def test_stages_draw_their_own_order_and_dropout(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    ends = []
+    for name, number in (("one", 1), ("again", 1), ("two", 2)):
+        model = make_model(tiny_params)
+        train(model, scratch=name, number=number)
+        ends.append(model.state_dict())
+    assert_same_bits(ends[0], ends[1])
+    assert differ(ends[0], ends[2])
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (3, 1), (4, 2), (9, 3)])
+def test_a_budget_in_steps_ends_with_a_whole_epoch(
+    tiny_params: Params, train: Callable[..., Any], steps: int, epochs: int
+) -> None:
+    stage = StageParams(epochs=7, steps=steps, learning_rate=3e-3)  # 3 steps an epoch
+    _, log = train(make_model(tiny_params), stage=stage)
+    assert len(log) == epochs
+    assert log[-1][1]["learning_rate"] == pytest.approx(0.0, abs=1e-12)
 
 
 def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[..., Any]) -> None:
@@ -246,7 +320,7 @@ def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[...
 def test_stage_two_starts_where_stage_one_ended(
     tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir_mask: str
 ) -> None:
-    stage = StageParams(epochs=8, learning_rate=1e-2)
+    stage = StageParams(epochs=8, steps=None, learning_rate=1e-2)
     trained, _ = train(make_model(tiny_params, tir=False), stage=stage)
     best = trained.best
     assert best.validation["CIDEr"] > 0
@@ -254,7 +328,10 @@ def test_stage_two_starts_where_stage_one_ended(
     model = Checkpoint.load(tmp_path / "stage_one.pt").build(tir=True, tir_mask=tir_mask)
     assert all(layer.refiner is not None for layer in model.decoder.layers)
     objective = Objective.of_stage(tiny_params.train, with_mask=False)
-    assert validation()(model, objective) == pytest.approx(best.validation, abs=1e-5)
+    values = validation()(model, objective)
+    assert values.pop("changed_by_mask") == 0
+    values = {name: value for name, value in values.items() if not name.startswith("mask_")}
+    assert values == pytest.approx(best.validation, abs=1e-4)
 
 
 def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
@@ -262,6 +339,51 @@ def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> N
     checkpoint = Checkpoint.of(model, model.state_dict(), None, 0, {})
     with pytest.raises(UserError, match=r"aligner\.gate"):
         checkpoint.build(fusion="none")
+
+
+# ---- what validation says
+
+
+def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
+    tiny_params: Params,
+) -> None:
+    model = make_model(tiny_params).eval()
+    objective = Objective.of_stage(tiny_params.train, with_mask=False)
+    values = validation()(model, objective, write=False)
+    assert "CIDEr" not in values
+    studies = make_studies()
+
+    def nats(others: list[int]) -> float:
+        """Nats a report, one study at a time and one word at a time."""
+        total = 0.0
+        for study, other in enumerate(others):
+            visual = torch.from_numpy(studies.visual.tokens[studies.rows[other], 0].astype(int))
+            report = studies.reports[study : study + 1]
+            with torch.inference_mode():
+                likely = model(visual.unsqueeze(0), report).logits.log_softmax(-1)[0]
+            words = report[0, 1:]
+            total -= sum(float(likely[t, word]) for t, word in enumerate(words) if word != PAD)
+        return total / len(others)
+
+    own = nats(list(range(8)))
+    assert values["cross_entropy"] == pytest.approx(own, rel=1e-5)
+    others = another_each(8)
+    assert sorted(others.tolist()) == list(range(8))
+    assert not (others == np.arange(8)).any()
+    assert values["image_gain"] == pytest.approx(nats(others.tolist()) - own, abs=1e-4)
+    assert values["image_gain"] != 0
+
+
+def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None:
+    model = make_model(tiny_params, tir=True)
+    settings = tiny_params.train.model_copy(
+        update={"lambda1": 0.5, "lambda2": 2.0, "lambda3": 0.25}
+    )
+    values = validation()(model, Objective.of_stage(settings, with_mask=True), write=False)
+    parts = values["language_modeling"], values["global"], values["mask_sum"]
+    assert values["loss"] == pytest.approx(0.5 * parts[0] + 2 * parts[1] + 0.25 * parts[2])
+    assert all(part > 0 for part in parts)
+    assert values["mask_spread"] == 0  # at the start
 
 
 # ---- optimisation
@@ -272,19 +394,19 @@ def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> N
 def test_only_weight_matrices_decay(tiny_params: Params, tir_mask: str, lsu: bool) -> None:
     model = make_model(tiny_params, tir_mask=tir_mask, lsu=lsu)
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
-    decaying, kept = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-5, 0.0]
+    decaying, kept, masks = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-5, 0.0, 0.0]
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.98)
     parameters = dict(model.named_parameters())
-    assert decaying | kept == {id(p) for p in parameters.values()}
+    assert decaying | kept | masks == {id(p) for p in parameters.values()}
     assert not decaying & kept
+    assert masks == {id(p) for name, p in parameters.items() if ".refiner." in name}
+    assert not masks & (decaying | kept)
 
     for name, parameter in parameters.items():
-        if (
-            ".refiner." in name
-            or name.endswith(("bias", "gain", "positions.table"))
-            or "norm" in name
-        ):
+        if ".refiner." in name:
+            continue
+        if name.endswith(("bias", "gain", "positions.table")) or "norm" in name:
             assert id(parameter) in kept, name
     for name in (
         "head.weight",
@@ -296,6 +418,67 @@ def test_only_weight_matrices_decay(tiny_params: Params, tir_mask: str, lsu: boo
         "unifier.text.weight" if lsu else "text_embedding.weight",
     ):
         assert id(parameters[name]) in decaying, name
+
+
+def trained_with_mask(
+    params: Params, train: Callable[..., Any], **changes: Any
+) -> tuple[UAR, dict[str, float]]:
+    """Stage two on a model that writes something, and its last epoch's values."""
+    start = make_model(params, tir=False)
+    stage = StageParams(epochs=12, steps=None, learning_rate=1e-2)
+    train(start, stage=stage, scratch=f"start {changes}")
+    weights = start.state_dict()
+    model = make_model(params, tir=True)
+    model.load_state_dict(weights, strict=False)
+    settings = params.train.model_copy(update={"batch_size": 3, **changes})
+    stage = StageParams(epochs=6, steps=None, learning_rate=1e-4)
+    _, log = train(
+        model, stage=stage, settings=settings, number=2, from_start=True, scratch=f"two {changes}"
+    )
+    return model, log[-1][1]
+
+
+def test_a_trained_mask_changes_reports(tiny_params: Params, train: Callable[..., Any]) -> None:
+    """In the common group M moves as one, which softmax ignores: it does nothing (Eq. 11, 12)."""
+    _, printed = trained_with_mask(tiny_params, train, mask_learning_rate=None)
+    model, values = trained_with_mask(tiny_params, train, mask_learning_rate=0.05)
+    masks = torch.stack([layer.refiner.mask.detach() for layer in model.decoder.layers])
+    spread = masks[:, : T - 1].std(dim=-1).mean()
+    assert spread > 0.02
+    assert values["val/mask_spread"] == pytest.approx(float(masks.std(dim=-1).mean()), rel=1e-3)
+    assert printed["val/mask_spread"] < 0.1 * values["val/mask_spread"]
+    assert values["val/changed_by_mask"] >= 1
+    assert all(layer.refiner is not None for layer in model.decoder.layers)  # put back
+
+
+def test_the_mask_is_no_part_of_the_clipped_norm(
+    tiny_params: Params, train: Callable[..., Any]
+) -> None:
+    """L_mask's gradient would shrink every other update; as printed it does."""
+    _, printed = trained_with_mask(
+        tiny_params, train, mask_learning_rate=None, gradient_clip=5.0, lambda3=100.0
+    )
+    _, apart = trained_with_mask(
+        tiny_params, train, mask_learning_rate=0.05, gradient_clip=5.0, lambda3=100.0
+    )
+    assert printed["train/clipped"] == 1.0
+    assert apart["train/clipped"] == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_mask_that_moved_as_a_whole_leaves_attention_exact(
+    tiny_params: Params, dtype: torch.dtype
+) -> None:
+    layer = make_model(tiny_params, tir=True).decoder.layers[0]
+    spread = torch.rand(1, T, 8) * 1e-3
+    biases = []
+    for shift in (0.0, 3.0):
+        sigma = torch.sigmoid(torch.full_like(spread, shift)) + spread
+        biases.append(layer._bias(sigma, None).to(dtype).float())
+    expected = layer.mask_scale * (spread - spread.amax(-1, keepdim=True)).unsqueeze(1)
+    tolerance = {"atol": 2e-4} if dtype == torch.float32 else {"rtol": 2**-8, "atol": 2e-4}
+    for bias in biases:
+        torch.testing.assert_close(bias, expected, **{"rtol": 0, **tolerance})
 
 
 def test_a_frozen_resnet_is_not_optimised(tiny_params: Params) -> None:
@@ -416,10 +599,11 @@ def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any
     _, log = train(make_model(tiny_params, tir=True))
     terms = {"loss", "language_modeling", "global", "mask_sum", "mask_mean"}
     metrics = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
+    extra = {"cross_entropy", "image_gain", "distinct_reports", "mask_spread", "changed_by_mask"}
     for _, values in log:
         assert values.keys() == (
-            {f"train/{name}" for name in terms}
-            | {f"val/{name}" for name in metrics | {"loss", "distinct_reports"}}
+            {f"train/{name}" for name in terms | {"clipped"}}
+            | {f"val/{name}" for name in metrics | terms | extra}
             | {"learning_rate"}
         )
         weighted = values["train/language_modeling"] + values["train/global"]
@@ -432,7 +616,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(
     model = make_model(tiny_params)
     with torch.no_grad():
         model.head.bias[5] = torch.nan
-    with pytest.raises(UserError, match="epoch 1: the loss is nan.*learning_rate"):
+    with pytest.raises(UserError, match="epoch 1/3: the loss is nan.*learning_rate"):
         train(model)
 
 
@@ -441,7 +625,7 @@ def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[...
     model = make_model(tiny_params, dropout=0.0, tir=False)
     settings = tiny_params.train.model_copy(update={"batch_size": 8, "lambda2": 0.0})
     scores = Scripted(*[0.0] * epochs)
-    stage = StageParams(epochs=epochs, learning_rate=1e-2)
+    stage = StageParams(epochs=epochs, steps=None, learning_rate=1e-2)
     _, log = train(model, stage=stage, scores=scores, settings=settings)
     losses = [values["train/language_modeling"] for _, values in log]
     assert losses[0] > 2.0
@@ -466,9 +650,11 @@ def test_a_compiled_model_trains_the_same_and_is_compiled_once(
         model = make_model(tiny_params, dropout=0.0, encoder_layers=1, decoder_layers=1)
         scores = Scripted(0.1, 0.2, 0.3)
 
-        def counting(model: UAR, objective: Objective, scores: Scripted = scores) -> Any:
+        def counting(
+            model: UAR, objective: Objective, write: bool, scores: Scripted = scores
+        ) -> Any:
             graphs.append(counters["stats"]["unique_graphs"])
-            return scores(model, objective)
+            return scores(model, objective, write)
 
         train(model, settings=settings, scratch=str(compiled), scores=counting)
         models.append(model.state_dict())

@@ -15,7 +15,7 @@ import yaml
 
 from tests.conftest import ROOT, TINY, override
 from tests.test_training import VOCABULARY, Killed, make_model, make_studies
-from uar.core.config import StageParams, parse_params
+from uar.core.config import DecodeParams, StageParams, parse_params
 from uar.core.distributed import launch
 from uar.tokens.cache import Views, tokenize_images
 from uar.tokens.dvae import Dvae
@@ -59,10 +59,17 @@ def train(
         fabric,
         model,
         make_studies(),
-        Dying(make_studies(), VOCABULARY, 3, fabric),
+        Dying(
+            make_studies(),
+            VOCABULARY,
+            DecodeParams(beam_size=1, length_penalty=0.0, batch_size=3),
+            fabric,
+        ),
         Objective.of_stage(params.train, with_mask=True),
         params.train,
-        StageParams(epochs=3, learning_rate=3e-3),
+        StageParams(epochs=3, steps=None, learning_rate=3e-3),
+        number=2,
+        from_start=False,
         precision="float32",
         seed=0,
         encoder_sha256=None,

@@ -166,7 +166,12 @@ class StageParams(Section):
     """Length and step size of one training stage."""
 
     epochs: int = Field(ge=1)
+    steps: int | None = Field(ge=1)  # in place of epochs
     learning_rate: float = Field(gt=0)
+
+    def epochs_of(self, steps_per_epoch: int) -> int:
+        """Passes over the training split; of a budget in steps, as many as hold it."""
+        return self.epochs if self.steps is None else -(-self.steps // steps_per_epoch)
 
 
 class TrainParams(Section):
@@ -179,6 +184,7 @@ class TrainParams(Section):
     global_loss: bool
     margin: float = Field(ge=0)  # alpha, Eq. 10
     mask_reduction: Literal["sum", "mean"]
+    mask_learning_rate: float | None = Field(gt=0)  # of the mask M; None: the stage's
     two_stage: bool
     stage_one: StageParams
     stage_two: StageParams
@@ -188,6 +194,7 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0)
     select_by: MetricName
+    report_every: int = Field(ge=1)  # epochs
     accumulate: int = Field(ge=1)  # micro-batches of a batch
     compile: bool
     deterministic: bool

@@ -232,13 +232,15 @@ class DecoderLayer(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
-        """k sigma(M) of Eq. 11 for all heads, less a constant, on the tokens that are seen.
+        """k sigma(M) of Eq. 11 for all heads, less each row's maximum, on the tokens that are seen.
 
-        The constant is lost in softmax; without it low precision is exact near sigma(0).
+        Softmax ignores what a row has in common; without it low precision is exact where attention
+        goes, however far training has moved M as a whole.
         """
         if mask is None:
             return seen
-        bias = (self.mask_scale * (mask - 0.5)).unsqueeze(1)
+        largest = mask.detach().amax(dim=-1, keepdim=True)
+        bias = (self.mask_scale * (mask - largest)).unsqueeze(1)
         return bias if seen is None else bias + seen
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -109,6 +111,18 @@ class UAR(nn.Module):
             image, text = f[: -len(text)].view_as(image), f[-len(text) :]
         image = image if image_rows is None else F.embedding(image_rows, image)
         return image, F.embedding(text_rows, text)
+
+    @contextmanager
+    def without_mask(self) -> Iterator[None]:
+        """In here no layer has a mask, which is the same as M = 0 (Eq. 11)."""
+        refiners = [layer.refiner for layer in self.decoder.layers]
+        try:
+            for layer in self.decoder.layers:
+                layer.refiner = None
+            yield
+        finally:
+            for layer, refiner in zip(self.decoder.layers, refiners, strict=True):
+                layer.refiner = refiner
 
     @property
     def text_table(self) -> LookUp:

@@ -46,7 +46,12 @@ class Objective:
             gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
                 a study count `ranks` times, so that their mean over the ranks is the whole's.
         """
-        output = model(batch.visual, batch.report, batch.present)
+        return self.of_output(model(batch.visual, batch.report, batch.present), batch, gather)
+
+    def of_output(
+        self, output: Output, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same of a forward pass that has been made."""
         targets = batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
         terms = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from uar.core.config import StageParams, TrainParams
@@ -78,6 +79,8 @@ def train_stage(
     params: TrainParams,
     stage: StageParams,
     *,
+    number: int,
+    from_start: bool,
     precision: str,
     seed: int,
     encoder_sha256: str | None,
@@ -87,9 +90,13 @@ def train_stage(
 ) -> Trained | None:
     """Train and return the best epoch by `params.select_by` on validation.
 
+    An epoch is a candidate if its reports were scored: every `params.report_every`-th and the last,
+    and epoch 0, the model that the stage starts from, with `from_start`. Of equal scores the lower
+    cross-entropy wins, and then the later epoch.
+
     After each epoch everything needed to go on is in `scratch`: called again with the same
     `identity` after a kill, training goes on there with the same result as if never stopped.
-    Batch order, crops and dropout are functions of seed and epoch (and rank, for dropout).
+    Batch order, crops and dropout are functions of seed, stage and epoch (dropout's of rank too).
 
     Args:
         fabric: the processes that train together (`uar.core.distributed.launch`).
@@ -98,14 +105,16 @@ def train_stage(
         validation: scores the model after each epoch.
         objective: Eq. 13.
         params: optimisation; `batch_size` is of all processes together.
-        stage: epochs and peak learning rate.
+        stage: length and peak learning rate.
+        number: of the stage, 1 or 2, so that no two stages draw the same.
+        from_start: the model is trained already, and may stay the best.
         precision: of the forward pass, see `uar.core.device.autocast`.
         seed: of batch order, crops and dropout.
         encoder_sha256: whose tokens the model reads, for the checkpoint.
         scratch: folder of the resume file, which every process can read.
         identity: what the run depends on; a resume file of another run is not used.
-        on_epoch: receives each epoch (from 1) and its values; on a resume, the past ones first.
-            Called on rank 0 only.
+        on_epoch: receives each epoch (from 1, or 0 with `from_start`) and its values; on a resume,
+            the past ones first. Called on rank 0 only.
 
     Returns:
         The best epoch on rank 0, None on the others.
@@ -117,10 +126,12 @@ def train_stage(
     step = fabric.setup_module(TrainingStep(model, objective, fabric, precision, params.compile))
     optimizer = make_optimizer(model, params, stage.learning_rate)
     steps = studies.training_steps(params.batch_size)
+    epochs = stage.epochs_of(steps)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, warmup_cosine(stage.epochs * steps, params.warmup)
+        optimizer, warmup_cosine(epochs * steps, params.warmup)
     )
     resume = scratch / "resume.pt"
+    first = 0 if from_start else 1
     past: list[dict[str, float]] = []
     seconds = 0.0
     best: dict[str, Any] | None = None
@@ -130,21 +141,26 @@ def train_stage(
         schedule.load_state_dict(state["schedule"])
         past, best, seconds = state["past"], state["best"], state["seconds"]
         if fabric.is_global_zero:
-            tqdm.write(f"going on after epoch {len(past)} of {stage.epochs} ({resume})")
+            tqdm.write(f"going on after epoch {first + len(past) - 1} of {epochs} ({resume})")
     fabric.barrier()  # nobody overwrites the file before everybody has read it
     if fabric.is_global_zero:
-        for epoch, values in enumerate(past, 1):
+        for epoch, values in enumerate(past, first):
             on_epoch(epoch, values)
 
-    for epoch in range(len(past) + 1, stage.epochs + 1):
+    for epoch in range(first + len(past), epochs + 1):
         started = time.monotonic()
-        torch.manual_seed(_draw_seed(seed, epoch, 1 + fabric.global_rank))  # dropout
-        order = torch.Generator().manual_seed(_draw_seed(seed, epoch, 0))  # the same on every rank
-        means = train_epoch(
-            fabric, step, optimizer, schedule, studies, params, order, f"epoch {epoch}", stage
-        )
+        means: dict[str, float] = {}
+        if epoch:
+            torch.manual_seed(_draw_seed(seed, number, epoch, 1 + fabric.global_rank))  # dropout
+            order = torch.Generator()  # the same on every rank
+            order.manual_seed(_draw_seed(seed, number, epoch, 0))
+            title = f"epoch {epoch}/{epochs}"
+            means = train_epoch(
+                fabric, step, optimizer, schedule, studies, params, order, title, stage
+            )
+        written = epoch % params.report_every == 0 or epoch == epochs
         with whole_parameters(step):
-            scores = validation(model, objective)
+            scores = validation(model, objective, written)
         weights, optimizer_state = full_state(model, optimizer)
         values = {f"train/{name}": mean for name, mean in means.items()}
         values |= {f"val/{name}": value for name, value in scores.items()}
@@ -155,7 +171,7 @@ def train_stage(
             continue
         on_epoch(epoch, values)
         tqdm.write(_line(epoch, values, params.select_by))
-        if best is None or scores[params.select_by] > best["validation"][params.select_by]:
+        if written and (best is None or _beats(scores, best["validation"], params.select_by)):
             best = vars(Checkpoint.of(model, weights, encoder_sha256, epoch, scores))
         with whole_file(resume) as temporary:
             torch.save(
@@ -173,6 +189,12 @@ def train_stage(
     return Trained(Checkpoint(**best), seconds) if fabric.is_global_zero and best else None
 
 
+def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
+    """Whether a later epoch is better: higher score, or as high with no higher cross-entropy."""
+    later, earlier = ((of[select_by], -of["cross_entropy"]) for of in (scores, best))
+    return later >= earlier
+
+
 def train_epoch(
     fabric: Fabric,
     step: nn.Module,
@@ -184,8 +206,15 @@ def train_epoch(
     title: str,
     stage: StageParams,
 ) -> dict[str, float]:
-    """One pass over the training split; each term's mean over the steps."""
+    """One pass over the training split.
+
+    Returns:
+        Each term's mean over the steps, and `clipped`, the share of steps whose gradient was
+        longer than `params.gradient_clip`.
+    """
     step.train()
+    own_rate = set(map(id, _masks(step))) if params.mask_learning_rate is not None else set()
+    clipped_ones = [weight for weight in step.parameters() if id(weight) not in own_rate]
     steps = studies.training_steps(params.batch_size)
     share = Share(fabric.global_rank, fabric.world_size, params.accumulate)
     batches = studies.training_batches(params.batch_size, order, share)
@@ -195,7 +224,7 @@ def train_epoch(
     means: dict[str, float] = {}
     progress = tqdm(
         prefetch(batches, fabric.device),
-        f"{title}/{stage.epochs}",
+        title,
         steps,
         unit="batch",
         disable=not fabric.is_global_zero,
@@ -208,7 +237,9 @@ def train_epoch(
                 fabric.backward(terms["loss"])
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
-        nn.utils.clip_grad_norm_(step.parameters(), params.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(clipped_ones, params.gradient_clip)
+        whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        sums["clipped"] = sums.get("clipped", 0) + (whole > params.gradient_clip).float()
         optimizer.step()
         schedule.step()
         if number % _READ_EVERY == 0 or number == steps:
@@ -223,21 +254,32 @@ def train_epoch(
     return means
 
 
-def _draw_seed(seed: int, epoch: int, stream: int) -> int:
-    """A seed of its own for each stream of each epoch."""
-    sequence = np.random.SeedSequence((seed, epoch, stream))
+def _draw_seed(seed: int, stage: int, epoch: int, stream: int) -> int:
+    """A seed of its own for each stream of each epoch of each stage."""
+    sequence = np.random.SeedSequence((seed, stage, epoch, stream))
     return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW; only weight matrices decay: not biases, norms, positions or the refiner's mask."""
+    """AdamW; only weight matrices decay: not biases, norms, positions or the refiner's mask.
+
+    The mask's parameters are a group of their own with `params.mask_learning_rate`. L_mask as a sum
+    (Eq. 12) pulls all entries of M alike, with a gradient many times as long as the rest's: in the
+    common group M moves as one, which softmax ignores, and clipping stops everything else.
+    """
+    masks = _masks(model)
+    own_rate = set(map(id, masks))
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim > 1 and name.endswith("weight") and ".refiner." not in name
+        if parameter.requires_grad and id(parameter) not in own_rate:
+            matrix = parameter.ndim > 1 and name.endswith("weight")
             (decayed if matrix else kept).append(parameter)
-    groups = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+    if masks:
+        rate = params.mask_learning_rate
+        own = {"lr": learning_rate if rate is None else rate}
+        groups.append({"params": masks, "weight_decay": 0.0, **own})
     return torch.optim.AdamW(
         groups,
         lr=learning_rate,
@@ -245,6 +287,11 @@ def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> tor
         weight_decay=params.weight_decay,
         fused=True,
     )
+
+
+def _masks(module: nn.Module) -> list[nn.Parameter]:
+    """The refiners' parameters."""
+    return [weight for name, weight in module.named_parameters() if ".refiner." in name]
 
 
 def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -255,7 +302,11 @@ def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _line(epoch: int, values: dict[str, float], select_by: str) -> str:
-    shown = ["train/loss", "val/loss", "val/BLEU-4", "val/CIDEr", "val/distinct_reports"]
+    shown = [
+        *("train/loss", "val/cross_entropy", "val/image_gain", "val/BLEU-4", "val/CIDEr"),
+        "val/distinct_reports",
+    ]
     if f"val/{select_by}" not in shown:
         shown.append(f"val/{select_by}")
-    return f"epoch {epoch}: " + ", ".join(f"{name} {values[name]:.4g}" for name in shown)
+    known = [f"{name} {values[name]:.4g}" for name in shown if name in values]
+    return f"epoch {epoch}: " + ", ".join(known)

@@ -2,64 +2,124 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
+from uar.core.config import DecodeParams
 from uar.core.distributed import gather_objects
-from uar.data.batches import Share, Studies
+from uar.data.batches import Batch, Share, Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
-from uar.model.uar import UAR
+from uar.model.uar import UAR, Output, Tables
+from uar.training.losses import report_cross_entropy
 from uar.training.objective import Objective
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+@dataclass
+class _Part:
+    """What one batch gives: sums over its studies, and its reports."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    written: list[str] = field(default_factory=list)
+    without_mask: list[str] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Validation:
-    """Greedy reports for a split, scored under the `r2gen` protocol without METEOR.
+    """What a model in training makes of a split.
 
     Args:
         studies: the validation split.
         vocabulary: V_R.
-        batch_size: studies decoded at once.
+        params: how reports are written, as for the test split.
         fabric: the processes that share the batches out.
     """
 
     studies: Studies
     vocabulary: Vocabulary
-    batch_size: int
+    params: DecodeParams
     fabric: Fabric
 
-    def __call__(self, model: UAR, objective: Objective) -> dict[str, float]:
-        """`loss`, every metric, and `distinct_reports`; the same on every rank."""
+    def __call__(self, model: UAR, objective: Objective, write: bool = True) -> dict[str, float]:
+        """The same on every rank.
+
+        Args:
+            write: write reports too, and score them.
+
+        Returns:
+            `loss` and each of its terms (Eq. 13; `global` over batches of the decoding's size);
+            `cross_entropy`, nats of a report, and `image_gain`: how many more it is with another
+            study's images; with masks `mask_spread`, the deviation of M over a row's visual tokens.
+            With `write` also the scores of the `r2gen` protocol without METEOR,
+            `distinct_reports`, and with masks `changed_by_mask`: reports that M = 0 changes.
+        """
         model.eval()
         share = Share(self.fabric.global_rank, self.fabric.world_size)
-        tables = model.tables()
-        mine: list[tuple[float, list[str]]] = []  # of each batch
+        batches = self.studies.batches(self.params.batch_size, share)
+        others = self.studies.with_images_of(another_each(len(self.studies)))
+        strangers = others.batches(self.params.batch_size, share)
         with torch.inference_mode():
-            for batch in self.studies.batches(self.batch_size, share):
-                batch = batch.to(self.fabric.device)
-                loss = float(objective(model, batch)[0]) * len(batch.report)
-                reports = generate(
-                    model, batch.visual, beam_size=1, tables=tables, present=batch.present
-                )
-                mine.append((loss, [self.vocabulary.decode(report.ids) for report in reports]))
+            tables = model.tables()
+            mine = []
+            for batch, stranger in zip(batches, strangers, strict=True):
+                batch, stranger = batch.to(self.fabric.device), stranger.to(self.fabric.device)
+                part = _Part()
+                output = model(batch.visual, batch.report, batch.present)
+                self._measure(part, objective, output, batch)
+                output = model(stranger.visual, stranger.report, stranger.present)
+                nats = report_cross_entropy(output.logits, stranger.report[:, 1:])
+                part.sums["image_gain"] = float(nats.sum()) - part.sums["cross_entropy"]
+                if write:
+                    part.written = self._write(model, batch, tables)
+                    if output.masks:
+                        with model.without_mask():
+                            part.without_mask = self._write(model, batch, tables)
+                mine.append(part)
         parts = gather_objects(self.fabric, mine)
-        batches = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
-        values = self._score(batches) if self.fabric.is_global_zero else {}
+        ordered = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
+        values = self._values(ordered) if self.fabric.is_global_zero else {}
         return self.fabric.broadcast(values)
 
-    def _score(self, batches: list[tuple[float, list[str]]]) -> dict[str, float]:
-        texts = [text for _, written in batches for text in written]
-        references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
-        scores = score(references, texts)
-        return {
-            "loss": sum(loss for loss, _ in batches) / len(self.studies),
-            **{name: float(value) for name, value in scores.items() if value is not None},
-            "distinct_reports": float(len(set(texts))),
+    def _measure(self, part: _Part, objective: Objective, output: Output, batch: Batch) -> None:
+        targets = batch.report[:, 1:]
+        _, terms = objective.of_output(output, batch)
+        for name, term in terms.items():
+            part.sums[name] += float(term) * len(targets)
+        part.sums["cross_entropy"] = float(report_cross_entropy(output.logits, targets).sum())
+        if output.masks:
+            spreads = [mask.float().logit(eps=1e-6).std(dim=-1).mean() for mask in output.masks]
+            part.sums["mask_spread"] = float(torch.stack(spreads).mean()) * len(targets)
+
+    def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
+        beams, penalty = self.params.beam_size, self.params.length_penalty
+        reports = generate(model, batch.visual, beams, penalty, tables, batch.present)
+        return [self.vocabulary.decode(report.ids) for report in reports]
+
+    def _values(self, parts: list[_Part]) -> dict[str, float]:
+        values = {
+            name: sum(part.sums[name] for part in parts) / len(self.studies)
+            for name in parts[0].sums
         }
+        texts = [text for part in parts for text in part.written]
+        if texts:
+            references = [self.vocabulary.decode(row) for row in self.studies.reports.tolist()]
+            values |= {name: float(value) for name, value in score(references, texts).items()}
+            values["distinct_reports"] = float(len(set(texts)))
+        plain = [text for part in parts for text in part.without_mask]
+        if plain:
+            changed = sum(text != other for text, other in zip(texts, plain, strict=True))
+            values["changed_by_mask"] = float(changed)
+        return values
+
+
+def another_each(studies: int) -> np.ndarray:
+    """A study for each that is another one, always the same: half the split further on."""
+    return (np.arange(studies) + max(1, studies // 2)) % studies
