@@ -1,1 +1,0 @@
-"""What every room needs: configuration, errors, files, devices, processes."""

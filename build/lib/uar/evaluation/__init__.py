@@ -1,1 +1,0 @@
-"""Predictions to scores: metrics, protocols, intervals, baselines, clinical agreement, the page."""

@@ -1,1 +1,0 @@
-"""Clinical efficacy: the observations that generated and reference reports assert."""

@@ -1,1 +1,0 @@
-"""UAR: Latent Space Unifier, Cross-modal Representation Aligner, Text-to-Image Refiner (§3)."""
