@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import Comparison, machine, row, seconds
-from benchmarks.iu_xray import WORDS, iu_xray_params, make_model
+from benchmarks.iu_xray import WORDS, iu_xray_params, make_model, tokens_per_image
 from uar.core.config import Params
 from uar.core.distributed import launch
 from uar.data.batches import Studies, TokenSource
@@ -31,7 +31,7 @@ def random_studies(params: Params, count: int) -> Studies:
     """Studies of random tokens and random words."""
     generator = np.random.default_rng(0)
     per_study = params.dataset.images_per_study
-    shape = count * per_study, 1 + params.tokenize.crops, params.image.tokens
+    shape = count * per_study, 1 + params.tokenize.crops, tokens_per_image(params)
     tokens = generator.integers(params.dvae.codebook_size, size=shape, dtype=np.uint16)
     words = [f"word{number}" for number in range(700)]
     reports = [" ".join(generator.choice(words, WORDS)) for _ in range(count)]

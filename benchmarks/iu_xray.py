@@ -27,13 +27,18 @@ def iu_xray_params(preset: str = "iu_xray_small") -> Params:
     return parse_params(raw, preset)
 
 
+def tokens_per_image(params: Params) -> int:
+    """L / V: tokens of one view (section 3.2)."""
+    return (params.image.crop // params.dvae.stride) ** 2
+
+
 def make_model(params: Params, device: torch.device, **changes: Any) -> UAR:
     """A random model, in training mode; `changes` are `model` parameters that differ."""
     torch.manual_seed(params.seed)
     sizes = ModelSizes(
         vocabulary=VOCABULARY,
         codebook=params.dvae.codebook_size,
-        visual_length=params.dataset.images_per_study * params.image.tokens,
+        visual_length=params.dataset.images_per_study * tokens_per_image(params),
         max_length=params.report.max_length,
     )
     switches = params.model.model_copy(update=changes)
@@ -43,7 +48,7 @@ def make_model(params: Params, device: torch.device, **changes: Any) -> UAR:
 def make_visual(params: Params, studies: int, device: torch.device) -> Tensor:
     """Visual tokens `(studies, V, L/V)`, uniform over the codebook: more distinct than films'."""
     generator = torch.Generator().manual_seed(params.seed)
-    shape = studies, params.dataset.images_per_study, params.image.tokens
+    shape = studies, params.dataset.images_per_study, tokens_per_image(params)
     return torch.randint(params.dvae.codebook_size, shape, generator=generator).to(device)
 
 

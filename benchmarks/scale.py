@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, seconds
-from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
+from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, tokens_per_image
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
 from uar.tokens.cache import Views
@@ -100,10 +100,10 @@ def main(
         hours = count * each / (per_second * rate) / 3600
         print(f"| {what} | {count:,.0f} | {each:.3g} | {count * each:.3g} | {hours:,.2f} |")
 
-    views = Views("crops", crops, crop, size, 0).encoded
+    views = Views("crops", crops, crop, size, params.dvae.stride, 0).encoded
     line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding_rate)
     larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image
-    every = params.image.token_windows
+    every = ((size - crop) // params.dvae.stride + 1) ** 2
     line(f"tokenize, `grid`, K to {every}: views", FILMS * (1 + larger), per_view, encoding_rate)
     for name, stage in (("one", params.train.stage_one), ("two", params.train.stage_two)):
         label = f"train stage {name}, {stage.epochs} epochs: studies"
@@ -112,8 +112,8 @@ def main(
     print("\n| file | shape | GB |\n|---|---|---|")
     for name, shape, item in (
         ("data/images.npy", (FILMS, size, size), 1),
-        ("data/tokens.npy", (FILMS, 1 + crops, params.image.tokens), 2),
-        ("data/tokens.npy, `grid`, all", (FILMS, 1 + every, params.image.tokens), 2),
+        ("data/tokens.npy", (FILMS, 1 + crops, tokens_per_image(params)), 2),
+        ("data/tokens.npy, `grid`, all", (FILMS, 1 + every, tokens_per_image(params)), 2),
         ("models/stage_two.pt", (parameters,), 4),
         (".resume/stage_two: weights, AdamW, best", (parameters, 4), 4),
     ):

@@ -13,7 +13,13 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.common import machine, seconds
-from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, make_visual
+from benchmarks.iu_xray import (
+    iu_xray_params,
+    make_batch,
+    make_model,
+    make_visual,
+    tokens_per_image,
+)
 from benchmarks.step import training_step
 from uar.core.config import Params
 from uar.core.device import resolve_device
@@ -35,7 +41,7 @@ def by_tokens(params: Params, device: torch.device) -> dict[int, float]:
     for crop in CROPS:
         image = params.image.model_copy(update={"crop": crop, "size": max(crop, 128)})
         changed = params.model_copy(update={"image": image})
-        length = params.dataset.images_per_study * image.tokens
+        length = params.dataset.images_per_study * tokens_per_image(changed)
         times[length] = fastest(training_step(changed, device, params.precision))
     return times
 

@@ -60,7 +60,14 @@ def speed(folder: Path) -> None:
     """Rows against the encoder alone and against the plain loop."""
     device = resolve_device("auto")
     params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
-    views = Views("crops", params.tokenize.crops, params.image.crop, params.image.size, 0)
+    views = Views(
+        "crops",
+        params.tokenize.crops,
+        params.image.crop,
+        params.image.size,
+        params.dvae.stride,
+        0,
+    )
     batch = params.tokenize.batch_size // views.encoded * views.encoded
     torch.manual_seed(0)
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden).to(device).eval()

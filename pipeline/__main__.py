@@ -16,7 +16,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from uar.core.errors import UserError
 
-COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {  # heading in --help -> package -> modules, each with a function of its own name
+COMMANDS: dict[
+    str, dict[str, tuple[str, ...]]
+] = {  # heading in --help -> package -> modules, each with a function of its own name
     "Stages": {
         "pipeline.stages": (
             "ingest",

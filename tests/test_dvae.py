@@ -17,10 +17,10 @@ from uar.tokens.dvae import (
     Dvae,
     load_dvae,
     logit_laplace,
-    reconstruction_quality,
     spread_codes,
     train_dvae,
 )
+from uar.tokens.tokenizer import reconstruction_quality
 
 
 @pytest.fixture(scope="module")

@@ -525,6 +525,7 @@ EXEMPT = {
     "uar/core/config.py",  # types of the parameters, which dvc.yaml lists key by key
     "uar/core/errors.py",  # wording of refusals
     "uar/core/files.py",  # how a file is written, not what
+    "uar/core/progress.py",  # what is shown of work
 }
 STUDY = "uar/data/study.py"  # beside ingest: names of splits and columns, wording of refusals
 VALIDATION = ("uar/inference/", "uar/evaluation/")  # of training: what dvc.yaml says of it
@@ -574,21 +575,31 @@ def used_files(path: str, name: str, seen: set[tuple[str, str]]) -> set[str]:
     files = {path}
     for node in definitions(path).get(name, []):
         if isinstance(node, ast.ImportFrom):
-            source = module_file(node.module or "")
-            for alias in node.names:
-                if source is None or (alias.asname or alias.name) != name:
-                    continue
-                submodule = module_file(f"{node.module}.{alias.name}")
-                if submodule is not None and (ROOT / submodule).is_file():
-                    files |= {submodule}.union(
-                        *(used_files(submodule, n, seen) for n in definitions(submodule))
-                    )
-                else:
-                    files |= used_files(source, alias.name, seen)
+            files |= imported_files(node, name, seen)
         elif not isinstance(node, ast.Import):
             for mentioned in ast.walk(node):
                 if isinstance(mentioned, ast.Name) and mentioned.id in definitions(path):
                     files |= used_files(path, mentioned.id, seen)
+                elif isinstance(mentioned, ast.ImportFrom):  # within a function
+                    for alias in mentioned.names:
+                        files |= imported_files(mentioned, alias.asname or alias.name, seen)
+    return files
+
+
+def imported_files(node: ast.ImportFrom, name: str, seen: set[tuple[str, str]]) -> set[str]:
+    """Files behind the name that an import statement binds."""
+    files: set[str] = set()
+    source = module_file(node.module or "")
+    for alias in node.names:
+        if source is None or (alias.asname or alias.name) != name:
+            continue
+        submodule = module_file(f"{node.module}.{alias.name}")
+        if submodule is not None and (ROOT / submodule).is_file():
+            files |= {submodule}.union(
+                *(used_files(submodule, n, seen) for n in definitions(submodule))
+            )
+        else:
+            files |= used_files(source, alias.name, seen)
     return files
 
 

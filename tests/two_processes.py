@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 TRAIN_ROWS = np.arange(11) % 3 != 2
-VIEWS = Views("crops", crops=2, crop=16, size=24, seed=5)
+VIEWS = Views("crops", crops=2, crop=16, size=24, stride=8, seed=5)
 
 
 def train(

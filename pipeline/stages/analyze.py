@@ -27,7 +27,7 @@ from uar.inference.features import paired_features
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.tokens.dvae import load_dvae, reconstruction_quality
+from uar.tokens.tokenizer import load_tokenizer, reconstruction_quality
 
 SPLIT = "the validation split"
 ONE, TWO = "stage one", "stage two"
@@ -167,7 +167,7 @@ def reconstruct(validation: Validation) -> dict[str, Any] | None:
     if not validation.params.model.lsu:
         skip("figure6_reconstruction", "the model sees pixels (model.lsu: false)")
         return None
-    dvae = load_dvae(paths.DVAE_ENCODER, paths.DVAE_DECODER).eval()
+    dvae = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER).eval()
     dvae.to(resolve_device(validation.params.device))
     device = next(dvae.parameters()).device
     views = [(i, v) for i in validation.samples for v in np.flatnonzero(validation.present[i])]

@@ -1,44 +1,42 @@
-"""The dVAE: trained on the training images, or brought in from files."""
+"""The tokenizer: trained on the training images, or brought in from files."""
 
+from __future__ import annotations
+
+import logging
 import math
+from collections.abc import Iterable, Mapping
 
 import torch
-from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
-from uar.core.config import load_params
+from uar.core.config import Params, load_params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
 from uar.data.views import resize_view
-from uar.tokens.dvae import Dvae, load_dvae, reconstruction_quality, train_dvae
+from uar.tokens.distilled import DistilledTokenizer, fit_codes, train_decoder
+from uar.tokens.dvae import Dvae, train_dvae
+from uar.tokens.networks import load_network
+from uar.tokens.tokenizer import Tokenizer, load_tokenizer, reconstruction_quality
 
 _MEASURED_IMAGES = 256
+_STEPS_A_LINE = 50
+
+log = logging.getLogger(__name__)
 
 
 def dvae() -> None:
-    """Train the dVAE on the training images, or take its weights from files."""
+    """Train what makes the visual tokens on the training images, or take its weights from files."""
     params = load_params(paths.PARAMS)
     images = open_images()
     train_rows = image_rows(params, "train").ravel()
-    if params.dvae.source == "train":
+    if params.dvae.source in ("train", "distill"):
         seed_everything(params.seed)
-        model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
-        steps = train_dvae(
-            model,
-            torch.from_numpy(images[train_rows]),
-            params.dvae.train,
-            resolve_device(params.device),
-            params.precision,
-            params.seed,
-        )
-        for number, values in enumerate(steps, 1):
-            if number % 50 == 0:
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-                tqdm.write(f"step {number}: {shown}")
+        train = {"train": _train, "distill": _distill}[params.dvae.source]
+        model = train(torch.from_numpy(images[train_rows]), params)
     else:
         assert params.dvae.encoder is not None and params.dvae.decoder is not None
-        model = load_dvae(
+        model = load_tokenizer(
             paths.untracked(params.dvae.encoder), paths.untracked(params.dvae.decoder)
         )
     model.cpu().save(paths.DVAE_ENCODER, paths.DVAE_DECODER)
@@ -48,3 +46,29 @@ def dvae() -> None:
     summary = reconstruction_quality(model, pixels)
     write_json(paths.DVAE_SUMMARY, summary)
     print("dvae: " + ", ".join(f"{name} {value:.4g}" for name, value in summary.items()))
+
+
+def _train(images: torch.Tensor, params: Params) -> Tokenizer:
+    model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
+    device = resolve_device(params.device)
+    _run(train_dvae(model, images, params.dvae.train, device, params.precision, params.seed))
+    return model
+
+
+def _distill(images: torch.Tensor, params: Params) -> Tokenizer:
+    chosen, device = params.dvae.distill, resolve_device(params.device)
+    weights = None if chosen.weights is None else paths.untracked(chosen.weights)
+    model = DistilledTokenizer(
+        load_network(weights), params.dvae.codebook_size, chosen.components, params.dvae.hidden
+    ).to(device)
+    views = torch.cat([resize_view(part, params.image.crop) for part in images.split(64)])
+    fit_codes(model, views, chosen, params.seed)
+    _run(train_decoder(model, views, params.dvae.train, device, params.precision, params.seed))
+    return model
+
+
+def _run(steps: Iterable[Mapping[str, float]]) -> None:
+    for number, values in enumerate(steps, 1):
+        if number % _STEPS_A_LINE == 0:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            log.info("step %d: %s", number, shown)

@@ -8,7 +8,7 @@ from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
 from uar.tokens.cache import Views, info_as_json, tokenize_images
-from uar.tokens.dvae import load_dvae
+from uar.tokens.tokenizer import load_tokenizer
 
 
 def tokenize() -> None:
@@ -18,9 +18,10 @@ def tokenize() -> None:
     count, size, _ = open_images().shape
     in_training = np.zeros(count, dtype=bool)
     in_training[image_rows(params, "train").ravel()] = True
+    tokenizer = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER)
     info = tokenize_images(
         fabric,
-        load_dvae(paths.DVAE_ENCODER, paths.DVAE_DECODER),
+        tokenizer,
         paths.IMAGES,
         in_training,
         Views(
@@ -28,6 +29,7 @@ def tokenize() -> None:
             crops=params.tokenize.crops,
             crop=params.image.crop,
             size=size,
+            stride=tokenizer.stride,
             seed=params.seed,
         ),
         batch_size=params.tokenize.batch_size,

@@ -12,6 +12,7 @@ from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
 from uar.model.uar import UAR
+from uar.tokens.tokenizer import read_code_vectors
 
 
 def train_stage_one(
@@ -25,6 +26,8 @@ def train_stage_one(
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
     if not params.model.lsu and params.model.resnet.weights != "none":
         model.resnet.load_pretrained(str(paths.untracked(params.model.resnet.weights)))
+    if params.model.lsu and params.model.token_embedding == "codes":
+        model.unifier.start_from_codes(read_code_vectors(paths.DVAE_ENCODER))
     if not params.train.two_stage:
         if fabric.is_global_zero:
             save_untrained(model, inputs, "stage_one", fabric, paths.STAGE_ONE)

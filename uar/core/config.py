@@ -17,7 +17,7 @@ from uar.core.errors import UserError
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
-DVAE_DOWNSAMPLING = 8  # M, section 3.2: fixed by the dVAE's three poolings
+STRIDE = {"distill": 16}  # M (section 3.2) by `dvae.source`; of a dVAE, with its three poolings, 8
 
 
 class Section(BaseModel):
@@ -53,23 +53,13 @@ class ImageParams(Section):
     """Pixels of the packed array and of the model's input (section 4.1, Settings)."""
 
     size: int = Field(ge=16)
-    crop: int = Field(ge=8, multiple_of=DVAE_DOWNSAMPLING)
+    crop: int = Field(ge=8, multiple_of=8)
 
     @model_validator(mode="after")
     def _crop_fits(self) -> ImageParams:
         if self.crop > self.size:
             raise ValueError(f"crop {self.crop} is larger than size {self.size}")
         return self
-
-    @property
-    def tokens(self) -> int:
-        """Visual tokens of one image: L = HW / M^2 (section 3.2)."""
-        return (self.crop // DVAE_DOWNSAMPLING) ** 2
-
-    @property
-    def token_windows(self) -> int:
-        """Crops of the whole image's grid of tokens: places of a window, both ways."""
-        return ((self.size - self.crop) // DVAE_DOWNSAMPLING + 1) ** 2
 
 
 class ReportParams(Section):
@@ -90,26 +80,40 @@ class DvaeTrainParams(Section):
 
     steps: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    crop: int = Field(ge=8, multiple_of=DVAE_DOWNSAMPLING)  # pixels
+    crop: int = Field(ge=8, multiple_of=8)  # pixels
     learning_rate: float = Field(gt=0)
     encoder_rate: float = Field(ge=0)  # of learning_rate
     kl_weight: float = Field(ge=0)
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
 
 
-class DvaeParams(Section):
-    """The discrete variational autoencoder behind the visual tokens (section 3.2)."""
+class DistillParams(Section):
+    """Codes of a pretrained network's features (Peng et al. 2022), for `dvae.source: distill`."""
 
-    source: Literal["train", "openai", "file"]
+    weights: Path | None  # None: the package's
+    components: int = Field(ge=1, le=112)  # D; the network has 112 channels
+    whitening: float = Field(ge=0, le=1)
+
+
+class DvaeParams(Section):
+    """What makes the visual tokens: a dVAE (section 3.2), or a network's features."""
+
+    source: Literal["train", "distill", "openai", "file"]
     encoder: Path | None
     decoder: Path | None
     codebook_size: int = Field(ge=512, le=65536)  # dall_e's floor; uint16's ceiling
     hidden: int = Field(ge=64)  # dall_e's floor
     train: DvaeTrainParams
+    distill: DistillParams
+
+    @property
+    def stride(self) -> int:
+        """M, pixels along a token's side; what a file holds may differ and says so itself."""
+        return STRIDE.get(self.source, 8)
 
     @model_validator(mode="after")
     def _weights_named(self) -> DvaeParams:
-        if self.source != "train" and (self.encoder is None or self.decoder is None):
+        if self.source in ("openai", "file") and (self.encoder is None or self.decoder is None):
             raise ValueError(f"source {self.source} needs encoder and decoder, paths to weights")
         return self
 
@@ -135,6 +139,7 @@ class ModelParams(Section):
     """Architecture, and the switches that make the variants of Tables 2-4."""
 
     lsu: bool
+    token_embedding: Literal["random", "codes"]  # W_I at first
     integration: bool
     basis: Literal["orthogonal", "uniform", "normal"]
     basis_size: int = Field(ge=1)
@@ -263,19 +268,24 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
-    def _grid_fits(self) -> Params:
+    def _views_fit(self) -> Params:
+        stride, size, crop = self.dvae.stride, self.image.size, self.image.crop
+        if crop % stride:
+            raise ValueError(
+                f"image.crop {crop} is not a multiple of {stride}, the pixels along a token's side "
+                f"with dvae.source {self.dvae.source}"
+            )
         if self.tokenize.views == "grid":
-            if self.image.size % DVAE_DOWNSAMPLING:
+            if size % stride:
                 raise ValueError(
-                    f"tokenize.views grid needs an image.size, now {self.image.size}, "
-                    f"that is a multiple of {DVAE_DOWNSAMPLING}"
+                    f"tokenize.views grid needs an image.size, now {size}, "
+                    f"that is a multiple of {stride}"
                 )
-            windows = self.image.token_windows
+            windows = ((size - crop) // stride + 1) ** 2
             if self.tokenize.crops > windows:
                 raise ValueError(
                     f"tokenize.crops {self.tokenize.crops} exceeds the {windows} windows that "
-                    f"tokenize.views grid has at image.size {self.image.size} and image.crop "
-                    f"{self.image.crop}"
+                    f"tokenize.views grid has at image.size {size} and image.crop {crop}"
                 )
         return self
 

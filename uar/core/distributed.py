@@ -64,7 +64,7 @@ def started_processes() -> tuple[int, int]:
     return 1, 1
 
 
-def _shard(module: nn.Module, mesh: Any) -> nn.Module:
+def _shard(module: nn.Module, mesh: Any) -> Any:
     from torch.distributed.fsdp import fully_shard
 
     return fully_shard(module, mesh=mesh["data_parallel"])
@@ -73,7 +73,7 @@ def _shard(module: nn.Module, mesh: Any) -> nn.Module:
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
     """Within the block, each rank sees unsharded parameters, even outside `module`'s forward."""
-    sharded = [part for part in module.modules() if hasattr(part, "unshard")]
+    sharded: list[Any] = [part for part in module.modules() if hasattr(part, "unshard")]
     for part in sharded:
         part.unshard()
     try:
@@ -87,7 +87,9 @@ def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
     """`(B, ...)` of each rank to `(ranks * B, ...)`, in rank order; gradients flow back to all."""
     if fabric.world_size == 1:
         return rows
-    return fabric.all_gather(rows, sync_grads=True).flatten(0, 1)
+    gathered = fabric.all_gather(rows, sync_grads=True)
+    assert isinstance(gathered, Tensor)  # as `rows` is
+    return gathered.flatten(0, 1)
 
 
 def gather_objects(fabric: Fabric, value: Any) -> list[Any]:

@@ -31,6 +31,20 @@ class LatentSpaceUnifier(nn.Module):
         self.visual = LookUp(codebook_size, d_model)  # W_I
         self.text = LookUp(vocabulary_size, d_model)  # W_R
 
+    @torch.no_grad()
+    def start_from_codes(self, vectors: Tensor) -> None:
+        """Let W_I start with the codes' own vectors, in place of random rows.
+
+        Args:
+            vectors: `(codebook_size, D)`, leading components first; of more than d, the first d
+                are taken. They are centred, scaled to W_I's variance, and turned at random.
+        """
+        d_model = self.visual.embedding_dim
+        kept = vectors[:, :d_model].to(self.visual.weight)
+        kept = (kept - kept.mean(0)) / kept.std()
+        turn, _ = torch.linalg.qr(torch.randn(d_model, kept.shape[1]))  # (d, D), BᵀB = I
+        self.visual.weight.copy_(kept @ turn.T.to(kept) / kept.shape[1] ** 0.5)
+
 
 class ResNetFeatures(nn.Module):
     """Visual embeddings of the base model: a ResNet's last feature map, projected to d.

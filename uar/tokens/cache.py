@@ -1,4 +1,4 @@
-"""The cached token array: images through the dVAE's encoder once, offline.
+"""The cached token array: images through the tokenizer's encoder once, offline.
 
 `(N, V, L)` uint16. View 0 is the whole image resized; views 1..V-1 are seeded random crops of
 training images, standing in for the paper's crop at random in every step (section 4.1).
@@ -23,7 +23,6 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from tqdm import tqdm
 
-from uar.core.config import DVAE_DOWNSAMPLING
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
 from uar.core.files import existing, read_json, sha256, whole_file, write_json
@@ -33,7 +32,7 @@ from uar.data.views import crops_at, read_packed, resize_view
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from uar.tokens.dvae import Dvae
+    from uar.tokens.tokenizer import Tokenizer
 
 _MEASURED_IMAGES = 32  # behind the agreements in the JSON
 
@@ -92,10 +91,11 @@ class Views:
     Args:
         kind: `crops` encodes K crops of pixels. `grid` encodes the whole packed image once and cuts
             K different windows out of its tokens: all of them for the price of one encoding, but
-            each token has seen pixels beyond its window, and windows start at multiples of 8.
+            each token has seen pixels beyond its window, and windows start at multiples of M.
         crops: K, views beside the whole image.
         crop: pixels, side of the encoder's input.
         size: pixels, side of a packed image.
+        stride: M, pixels along a token's side.
         seed: of the crops; each image's are a function of seed and row alone.
     """
 
@@ -103,12 +103,13 @@ class Views:
     crops: int
     crop: int
     size: int
+    stride: int
     seed: int
 
     @property
     def side(self) -> int:
         """Tokens along a view's side."""
-        return self.crop // DVAE_DOWNSAMPLING
+        return self.crop // self.stride
 
     @property
     def encoded(self) -> int:
@@ -125,7 +126,7 @@ class Views:
         return generator.integers(self.size - self.crop + 1, size=(self.crops, 2))
 
     def _windows(self, generator: np.random.Generator) -> np.ndarray:
-        places = self.size // DVAE_DOWNSAMPLING - self.side + 1
+        places = self.size // self.stride - self.side + 1
         drawn = generator.choice(places**2, self.crops, replace=False)
         return np.stack(np.divmod(drawn, places), axis=1)
 
@@ -157,7 +158,7 @@ def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) 
     tokens = whole.unsqueeze(1).repeat(1, 1 + views.crops, 1)
     if len(batch.corners):
         if views.kind == "grid":
-            side = views.size // DVAE_DOWNSAMPLING
+            side = views.size // views.stride
             crops = crops_at(encoded[1].unflatten(1, (side, side)), batch.corners, views.side)
         else:
             crops = encoded[0][len(whole) :]
@@ -168,7 +169,7 @@ def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) 
 @torch.inference_mode()
 def tokenize_images(
     fabric: Fabric,
-    model: Dvae,
+    model: Tokenizer,
     images: Path,
     train_rows: np.ndarray,
     views: Views,
@@ -185,7 +186,7 @@ def tokenize_images(
 
     Args:
         fabric: the processes that share the images out (`uar.core.distributed.launch`).
-        model: the dVAE.
+        model: the tokenizer.
         images: the packed array, `(N, size, size)` uint8.
         train_rows: `(N,)` bool, true for images of training studies.
         views: which views.
@@ -194,7 +195,7 @@ def tokenize_images(
         out: `.npy` file, `(N, 1 + K, L)` uint16.
         scratch: folder of the unfinished array, which every process can write to.
     """
-    model.to(fabric.device, memory_format=torch.channels_last).eval()
+    model.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     count = len(train_rows)
     per_batch = max(1, batch_size // views.encoded)
     shape = (count, 1 + views.crops, views.side**2)
@@ -255,7 +256,7 @@ def tokenize_images(
 
 def _agreements(
     fabric: Fabric,
-    model: Dvae,
+    model: Tokenizer,
     images: Path,
     views: Views,
     encode: Callable[[Tensor], Tensor],
@@ -278,7 +279,7 @@ def _agreements(
         exact = tokens(lambda pixels: model.tokenize(pixels.to(fabric.device)))
         float32 = (tokens(encode) == exact).float().mean().item()
     if views.kind == "grid" and views.crops:
-        corners = views.corners(rows) * DVAE_DOWNSAMPLING
+        corners = views.corners(rows) * views.stride
         crops = crops_at(films, corners, views.crop).float() / 255
         encoded = torch.stack([encode(of_film).cpu() for of_film in crops])  # (N, K, L)
         of_pixels = (tokens(encode)[:, 1:] == encoded).float().mean().item()

@@ -6,24 +6,23 @@ Pixels as in the dall_e package (https://github.com/openai/DALL-E): RGB in [0, 1
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
 from uar.core.errors import UserError
 from uar.core.files import whole_file
+from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.tokens.tokenizer import Tokenizer, kmeans
 
 try:
     import dall_e
@@ -36,7 +35,6 @@ except ImportError as error:
         "Without --no-deps it brings a torchvision that breaks a CPU build of torch."
     ) from None
 
-_AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 _KMEANS_IMAGES = 192  # images behind the initial codes
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
 _DECODER_ALONE = 0.3  # share of the steps before the encoder moves: it then gets useful gradients
@@ -58,13 +56,15 @@ _PICKLED_CLASSES = [
 ]
 
 
-class Dvae(nn.Module):
+class Dvae(Tokenizer):
     """Encoder to a distribution over the codebook, decoder back to pixels.
 
     Args:
         codebook_size: visual words, |V_I|; at least 512.
         hidden: channels of the first group of blocks; at least 64.
     """
+
+    stride = 8  # three poolings
 
     def __init__(self, codebook_size: int, hidden: int) -> None:
         super().__init__()
@@ -81,11 +81,9 @@ class Dvae(nn.Module):
         rgb = pixels.unsqueeze(1).expand(-1, 3, -1, -1).contiguous()
         return self.encoder(dall_e.map_pixels(rgb)).float()
 
-    def tokenize(self, pixels: Tensor) -> Tensor:
-        """Argmax tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""
-        at_once = _AT_ONCE_ON_CPU if pixels.device.type == "cpu" else max(1, len(pixels))
-        tokens = [self.logits(part).argmax(dim=1) for part in pixels.split(at_once)]
-        return torch.cat(tokens).flatten(1)
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Argmax tokens `(N, H/8, W/8)` of `(N, H, W)` gray pixels in [0, 1]."""
+        return self.logits(pixels).argmax(dim=1)
 
     def reconstruct(self, tokens: Tensor) -> Tensor:
         """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
@@ -94,13 +92,9 @@ class Dvae(nn.Module):
         mean, _ = self.decoder(codes.unflatten(2, (side, side))).float().chunk(2, dim=1)
         return dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1)
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the encoder's weights: two caches agree if their encoders do."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.encoder.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(weight.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+    def encoder_state(self) -> dict[str, Tensor]:
+        """The encoder's weights."""
+        return self.encoder.state_dict()
 
     def save(self, encoder: Path, decoder: Path) -> None:
         """Write both halves as safetensors."""
@@ -173,7 +167,7 @@ def train_dvae(
         A step's `loss`, `reconstruction` (nats a pixel value) and `kl` (nats a code).
     """
     generator = torch.Generator().manual_seed(seed)
-    model.to(device, memory_format=torch.channels_last).train()
+    model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     rows = torch.randint(len(images), (_KMEANS_IMAGES,), generator=generator)
     spread_codes(model, (images[rows].float() / 255).to(device), generator)
     encoder_rate = params.learning_rate * params.encoder_rate
@@ -191,7 +185,7 @@ def train_dvae(
         optimizer, [cosine, lambda step: cosine(step) if step >= decoder_alone else 0.0]
     )
     log_codebook = torch.log(torch.tensor(float(model.codebook_size)))
-    for step in tqdm(range(params.steps), desc="dvae", unit="step"):
+    for step in progress(range(params.steps), "dvae", params.steps, "step"):
         rows = torch.randint(len(images), (params.batch_size,), generator=generator)
         pixels = _crop(images[rows], params.crop, generator).to(device)
         share = step / max(params.steps - 1, 1)
@@ -210,7 +204,7 @@ def train_dvae(
         optimizer.step()
         schedule.step()
         yield {"loss": loss.item(), "reconstruction": reconstruction.item(), "kl": kl.item()}
-    model.to(memory_format=torch.contiguous_format).eval()
+    model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 @torch.no_grad()
@@ -237,21 +231,11 @@ def spread_codes(model: Dvae, pixels: Tensor, generator: torch.Generator) -> Non
             f"{len(pixels)} images that its codes start from. Lower it or raise image.size."
         )
     mean, std = features.mean(0), features.std(0) + 1e-6
-    centres = _kmeans((features - mean) / std, model.codebook_size, generator)
+    centres = kmeans((features - mean) / std, model.codebook_size, generator)
     scale = _LOGIT_SCALE / centres.shape[1] ** 0.5
     weight = scale * centres / std
     last.conv.w.copy_(weight[:, :, None, None])
     last.conv.b.copy_(-scale * centres.square().sum(1) / 2 - weight @ mean)
-
-
-def _kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> Tensor:
-    centres = points[torch.randperm(len(points), generator=generator)[:count].to(points.device)]
-    for _ in range(rounds):
-        nearest = (points @ centres.T - centres.square().sum(1) / 2).argmax(1)
-        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
-        sizes = nearest.bincount(minlength=count).unsqueeze(1)
-        centres = torch.where(sizes > 0, sums / sizes.clamp_min(1), centres)
-    return centres
 
 
 def logit_laplace(pixels: Tensor, statistics: Tensor) -> Tensor:
@@ -269,22 +253,3 @@ def logit_laplace(pixels: Tensor, statistics: Tensor) -> Tensor:
 def _crop(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
     top, left = torch.randint(images.shape[-1] - side + 1, (2,), generator=generator).tolist()
     return images[:, top : top + side, left : left + side].float() / 255
-
-
-def reconstruction_quality(model: Dvae, pixels: Tensor) -> dict[str, Any]:
-    """Mean squared error of the round trip through tokens, and how much of the codebook it used.
-
-    Args:
-        pixels: `(N, H, W)` gray, in [0, 1].
-    """
-    with torch.inference_mode():
-        tokens = model.tokenize(pixels)
-        error = F.mse_loss(model.reconstruct(tokens), pixels)
-    share = tokens.flatten().bincount(minlength=model.codebook_size).float() / tokens.numel()
-    entropy = -(share * share.clamp_min(1e-12).log()).sum()
-    return {
-        "mse": error.item(),
-        "psnr_db": (-10 * torch.log10(error)).item(),
-        "codes_used": int((share > 0).sum()),
-        "code_perplexity": entropy.exp().item(),
-    }
