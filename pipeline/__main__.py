@@ -94,6 +94,9 @@ app = typer.Typer(cls=LazyCommands, no_args_is_help=True, **_STYLE)
 @app.callback()
 def main() -> None:
     """UAR, stage by stage. `dvc repro` runs what has changed, in this order."""
+    from pipeline.console import set_up_logging
+
+    set_up_logging()
 
 
 if __name__ == "__main__":

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.table import Table
+from tqdm import tqdm
 
 from uar.evaluation.protocols import PROTOCOLS
 
@@ -19,6 +23,30 @@ SYSTEMS = {  # keys of metrics.json
 }
 
 LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
+
+
+def set_up_logging() -> None:
+    """Messages go to standard error: by rich on a terminal, else as plain lines."""
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = _BesideBars(
+            console=Console(stderr=True), show_time=False, show_path=False, markup=False
+        )
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("uar", "pipeline"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+
+
+class _BesideBars(RichHandler):
+    """Writes above progress bars, not through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with tqdm.external_write_mode(file=sys.stderr):
+            super().emit(record)
 
 
 def new_table(title: str, columns: list[str]) -> Table:

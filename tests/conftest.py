@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,12 @@ settings.register_profile(
     "thorough", settings.get_profile("default"), max_examples=10_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def messages(caplog: pytest.LogCaptureFixture) -> None:
+    """`caplog` holds what the commands say, not only their warnings."""
+    caplog.set_level(logging.INFO)
 
 
 def override(raw: dict[str, Any], dotted: str, value: Any) -> None:

@@ -48,7 +48,7 @@ def test_rows_are_those_of_the_paper(raw_params: dict[str, Any]) -> None:
 
 
 def test_table_2s_switches_are_those_of_the_paper() -> None:
-    printed = ROOT / "uar" / "published" / "table2_modules.csv"
+    printed = ROOT / "uar/evaluation/published" / "table2_modules.csv"
     head, *lines = (line.split(",") for line in printed.read_text().splitlines())
     columns = {
         "LSU": "model.lsu",
@@ -130,7 +130,7 @@ def test_what_is_done_or_under_way_is_not_queued_again(raw_params: dict[str, Any
 
 
 def test_watching_prints_one_line_for_each_experiment(
-    raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, two = plan(raw_params, ["table4"])[:2]
     metrics = {
@@ -156,7 +156,7 @@ def test_watching_prints_one_line_for_each_experiment(
     monkeypatch.setattr(ablate.dvc, "start_workers", started.append)
     assert ablate.watch([one, two], jobs=2) == [two.name]
     assert started == [2]
-    assert capsys.readouterr().out.splitlines() == [
+    assert caplog.messages == [
         f"[1/2] uar, seed 0: CIDEr 0.500, trained 63 s ({one.name})",
         "[2/2] none, seed 0: failed",
     ]

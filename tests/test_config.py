@@ -265,14 +265,14 @@ def test_switching_through_every_preset_restores_every_value_and_comment(project
 
 
 def test_same_preset_twice_changes_nothing_more(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     use("iu_xray")
     once = project.read_bytes()
-    assert "dataset.name: demo -> iu_xray" in capsys.readouterr().out
+    assert "dataset.name: demo -> iu_xray" in caplog.text
     use("iu_xray")
     assert project.read_bytes() == once
-    assert "iu_xray (0 keys changed)" in capsys.readouterr().out
+    assert "iu_xray (0 keys changed)" in caplog.text
 
 
 def test_root_option_names_the_raw_folder(project: Path) -> None:

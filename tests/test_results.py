@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
-from pipeline.experiments import compare, paired
+from pipeline.experiments import compare, dvc, paired
 from pipeline.experiments.dvc import parse_experiments
 from pipeline.experiments.results import Cell, Result, csv_text, group, markdown, published_evidence
 from pipeline.experiments.rows import Ablations, Table, overridden
@@ -88,12 +88,12 @@ def test_a_dvc_exp_show_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatc
     """It does so when a worker removes a file in between."""
     failures = ["once", "twice"]
 
-    def dvc(*arguments: str) -> str:
+    def call_dvc(*arguments: str) -> str:
         if failures:
             raise UserError(failures.pop())
         return (ROOT / "tests" / "exp_show.json").read_text()
 
-    monkeypatch.setattr(dvc, "_dvc", dvc)
+    monkeypatch.setattr(dvc, "_dvc", call_dvc)
     monkeypatch.setattr(dvc, "_checked", lambda command: "")
     monkeypatch.setattr(dvc.time, "sleep", lambda seconds: None)
     assert set(dvc.read_experiments()) == {"uar-s1", "none-s2", "none-s9"}
@@ -287,7 +287,7 @@ def test_paired_takes_a_file_or_an_experiment(
 def test_compare_paired_takes_two_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     pairs: list[tuple[str, str]] = []
-    monkeypatch.setattr(compare, "print_paired", lambda a, b, params: pairs.append((a, b)))
+    monkeypatch.setattr(paired, "print_paired", lambda a, b, params: pairs.append((a, b)))
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl", "uar-s0"]).exit_code == 0
     assert pairs == [("a.jsonl", "uar-s0")]
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl"]).exit_code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,8 @@ from pipeline.experiments.rows import (
 )
 from uar.core.config import load_params
 from uar.core.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
 CODE = ("pipeline/", "uar/")
@@ -59,7 +62,7 @@ def ablate(
     runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
     known = read_experiments()
     new = to_queue(runs, known)
-    print(f"{len(runs)} experiments, {len(new)} of them new", flush=True)
+    log.info(f"{len(runs)} experiments, {len(new)} of them new")
     if new:
         data = dvc.DATA_ONLY + digest([overridden(raw, extra), code])
         if state(known, data) != "success":
@@ -72,7 +75,7 @@ def ablate(
             f"{len(failed)} of {len(runs)} experiments failed. `dvc queue logs {failed[0]}` says "
             "why; the same command runs them again."
         )
-    print("python -m pipeline compare writes them beside the paper's")
+    log.info("python -m pipeline compare writes them beside the paper's")
 
 
 def to_queue(runs: Iterable[Run], known: dict[str, Experiment]) -> list[Run]:
@@ -96,7 +99,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
         for name in [name for name in left if state(known, name) in ("success", "failed")]:
             run = left.pop(name)
             counted = f"[{len(runs) - len(left):{len(str(len(runs)))}}/{len(runs)}]"
-            print(f"{counted} {run.model}, seed {run.seed}: {outcome(known[name])}", flush=True)
+            log.info(f"{counted} {run.model}, seed {run.seed}: {outcome(known[name])}")
             if known[name].state == "failed":
                 failed.append(name)
         if not left:

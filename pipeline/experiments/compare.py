@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -12,6 +13,8 @@ from pipeline.experiments.results import Result, csv_text, group, markdown
 from pipeline.experiments.rows import Ablations
 from uar.core.config import load_params
 from uar.core.files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 def compare(
@@ -48,4 +51,4 @@ def compare(
         with whole_file(paths.RESULTS / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     runs = sum(len(runs) for setting in settings for runs in setting.models.values())
-    print(f"{runs} runs of {len(settings)} settings: {paths.RESULTS}/RESULTS.md and RESULTS.csv")
+    log.info(f"{runs} runs of {len(settings)} settings: {paths.RESULTS}/RESULTS.md and RESULTS.csv")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.tokenizer import load_tokenizer, reconstruction_quality
 
+log = logging.getLogger(__name__)
+
 SPLIT = "the validation split"
 ONE, TWO = "stage one", "stage two"
 _MEASURED_FILMS = 256  # behind the reconstruction's quality
@@ -52,7 +55,7 @@ def analyze() -> None:
         },
     )
     drawn = sorted(path.stem for path in paths.FIGURES.iterdir())
-    print(f"analyze: {SPLIT}, {paths.FIGURES}: {', '.join(drawn)}")
+    log.info(f"analyze: {SPLIT}, {paths.FIGURES}: {', '.join(drawn)}")
 
 
 @dataclass(frozen=True)
@@ -272,4 +275,4 @@ def as_key(name: str) -> str:
 
 def skip(name: str, why: str) -> None:
     """Say that a figure does not apply."""
-    print(f"analyze: no {name}: {why}")
+    log.info(f"analyze: no {name}: {why}")

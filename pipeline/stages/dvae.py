@@ -45,7 +45,7 @@ def dvae() -> None:
     pixels = resize_view(torch.from_numpy(images[measured]), params.image.crop)
     summary = reconstruction_quality(model, pixels)
     write_json(paths.DVAE_SUMMARY, summary)
-    print("dvae: " + ", ".join(f"{name} {value:.4g}" for name, value in summary.items()))
+    log.info("dvae: " + ", ".join(f"{name} {value:.4g}" for name, value in summary.items()))
 
 
 def _train(images: torch.Tensor, params: Params) -> Tokenizer:

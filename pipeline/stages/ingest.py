@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -15,6 +16,8 @@ from uar.core.files import whole_file, write_json, write_table
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
+
+log = logging.getLogger(__name__)
 
 
 def ingest() -> None:
@@ -55,7 +58,7 @@ def ingest() -> None:
     summary = summarize(dataset, left_out, per_study)
     write_json(paths.INGEST_SUMMARY, summary)
     shutil.rmtree(scratch)
-    print(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
+    log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
 
 
 def _where_it_is(params: DatasetParams) -> DatasetParams:

@@ -1,10 +1,16 @@
 """Report cleaning."""
 
+from __future__ import annotations
+
+import logging
+
 from pipeline import paths
 from uar.core.config import load_params
 from uar.core.files import read_table, write_table
 from uar.data.study import refuse
 from uar.data.text import CLEANERS, has_words
+
+log = logging.getLogger(__name__)
 
 
 def preprocess() -> None:
@@ -23,4 +29,4 @@ def preprocess() -> None:
     )
     write_table(paths.REPORTS, table)
     lengths = table["cleaned"].str.split().str.len()
-    print(f"preprocess: {len(table)} reports, {lengths.mean():.1f} words on average")
+    log.info(f"preprocess: {len(table)} reports, {lengths.mean():.1f} words on average")

@@ -1,5 +1,9 @@
 """Offline tokenization of every image."""
 
+from __future__ import annotations
+
+import logging
+
 import numpy as np
 
 from pipeline import paths
@@ -9,6 +13,8 @@ from uar.core.distributed import launch
 from uar.core.files import write_json
 from uar.tokens.cache import Views, info_as_json, tokenize_images
 from uar.tokens.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def tokenize() -> None:
@@ -39,4 +45,4 @@ def tokenize() -> None:
     )
     if fabric.is_global_zero:
         write_json(paths.TOKENS_INFO, info_as_json(info))
-        print(f"tokenize: {info.shape} tokens of {info.codebook_size}, {info.agreement}")
+        log.info(f"tokenize: {info.shape} tokens of {info.codebook_size}, {info.agreement}")

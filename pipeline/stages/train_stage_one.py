@@ -1,9 +1,11 @@
 """Stage one: coarse alignment, {l1, l2, 0}, no mask (section 3.5)."""
 
+from __future__ import annotations
+
+import logging
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import Inputs
@@ -13,6 +15,8 @@ from uar.core.device import seed_everything
 from uar.core.distributed import launch
 from uar.model.uar import UAR
 from uar.tokens.tokenizer import read_code_vectors
+
+log = logging.getLogger(__name__)
 
 
 def train_stage_one(
@@ -31,7 +35,7 @@ def train_stage_one(
     if not params.train.two_stage:
         if fabric.is_global_zero:
             save_untrained(model, inputs, "stage_one", fabric, paths.STAGE_ONE)
-            tqdm.write("stage_one: skipped (train.two_stage is false), model initialised only")
+            log.info("stage_one: skipped (train.two_stage is false), model initialised only")
         return
     stage = params.train.stage_one
     run_stage("stage_one", fabric, params, inputs, model, stage, paths.STAGE_ONE, restart=restart)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvclive import Live
-from tqdm import tqdm
 
 from pipeline import paths
 from pipeline.inputs import Inputs
@@ -23,6 +23,8 @@ from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
 
 
 _ELSEWHERE = {"stage_one", "stage_two", "strategy"}  # told apart otherwise, or of no effect
@@ -87,7 +89,7 @@ def run_stage(
         record_run(name, fabric, trained.seconds)
         shutil.rmtree(scratch)
         score = best.validation[params.train.select_by]
-        tqdm.write(
+        log.info(
             f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}"
         )
 

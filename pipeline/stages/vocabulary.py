@@ -1,9 +1,15 @@
 """Vocabulary of the training reports."""
 
+from __future__ import annotations
+
+import logging
+
 from pipeline import paths
 from uar.core.config import load_params
 from uar.core.files import read_table
 from uar.data.text import Vocabulary
+
+log = logging.getLogger(__name__)
 
 
 def vocabulary() -> None:
@@ -13,4 +19,4 @@ def vocabulary() -> None:
     training = reports.loc[reports["split"] == "train", "cleaned"]
     words = Vocabulary.build(training, params.vocabulary.min_count)
     words.save(paths.VOCABULARY)
-    print(f"vocabulary: {len(words.words)} words and <unk>")
+    log.info(f"vocabulary: {len(words.words)} words and <unk>")

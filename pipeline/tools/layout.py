@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from typing import Annotated
 import typer
 
 from uar.core.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # From the ground up; a room may import what stands before it.
 ROOMS = (
@@ -52,7 +55,9 @@ def layout(
     """Draw which room of the package imports which."""
     arrows = read_arrows(Path())
     draw(arrows, out)
-    print(f"{len({room for arrow in arrows for room in arrow})} rooms, {len(arrows)} arrows: {out}")
+    log.info(
+        f"{len({room for arrow in arrows for room in arrow})} rooms, {len(arrows)} arrows: {out}"
+    )
 
 
 def read_arrows(root: Path) -> Counter[Arrow]:

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 import typer
 from PIL import Image
-from tqdm import tqdm
 
+from uar.core.progress import progress
 from uar.data.demo.films import draw_frontal, draw_lateral
 from uar.data.demo.generate import DemoStudy, sample_study, write_dicom
 
@@ -44,7 +44,7 @@ def write_tree(
         seed: of findings, films and wording.
     """
     records: list[dict[str, str]] = []
-    for index in tqdm(range(studies), desc="physionet tree", unit="study"):
+    for index in progress(range(studies), "physionet tree", studies, "study"):
         study = sample_study(seed, index)
         subject, number = str(10_000_000 + index // 2 * 1009), str(50_000_000 + index * 17)
         folder = Path("files") / f"p{subject[:2]}" / f"p{subject}" / f"s{number}"

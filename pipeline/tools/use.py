@@ -1,6 +1,9 @@
 """Preset merging: one overlay into params.yaml, comments kept."""
 
+from __future__ import annotations
+
 import io
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +15,8 @@ from pipeline import paths
 from uar.core.config import load_params, parse_params
 from uar.core.errors import UserError
 from uar.core.files import whole_file
+
+log = logging.getLogger(__name__)
 
 
 def use(
@@ -44,8 +49,8 @@ def use(
     with whole_file(paths.PARAMS) as temporary:
         temporary.write_text(text.getvalue())
     for key, old, new in changes:
-        print(f"{key}: {old} -> {new}")
-    print(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: dvc repro")
+        log.info(f"{key}: {old} -> {new}")
+    log.info(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: dvc repro")
 
 
 def merge(

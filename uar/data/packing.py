@@ -29,9 +29,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.lib.format import open_memmap
 from PIL import Image
-from tqdm import tqdm
 
 from uar.core.errors import UserError
+from uar.core.progress import progress_bar
 from uar.data import dicom, films
 from uar.data.films import read_film
 
@@ -111,7 +111,7 @@ def pack_films(
             journal.done.clear()
             _create_array(array, (rows, size, size))
         packed = PackedFilms(array, ["unknown"] * len(slots), {})
-        with tqdm(total=len(slots), desc="ingest", unit="image") as bar:
+        with progress_bar("ingest", len(slots), "image") as bar:
 
             def tasks() -> Iterator[_Task]:
                 offset = _offset(array)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -10,6 +10,8 @@ import numpy as np
 from uar.evaluation.meteor import JavaError, meteor_statistics, ptb_tokenize
 from uar.evaluation.metrics import METRICS, Metric, meteor_metric, text_metrics, tidy
 from uar.evaluation.predictions import Prediction
+
+log = logging.getLogger(__name__)
 
 PROTOCOLS = {
     "r2gen": {
@@ -68,7 +70,7 @@ def _coco_texts(systems: Mapping[str, Sequence[Prediction]]) -> _Texts:
     try:
         tokens = dict(zip(distinct, ptb_tokenize(list(distinct)), strict=True))
     except JavaError as error:
-        warnings.warn(f"no coco scores: the PTB tokenizer failed: {error}", stacklevel=3)
+        log.warning(f"no coco scores: the PTB tokenizer failed: {error}")
         return {}
     return {
         (system, "coco"): ([tokens[p.report] for p in rows], [tokens[p.generated] for p in rows])
@@ -83,7 +85,7 @@ def _meteor(texts: _Texts) -> dict[tuple[str, str], Metric | None]:
     try:
         statistics = meteor_statistics(references, candidates)
     except JavaError as error:
-        warnings.warn(f"no METEOR: {error}", stacklevel=3)
+        log.warning(f"no METEOR: {error}")
         return dict.fromkeys(texts)
     ends = np.cumsum([len(pair[0]) for pair in texts.values()])
     parts = np.split(statistics, ends[:-1])

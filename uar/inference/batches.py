@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tqdm import tqdm
-
+from uar.core.progress import progress
 from uar.data.batches import Batch, Studies
 
 
 def progress_batches(studies: Studies, batch_size: int, what: str) -> Iterator[Batch]:
     """Batches in the studies' order; `what` names the progress bar."""
     total = -(-len(studies) // batch_size)
-    yield from tqdm(studies.batches(batch_size), desc=what, total=total, unit="batch")
+    yield from progress(studies.batches(batch_size), what, total)

@@ -9,6 +9,7 @@ A JSON file beside the array says which encoder made it; readers refuse a cache 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -21,18 +22,20 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
-from tqdm import tqdm
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
 from uar.core.files import existing, read_json, sha256, whole_file, write_json
 from uar.core.prefetch import prefetch
+from uar.core.progress import progress_bar
 from uar.data.views import crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from uar.tokens.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 _MEASURED_IMAGES = 32  # behind the agreements in the JSON
 
@@ -229,10 +232,10 @@ def tokenize_images(
             yield number, batch
 
     first = fabric.is_global_zero
-    with tqdm(total=len(mine), desc="tokenize", unit="batch", disable=not first) as progress:
+    with progress_bar("tokenize", len(mine), shown=first) as bar:
         for number, batch in prefetch(prepared(), fabric.device):
             unfinished.write(number, _encode(encode, batch, views).numpy())
-            progress.update()
+            bar.update()
     fabric.barrier()
     agreements = None
     if first:
@@ -309,7 +312,7 @@ class UnfinishedArray:
         if self.identity.is_file() and read_json(self.identity) == identity:
             done = np.fromfile(self.done, dtype=np.uint8)
             if done.any():
-                tqdm.write(f"going on after {done.sum()} of {len(done)} batches ({self.array})")
+                log.info(f"going on after {done.sum()} of {len(done)} batches ({self.array})")
             return np.flatnonzero(done == 0)
         shutil.rmtree(self.array.parent, ignore_errors=True)
         self.array.parent.mkdir(parents=True)

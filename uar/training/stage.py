@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
 
 from uar.core.config import StageParams, TrainParams
 from uar.core.device import autocast, make_deterministic
@@ -25,6 +25,7 @@ from uar.core.distributed import (
 from uar.core.errors import UserError
 from uar.core.files import whole_file
 from uar.core.prefetch import prefetch
+from uar.core.progress import progress_bar
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Share, Studies
 from uar.model.checkpoint import Checkpoint
@@ -34,6 +35,8 @@ from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+log = logging.getLogger(__name__)
 
 _READ_EVERY = 50  # steps between readings of the loss, each of which waits for the device
 
@@ -141,7 +144,7 @@ def train_stage(
         schedule.load_state_dict(state["schedule"])
         past, best, seconds = state["past"], state["best"], state["seconds"]
         if fabric.is_global_zero:
-            tqdm.write(f"going on after epoch {first + len(past) - 1} of {epochs} ({resume})")
+            log.info(f"going on after epoch {first + len(past) - 1} of {epochs} ({resume})")
     fabric.barrier()  # nobody overwrites the file before everybody has read it
     if fabric.is_global_zero:
         for epoch, values in enumerate(past, first):
@@ -170,7 +173,7 @@ def train_stage(
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        tqdm.write(_line(epoch, values, params.select_by))
+        log.info(_line(epoch, values, params.select_by))
         if written and (best is None or _beats(scores, best["validation"], params.select_by)):
             best = vars(Checkpoint.of(model, weights, encoder_sha256, epoch, scores))
         with whole_file(resume) as temporary:
@@ -222,14 +225,8 @@ def train_epoch(
         batches = ([batch.pin_memory() for batch in parts] for parts in batches)
     sums: dict[str, Tensor] = {}
     means: dict[str, float] = {}
-    progress = tqdm(
-        prefetch(batches, fabric.device),
-        title,
-        steps,
-        unit="batch",
-        disable=not fabric.is_global_zero,
-    )
-    for number, parts in enumerate(progress, 1):
+    bar = progress_bar(title, steps, shown=fabric.is_global_zero)
+    for number, parts in enumerate(prefetch(batches, fabric.device), 1):
         optimizer.zero_grad(set_to_none=True)
         for part, batch in enumerate(parts, 1):
             with fabric.no_backward_sync(step, enabled=part < len(parts)):
@@ -250,7 +247,9 @@ def train_epoch(
                     f"{title}: the loss is {means['loss']}. Lower the stage's learning_rate"
                     f" ({stage.learning_rate}) or model.tir_scale, and run the stage again."
                 )
-            progress.set_postfix(loss=f"{means['loss']:.3f}")
+            bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+        bar.update()
+    bar.close()
     return means
 
 

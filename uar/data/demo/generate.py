@@ -13,11 +13,11 @@ from PIL import Image
 from pydicom.dataset import Dataset as Dicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
-from tqdm import tqdm
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table, write_json, write_table
+from uar.core.progress import progress
 from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
 from uar.data.demo.findings import Finding, sample_findings
 from uar.data.demo.wording import write_report
@@ -84,7 +84,7 @@ def generate(root: Path, *, studies: int, film_size: int, seed: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     annotation: dict[Split, list[dict[str, object]]] = {split: [] for split in SPLITS}
     boxes: list[tuple[object, ...]] = []
-    for index in tqdm(range(studies), desc="demo", unit="study"):
+    for index in progress(range(studies), "demo", studies, "study"):
         study = sample_study(seed, index)
         folder = partial / "images" / study.study_id
         folder.mkdir(parents=True)

@@ -17,10 +17,10 @@ from xml.etree.ElementTree import ElementTree, ParseError
 
 from defusedxml import DefusedXmlException
 from defusedxml.ElementTree import parse
-from tqdm import tqdm
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.core.progress import progress
 from uar.data.readers.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
@@ -56,7 +56,8 @@ def read(params: DatasetParams) -> Dataset:
     }
     examinations: dict[int, Examination] = {}
     faults: list[str] = []
-    for path in tqdm(sorted(folder.glob("*.xml")), desc="openi", unit="report"):
+    found = sorted(folder.glob("*.xml"))
+    for path in progress(found, "openi", len(found), "report"):
         try:
             if links_out(path, params.root):
                 raise UserError("a link out of dataset.root")

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.core.progress import progress
 from uar.data.readers.sections import compose, read_sections
 from uar.data.readers.tables import read_csv
 from uar.data.study import (
@@ -67,7 +67,7 @@ def read(params: DatasetParams) -> Dataset:
     faults: list[str] = []
     total = films["study_id"].nunique()
     by_study = groupby(films.itertuples(index=False), key=attrgetter("study_id"))
-    for _, rows in tqdm(by_study, total=total, desc="physionet", unit="study"):
+    for _, rows in progress(by_study, "physionet", total, "study"):
         try:
             study, left = _read_study(list(rows), reports, params)
         except UserError as fault:

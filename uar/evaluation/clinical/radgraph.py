@@ -11,10 +11,10 @@ from warnings import catch_warnings
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from uar.core.errors import UserError
+from uar.core.progress import progress
 
 INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra; its import takes seconds
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"
@@ -76,7 +76,9 @@ class RadGraph:
         """
         plain = [(_plain(reference), _plain(generated)) for reference, generated in pairs]
         texts = dict.fromkeys(text for pair in plain for text in pair)
-        graphs = {text: self._graph(text) for text in tqdm(texts, desc="RadGraph", unit="report")}
+        graphs = {
+            text: self._graph(text) for text in progress(texts, "RadGraph", len(texts), "report")
+        }
         rewards = [self._reward(graphs[gen], graphs[ref], "all") for ref, gen in plain]
         return dict(zip(LEVELS, np.array(rewards, float).reshape(-1, len(LEVELS)).T, strict=True))
 

@@ -1,0 +1,96 @@
+"""Linear probes: AUC by its definition, and findings found where they are and nowhere else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from uar.evaluation.probe import PENALTIES, auc, probe, thumbnails, token_bags
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_is_the_share_of_pairs_in_order(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    scores = generator.integers(0, 6, 40).astype(float)  # with ties
+    labels = generator.random(40) < 0.3
+    pairs = scores[labels][:, None] - scores[~labels][None]
+    assert auc(scores, labels) == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+    assert auc(-scores, labels) == pytest.approx(1 - auc(scores, labels))
+
+
+def test_auc_without_both_classes_is_nan() -> None:
+    assert np.isnan(auc(np.arange(3.0), np.zeros(3, bool)))
+    assert np.isnan(auc(np.arange(3.0), np.ones(3, bool)))
+
+
+def test_bags_count_codes_of_each_view() -> None:
+    tokens = np.array([[[0, 0, 2], [1, 1, 1]], [[2, 2, 2], [0, 1, 2]]])
+    counts = np.expm1(token_bags(tokens, 3))
+    expected = [[2, 0, 1, 0, 3, 0], [0, 0, 3, 1, 1, 1]]
+    np.testing.assert_allclose(counts, expected, atol=1e-6)
+    shuffled = tokens[:, :, [2, 0, 1]]
+    np.testing.assert_array_equal(token_bags(shuffled, 3), token_bags(tokens, 3))
+
+
+def test_thumbnails_are_means_of_pixels() -> None:
+    films = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64), np.uint8)
+    small = thumbnails(films)
+    assert small.shape == (2, 512)
+    assert small.mean() == pytest.approx(films.mean() / 255, abs=1e-3)
+
+
+def studies(
+    signal: float, seed: int = 0
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Features of which one direction tells the first finding, and three findings."""
+    generator = np.random.default_rng(seed)
+    x = generator.normal(size=(500, 20))
+    y = generator.random((500, 3)) < (0.3, 0.3, 0.001)
+    x[:, 0] += signal * y[:, 0]
+    return (x[:350], x[350:]), (y[:350], y[350:])
+
+
+def test_a_finding_is_told_where_it_shows() -> None:
+    features, findings = studies(3.0)
+    found = probe(features, findings, ["shown", "hidden", "rare"])
+    assert set(found.auc) == {"shown", "hidden"}  # too few studies have the rare one
+    assert found.auc["shown"] > 0.95
+    assert abs(found.auc["hidden"] - 0.5) < 0.1
+    assert found.penalty in PENALTIES
+    assert found.mean_auc == pytest.approx((found.auc["shown"] + found.auc["hidden"]) / 2)
+
+
+def test_scale_and_offset_of_features_do_not_matter() -> None:
+    features, findings = studies(1.0)
+    moved = (features[0] * 1e3 + 7, features[1] * 1e3 + 7)
+    a, b = (probe(f, findings, "abc").auc for f in (features, moved))
+    assert a == pytest.approx(b, abs=1e-3)
+
+
+def test_labels_of_the_studies_told_are_not_used() -> None:
+    features, (y, y_test) = studies(1.0)
+    permuted = np.random.default_rng(1).permutation(y_test)
+    told = probe(features, (y, permuted), "abc")
+    assert told.penalty == probe(features, (y, y_test), "abc").penalty
+    assert told.auc["a"] < probe(features, (y, y_test), "abc").auc["a"]
+
+
+def test_the_fit_is_the_minimum() -> None:
+    """Its gradient vanishes: a slow, plain descent finds no better weights."""
+    from uar.evaluation.probe import _fit
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.randn(60, 4, generator=generator), torch.ones(60, 1)], 1)
+    y = (torch.rand(60, 2, generator=generator) < 0.4).float()
+    for penalty, weights in zip(PENALTIES, _fit(x, y), strict=True):
+        gradient = x.T @ (torch.sigmoid(x @ weights) - y) / len(x)
+        gradient[:-1] += penalty * weights[:-1]
+        assert gradient.abs().max() < 1e-3
+
+
+def test_no_finding_with_enough_studies() -> None:
+    features, findings = studies(1.0)
+    nothing = probe(features, (findings[0][:, 2:], findings[1][:, 2:]), ["rare"])
+    assert nothing.auc == {}
+    assert np.isnan(nothing.mean_auc)

@@ -1,0 +1,147 @@
+"""What visual tokens hold: findings of a report, read off a bag of its study's tokens by a line.
+
+F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of them, the global
+loss cannot align with a report either. A thumbnail of 16 x 16 pixels is the yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, in a mean of nats
+FOLDS = 5
+_THUMBNAIL = 16  # pixels along a side
+_SCALE = 10.0  # mean squared norm of a study's features, which the penalties are for
+_MIN_TRAIN, _MIN_TEST = 10, 4  # positive studies, below which a finding is left out
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How well findings can be told.
+
+    Attributes:
+        auc: area under the ROC curve by finding, of studies that the probe was not fitted to.
+        penalty: chosen by cross-validation on those it was.
+    """
+
+    auc: dict[str, float]
+    penalty: float
+
+    @property
+    def mean_auc(self) -> float:
+        """Mean over the findings; NaN without any."""
+        return float(np.mean(list(self.auc.values()))) if self.auc else float("nan")
+
+
+def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
+    """How often each code occurs in each view, `(S, V * codebook_size)`, as log(1 + n).
+
+    Args:
+        tokens: `(S, V, L)`.
+    """
+    studies, views, _ = tokens.shape
+    counts = np.zeros((studies, views, codebook_size), np.float32)
+    rows = np.arange(studies)[:, None]
+    for view in range(views):
+        np.add.at(counts[:, view], (rows, tokens[:, view]), 1)
+    return np.log1p(counts).reshape(studies, -1)
+
+
+def thumbnails(films: np.ndarray) -> np.ndarray:
+    """Films `(S, V, H, W)` at 16 x 16 pixels, `(S, V * 256)`, gray in [0, 1]."""
+    pixels = torch.from_numpy(films).float() / 255
+    small = F.interpolate(pixels, (_THUMBNAIL, _THUMBNAIL), mode="bilinear", antialias=True)
+    return small.flatten(1).numpy()
+
+
+def probe(
+    features: tuple[np.ndarray, np.ndarray],
+    findings: tuple[np.ndarray, np.ndarray],
+    names: Sequence[str],
+    seed: int = 0,
+) -> Probe:
+    """Logistic regression of each finding on centred features, with one penalty for all.
+
+    Args:
+        features: of the studies to fit to `(S, P)`, and of those to be told `(U, P)`.
+        findings: of the same, `(S, N)` and `(U, N)` bool.
+        names: of the N findings; those with fewer than 10 and 4 studies are left out.
+        seed: of the folds.
+    """
+    enough = (findings[0].sum(0) >= _MIN_TRAIN) & (findings[1].sum(0) >= _MIN_TEST)
+    y, y_test = (labels[:, enough] for labels in findings)
+    kept = [name for name, is_kept in zip(names, enough, strict=True) if is_kept]
+    if not kept:
+        return Probe({}, PENALTIES[0])
+    x, x_test = _standardised(*features)
+    fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)) % FOLDS)
+    scores = np.zeros(len(PENALTIES))
+    for held_out in range(FOLDS):
+        inside = fold != held_out
+        paths = _fit(x[inside], torch.from_numpy(y[inside.numpy()]).float())
+        for i, weights in enumerate(paths):
+            outside = (x[~inside] @ weights).numpy()
+            scores[i] += np.nanmean(_aucs(outside, y[~inside.numpy()]))
+    best = int(scores.argmax())
+    weights = _fit(x, torch.from_numpy(y).float())[best]
+    aucs = _aucs((x_test @ weights).numpy(), y_test)
+    return Probe(dict(zip(kept, aucs.tolist(), strict=True)), PENALTIES[best])
+
+
+def _standardised(fitted: np.ndarray, told: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Centred, of mean squared norm `_SCALE`, and a column of ones behind."""
+    x, x_test = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in (fitted, told))
+    mean = x.mean(0)
+    scale = (_SCALE / (x - mean).square().sum(1).mean().clamp_min(1e-12)) ** 0.5
+    return (
+        torch.cat([(x - mean) * scale, torch.ones(len(x), 1)], 1),
+        torch.cat([(x_test - mean) * scale, torch.ones(len(x_test), 1)], 1),
+    )
+
+
+def _fit(x: Tensor, y: Tensor) -> list[Tensor]:
+    """Weights `(P + 1, N)` for each penalty, each started from the larger one's."""
+    weights = torch.zeros(x.shape[1], y.shape[1], requires_grad=True)
+    fitted = []
+    for penalty in PENALTIES:
+        optimizer = torch.optim.LBFGS(
+            [weights], max_iter=60, line_search_fn="strong_wolfe", tolerance_grad=1e-6
+        )
+
+        def closure(penalty: float = penalty, step: torch.optim.LBFGS = optimizer) -> Tensor:
+            step.zero_grad()
+            nats = F.binary_cross_entropy_with_logits(x @ weights, y, reduction="sum") / len(x)
+            loss = nats + penalty / 2 * weights[:-1].square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        fitted.append(weights.detach().clone())
+    return fitted
+
+
+def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.array([auc(s, y) for s, y in zip(scores.T, labels.T, strict=True)])
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Probability that a positive outscores a negative, ties counted half; NaN without both.
+
+    Args:
+        scores: `(N,)`.
+        labels: `(N,)` bool.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
+    above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
