@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from uar.core.errors import UserError
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
 from uar.evaluation.clinical.scores import clinical_metrics, confusion
 from uar.evaluation.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
 
@@ -115,7 +115,7 @@ def test_confusion_by_hand(uncertain: str, counts: list[list[int]]) -> None:
 
 
 def test_clinical_metrics_by_hand() -> None:
-    metrics = clinical_metrics(REFERENCE, GENERATED, "positive")
+    metrics = clinical_metrics(REFERENCE, GENERATED, "positive", OBSERVATIONS[:3])
     micro = {name: metric.value() for name, metric in metrics["micro"].items()}
     assert micro == pytest.approx({"precision": 5 / 6, "recall": 5 / 7, "F1": 10 / 13})
     macro = {name: metric.value() for name, metric in metrics["macro"].items()}
@@ -130,10 +130,41 @@ def test_clinical_metrics_of_the_same_labels_are_one_and_of_none_zero() -> None:
     labels = np.ones((5, 14), int)
     same = clinical_metrics(labels, labels, "negative")
     assert {m.value() for group in same.values() for m in group.values()} == {1.0}
+    assert list(same) == ["micro", "macro", "micro_5", "macro_5", "F1"]
     silent = clinical_metrics(labels, labels * 0, "negative")
     assert {m.value() for group in silent.values() for m in group.values()} == {0.0}
     with pytest.raises(UserError, match=r"labels \(5, 14\) of references, \(4, 14\)"):
         clinical_metrics(labels, labels[:4], "negative")
+
+
+def test_saying_that_all_is_normal_finds_nothing() -> None:
+    """Nine normal studies of ten: right of nine, and of no finding."""
+    reference = np.zeros((10, 14), int)
+    reference[:9, OBSERVATIONS.index("No Finding")] = Label.POSITIVE
+    reference[9, [OBSERVATIONS.index("Edema"), OBSERVATIONS.index("Fracture")]] = Label.POSITIVE
+    normal = np.zeros_like(reference)
+    normal[:, OBSERVATIONS.index("No Finding")] = Label.POSITIVE
+    scores = clinical_metrics(reference, normal, "negative")
+    assert scores["F1"]["No Finding"].value() == pytest.approx(18 / 19)
+    for group in ("micro", "macro", "micro_5", "macro_5"):
+        assert {m.value() for m in scores[group].values()} == {0.0}
+
+
+def test_the_five_are_five_columns_of_the_thirteen() -> None:
+    generator = np.random.default_rng(0)
+    reference, generated = generator.integers(0, 4, (2, 50, 14))
+    scores = clinical_metrics(reference, generated, "negative")
+    five = [OBSERVATIONS.index(name) for name in FIVE]
+    assert len(five) == 5
+    alone = clinical_metrics(reference[:, five], generated[:, five], "negative", FIVE)
+    for average in ("micro", "macro"):
+        for name, metric in scores[f"{average}_5"].items():
+            assert metric.value() == alone[average][name].value()
+    each = [scores["F1"][name].value() for name in FINDINGS]
+    assert scores["macro"]["F1"].value() == pytest.approx(np.mean(each))
+    counts = confusion(reference, generated, "negative").sum(axis=0)
+    tp, fp, fn = counts[:-1].sum(axis=0)
+    assert scores["micro"]["F1"].value() == pytest.approx(2 * tp / (2 * tp + fp + fn))
 
 
 def test_agreement_with_people_on_iu_xray(iu_xray: Path, labeller: Labeller) -> None:

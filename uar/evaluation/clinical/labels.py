@@ -19,6 +19,8 @@ OBSERVATIONS = (
     "Support Devices",
     NO_FINDING,
 )
+FINDINGS = OBSERVATIONS[:-1]  # all but No Finding
+FIVE = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")  # CheXpert's
 
 
 class Label(IntEnum):

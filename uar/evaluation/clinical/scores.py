@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 
 from uar.core.errors import UserError
-from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
 from uar.evaluation.metrics import Metric
 
 Uncertain = Literal["positive", "negative", "ignore"]
+Score = Callable[[np.ndarray], np.ndarray]  # of counts (..., 3)
 
 
 def clinical_metrics(
-    reference: np.ndarray, generated: np.ndarray, uncertain: Uncertain
+    reference: np.ndarray,
+    generated: np.ndarray,
+    uncertain: Uncertain,
+    observations: Sequence[str] = OBSERVATIONS,
 ) -> dict[str, dict[str, Metric]]:
     """Clinical efficacy: the positive class of each observation, one-against-rest.
 
-    Micro scores count all observations alike, macro scores average over the observations. A share
-    of nothing is 0, so an observation that neither side ever asserts lowers the macro scores.
+    "No Finding" is a column of its own and in no mean: a report that says that all is normal has it
+    right of most studies and has found nothing. Micro scores count all findings alike, macro scores
+    average over them. A share of nothing is 0, so a finding that neither side ever asserts lowers
+    the macro scores.
 
     Args:
         reference: labels `(N, C)` of the reference reports, values of `Label`.
         generated: labels of the generated ones, likewise.
         uncertain: what an uncertain label counts as; `ignore` leaves the study out of that
             observation's counts if either label is uncertain.
+        observations: names of the C columns.
 
     Returns:
-        `micro` and `macro`: `precision`, `recall` and `F1`; `F1`: each of `OBSERVATIONS`, where
-        C is their number.
+        `micro` and `macro`, over all findings, and `micro_5` and `macro_5`, over CheXpert's five
+        (Irvin et al. 2019, section 5), as far as they are columns: `precision`, `recall` and `F1`;
+        `F1`: each observation.
 
     Raises:
         UserError: labels of a different number of studies.
@@ -38,15 +46,28 @@ def clinical_metrics(
     counts = confusion(reference, generated, uncertain)  # (N, C, 3)
     statistics = counts.reshape(len(counts), -1).astype(float)
 
-    def metric(of_counts: Callable[[np.ndarray], np.ndarray]) -> Metric:
-        return Metric(statistics, lambda sums: of_counts(sums.reshape(*sums.shape[:-1], -1, 3)))
+    def metric(of_counts: Callable[[np.ndarray], np.ndarray], columns: list[int]) -> Metric:
+        def of_sums(sums: np.ndarray) -> np.ndarray:
+            return of_counts(sums.reshape(*sums.shape[:-1], -1, 3)[..., columns, :])
 
-    scores = {"precision": precision, "recall": recall, "F1": f1}
-    return {
-        "micro": {k: metric(lambda c, of=of: of(c.sum(axis=-2))) for k, of in scores.items()},
-        "macro": {k: metric(lambda c, of=of: of(c).mean(axis=-1)) for k, of in scores.items()},
-        "F1": {k: metric(lambda c, i=i: f1(c[..., i, :])) for i, k in enumerate(OBSERVATIONS)},
-    }
+        return Metric(statistics, of_sums)
+
+    def micro(of: Score) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda c: of(c.sum(axis=-2))
+
+    def macro(of: Score) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda c: of(c).mean(axis=-1)
+
+    groups: dict[str, dict[str, Metric]] = {}
+    for suffix, wanted in (("", FINDINGS), ("_5", FIVE)):
+        columns = [i for i, name in enumerate(observations) if name in wanted]
+        if columns:
+            for average, over in (("micro", micro), ("macro", macro)):
+                groups[average + suffix] = {
+                    name: metric(over(of), columns) for name, of in SCORES.items()
+                }
+    groups["F1"] = {name: metric(macro(f1), [i]) for i, name in enumerate(observations)}
+    return groups
 
 
 def confusion(reference: np.ndarray, generated: np.ndarray, uncertain: Uncertain) -> np.ndarray:
@@ -79,3 +100,6 @@ def f1(counts: np.ndarray) -> np.ndarray:
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return part / np.where(whole == 0, 1, whole)
+
+
+SCORES: dict[str, Score] = {"precision": precision, "recall": recall, "F1": f1}
