@@ -11,6 +11,7 @@ from uar.core.files import existing, read_table
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
+from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.uar import ModelSizes
 from uar.model.unifier import resnet_cells
 from uar.tokens.cache import TokenCacheInfo, open_tokens
@@ -48,16 +49,21 @@ class Inputs:
         per_study, crop = params.dataset.images_per_study, params.image.crop
         if params.model.lsu:
             info = TokenCacheInfo.load(paths.TOKENS_INFO)
-            self.visual = TokenSource(open_tokens(paths.TOKENS, info))
+            self.visual = TokenSource(open_tokens(paths.TOKENS, info), params.train.whole_view)
             self.encoder_sha256 = info.encoder_sha256
             codebook, length = info.codebook_size, per_study * info.shape[2]
         else:
             self.visual = PixelSource(open_images(), crop)
             codebook, length = 0, per_study * resnet_cells(crop)
-        self.sizes = ModelSizes(len(self.vocabulary), codebook, length, params.report.max_length)
+        self.sizes = ModelSizes(
+            len(self.vocabulary), codebook, length, params.report.max_length, len(FINDINGS)
+        )
 
     def studies(self, split: Split) -> Studies:
         """The studies of a split. Only evaluate asks for the test split."""
+        findings = self._findings(split)
+        abnormal = self.params.train.abnormal_weight
+        weights = np.where(findings.any(axis=1), abnormal, 1.0)
         return Studies(
             self.visual,
             _rows(self.reports, self.params, split),
@@ -65,11 +71,19 @@ class Inputs:
             self.vocabulary,
             self.params.report.max_length,
             self._present(split),
+            findings,
+            weights if split == "train" and abnormal != 1 else None,
         )
 
     def split_table(self, split: Split) -> pd.DataFrame:
         """study_id, report (raw), cleaned text and views of a split, in the order of `studies`."""
         return self.reports[self.reports["split"] == split]
+
+    def _findings(self, split: Split) -> np.ndarray:
+        """Which of `FINDINGS` each study's report asserts, `(S, 13)` bool."""
+        asserted = self.split_table(split)["findings"]
+        rows = [[name in names for name in FINDINGS] for names in asserted]
+        return np.array(rows, bool).reshape(-1, len(FINDINGS))
 
     def _present(self, split: Split) -> np.ndarray | None:
         """Which views each study has, `(S, V)`, where missing ones are to be masked."""

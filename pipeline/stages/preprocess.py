@@ -1,4 +1,6 @@
-"""Report cleaning."""
+"""Report cleaning, and the findings that each report asserts."""
+
+from tqdm import tqdm
 
 from __future__ import annotations
 
@@ -9,12 +11,14 @@ from uar.core.config import load_params
 from uar.core.files import read_table, write_table
 from uar.data.study import refuse
 from uar.data.text import CLEANERS, has_words
+from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 
 log = logging.getLogger(__name__)
 
 
 def preprocess() -> None:
-    """Clean every report by the rules of the compared papers."""
+    """Clean every report by the rules of the compared papers, and label the raw one."""
     params = load_params(paths.PARAMS)
     table = read_table(paths.STUDIES)[["study_id", "split", "report", "views"]]
     table["cleaned"] = table["report"].map(CLEANERS[params.report.cleaner])
@@ -27,6 +31,11 @@ def preprocess() -> None:
         paths.STUDIES,
         "Remove these studies from the raw data set.",
     )
+    labels = Labeller().label(tqdm(table["report"], "label", unit="report"))
+    table["findings"] = [
+        [name for name, label in zip(OBSERVATIONS, row, strict=True) if label == Label.POSITIVE]
+        for row in labels
+    ]
     write_table(paths.REPORTS, table)
     lengths = table["cleaned"].str.split().str.len()
     log.info(f"preprocess: {len(table)} reports, {lengths.mean():.1f} words on average")

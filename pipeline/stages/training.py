@@ -66,12 +66,14 @@ def run_stage(
                 live.log_metric(metric, value)
             live.make_summary()
 
+        studies = inputs.studies("train")
+        findings = studies.findings if params.model.findings else None
         trained = train_stage(
             fabric,
             model,
-            inputs.studies("train"),
+            studies,
             Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
-            Objective.of_stage(params.train, with_mask=model.params.tir),
+            Objective.of_stage(params.train, model.params.tir, findings),
             params.train,
             stage,
             number=1 if start is None else 2,

@@ -153,6 +153,10 @@ class ModelParams(Section):
     decoder_layers: int = Field(ge=1)
     d_ff: int = Field(ge=8)
     dropout: float = Field(ge=0, lt=1)
+    word_dropout: float = Field(ge=0, lt=1)  # share of the decoder's input words
+    feature_dropout: float = Field(ge=0, lt=1)  # share of tokens and words outside Eq. 10's means
+    visual_pool: int = Field(ge=1)  # side of a square of tokens that the encoder sees as one
+    findings: bool
     resnet: ResNetParams
 
     @model_validator(mode="after")
@@ -188,6 +192,11 @@ class TrainParams(Section):
     lambda3: float = Field(ge=0)
     global_loss: bool
     margin: float = Field(ge=0)  # alpha, Eq. 10
+    negatives: Literal["hardest", "smooth"]
+    smoothness: float = Field(gt=0)  # cosine
+    findings_weight: float = Field(ge=0)
+    abnormal_weight: float = Field(gt=0)  # of drawing a study with a finding
+    whole_view: bool
     mask_reduction: Literal["sum", "mean"]
     mask_learning_rate: float | None = Field(gt=0)  # of the mask M; None: the stage's
     two_stage: bool
@@ -264,6 +273,15 @@ class Params(Section):
         if self.dvae.train.crop > self.image.size:
             raise ValueError(
                 f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pool_fits(self) -> Params:
+        side, pool = self.image.crop // self.dvae.stride, self.model.visual_pool
+        if self.model.lsu and side % pool:
+            raise ValueError(
+                f"model.visual_pool {pool} does not divide the {side} tokens along a view's side"
             )
         return self
 

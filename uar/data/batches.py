@@ -30,6 +30,7 @@ class Batch:
     words: int | None = None  # of the whole optimiser step, end tokens counted; None: it is whole
     studies: int | None = None  # of the whole optimiser step, likewise
     present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
+    findings: Tensor | None = None  # (B, N) float, 0 or 1: what the report asserts
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
@@ -71,18 +72,25 @@ class VisualSource(Protocol):
 
 @dataclass(frozen=True)
 class TokenSource:
-    """Visual tokens from the cache `(N, views, L)` (section 3.2)."""
+    """Visual tokens from the cache `(N, views, L)` (section 3.2).
+
+    Args:
+        tokens: the cache.
+        draw_whole: training draws view 0, the whole image, as often as each crop.
+    """
 
     tokens: np.ndarray
+    draw_whole: bool = False
 
     def whole(self, rows: np.ndarray) -> Tensor:
         """View 0."""
         return torch.from_numpy(self.tokens[rows, 0].astype(np.int64))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """One of the crop views for each image; view 0 if the cache has no crops."""
+        """One of the cached views for each image; view 0 if the cache has no crops."""
         views = self.tokens.shape[1]
-        return torch.randint(min(1, views - 1), views, shape, generator=generator)
+        first = 0 if self.draw_whole else min(1, views - 1)
+        return torch.randint(first, views, shape, generator=generator)
 
     def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
         """The views drawn."""
@@ -123,6 +131,9 @@ class Studies:
         vocabulary: V_R.
         max_length: T.
         present: `(S, V)` bool, the views that each study has; None: all of them.
+        findings: `(S, N)`, 1 where a study's report asserts a finding, else 0; None: not known.
+        weights: `(S,)`, how often training draws each study beside the others, with replacement;
+            None: each once an epoch.
     """
 
     def __init__(
@@ -133,10 +144,14 @@ class Studies:
         vocabulary: Vocabulary,
         max_length: int,
         present: np.ndarray | None = None,
+        findings: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.visual = visual
         self.rows = rows
         self.present = None if present is None else torch.from_numpy(present)
+        self.findings = None if findings is None else torch.from_numpy(findings).float()
+        self.weights = None if weights is None else torch.from_numpy(weights).float()
         encoded = np.stack([vocabulary.encode(report, max_length) for report in reports])
         self.reports = torch.from_numpy(encoded)
         self.report_ids = torch.from_numpy(np.unique(list(reports), return_inverse=True)[1])
@@ -159,7 +174,7 @@ class Studies:
         A last batch of one study is dropped.
         """
         micro_size = math.ceil(batch_size / share.accumulate)
-        for chosen in torch.randperm(len(self), generator=generator).split(batch_size):
+        for chosen in self._order(generator).split(batch_size):
             drawn = self.visual.draw((len(chosen), self.rows.shape[1]), generator)
             if len(chosen) > 1:
                 words = int((self.reports[chosen, 1:] != PAD).sum())
@@ -168,6 +183,12 @@ class Studies:
                     replace(self._part(*each, micro_size, share), words=words, studies=len(chosen))
                     for each in micro_batches
                 ]
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """The studies of an epoch, `(S,)`."""
+        if self.weights is None:
+            return torch.randperm(len(self), generator=generator)
+        return torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
 
     def _part(self, chosen: Tensor, drawn: Tensor, micro_size: int, share: Share) -> Batch:
         """This process's rows of a micro-batch, filled up with its studies again but no reports."""
@@ -188,6 +209,7 @@ class Studies:
             self.reports[chosen],
             self.report_ids[chosen],
             present=None if self.present is None else self.present[chosen],
+            findings=None if self.findings is None else self.findings[chosen],
         )
 
     def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:

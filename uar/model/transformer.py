@@ -118,6 +118,7 @@ class Cache:
     layers: list[LayerCache]
     ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
     seen: Tensor | None = None  # (B, 1, 1, L), see `seen_bias`
+    prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
 
     @property
@@ -141,6 +142,7 @@ class Cache:
 
         self.ancestors = closed_up(self.ancestors)
         self.seen = None if self.seen is None else closed_up(self.seen)
+        self.prompt = None if self.prompt is None else closed_up(self.prompt)
         for layer in self.layers:
             for name, tensor in vars(layer).items():
                 if tensor is not None:
@@ -278,7 +280,13 @@ class Decoder(nn.Module):
                 masks.append(mask)
         return self.norm(x), masks
 
-    def start(self, visual: Tensor, beams: int, seen: Tensor | None = None) -> Cache:
+    def start(
+        self,
+        visual: Tensor,
+        beams: int,
+        seen: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> Cache:
         """An empty cache for decoding `beams` beams over each of `(B, L, d)` visual features."""
         slots = self.max_length * beams
         own = torch.eye(beams, device=visual.device, dtype=visual.dtype)
@@ -288,10 +296,12 @@ class Decoder(nn.Module):
             layers=[layer.start(visual, slots) for layer in self.layers],
             ancestors=ancestors.expand(len(visual), 1, -1, -1).clone(),
             seen=seen,
+            prompt=prompt,
         )
 
     def step(self, text: Tensor, cache: Cache) -> Tensor:
         """h_t of the next position, from its input words' F^(R), both `(B, G, d)`."""
+        text = text if cache.prompt is None else text + cache.prompt
         x = text + self.positions(cache.position, cache.position + 1)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             x = layer.step(x, kept, cache)

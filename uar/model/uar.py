@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uar.core.config import ModelParams
-from uar.core.special_words import BOS, EOS, PAD
+from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.model.aligner import CrossModalRepresentationAligner
+from uar.model.findings import FindingsHead
 from uar.model.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
 from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
@@ -25,6 +27,7 @@ class ModelSizes:
     codebook: int  # |V_I|
     visual_length: int  # L over all images of a study
     max_length: int  # T
+    findings: int = 0  # N, of the findings head
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Output:
     image_global: Tensor  # (B, d), pooled F^(I)
     report_global: Tensor  # (B, d), pooled F^(R)
     masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
+    findings: Tensor | None = None  # (B, N), logits of the findings head
 
 
 @dataclass(frozen=True)
@@ -72,29 +76,91 @@ class UAR(nn.Module):
             self.aligner = CrossModalRepresentationAligner(
                 d, params.heads, params.basis, params.basis_size, params.fusion
             )
-        self.encoder = Encoder(params, sizes.visual_length)
-        self.decoder = Decoder(params, sizes.max_length, sizes.visual_length)
+        self.pool = params.visual_pool if params.lsu else 1
+        encoded = sizes.visual_length // self.pool**2
+        self.encoder = Encoder(params, encoded)
+        self.decoder = Decoder(params, sizes.max_length, encoded)
+        self.findings = FindingsHead(d, sizes.findings) if params.findings else None
         self.head = nn.Linear(d, sizes.vocabulary)  # Eq. 4
 
-    def forward(self, visual: Tensor, report: Tensor, present: Tensor | None = None) -> Output:
+    def forward(
+        self,
+        visual: Tensor,
+        report: Tensor,
+        present: Tensor | None = None,
+        findings: Tensor | None = None,
+    ) -> Output:
         """Teacher-forced pass.
 
         Args:
             visual: tokens or pixels of B studies.
             report: ids `(B, T + 1)`: BOS, words, EOS, padding.
             present: `(B, V)` bool, the views that each study has; None: all of them.
+            findings: true ones `(B, N)` float, 0 or 1, which training prompts with.
         """
         inputs = report[:, :-1]
-        image, text = self.features(visual, inputs)  # Eq. 1, 2
-        seen = seen_bias(present, image)
-        states, masks = self.decoder(text, self.encoder(image, seen), seen)  # Eq. 3
         words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+        drop = self.training and self.params.word_dropout > 0
+        shown = torch.cat([inputs, self._hide(inputs, words)]) if drop else inputs
+        image, text = self.features(visual, shown)  # Eq. 1, 2
+        whole, text = text[: len(inputs)], text[-len(inputs) :]
+        memory, seen = self._encode(image, visual.shape[1], present)
+        logits, prompt = self._findings(memory, seen, findings if self.training else None)
+        states, masks = self.decoder(
+            text if prompt is None else text + prompt, memory, seen
+        )  # Eq. 3
+        kept = self._kept(whole)
         return Output(
             logits=self.head(states),  # Eq. 4
-            image_global=global_image_feature(image, present),
-            report_global=masked_mean(text, words),
+            image_global=global_image_feature(image, present, self._kept(image)),
+            report_global=masked_mean(whole, words if kept is None else words & kept),
             masks=masks,
+            findings=logits,
         )
+
+    def _hide(self, inputs: Tensor, words: Tensor) -> Tensor:
+        """Word dropout (Bowman et al. 2016, section 3.2): some of the words become `<unk>`."""
+        hidden = torch.rand(inputs.shape, device=inputs.device) < self.params.word_dropout
+        return inputs.masked_fill(hidden & words, UNK)
+
+    def _kept(self, features: Tensor) -> Tensor | None:
+        """Which of `(B, T, d)` count in the means of Eq. 10, `(B, T)` bool; None: all."""
+        share = self.params.feature_dropout
+        if not (self.training and share):
+            return None
+        return torch.rand(features.shape[:2], device=features.device) >= share
+
+    def _encode(
+        self, image: Tensor, views: int, present: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """F^(I) of `views` films to what the decoder attends to, and its `seen_bias`."""
+        pool = self.pool
+        if pool > 1:
+            side = math.isqrt(image.shape[1] // views)
+            squares = image.unflatten(1, (views, side // pool, pool, side // pool, pool))
+            image = squares.mean(dim=(3, 5)).flatten(1, 3)
+        seen = seen_bias(present, image)
+        return self.encoder(image, seen), seen
+
+    def _findings(
+        self, memory: Tensor, seen: Tensor | None, true: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The findings head's logits and the decoder's prompt: of `true` ones, else of found."""
+        if self.findings is None:
+            return None, None
+        logits = self.findings(pool_seen(memory, seen))
+        prompts = self.findings.found(logits.detach()) if true is None else true
+        return logits, self.findings.prompt(prompts)
+
+    def finding_logits(
+        self, visual: Tensor, tables: Tables, present: Tensor | None = None
+    ) -> Tensor:
+        """Logits `(B, N)` of the findings head, of a model that has one."""
+        image = self.image_features(visual, tables)
+        memory, seen = self._encode(image, visual.shape[1], present)
+        logits, _ = self._findings(memory, seen)
+        assert logits is not None
+        return logits
 
     def features(self, visual: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """F^(I) `(B, L, d)` of tokens or pixels and F^(R) `(B, T, d)` of word ids (Eq. 1, 2).
@@ -149,8 +215,9 @@ class UAR(nn.Module):
     ) -> Cache:
         """Encode B studies and open the decoder's cache for `beams` beams each."""
         image = self.image_features(visual, tables)
-        seen = seen_bias(present, image)
-        return self.decoder.start(self.encoder(image, seen), beams, seen)
+        memory, seen = self._encode(image, visual.shape[1], present)
+        _, prompt = self._findings(memory, seen)
+        return self.decoder.start(memory, beams, seen, prompt)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
@@ -175,11 +242,24 @@ def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
     return table(ids.flatten()), torch.arange(ids.numel(), device=ids.device).view_as(ids)
 
 
-def global_image_feature(image: Tensor, present: Tensor | None) -> Tensor:
-    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of views that are there."""
+def global_image_feature(
+    image: Tensor, present: Tensor | None, kept: Tensor | None = None
+) -> Tensor:
+    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of views that are there.
+
+    Args:
+        present: `(B, V)` bool, the views that each study has; None: all of them.
+        kept: `(B, L)` bool, tokens that count; None: all of them.
+    """
     if present is None:
-        return image.mean(dim=1)
-    return masked_mean(image, tokens_of(present, image))
+        return image.mean(dim=1) if kept is None else masked_mean(image, kept)
+    there = tokens_of(present, image)
+    return masked_mean(image, there if kept is None else there & kept)
+
+
+def pool_seen(memory: Tensor, seen: Tensor | None) -> Tensor:
+    """Mean of `(B, L, d)` over the tokens that `seen_bias` leaves, `(B, d)`."""
+    return memory.mean(dim=1) if seen is None else masked_mean(memory, seen[:, 0, 0] == 0)
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:

@@ -43,9 +43,14 @@ def report_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def triplet_contrastive_loss(
-    image: Tensor, report: Tensor, report_ids: Tensor, margin: float, studies: int | None = None
+    image: Tensor,
+    report: Tensor,
+    report_ids: Tensor,
+    margin: float,
+    studies: int | None = None,
+    smoothness: float | None = None,
 ) -> Tensor:
-    """Eq. 10 with each anchor's hardest negative in the batch, both ways; mean over the batch.
+    """Eq. 10 with each anchor's hard negatives of the batch, both ways; mean over the batch.
 
     Args:
         image: global visual features `(B, d)`.
@@ -54,6 +59,8 @@ def triplet_contrastive_loss(
             A negative id marks a row that is no study: neither anchor nor negative.
         margin: alpha.
         studies: of the whole batch; None: this is the whole.
+        smoothness: None takes the hardest negative. A number tau takes the smooth maximum of all n,
+            tau log(mean(exp(cosine / tau))): between their mean (tau large) and the hardest one.
 
     Returns:
         A scalar. An anchor without any negative adds 0.
@@ -64,10 +71,34 @@ def triplet_contrastive_loss(
     excluded = same_text | absent.unsqueeze(0) | absent.unsqueeze(1)
     negatives = similarity.masked_fill(excluded, -torch.inf)
     positive = similarity.diagonal()
-    hardest_report = negatives.amax(dim=1)  # <F(I), F-(R)>
-    hardest_image = negatives.amax(dim=0)  # <F-(I), F(R)>
-    loss = F.relu(margin - positive + hardest_report) + F.relu(margin - positive + hardest_image)
+    if smoothness is None:
+        hard_report, hard_image = negatives.amax(dim=1), negatives.amax(dim=0)
+    else:
+        count = (~excluded).sum(dim=1).clamp_min(1).log()  # the same both ways
+        hard_report, hard_image = (
+            smoothness * ((negatives / smoothness).logsumexp(dim=dim) - count) for dim in (1, 0)
+        )
+    # <F(I), F-(R)> and <F-(I), F(R)>
+    loss = F.relu(margin - positive + hard_report) + F.relu(margin - positive + hard_image)
     return loss.sum() / (len(loss) if studies is None else studies)
+
+
+def findings_loss(
+    logits: Tensor, findings: Tensor, weights: Tensor, real: Tensor, studies: int | None = None
+) -> Tensor:
+    """Binary cross-entropy of the findings head, mean over findings and the batch.
+
+    Args:
+        logits: `(B, N)`.
+        findings: true ones, `(B, N)` 0 or 1.
+        weights: of each finding's positives, `(N,)`.
+        real: `(B,)` bool, rows that are studies.
+        studies: of the whole batch; None: this is the whole.
+    """
+    each = F.binary_cross_entropy_with_logits(
+        logits, findings, pos_weight=weights, reduction="none"
+    ).mean(dim=1)
+    return (each * real).sum() / (len(logits) if studies is None else studies)
 
 
 def mask_loss(

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from uar.core.config import TrainParams
+from uar.core.special_words import PAD
 from uar.data.batches import Batch
 from uar.model.uar import Output
-from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
+from uar.training.losses import (
+    findings_loss,
+    language_modeling_loss,
+    mask_loss,
+    triplet_contrastive_loss,
+)
 
 
 @dataclass(frozen=True)
@@ -22,11 +28,28 @@ class Objective:
     lambda3: float
     margin: float
     mask_reduction: str
+    smoothness: float | None = None  # of Eq. 10's negatives; None: the hardest
+    findings: float = 0.0  # weight of the findings head's loss
+    positives: Tensor | None = None  # (N,), weights of the head's positives
 
     @classmethod
-    def of_stage(cls, params: TrainParams, with_mask: bool) -> Objective:
-        """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5)."""
+    def of_stage(
+        cls, params: TrainParams, with_mask: bool, findings: Tensor | None = None
+    ) -> Objective:
+        """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5).
+
+        Args:
+            findings: of the training studies, `(S, N)` 0 or 1; a rare one's positives weigh
+                as the root of its odds against, at most sqrt(10).
+        """
+        positives = None
+        if findings is not None:
+            share = findings.float().mean(dim=0)
+            positives = ((1 - share) / share.clamp_min(1e-3)).clamp(max=10).sqrt()
         return cls(
+            smoothness=params.smoothness if params.negatives == "smooth" else None,
+            findings=params.findings_weight,
+            positives=positives,
             lambda1=params.lambda1,
             lambda2=params.lambda2 if params.global_loss else 0.0,
             lambda3=params.lambda3 if with_mask else 0.0,
@@ -36,7 +59,7 @@ class Objective:
 
     def __call__(
         self,
-        model: Callable[[Tensor, Tensor, Tensor | None], Output],
+        model: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Output],
         batch: Batch,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -46,7 +69,8 @@ class Objective:
             gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
                 a study count `ranks` times, so that their mean over the ranks is the whole's.
         """
-        return self.of_output(model(batch.visual, batch.report, batch.present), batch, gather)
+        output = model(batch.visual, batch.report, batch.present, batch.findings)
+        return self.of_output(output, batch, gather)
 
     def of_output(
         self, output: Output, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda rows: rows
@@ -63,11 +87,19 @@ class Objective:
                 batch.report_ids,
                 self.margin,
                 batch.studies,
+                self.smoothness,
             ),
         }
         loss = self.lambda1 * terms["language_modeling"]
         if self.lambda2:
             loss = loss + self.lambda2 * terms["global"]
+        if output.findings is not None and self.positives is not None:
+            real = (targets != PAD).any(dim=1)
+            weights = self.positives.to(targets.device)
+            terms["findings"] = ranks * findings_loss(
+                output.findings, batch.findings, weights, real, batch.studies
+            )
+            loss = loss + self.findings * terms["findings"]
         if output.masks:
             for reduction in ("sum", "mean"):
                 of_share = mask_loss(output.masks, targets, reduction, batch.studies)

@@ -13,6 +13,7 @@ from uar.core.config import DecodeParams
 from uar.core.distributed import gather_objects
 from uar.data.batches import Batch, Share, Studies
 from uar.data.text import Vocabulary
+from uar.evaluation.detection import best_thresholds, mean_auc
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
 from uar.model.uar import UAR, Output, Tables
@@ -60,19 +61,22 @@ class Validation:
             study's images; with masks `mask_spread`, the deviation of M over a row's visual tokens.
             With `write` also the scores of the `r2gen` protocol without METEOR,
             `distinct_reports`, and with masks `changed_by_mask`: reports that M = 0 changes.
+            With a findings head, whose thresholds are set here to the best micro F1 on the split,
+            `findings_auc` and `findings_f1` of the head.
         """
         model.eval()
         share = Share(self.fabric.global_rank, self.fabric.world_size)
         batches = self.studies.batches(self.params.batch_size, share)
         others = self.studies.with_images_of(another_each(len(self.studies)))
         strangers = others.batches(self.params.batch_size, share)
+        seen = self._find(model) if model.findings is not None else {}
         with torch.inference_mode():
             tables = model.tables()
             mine = []
             for batch, stranger in zip(batches, strangers, strict=True):
                 batch, stranger = batch.to(self.fabric.device), stranger.to(self.fabric.device)
                 part = _Part()
-                output = model(batch.visual, batch.report, batch.present)
+                output = model(batch.visual, batch.report, batch.present, batch.findings)
                 self._measure(part, objective, output, batch)
                 output = model(stranger.visual, stranger.report, stranger.present)
                 nats = report_cross_entropy(output.logits, stranger.report[:, 1:])
@@ -85,8 +89,31 @@ class Validation:
                 mine.append(part)
         parts = gather_objects(self.fabric, mine)
         ordered = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
-        values = self._values(ordered) if self.fabric.is_global_zero else {}
+        values = self._values(ordered) | seen if self.fabric.is_global_zero else {}
         return self.fabric.broadcast(values)
+
+    def _find(self, model: UAR) -> dict[str, float]:
+        """Set the findings head's thresholds, on every rank; what the head sees."""
+        share = Share(self.fabric.global_rank, self.fabric.world_size)
+        mine = []
+        with torch.inference_mode():
+            tables = model.tables()
+            for batch in self.studies.batches(self.params.batch_size, share):
+                batch = batch.to(self.fabric.device)
+                logits = model.finding_logits(batch.visual, tables, batch.present)
+                mine.append(logits.sigmoid().cpu().numpy())
+        found: tuple[np.ndarray, dict[str, float]] | None = None
+        parts = gather_objects(self.fabric, mine)
+        if self.fabric.is_global_zero:
+            count = sum(map(len, parts))
+            ordered = [parts[i % share.ranks][i // share.ranks] for i in range(count)]
+            probabilities = np.concatenate(ordered)
+            true = self.studies.findings.numpy() > 0
+            thresholds, f1 = best_thresholds(probabilities, true)
+            found = thresholds, {"findings_auc": mean_auc(probabilities, true), "findings_f1": f1}
+        thresholds, values = self.fabric.broadcast(found)
+        model.findings.thresholds.copy_(torch.from_numpy(thresholds))
+        return values
 
     def _measure(self, part: _Part, objective: Objective, output: Output, batch: Batch) -> None:
         targets = batch.report[:, 1:]

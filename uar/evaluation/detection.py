@@ -1,0 +1,57 @@
+"""How well probabilities of findings tell who has them: areas under ROC curves, thresholds, F1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+_SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
+_ROUNDS = 2
+
+
+def auc(scores: np.ndarray, true: np.ndarray) -> float:
+    """Area under the ROC curve of `(S,)` scores: how often a true one's exceeds a false one's.
+
+    Ties count half. NaN if all are true or none is.
+    """
+    positive, negative = scores[true], scores[~true]
+    if not len(positive) or not len(negative):
+        return float("nan")
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left")
+    not_above = np.searchsorted(ordered, positive, "right")
+    return float((below + not_above).mean() / 2 / len(negative))
+
+
+def mean_auc(scores: np.ndarray, true: np.ndarray, at_least: int = 4) -> float:
+    """Mean of `auc` over the findings `(S, N)` that at least so many studies have; NaN if none."""
+    each = [
+        auc(scores[:, i], true[:, i]) for i in range(true.shape[1]) if true[:, i].sum() >= at_least
+    ]
+    return float(np.nanmean(each)) if each else float("nan")
+
+
+def micro_f1(found: np.ndarray, true: np.ndarray) -> float:
+    """2 TP / (found + true) over all studies and findings, `(S, N)` bool; 0 if there are none."""
+    total = found.sum() + true.sum()
+    return float(2 * (found & true).sum() / total) if total else 0.0
+
+
+def best_thresholds(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
+    """Each finding's threshold, together those of a high micro F1, and that F1.
+
+    One finding after the other, twice, takes the best quantile of its own scores (or none of the
+    studies: a threshold of 1.01 for scores in [0, 1]); a finding's score counts above it.
+
+    Args:
+        scores: `(S, N)` in [0, 1].
+        true: `(S, N)` bool.
+    """
+    thresholds = np.full(scores.shape[1], 1.01)
+    for _ in range(_ROUNDS):
+        for i in range(len(thresholds)):
+            values = []
+            for candidate in (1.01, *np.quantile(scores[:, i], _SHARES)):
+                thresholds[i] = candidate
+                values.append((micro_f1(scores > thresholds, true), candidate))
+            thresholds[i] = max(values)[1]
+    return thresholds.astype(np.float32), micro_f1(scores > thresholds, true)

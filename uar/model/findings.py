@@ -1,0 +1,43 @@
+"""Findings seen in the films, and prompts that tell the decoder of them: beyond the paper.
+
+In the manner of PromptMRG (Jin et al., AAAI 2024): a head classifies the encoded films; the decoder
+learns with the true findings as prompts and writes with those that the head finds likely enough.
+There a prompt is a special word before the report; here one vector, added to every input word.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class FindingsHead(nn.Module):
+    """Logits of N findings from encoded films, and the prompt of a set of findings.
+
+    Args:
+        d_model: d.
+        findings: N.
+        dropout: share of the pooled features zeroed in training.
+    """
+
+    def __init__(self, d_model: int, findings: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(d_model, findings)
+        self.present = nn.Parameter(torch.randn(findings, d_model))
+        self.absent = nn.Parameter(torch.randn(findings, d_model))
+        self.register_buffer("thresholds", torch.full((findings,), 0.5))  # set by validation
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Encoded films, averaged over their tokens, `(B, d)` to logits `(B, N)`."""
+        return self.classify(self.dropout(self.norm(pooled))).float()
+
+    def found(self, logits: Tensor) -> Tensor:
+        """Findings whose probability exceeds their threshold, `(B, N)` float, 0 or 1."""
+        return (logits.sigmoid() > self.thresholds).float()
+
+    def prompt(self, findings: Tensor) -> Tensor:
+        """The sum of each finding's vector, present or absent: `(B, N)` 0 or 1 to `(B, 1, d)`."""
+        vectors = findings @ self.present + (1 - findings) @ self.absent
+        return vectors.unsqueeze(1) / findings.shape[1] ** 0.5
