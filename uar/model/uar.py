@@ -109,10 +109,11 @@ class UAR(nn.Module):
         states, masks = self.decoder(
             text if prompt is None else text + prompt, memory, seen
         )  # Eq. 3
+        image_global = global_image_feature(image, present, self._kept(image))
         kept = self._kept(whole)
         return Output(
             logits=self.head(states),  # Eq. 4
-            image_global=global_image_feature(image, present, self._kept(image)),
+            image_global=image_global,
             report_global=masked_mean(whole, words if kept is None else words & kept),
             masks=masks,
             findings=logits,

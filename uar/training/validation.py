@@ -62,7 +62,7 @@ class Validation:
             With `write` also the scores of the `r2gen` protocol without METEOR,
             `distinct_reports`, and with masks `changed_by_mask`: reports that M = 0 changes.
             With a findings head, whose thresholds are set here to the best micro F1 on the split,
-            `findings_auc` and `findings_f1` of the head.
+            `findings_f1` of the head and, where enough studies have any, `findings_auc`.
         """
         model.eval()
         share = Share(self.fabric.global_rank, self.fabric.world_size)
@@ -110,7 +110,9 @@ class Validation:
             probabilities = np.concatenate(ordered)
             true = self.studies.findings.numpy() > 0
             thresholds, f1 = best_thresholds(probabilities, true)
-            found = thresholds, {"findings_auc": mean_auc(probabilities, true), "findings_f1": f1}
+            area = mean_auc(probabilities, true)
+            areas = {} if np.isnan(area) else {"findings_auc": area}
+            found = thresholds, {**areas, "findings_f1": f1}
         thresholds, values = self.fabric.broadcast(found)
         model.findings.thresholds.copy_(torch.from_numpy(thresholds))
         return values
