@@ -16,7 +16,7 @@ from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
-from uar.evaluation.detection import auc, best_thresholds, mean_auc, micro_f1
+from uar.evaluation.detection import best_thresholds, mean_auc, micro_f1
 from uar.inference.decoding import generate
 from uar.model.uar import UAR
 from uar.training.losses import findings_loss, triplet_contrastive_loss
@@ -233,15 +233,14 @@ def test_findings_loss_by_the_definition() -> None:
     assert float(actual) == pytest.approx(float(expected) / 4, rel=1e-5)
 
 
-def test_auc_counts_pairs() -> None:
+def test_mean_auc_leaves_rare_findings_out() -> None:
     scores, true = np.array([0.1, 0.4, 0.35, 0.8, 0.4]), np.array([0, 0, 1, 1, 1], bool)
     # pairs: .35 > .1, .35 < .4, .8 > both, .4 > .1 and = .4
-    assert auc(scores, true) == pytest.approx((1 + 0 + 2 + 1.5) / 6)
-    assert math.isnan(auc(scores, np.ones(5, bool)))
     both = np.stack([scores, -scores], axis=1)
     rare = np.stack([true, np.arange(5) == 0], axis=1)
     assert mean_auc(both, rare, at_least=2) == pytest.approx(4.5 / 6)
     assert mean_auc(both, rare, at_least=1) == pytest.approx((4.5 / 6 + 1) / 2)
+    assert math.isnan(mean_auc(both, rare, at_least=4))
 
 
 def test_thresholds_reach_the_best_micro_f1() -> None:

@@ -1,7 +1,5 @@
 """Report cleaning, and the findings that each report asserts."""
 
-from tqdm import tqdm
-
 from __future__ import annotations
 
 import logging
@@ -9,6 +7,7 @@ import logging
 from pipeline import paths
 from uar.core.config import load_params
 from uar.core.files import read_table, write_table
+from uar.core.progress import progress
 from uar.data.study import refuse
 from uar.data.text import CLEANERS, has_words
 from uar.evaluation.clinical.labeller import Labeller
@@ -31,7 +30,7 @@ def preprocess() -> None:
         paths.STUDIES,
         "Remove these studies from the raw data set.",
     )
-    labels = Labeller().label(tqdm(table["report"], "label", unit="report"))
+    labels = Labeller().label(progress(table["report"], "label", len(table), "report"))
     table["findings"] = [
         [name for name, label in zip(OBSERVATIONS, row, strict=True) if label == Label.POSITIVE]
         for row in labels

@@ -1,29 +1,17 @@
-"""How well probabilities of findings tell who has them: areas under ROC curves, thresholds, F1."""
+"""How well probabilities of findings tell who has them: mean AUC, thresholds, micro F1."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from uar.evaluation.probe import auc
+
 _SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
 _ROUNDS = 2
 
 
-def auc(scores: np.ndarray, true: np.ndarray) -> float:
-    """Area under the ROC curve of `(S,)` scores: how often a true one's exceeds a false one's.
-
-    Ties count half. NaN if all are true or none is.
-    """
-    positive, negative = scores[true], scores[~true]
-    if not len(positive) or not len(negative):
-        return float("nan")
-    ordered = np.sort(negative)
-    below = np.searchsorted(ordered, positive, "left")
-    not_above = np.searchsorted(ordered, positive, "right")
-    return float((below + not_above).mean() / 2 / len(negative))
-
-
 def mean_auc(scores: np.ndarray, true: np.ndarray, at_least: int = 4) -> float:
-    """Mean of `auc` over the findings `(S, N)` that at least so many studies have; NaN if none."""
+    """Mean `auc` over the findings `(S, N)` that at least so many studies have; NaN if none."""
     each = [
         auc(scores[:, i], true[:, i]) for i in range(true.shape[1]) if true[:, i].sum() >= at_least
     ]
