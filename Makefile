@@ -1,4 +1,5 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
+# make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint bench venv
+.PHONY: repro test lint docs bench venv
 
 repro: venv
 	dvc repro
@@ -19,6 +20,10 @@ test: $(VENV)/test.done
 lint: $(VENV)/test.done
 	ruff check .
 	ruff format --check .
+	mypy
+
+docs: $(VENV)/docs.done
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 bench: $(VENV)/bench.done
 	python -m benchmarks
@@ -35,6 +40,10 @@ $(VENV)/base.done: pyproject.toml constraints.txt
 
 $(VENV)/test.done: $(VENV)/base.done
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/docs.done: $(VENV)/base.done
+	$(PIP) --editable '.[docs]'
 	touch $@
 
 $(VENV)/bench.done: $(VENV)/base.done

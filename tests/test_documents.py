@@ -1,0 +1,59 @@
+"""What stands beside the code: its paths exist, its versions agree, its pages build."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import uar
+from tests.conftest import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
+_LINK = re.compile(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)")
+
+
+def missing(page: Path, text: str) -> list[str]:
+    """Links to files that are not there."""
+    return [link for link in _LINK.findall(text) if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    assert missing(page, page.read_text(encoding="utf-8")) == []
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    text = "[a](README.md) [b](https://x.org) [c](nowhere.md#d) [e](#f)"
+    assert missing(ROOT / "README.md", text) == ["nowhere.md"]
+
+
+def test_contributing_names_what_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    paths = re.findall(r"`((?:uar|pipeline|tests|presets|docs|benchmarks)/[\w./]*)`", text)
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_version_is_said_once() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == uar.__version__
+
+
+def test_pages_build_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    home = (tmp_path / "index.html").read_text()
+    assert 'href="scale/"' in home
+    links = re.findall(r'<a [^>]*href="([^"]+)"', home)
+    assert [link for link in links if link.startswith("../")] == []
