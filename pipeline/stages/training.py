@@ -60,7 +60,8 @@ def run_stage(
     )
     with live_or_not as live:
 
-        def log(epoch: int, values: dict[str, float]) -> None:
+        def record(epoch: int, values: dict[str, float]) -> None:
+            assert live is not None  # told of epochs on the first process alone
             live.step = epoch
             for metric, value in values.items():
                 live.log_metric(metric, value)
@@ -83,7 +84,7 @@ def run_stage(
             encoder_sha256=inputs.encoder_sha256,
             scratch=scratch,
             identity=run_identity(params, stage, start),
-            on_epoch=log,
+            on_epoch=record,
         )
     if trained is not None:
         best = trained.best
