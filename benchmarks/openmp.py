@@ -1,8 +1,8 @@
 """`python -m benchmarks.openmp`: how long torch's threads may spin while they wait.
 
-A thread that waits actively takes the core from whoever has work: on a busy machine a step then
-waits for threads that are not running. Real training steps under each setting, on the machine as
-it is and beside as many working processes as it has cores.
+A thread that spins keeps its core from whoever has work: on a busy machine a step then waits for
+threads that are not running. Real training steps under each setting, in turns, with the machine as
+it is and beside as many computing processes as it has cores.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from benchmarks.common import Comparison, row
@@ -20,11 +20,55 @@ from benchmarks.common import Comparison, row
 SETTINGS = {
     "libgomp's default": {},
     "OMP_WAIT_POLICY=PASSIVE": {"OMP_WAIT_POLICY": "PASSIVE"},
-    **{f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (1000, 10_000, 100_000)},
+    **{f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (100, 300, 1000, 10_000)},
 }
 PRESETS = ("demo", "iu_xray_small")
-_SECONDS = 4.0  # of steps in a process
-_ROUNDS = 1
+_SECONDS = 3.0  # of steps in a turn
+_ROUNDS = 5
+
+
+class Stepper:
+    """A process of its own that takes real training steps under a setting when it is told to."""
+
+    def __init__(self, preset: str, setting: Mapping[str, str]) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.openmp", preset],
+            env={**environment, **setting},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.step_seconds(0)  # warm
+
+    def step_seconds(self, seconds: float = _SECONDS) -> float:
+        """Mean wall time of the steps of a turn."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(seconds, file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
+
+
+def take_turns(preset: str) -> None:
+    """A stepper's process: for each line of standard input, steps for so many seconds."""
+    import torch
+
+    from benchmarks.iu_xray import iu_xray_params
+    from benchmarks.step import training_step
+
+    step = training_step(iu_xray_params(preset), torch.device("cpu"), "float32")
+    step()
+    for line in sys.stdin:
+        started, steps, passed = time.perf_counter(), 0, 0.0
+        while steps == 0 or passed < float(line):
+            step()
+            steps += 1
+            passed = time.perf_counter() - started
+        print(passed / steps, flush=True)
 
 
 @contextmanager
@@ -40,52 +84,28 @@ def busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def step_seconds(preset: str, setting: dict[str, str]) -> float:
-    """Seconds of a training step in a process of its own."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
-    command = [sys.executable, "-m", "benchmarks.openmp", preset]
-    done = subprocess.run(
-        command, env=environment | setting, capture_output=True, text=True, check=True
-    )
-    return float(done.stdout.split()[-1])
-
-
-def time_steps(preset: str) -> float:
-    """Mean seconds of a real training step of a preset."""
-    import torch
-
-    from benchmarks.iu_xray import iu_xray_params
-    from benchmarks.step import training_step
-
-    step = training_step(iu_xray_params(preset), torch.device("cpu"), "float32")
-    step()
-    step()
-    started, steps = time.perf_counter(), 0
-    while (passed := time.perf_counter() - started) < _SECONDS:
-        step()
-        steps += 1
-    return passed / steps
-
-
 def main() -> None:
-    """Every setting beside libgomp's default, in turns."""
+    """Every setting beside libgomp's default."""
     cores = os.cpu_count() or 1
     for preset in PRESETS:
+        steppers = {name: Stepper(preset, setting) for name, setting in SETTINGS.items()}
         for others in (0, cores):
             with busy(others):
                 rounds = [
-                    {name: step_seconds(preset, s) for name, s in SETTINGS.items()}
+                    {name: stepper.step_seconds() for name, stepper in steppers.items()}
                     for _ in range(_ROUNDS)
                 ]
             medians = {name: statistics.median(r[name] for r in rounds) for name in SETTINGS}
-            default, *_ = medians.values()
+            default = medians["libgomp's default"]
+            beside = f"beside {others} busy processes" if others else "alone"
             for name, seconds in medians.items():
-                beside = f"beside {others} busy processes" if others else "alone"
                 row(f"step of {preset}, {beside}, {name}", Comparison(seconds, default))
+        for stepper in steppers.values():
+            stepper.close()
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        print(time_steps(sys.argv[1]))
+        take_turns(sys.argv[1])
     else:
         main()

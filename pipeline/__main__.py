@@ -6,7 +6,9 @@ A command's module is imported when it is called: `--help` reads the summaries f
 from __future__ import annotations
 
 import ast
+import os
 import sys
+from collections.abc import MutableMapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,31 +53,41 @@ _STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": F
 class LazyCommands(TyperGroup):
     """The commands by name; one is imported only when it is called."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:
         """Names, in the order of `COMMANDS`."""
         return list(_MODULES)
 
-    def get_command(self, ctx: typer.Context, cmd_name: str) -> TyperCommand | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> TyperCommand | None:
         """A command's name and summary, for --help."""
         if cmd_name not in _MODULES:
             return None
         module, heading = _MODULES[cmd_name]
         return TyperCommand(cmd_name, help=_summary(module), rich_help_panel=heading)
 
-    def resolve_command(
-        self, ctx: typer.Context, args: list[str]
-    ) -> tuple[str | None, Any, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """The command itself."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(name or ""), rest
 
 
 def load_command(name: str) -> Any:
-    """Import a command."""
+    """Import a command, and with it torch where it needs it."""
+    let_threads_sleep(os.environ)
     module, _ = _MODULES[name]
     alone = typer.Typer(**_STYLE)
     alone.command(name)(getattr(import_module(module), name))
     return typer.main.get_command(alone)
+
+
+def let_threads_sleep(environment: MutableMapping[str, str]) -> None:
+    """Have torch's waiting threads sleep, unless the user has said how they are to wait.
+
+    Threads that spin make a step many times slower where other processes work, such as a second
+    experiment (`python -m benchmarks.openmp`). OpenMP reads this when torch is loaded, and
+    processes that a stage starts inherit it.
+    """
+    if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}:
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 def _summary(module: str) -> str:

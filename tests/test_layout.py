@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import COMMANDS, LazyCommands, load_command
+from pipeline.__main__ import COMMANDS, LazyCommands, let_threads_sleep, load_command
 from pipeline.tools.layout import FORBIDDEN, ROOMS, draw, read_arrows, upward
 from tests.conftest import ROOT
 from uar.core.errors import UserError
@@ -97,3 +98,28 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_threads_sleep_unless_the_user_says_otherwise() -> None:
+    environment: dict[str, str] = {}
+    let_threads_sleep(environment)
+    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
+    for chosen in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        environment = {chosen: "7"}
+        let_threads_sleep(environment)
+        assert environment == {chosen: "7"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP what it has read")
+@pytest.mark.parametrize(("chosen", "read"), [({}, "0"), ({"GOMP_SPINCOUNT": "123"}, "123")])
+def test_openmp_has_read_it_when_a_stage_loads_torch(chosen: dict[str, str], read: str) -> None:
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "tokenize", "--help"],
+        cwd=ROOT,
+        env={**plain, **chosen, "OMP_DISPLAY_ENV": "verbose"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{read}'" in done.stderr

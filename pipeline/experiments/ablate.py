@@ -53,8 +53,8 @@ def ablate(
     load_params(paths.PARAMS)
     ablations = Ablations.load()
     if table != "all" and table not in ablations.tables:
-        known = ", ".join(ablations.tables)
-        raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {known}, and all.")
+        there = ", ".join(ablations.tables)
+        raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {there}, and all.")
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
     raw, code = yaml.safe_load(paths.PARAMS.read_text()), hash_of_code()

@@ -80,15 +80,18 @@ class Result:
         params = deepcopy(experiment.params)
         params.get("dataset", {}).pop("root", None)
         inherited = experiment.name.startswith(DATA_ONLY)  # the metrics that its commit holds
-        if inherited or experiment.state != "success" or None in (metrics, seed, *runs):
+        if inherited or experiment.state != "success" or metrics is None or seed is None:
+            return None
+        one, two = runs
+        if one is None or two is None:
             return None
         return cls(
             experiment=experiment.name,
             commit=experiment.commit,
             finished=experiment.finished,
             seed=seed,
-            device=runs[1]["device"],
-            seconds=sum(run["seconds"] for run in runs),
+            device=two["device"],
+            seconds=one["seconds"] + two["seconds"],
             params=params,
             metrics=metrics,
             analysis=experiment.metrics.get(str(paths.ANALYSIS), {}),
@@ -211,8 +214,8 @@ def csv_text(settings: list[Setting], ablations: Ablations) -> str:
     for dataset in ("iu_xray", "mimic_cxr"):
         for system, values in read_published(f"table1_{dataset}").items():
             for metric, paper in values.items():
-                row = {"dataset": dataset, "table": "table1", "row": system, "metric": metric}
-                writer.writerow({**row, "paper": "" if paper is None else paper})
+                cells = {"dataset": dataset, "table": "table1", "row": system, "metric": metric}
+                writer.writerow({**cells, "paper": "" if paper is None else paper})
     for setting in settings:
         for name, table in ablations.tables.items():
             published = read_published(table.published)
@@ -262,12 +265,12 @@ def published_evidence(model: str, heading: str) -> float | None:
 
 def provenance(runs: Sequence[Result]) -> dict[str, str]:
     """Seeds, commits, devices and the mean time of runs."""
-    times = [run.seconds for run in runs]
+    times = [run.seconds for run in runs if run.seconds is not None]
     return {
         "seeds": " ".join(str(run.seed) for run in runs),
         "commits": " ".join(sorted({run.commit[:10] for run in runs})),
         "devices": ", ".join(sorted({run.device for run in runs})),
-        "seconds": "" if None in times or not times else f"{statistics.fmean(times):.0f}",
+        "seconds": "" if len(times) < len(runs) or not times else f"{statistics.fmean(times):.0f}",
     }
 
 
@@ -320,8 +323,9 @@ def _table_one(
         yield [system, *(f"({_number(values[metric])})" for metric in METRICS), ""]
     for setting in settings:
         runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
-        for label, system in {"UAR, this project": None, **SYSTEMS}.items():
-            cells = [str(Cell.of(scores(runs, metric, system))) for metric in METRICS]
+        systems: dict[str, str | None] = {"UAR, this project": None, **SYSTEMS}
+        for label, key in systems.items():
+            cells = [str(Cell.of(scores(runs, metric, key))) for metric in METRICS]
             yield [f"{label}, {setting.id}", *cells, provenance(runs)["seeds"]]
 
 

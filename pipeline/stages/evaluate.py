@@ -24,6 +24,7 @@ from uar.evaluation.baselines import (
     nearest_neighbours,
     token_histograms,
 )
+from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
@@ -105,9 +106,10 @@ def evaluate() -> None:
         per_study.to_csv(temporary, index=False)
     write_json(paths.METRICS, metrics)
     write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
+    clinical = labellers["clinical"]
+    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
     write_page(
-        inputs, model, studies, predictions, model_scores, per_study, metrics,
-        labellers["clinical"],
+        inputs, model, studies, predictions, model_scores, per_study, metrics, clinical
     )  # fmt: skip
     print_evaluation(metrics)
     for name, reason in absent.items():
@@ -177,7 +179,7 @@ def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict
             "texts": "whole raw report against the words as decoded",
             "uncertain": params.evaluate.uncertain,
             "radgraph": {
-                "model": None if "radgraph" in absent else weights.name,
+                "model": weights.name if weights and "radgraph" not in absent else None,
                 "texts": "whole raw report against the words as decoded, both in lower case",
                 "levels": "F1 of entities and labels (simple, RG_E), also of whether they have a "
                 "relation (partial, RG_ER, the usual one), of each relation and object (complete)",

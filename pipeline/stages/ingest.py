@@ -77,8 +77,10 @@ def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:
         missing = params.images_per_study - len(study.image_paths)
         if missing:
             repeat = params.missing_view == "repeat"
-            fill = {"copies": 1 + missing} if repeat else {"blanks": missing}
-            slots[-1] = slots[-1]._replace(**fill)
+            last = slots[-1]
+            slots[-1] = (
+                last._replace(copies=1 + missing) if repeat else last._replace(blanks=missing)
+            )
     return slots
 
 

@@ -15,7 +15,7 @@ from uar.core.config import Params
 from uar.core.files import whole_file
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.clinical.scores import confusion
+from uar.evaluation.clinical.scores import Uncertain, confusion
 from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.systems import SystemScores
@@ -90,7 +90,7 @@ def find(
     predictions: Sequence[Prediction],
     scores: SystemScores,
     labeller: Labeller,
-    uncertain: str,
+    uncertain: Uncertain,
 ) -> list[Findings]:
     """Each study's findings."""
     return [

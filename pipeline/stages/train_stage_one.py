@@ -28,9 +28,9 @@ def train_stage_one(
     inputs = Inputs(params)
     seed_everything(params.train.seed)
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
-    if not params.model.lsu and params.model.resnet.weights != "none":
+    if model.unifier is None and params.model.resnet.weights != "none":
         model.resnet.load_pretrained(str(paths.untracked(params.model.resnet.weights)))
-    if params.model.lsu and params.model.token_embedding == "codes":
+    if model.unifier is not None and params.model.token_embedding == "codes":
         model.unifier.start_from_codes(read_code_vectors(paths.DVAE_ENCODER))
     if not params.train.two_stage:
         if fabric.is_global_zero:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from ruamel.yaml import YAML, RoundTripRepresenter
+from ruamel.yaml.nodes import ScalarNode
 
 from pipeline import paths
 from uar.core.config import load_params, parse_params
@@ -67,5 +68,5 @@ def merge(
     return changes
 
 
-def _null(representer: RoundTripRepresenter, _: None) -> yaml.ScalarNode:
+def _null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")

@@ -159,7 +159,7 @@ def _offset(path: Path) -> int:
 
 def _identity(rows: int, size: int) -> dict[str, object]:
     """What a run that goes on must share with the one that was cut off, beside its files."""
-    code = b"".join(Path(module.__file__).read_bytes() for module in (films, dicom))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
     libraries = ("numpy", "pillow", "pydicom", "python-gdcm")
     return {
         "rows": rows,
@@ -290,8 +290,11 @@ def _start_worker() -> None:
     """End with the parent, also a killed one; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    parent = parent_process()
+    assert parent is not None
+
     def follow() -> None:
-        parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -64,11 +64,10 @@ def _parse(line: str, where: str) -> Prediction:
         raise UserError(f"{where}: expected an object with {names}, found {found}; {remedy}")
     for field in fields(Prediction):
         value = row[field.name]
-        accepted = (int, float) if field.type is float else str
-        if not isinstance(value, accepted) or isinstance(value, bool):
-            raise UserError(
-                f"{where}: {field.name} should be {field.type.__name__}, found {value!r}; {remedy}"
-            )
+        number = field.type is float
+        if not isinstance(value, (int, float) if number else str) or isinstance(value, bool):
+            kind = "float" if number else "str"
+            raise UserError(f"{where}: {field.name} should be {kind}, found {value!r}; {remedy}")
     return Prediction(**row)
 
 

@@ -51,15 +51,21 @@ class SystemScores:
 
     def headline(self) -> dict[str, dict[str, Metric | None]]:
         """What intervals are given for and two systems are compared by."""
-        micro = {name: {"micro F1": of["micro"]["F1"]} for name, of in self.clinical.items()}
-        return {**self.text, **micro, **self.graphs}
+        groups: dict[str, dict[str, Metric | None]] = {**self.text}
+        for name, of in self.clinical.items():
+            groups[name] = {"micro F1": of["micro"]["F1"]}
+        for name, levels in self.graphs.items():
+            groups[name] = {**levels}
+        return groups
 
     def values(self) -> dict[str, Any]:
         """`{protocol or graph scorer: {metric: score}, labeller: {average: {score: value}}}`."""
         clinical = {name: _values(groups) for name, groups in self.clinical.items()}
         return {**_values(self.text), **clinical, **_values(self.graphs)}
 
-    def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict | None]]:
+    def intervals(
+        self, *, resamples: int, seed: int
+    ) -> dict[str, dict[str, dict[str, float] | None]]:
         """95 % bootstrap intervals of `headline`."""
         return {
             group: {

@@ -62,6 +62,7 @@ class CrossModalRepresentationAligner(nn.Module):
         self, d_model: int, heads: int, basis: BasisKind, basis_size: int, fusion: FusionKind
     ) -> None:
         super().__init__()
+        self.basis: Tensor
         self.register_buffer("basis", make_basis(basis, basis_size, d_model))  # B, fixed
         self.gain = nn.Parameter(torch.ones(basis_size, d_model))  # gamma / sqrt(basis_size)
         self.bias = nn.Parameter(torch.zeros(basis_size, d_model))  # beta

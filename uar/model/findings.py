@@ -27,6 +27,7 @@ class FindingsHead(nn.Module):
         self.classify = nn.Linear(d_model, findings)
         self.present = nn.Parameter(torch.randn(findings, d_model))
         self.absent = nn.Parameter(torch.randn(findings, d_model))
+        self.thresholds: Tensor
         self.register_buffer("thresholds", torch.full((findings,), 0.5))  # set by validation
 
     def forward(self, pooled: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -254,7 +255,7 @@ class Decoder(nn.Module):
         self.max_length = max_length
         self.positions = Positions(max_length, params.d_model)
         self.dropout = Dropout(params.dropout)
-        self.layers = nn.ModuleList(
+        self.layers: Sequence[DecoderLayer] = nn.ModuleList(  # type: ignore[assignment]
             DecoderLayer(params, max_length, visual_length) for _ in range(params.decoder_layers)
         )
         self.norm = nn.LayerNorm(params.d_model)

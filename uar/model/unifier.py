@@ -62,8 +62,11 @@ class ResNetFeatures(nn.Module):
         from transformers import ResNetConfig, ResNetModel  # seconds that no other model needs
 
         self.fine_tune = params.fine_tune
-        self.resnet = ResNetModel(ResNetConfig(depths=list(params.depths)))
-        self.project = nn.Linear(self.resnet.config.hidden_sizes[-1], d_model)
+        config = ResNetConfig(depths=list(params.depths))
+        self.resnet = ResNetModel(config)
+        self.project = nn.Linear(list(config.hidden_sizes or ())[-1], d_model)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
         self.resnet.requires_grad_(params.fine_tune)

@@ -204,7 +204,7 @@ def tokenize_images(
     shape = (count, 1 + views.crops, views.side**2)
     encoder_sha256 = model.fingerprint()
     unfinished = UnfinishedArray(scratch, shape, per_batch)
-    remaining = None
+    remaining: np.ndarray | None = None
     if fabric.is_global_zero:
         identity = {
             **asdict(views),
@@ -217,6 +217,7 @@ def tokenize_images(
         }
         remaining = unfinished.open(identity)
     remaining = fabric.broadcast(remaining)
+    assert remaining is not None  # the first process has opened the file
     mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank]
 
     def encode(pixels: Tensor) -> Tensor:
@@ -237,7 +238,7 @@ def tokenize_images(
             unfinished.write(number, _encode(encode, batch, views).numpy())
             bar.update()
     fabric.barrier()
-    agreements = None
+    agreements: dict[str, Any] = {}
     if first:
         unfinished.move_to(out)
         agreements = _agreements(fabric, model, images, views, encode, precision)
@@ -264,7 +265,7 @@ def _agreements(
     views: Views,
     encode: Callable[[Tensor], Tensor],
     precision: str,
-) -> dict[str, float | None]:
+) -> dict[str, Any]:
     """How far the precision and the kind of view change tokens, on images spread over the array."""
     count = len(np.load(images, mmap_mode="r"))
     rows = np.arange(0, count, math.ceil(count / _MEASURED_IMAGES))

@@ -94,6 +94,7 @@ class Objective:
         if self.lambda2:
             loss = loss + self.lambda2 * terms["global"]
         if output.findings is not None and self.positives is not None:
+            assert batch.findings is not None  # of a model with a findings head
             real = (targets != PAD).any(dim=1)
             weights = self.positives.to(targets.device)
             terms["findings"] = ranks * findings_loss(

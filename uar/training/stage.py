@@ -35,6 +35,7 @@ from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricModule
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def train_stage(
         weights, optimizer_state = full_state(model, optimizer)
         values = {f"train/{name}": mean for name, mean in means.items()}
         values |= {f"val/{name}": value for name, value in scores.items()}
-        values["learning_rate"] = schedule.get_last_lr()[0]
+        values["learning_rate"] = float(schedule.get_last_lr()[0])
         past.append(values)
         seconds += time.monotonic() - started
         if not fabric.is_global_zero:
@@ -200,7 +201,7 @@ def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> 
 
 def train_epoch(
     fabric: Fabric,
-    step: nn.Module,
+    step: _FabricModule,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     studies: Studies,
@@ -233,15 +234,16 @@ def train_epoch(
                 terms = step(batch.to(fabric.device))
                 fabric.backward(terms["loss"])
             for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach()
+                sums[name] = term.detach() + sums.get(name, 0)
         norm = nn.utils.clip_grad_norm_(clipped_ones, params.gradient_clip)
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        sums["clipped"] = sums.get("clipped", 0) + (whole > params.gradient_clip).float()
+        sums["clipped"] = (whole > params.gradient_clip).float() + sums.get("clipped", 0)
         optimizer.step()
         schedule.step()
         if number % _READ_EVERY == 0 or number == steps:
-            totals = fabric.all_reduce(torch.stack(list(sums.values()))).tolist()
-            means = {name: total / number for name, total in zip(sums, totals, strict=True)}
+            totals = fabric.all_reduce(torch.stack(list(sums.values())))
+            assert isinstance(totals, Tensor)
+            means = {k: v / number for k, v in zip(sums, totals.tolist(), strict=True)}
             if not np.isfinite(means["loss"]):  # not one step's since the epoch began may be
                 raise UserError(
                     f"{title}: the loss is {means['loss']}. Lower the stage's learning_rate"

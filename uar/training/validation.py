@@ -102,19 +102,24 @@ class Validation:
                 batch = batch.to(self.fabric.device)
                 logits = model.finding_logits(batch.visual, tables, batch.present)
                 mine.append(logits.sigmoid().cpu().numpy())
+        head, labels = model.findings, self.studies.findings
+        assert head is not None
+        assert labels is not None  # a model with the head is trained on studies with labels
         found: tuple[np.ndarray, dict[str, float]] | None = None
         parts = gather_objects(self.fabric, mine)
         if self.fabric.is_global_zero:
             count = sum(map(len, parts))
             ordered = [parts[i % share.ranks][i // share.ranks] for i in range(count)]
             probabilities = np.concatenate(ordered)
-            true = self.studies.findings.numpy() > 0
+            true = labels.numpy() > 0
             thresholds, f1 = best_thresholds(probabilities, true)
             area = mean_auc(probabilities, true)
             areas = {} if np.isnan(area) else {"findings_auc": area}
             found = thresholds, {**areas, "findings_f1": f1}
-        thresholds, values = self.fabric.broadcast(found)
-        model.findings.thresholds.copy_(torch.from_numpy(thresholds))
+        found = self.fabric.broadcast(found)
+        assert found is not None
+        thresholds, values = found
+        head.thresholds.copy_(torch.from_numpy(thresholds))
         return values
 
     def _measure(self, part: _Part, objective: Objective, output: Output, batch: Batch) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from uar.data.demo.findings import Finding
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of the film
 
 
@@ -196,7 +196,7 @@ def draw_frontal(
     film.paint(film.ellipse(0.56, 0.335, 0.032, 0.042, 0.02), 0.66)
     for sign in (-1, 1):
         film.add(film.ellipse(0.5 + sign * 0.095, 0.44, 0.035, 0.06, 0.05, sign * -0.4), 0.13)
-    swell = {None: 1.0, "mild": 1.28, "marked": 1.55}[cardiomegaly and cardiomegaly.detail]
+    swell = {None: 1.0, "mild": 1.28, "marked": 1.55}[cardiomegaly.detail if cardiomegaly else None]
     swell *= 0.8 if hyperinflation else 1.0
     heart_x, heart_y = 0.535 + 0.04 * (swell - 1), 0.63 - 0.06 * (swell - 1)
     heart = film.ellipse(heart_x, heart_y, 0.137 * swell, 0.108 * swell, 0.02, angle=0.3)
@@ -249,9 +249,9 @@ def draw_frontal(
                 film.mark(finding, patch)
             case "nodule":
                 middle_y = 0.33 if finding.detail == "upper" else 0.58
-                radius = 0.053 + 0.006 * grow
+                size = 0.053 + 0.006 * grow
                 nodule = film.ellipse(
-                    0.5 + sign * (0.215 + 0.015 * wander), middle_y + 0.03 * grow, radius, radius
+                    0.5 + sign * (0.215 + 0.015 * wander), middle_y + 0.03 * grow, size, size
                 )
                 film.paint(nodule, 0.84, 0.95)
                 film.mark(finding, nodule)
@@ -292,8 +292,8 @@ def draw_frontal(
                 cx, cy = 0.535 + 0.015 * wander, 0.635
                 sac = film.ellipse(cx, cy, 0.088 + 0.006 * grow, 0.085 + 0.006 * grow)
                 film.paint(sac, 0.86)
-                inner = film.ellipse(cx, cy, 0.07, 0.067)
-                film.paint(inner * _cover(y - cy - 0.005, 0.008), 0.12)  # air above the fluid
+                content = film.ellipse(cx, cy, 0.07, 0.067)
+                film.paint(content * _cover(y - cy - 0.005, 0.008), 0.12)  # air above the fluid
                 film.mark(finding, sac)
     return film.develop(pose, rng), film.boxes
 
@@ -342,7 +342,7 @@ def draw_lateral(
     film.add(film.ellipse(0.5, 0.31, 0.075, 0.07, 0.05), 0.11)
     film.add(film.line((0.57, 0.02), (0.52, 0.4), width=0.034, soft=0.014), -0.14)
     film.add(film.ellipse(0.5, 0.45, 0.055, 0.06, 0.05), 0.17)
-    swell = {None: 1.0, "mild": 1.22, "marked": 1.42}[cardiomegaly and cardiomegaly.detail]
+    swell = {None: 1.0, "mild": 1.22, "marked": 1.42}[cardiomegaly.detail if cardiomegaly else None]
     swell *= 0.8 if hyperinflation else 1.0
     heart_x, heart_y = 0.345 + 0.08 * (swell - 1), 0.65 - 0.06 * (swell - 1)
     heart = film.ellipse(heart_x, heart_y, 0.165 * swell, 0.115 * swell, 0.025, angle=0.75)
@@ -373,8 +373,8 @@ def draw_lateral(
                 film.mark(finding, patch)
             case "nodule":
                 cx, cy = (0.4, 0.3) if finding.detail == "upper" else (0.62, 0.58)
-                radius = 0.053 + 0.006 * grow
-                nodule = film.ellipse(cx + 0.03 * wander, cy + 0.03 * grow, radius, radius)
+                size = 0.053 + 0.006 * grow
+                nodule = film.ellipse(cx + 0.03 * wander, cy + 0.03 * grow, size, size)
                 film.paint(nodule, 0.84, 0.95)
                 film.mark(finding, nodule)
             case "atelectasis":

@@ -22,12 +22,11 @@ from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
 from uar.data.demo.findings import Finding, sample_findings
 from uar.data.demo.wording import write_report
 from uar.data.readers import r2gen
-from uar.data.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split
+from uar.data.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split, View
 
 # 70 / 10 / 20 in every ten studies.
-SPLIT_CYCLE: tuple[Split, ...] = tuple(
-    {"r": "train", "v": "val", "t": "test"}[letter] for letter in "rrtrrvrtrr"
-)
+_SPLIT_OF: dict[str, Split] = {"r": "train", "v": "val", "t": "test"}
+SPLIT_CYCLE = tuple(_SPLIT_OF[letter] for letter in "rrtrrvrtrr")
 
 _DRAW: tuple[Callable[..., tuple[Pixels, dict[Finding, Box]]], ...] = (draw_frontal, draw_lateral)
 
@@ -165,7 +164,8 @@ def read(params: DatasetParams) -> Dataset:
     demo = params.demo
     generate(params.root, studies=demo.studies, film_size=demo.film_size, seed=demo.seed)
     dataset = r2gen.read(params)
-    views = ("frontal", "lateral")[: params.images_per_study]
+    both: tuple[View, ...] = ("frontal", "lateral")
+    views = both[: params.images_per_study]
     boxes = read_table(params.root / "boxes.parquet")
     return Dataset(
         [replace(study, views=views) for study in dataset.studies],

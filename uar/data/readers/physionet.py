@@ -36,6 +36,7 @@ from uar.data.study import (
     LeftOut,
     Split,
     Study,
+    View,
     has_words,
     image_fault,
     leaves_folder,
@@ -121,8 +122,9 @@ def _read_study(
     fault = image_fault(paths, params)
     if fault:
         raise UserError(f"{first.folder}: study {study_id} {fault}")
-    views = ("frontal",) * len(paths)
-    return [Study(study_id, _SPLITS[first.split], report, tuple(paths), views)], strays
+    frontals: list[View] = ["frontal"] * len(paths)
+    study = Study(study_id, _SPLITS[first.split], report, tuple(paths), tuple(frontals))
+    return [study], strays
 
 
 def _report_text(path: Path, reports: Path) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from uar.core.errors import UserError
 from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS
@@ -53,7 +53,7 @@ class Chexbert:
                     f"authors' {WEIGHTS} and bert-base-uncased's {CONFIG} and {WORDS}"
                 )
         config = BertConfig.from_json_file(folder / CONFIG)
-        self._tokenizer = BertTokenizerFast(vocab=str(folder / WORDS))
+        self._tokenizer = BertTokenizer(vocab=str(folder / WORDS))
         self._length = config.max_position_embeddings
         self._device = device
         self._network = _Network(config).to(device).eval()

@@ -121,5 +121,7 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     tokenizer.encode_plus = tokenizer.__call__
-    tokenizer.build_inputs_with_special_tokens = lambda ids: [start, *ids, end]
+    tokenizer.build_inputs_with_special_tokens = (  # type: ignore[method-assign]
+        lambda ids: [start, *ids, end]
+    )
     return tokenizer
