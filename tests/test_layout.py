@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.__main__ import COMMANDS, LazyCommands, let_threads_sleep, load_command
+from pipeline.__main__ import COMMANDS, LazyCommands, limit_spinning, load_command
 from pipeline.tools.layout import FORBIDDEN, ROOMS, draw, read_arrows, upward
 from tests.conftest import ROOT
 from uar.core.errors import UserError
@@ -100,20 +100,20 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-def test_threads_sleep_unless_the_user_says_otherwise() -> None:
+def test_threads_spin_little_unless_the_user_says_otherwise() -> None:
     environment: dict[str, str] = {}
-    let_threads_sleep(environment)
-    assert environment == {"OMP_WAIT_POLICY": "PASSIVE"}
-    for chosen in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+    limit_spinning(environment)
+    assert environment == {"GOMP_SPINCOUNT": "5000"}
+    for chosen in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         environment = {chosen: "7"}
-        let_threads_sleep(environment)
+        limit_spinning(environment)
         assert environment == {chosen: "7"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP what it has read")
-@pytest.mark.parametrize(("chosen", "read"), [({}, "0"), ({"GOMP_SPINCOUNT": "123"}, "123")])
+@pytest.mark.parametrize(("chosen", "read"), [({}, "5000"), ({"GOMP_SPINCOUNT": "123"}, "123")])
 def test_openmp_has_read_it_when_a_stage_loads_torch(chosen: dict[str, str], read: str) -> None:
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_"))}
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "tokenize", "--help"],
         cwd=ROOT,
