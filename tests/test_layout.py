@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 from pipeline.__main__ import COMMANDS, LazyCommands, limit_spinning, load_command
@@ -51,6 +53,46 @@ def test_an_arrow_up_is_found(
         (tmp_path / path).touch()
     (tmp_path / module).write_text(line + "\n")
     assert upward(read_arrows(tmp_path)) == [found]
+
+
+def cycles(root: Path) -> list[list[str]]:
+    """Modules of `uar` that cannot be loaded without each other, whichever comes first."""
+    files = {}
+    for path in sorted((root / "uar").rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = nx.DiGraph()
+    for module, path in files.items():
+        for node in ast.parse(path.read_text()).body:  # not those in functions
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                inner = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [node.module, *inner]
+            for name in names:  # a package's __init__ runs before its modules
+                steps = name.split(".")
+                loaded = [".".join(steps[: i + 1]) for i in range(len(steps))]
+                own = [m for m in loaded if m == module or module.startswith(f"{m}.")]
+                graph.add_edges_from((module, m) for m in loaded if m in files and m not in own)
+    return [sorted(group) for group in nx.strongly_connected_components(graph) if len(group) > 1]
+
+
+def test_every_module_can_be_imported_first() -> None:
+    assert cycles(ROOT) == []
+
+
+def test_a_cycle_through_a_package_is_found(tmp_path: Path) -> None:
+    for name, text in {
+        "uar/__init__.py": "",
+        "uar/a/__init__.py": "from uar.a import x\n",
+        "uar/a/x.py": "from uar.b import y\n",
+        "uar/b/__init__.py": "import uar.a\n",
+        "uar/b/y.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cycles(tmp_path) == [["uar.a", "uar.a.x", "uar.b"]]
 
 
 def test_an_unknown_room_is_named(tmp_path: Path) -> None:

@@ -25,6 +25,6 @@ own number only, so a larger data set begins with the smaller one.
 """
 
 from uar.data.demo.findings import FINDINGS
-from uar.data.demo.generate import LAYOUT, generate, read
+from uar.data.demo.generate import generate
 
-__all__ = ["FINDINGS", "LAYOUT", "generate", "read"]
+__all__ = ["FINDINGS", "generate"]

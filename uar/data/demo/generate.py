@@ -14,15 +14,13 @@ from pydicom.dataset import Dataset as Dicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
 
-from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.core.files import read_table, write_json, write_table
+from uar.core.files import write_json, write_table
 from uar.core.progress import progress
 from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
 from uar.data.demo.findings import Finding, sample_findings
 from uar.data.demo.wording import write_report
-from uar.data.readers import r2gen
-from uar.data.study import BOX_COLUMNS, SPLITS, Dataset, Layout, Split, View
+from uar.data.study import BOX_COLUMNS, SPLITS, Split
 
 # 70 / 10 / 20 in every ten studies.
 _SPLIT_OF: dict[str, Split] = {"r": "train", "v": "val", "t": "test"}
@@ -153,25 +151,3 @@ def write_dicom(path: Path, pixels: Pixels, view: int, photometric: str, entropy
     film.WindowCenter, film.WindowWidth = 2048, 3584
     film.PixelData = stored.astype("<u2").tobytes()
     film.save_as(path, enforce_file_format=True)
-
-
-def read(params: DatasetParams) -> Dataset:
-    """Generate the data set at `params.root` as `params.demo` says, and read it.
-
-    Raises:
-        UserError: as `generate`.
-    """
-    demo = params.demo
-    generate(params.root, studies=demo.studies, film_size=demo.film_size, seed=demo.seed)
-    dataset = r2gen.read(params)
-    both: tuple[View, ...] = ("frontal", "lateral")
-    views = both[: params.images_per_study]
-    boxes = read_table(params.root / "boxes.parquet")
-    return Dataset(
-        [replace(study, views=views) for study in dataset.studies],
-        dataset.images,
-        boxes[boxes["view"] < params.images_per_study].reset_index(drop=True),
-    )
-
-
-LAYOUT = Layout(read, "nothing or an earlier demo", marker=None)

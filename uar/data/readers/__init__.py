@@ -7,8 +7,7 @@ from collections.abc import Collection
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.data import demo
-from uar.data.readers import kaggle, openi, physionet, r2gen
+from uar.data.readers import demo, kaggle, openi, physionet, r2gen
 from uar.data.study import (
     BOX_COLUMNS,
     SPLITS,

@@ -1,0 +1,33 @@
+"""The generated data set (`uar.data.demo`), made before it is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from uar.core.config import DatasetParams
+from uar.core.files import read_table
+from uar.data.demo import generate
+from uar.data.readers import r2gen
+from uar.data.study import Dataset, Layout, View
+
+
+def read(params: DatasetParams) -> Dataset:
+    """Generate the data set at `params.root` as `params.demo` says, and read it.
+
+    Raises:
+        UserError: as `generate`.
+    """
+    of = params.demo
+    generate(params.root, studies=of.studies, film_size=of.film_size, seed=of.seed)
+    dataset = r2gen.read(params)
+    both: tuple[View, ...] = ("frontal", "lateral")
+    views = both[: params.images_per_study]
+    boxes = read_table(params.root / "boxes.parquet")
+    return Dataset(
+        [replace(study, views=views) for study in dataset.studies],
+        dataset.images,
+        boxes[boxes["view"] < params.images_per_study].reset_index(drop=True),
+    )
+
+
+LAYOUT = Layout(read, "nothing or an earlier demo", marker=None)
