@@ -114,8 +114,8 @@ def main(
         ("data/images.npy", (FILMS, size, size), 1),
         ("data/tokens.npy", (FILMS, 1 + crops, tokens_per_image(params)), 2),
         ("data/tokens.npy, `grid`, all", (FILMS, 1 + every, tokens_per_image(params)), 2),
-        ("models/stage_two.pt", (parameters,), 4),
-        (".resume/stage_two: weights, AdamW, best", (parameters, 4), 4),
+        ("models/stage_two.safetensors", (parameters,), 4),
+        (".resume/train_stage_two: weights, AdamW, best", (parameters, 4), 4),
     ):
         gigabytes = torch.Size(shape).numel() * item / 1e9
         print(f"| {name} | {shape} | {gigabytes:.2f} |")

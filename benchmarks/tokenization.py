@@ -8,6 +8,7 @@ images (ratio 1: it does not grow).
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -51,8 +52,10 @@ def tokenized(folder: Path, model: Dvae, count: int, views: Views, **options: ob
         views,
         out=folder / "tokens.npy",
         scratch=folder / "unfinished",
+        identity={},
         **settings,
     )
+    shutil.rmtree(folder / "unfinished")
     assert isinstance(info, TokenCacheInfo)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from pipeline.run import as_stage
 from uar.core.errors import UserError
 
 COMMANDS: dict[
@@ -73,9 +74,12 @@ class LazyCommands(TyperGroup):
 def load_command(name: str) -> Any:
     """Import a command, and with it torch where it needs it."""
     limit_spinning(os.environ)
-    module, _ = _MODULES[name]
+    module, heading = _MODULES[name]
+    function = getattr(import_module(module), name)
+    if heading == "Stages":
+        function = as_stage(name, function)
     alone = typer.Typer(**_STYLE)
-    alone.command(name)(getattr(import_module(module), name))
+    alone.command(name)(function)
     return typer.main.get_command(alone)
 
 

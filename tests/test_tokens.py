@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,10 +48,10 @@ def tokenized(
     packed = out.parent / "images.npy"
     np.save(packed, images)
     options = {"batch_size": 6, "precision": "float32", "scratch": out.parent / "scratch"}
-    options |= changes
+    options |= {"identity": {}} | changes
     fabric = launch("cpu")
     info = tokenize_images(fabric, model, packed, TRAIN, views, out=out, **options)
-    assert not options["scratch"].exists()
+    shutil.rmtree(options["scratch"])
     return np.load(out), info
 
 
@@ -222,6 +224,67 @@ def test_another_runs_unfinished_array_is_not_used(tmp_path: Path) -> None:
     assert not np.load(array.array).any()
 
 
+Damage = Callable[[UnfinishedArray], object]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda a: a.done.write_bytes(b"\x01\x01"),
+        lambda a: a.done.write_bytes(b""),
+        lambda a: a.done.write_bytes(b"\x01\x07\x00"),
+        lambda a: a.done.unlink(),
+        lambda a: a.identity.write_text('{"run": '),
+        lambda a: a.identity.write_bytes(b"\xff\xfe"),
+        lambda a: a.array.unlink(),
+        lambda a: a.array.write_bytes(a.array.read_bytes()[:-9]),
+        lambda a: a.array.write_bytes(b""),
+        lambda a: np.save(a.array, np.zeros((5, 2, 4), np.uint16)),
+        lambda a: np.save(a.array, np.zeros((5, 1, 4), np.int32)),
+        lambda a: np.save(a.array, np.array([{}]), allow_pickle=True),
+    ],
+)
+def test_damaged_unfinished_work_is_moved_aside_and_begun_anew(
+    tmp_path: Path, damage: Damage, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
+    array.open({"run": 1})
+    array.write(0, np.full((2, 1, 4), 7))
+    assert array.open({"run": 1}).tolist() == [1, 2]
+    damage(array)
+    assert array.open({"run": 1}).tolist() == [0, 1, 2]
+    assert not np.load(array.array).any()
+    assert (tmp_path / "scratch.damaged").is_dir()
+    assert "begins anew" in caplog.text
+
+
+def test_the_log_says_in_what_another_run_differs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
+    array.open({"code": {"uar/tokens/cache.py": "a"}, "params": {"seed": 0, "image.crop": 16}})
+    array.open({"code": {"uar/tokens/cache.py": "b"}, "params": {"seed": 1, "image.crop": 16}})
+    assert "differs in: code uar/tokens/cache.py, params seed" in caplog.text
+
+
+def test_a_kill_while_agreements_are_measured_loses_nothing(
+    model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dying(*arguments: Any) -> None:
+        raise Killed
+
+    out = tmp_path / "tokens.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr("uar.tokens.cache._agreements", dying)
+        with pytest.raises(Killed):
+            tokenized(model, images, out)
+    assert not out.exists()
+    monkeypatch.setattr(UnfinishedArray, "write", dying)  # nothing is encoded again
+    tokens, info = tokenized(model, images, out)
+    np.testing.assert_array_equal(tokens, cache[0])
+    assert info == cache[1]
+
+
 def test_open_tokens_gives_the_array(cache: Cache, tmp_path: Path) -> None:
     tokens, info = cache
     np.save(tmp_path / "tokens.npy", tokens)
@@ -258,8 +321,11 @@ def test_json_of_something_else_is_refused(tmp_path: Path, content: Any) -> None
 
 def test_another_encoder_is_refused(cache: Cache) -> None:
     info = replace(cache[1], encoder_sha256="a" * 64)
-    info.refuse_other_encoder("a" * 64, "models/stage_one.pt")
+    info.refuse_other_encoder("a" * 64, "models/stage_one.safetensors")
     with pytest.raises(UserError) as caught:
-        info.refuse_other_encoder("b" * 64, "models/stage_one.pt")
-    for part in ("encoder aaaaaaaaaaaa,", "models/stage_one.pt expects encoder bbbbbbbbbbbb."):
+        info.refuse_other_encoder("b" * 64, "models/stage_one.safetensors")
+    for part in (
+        "encoder aaaaaaaaaaaa,",
+        "models/stage_one.safetensors expects encoder bbbbbbbbbbbb.",
+    ):
         assert part in str(caught.value)

@@ -324,8 +324,8 @@ def test_stage_two_starts_where_stage_one_ended(
     trained, _ = train(make_model(tiny_params, tir=False), stage=stage)
     best = trained.best
     assert best.validation["CIDEr"] > 0
-    best.save(tmp_path / "stage_one.pt")
-    model = Checkpoint.load(tmp_path / "stage_one.pt").build(tir=True, tir_mask=tir_mask)
+    best.save(tmp_path / "stage_one.safetensors")
+    model = Checkpoint.load(tmp_path / "stage_one.safetensors").build(tir=True, tir_mask=tir_mask)
     assert all(layer.refiner is not None for layer in model.decoder.layers)
     objective = Objective.of_stage(tiny_params.train, with_mask=False)
     values = validation()(model, objective)

@@ -17,6 +17,7 @@ from tests.conftest import ROOT, TINY, override
 from tests.test_training import VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import DecodeParams, StageParams, parse_params
 from uar.core.distributed import launch
+from uar.core.weights import read_weights
 from uar.tokens.cache import Views, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
@@ -81,7 +82,10 @@ def train(
         return {}
     assert trained is not None
     best = trained.best
-    last = torch.load(folder / "resume.pt", weights_only=True)["weights"]
+    last = read_weights(folder / "resume.safetensors", "resume file")[0]
+    last = {
+        name.removeprefix("weights/"): w for name, w in last.items() if name.startswith("weights/")
+    }
     return {"last": last, "best": best.weights, "epoch": best.epoch, "logged": logged}
 
 
@@ -96,6 +100,7 @@ def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
     fabric.barrier()
     out, scratch = folder / "tokens.npy", folder / "unfinished"
     options = {"batch_size": 3, "precision": "float32", "out": out, "scratch": scratch}
+    options |= {"identity": {}}
     info = tokenize_images(fabric, model, images, TRAIN_ROWS, VIEWS, **options)
     assert info.shape == (11, 3, 4)
     return np.load(out) if fabric.is_global_zero else None

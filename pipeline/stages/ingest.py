@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
@@ -12,7 +11,7 @@ import pandas as pd
 
 from pipeline import paths
 from uar.core.config import DatasetParams, load_params
-from uar.core.files import whole_file, write_json, write_table
+from uar.core.files import give_name, whole_file, write_json, write_table
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
@@ -45,19 +44,18 @@ def ingest() -> None:
         *(LeftOut(ids[study], "; ".join(bad[study]), "unreadable image") for study in bad),
     ]
     dataset = _with_views(dataset, packed.views).without(bad)
-    with whole_file(paths.IMAGES) as out:
-        if bad:
-            kept = [study for study in range(len(ids)) if study not in bad]
+    if bad:
+        kept = [study for study in range(len(ids)) if study not in bad]
+        with whole_file(paths.IMAGES) as out:
             copy_studies(packed.array, kept, per_study, out)
-        else:
-            shutil.move(packed.array, out)
+    else:
+        give_name(packed.array, paths.IMAGES)
     write_table(paths.STUDIES, dataset.table())
     write_table(paths.BOXES, dataset.boxes)
     with whole_file(paths.LEFT_OUT) as out:
         pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS).to_csv(out, index=False)
     summary = summarize(dataset, left_out, per_study)
     write_json(paths.INGEST_SUMMARY, summary)
-    shutil.rmtree(scratch)
     log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
 
 

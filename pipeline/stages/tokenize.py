@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
+from pipeline.provenance import stages
 from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
@@ -42,6 +43,7 @@ def tokenize() -> None:
         precision=params.tokenize.precision,
         out=paths.TOKENS,
         scratch=paths.SCRATCH / "tokenize",
+        identity=stages()["tokenize"].identity(params),
     )
     if fabric.is_global_zero:
         write_json(paths.TOKENS_INFO, info_as_json(info))

@@ -6,15 +6,16 @@ import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dvclive import Live
 
 from pipeline import paths
 from pipeline.inputs import Inputs
+from pipeline.provenance import stages
 from uar.core.config import Params, StageParams
 from uar.core.device import describe
-from uar.core.files import sha256, write_json
+from uar.core.files import write_json
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.training.objective import Objective
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 log = logging.getLogger(__name__)
-
-
-_ELSEWHERE = {"stage_one", "stage_two", "strategy"}  # told apart otherwise, or of no effect
 
 
 def run_stage(
@@ -46,10 +44,10 @@ def run_stage(
     Args:
         name: of the stage, for its logs and its resume file.
         fabric: the processes that train together; the first one writes and logs.
-        start: checkpoint the stage starts from; part of the run's identity.
+        start: checkpoint the stage starts from.
         restart: do not go on from an earlier, killed run.
     """
-    scratch = paths.SCRATCH / name
+    scratch = paths.SCRATCH / f"train_{name}"
     if restart and fabric.is_global_zero:
         shutil.rmtree(scratch, ignore_errors=True)
     fabric.barrier()
@@ -83,32 +81,17 @@ def run_stage(
             seed=params.train.seed,
             encoder_sha256=inputs.encoder_sha256,
             scratch=scratch,
-            identity=run_identity(params, stage, start),
+            identity=stages()[f"train_{name}"].identity(params),
             on_epoch=record,
         )
     if trained is not None:
         best = trained.best
         best.save(out)
         record_run(name, fabric, trained.seconds)
-        shutil.rmtree(scratch)
         score = best.validation[params.train.select_by]
         log.info(
             f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}"
         )
-
-
-def run_identity(params: Params, stage: StageParams, start: Path | None) -> dict[str, Any]:
-    """What a resumed run must share with the killed one."""
-    return {
-        "precision": params.precision,
-        "model": params.model.model_dump(mode="json"),
-        "train": params.train.model_dump(mode="json", exclude=_ELSEWHERE),
-        "stage": stage.model_dump(mode="json"),
-        "max_length": params.report.max_length,
-        "missing_view": params.dataset.missing_view,
-        "inputs": [sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.TOKENS_INFO)],
-        "start": sha256(start) if start else None,
-    }
 
 
 def record_run(name: str, fabric: Fabric, seconds: float) -> None:

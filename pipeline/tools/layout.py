@@ -25,6 +25,8 @@ ROOMS = (
     "uar.training",
     "uar.analysis",
     "pipeline.paths",
+    "pipeline.provenance",
+    "pipeline.run",
     "pipeline.inputs",
     "pipeline.console",
     "pipeline.stages",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,41 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+
+    Its bytes are on the disk before it takes the name: a power cut leaves the old file or the new.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
     try:
         yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def give_name(file: Path, path: Path) -> None:
+    """Make `path` another name of `file`, which stays: a kill right after loses nothing.
+
+    A copy where the file system has no second names.
+    """
+    with whole_file(path) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(file, temporary)
+        except OSError:
+            shutil.copyfile(file, temporary)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file or folder, and return its new name; an earlier one of it goes."""
+    aside = path.with_name(f"{path.name}.damaged")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    os.replace(path, aside)
+    return aside
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -57,7 +85,11 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hex."""
+    """Hash of a file's bytes, in hex; of a folder, over its files' names and hashes."""
+    if path.is_dir():
+        files = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        lines = (f"{sha256(path / name)}  {name.as_posix()}\n" for name in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with existing(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

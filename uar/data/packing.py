@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import shutil
 import signal
@@ -37,6 +38,8 @@ from uar.data.films import read_film
 
 if TYPE_CHECKING:
     from uar.data.study import View
+
+log = logging.getLogger(__name__)
 
 _SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
 
@@ -107,7 +110,7 @@ def pack_films(
     array = scratch / "images.npy"
     rows = slots[-1].row + slots[-1].copies + slots[-1].blanks
     with _Journal(scratch / "journal.jsonl", _identity(rows, size)) as journal:
-        if not (journal.done and array.is_file()):
+        if not (journal.done and _is_array(array, (rows, size, size))):
             journal.done.clear()
             _create_array(array, (rows, size, size))
         packed = PackedFilms(array, ["unknown"] * len(slots), {})
@@ -148,6 +151,15 @@ def copy_studies(packed: Path, studies: Iterable[int], images_per_study: int, ou
 
 def _create_array(path: Path, shape: tuple[int, int, int]) -> None:
     open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+
+
+def _is_array(path: Path, shape: tuple[int, int, int]) -> bool:
+    """Whether a whole array of this shape lies there."""
+    try:
+        array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return (array.shape, array.dtype) == (shape, np.uint8)
 
 
 def _offset(path: Path) -> int:
@@ -222,11 +234,18 @@ class _Journal:
     def _read(self) -> dict[str, list[View]]:
         if not self._path.is_file():
             return {}
-        text = self._path.read_text()
-        whole = text.rfind("\n") + 1  # a line may have been cut off with the run
-        os.truncate(self._path, whole)
-        first, *lines = [*text[:whole].splitlines(keepends=True), ""]
-        return dict(map(json.loads, filter(None, lines))) if first == self._first_line else {}
+        try:
+            text = self._path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a line may have been cut off with the run
+            first, *lines = [*whole.splitlines(keepends=True), ""]
+            if first != self._first_line:
+                return {}
+            done: dict[str, list[View]] = dict(map(json.loads, filter(None, lines)))
+        except (ValueError, TypeError, RecursionError) as error:
+            log.warning(f"{self._path} is damaged ({error}); the films are decoded anew")
+            return {}
+        os.truncate(self._path, len(whole.encode()))
+        return done
 
 
 # ---- worker processes

@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from uar.core.config import ModelParams
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.weights import read_weights, write_weights
 from uar.model.uar import UAR, ModelSizes
 
 
@@ -46,22 +45,21 @@ class Checkpoint:
         )
 
     def save(self, path: Path) -> None:
-        """Write to `path`."""
-        with whole_file(path) as temporary:
-            torch.save(vars(self), temporary)
+        """Write as safetensors (`uar.core.weights`): the same checkpoint is the same bytes."""
+        about = {field: value for field, value in vars(self).items() if field != "weights"}
+        write_weights(path, "checkpoint", self.weights, about)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            UserError: the file is absent or is not a checkpoint of this project.
+            UserError: the file is absent, damaged or no checkpoint of this project.
         """
-        if not path.is_file():
-            raise UserError(f"{path} is missing. `dvc repro` makes it; `dvc pull` fetches it.")
+        weights, about = read_weights(path, "checkpoint")
         try:
-            return cls(**torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:
+            return cls(**about, weights=weights)
+        except TypeError as error:
             raise UserError(f"{path} is no checkpoint of this project: {error}") from None
 
     def build(self, **changes: Any) -> UAR:
@@ -73,10 +71,17 @@ class Checkpoint:
         Raises:
             UserError: the weights do not fit the configuration.
         """
-        params = ModelParams.model_validate({**self.model, **changes})
-        model = UAR(params, ModelSizes(**self.sizes))
-        missing, unexpected = model.load_state_dict(self.weights, strict=False)
-        wrong = [name for name in missing if ".refiner." not in name] + list(unexpected)
-        if wrong:
-            raise UserError(f"the checkpoint's weights do not fit its model: {wrong[:5]}")
+        try:
+            params = ModelParams.model_validate({**self.model, **changes})
+            model = UAR(params, ModelSizes(**self.sizes))
+            missing, unexpected = model.load_state_dict(self.weights, strict=False)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"the checkpoint's weights do not fit its model: {error}") from None
+        adds_refiner = params.tir and not self.model.get("tir")
+        wrong = [name for name in missing if not (adds_refiner and ".refiner." in name)]
+        if wrong or unexpected:
+            raise UserError(
+                "the checkpoint's weights do not fit its model: "
+                f"missing {wrong[:5]}, unexpected {list(unexpected)[:5]}"
+            )
         return model

@@ -9,6 +9,7 @@ A JSON file beside the array says which encoder made it; readers refuse a cache 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import os
@@ -25,9 +26,10 @@ from torch import Tensor
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
-from uar.core.files import existing, read_json, sha256, whole_file, write_json
+from uar.core.files import existing, give_name, read_json, set_aside, sha256, write_json
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
+from uar.core.provenance import differences
 from uar.data.views import crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
@@ -181,6 +183,7 @@ def tokenize_images(
     precision: str,
     out: Path,
     scratch: Path,
+    identity: dict[str, Any],
 ) -> TokenCacheInfo:
     """Encode every image's views into `out` and return what its JSON should say.
 
@@ -196,7 +199,9 @@ def tokenize_images(
         batch_size: views encoded at once, an image's always together.
         precision: of the encoder, see `uar.core.device.autocast`; near ties differ in bfloat16.
         out: `.npy` file, `(N, 1 + K, L)` uint16.
-        scratch: folder of the unfinished array, which every process can write to.
+        scratch: folder of the unfinished array, which every process can write to; whoever calls
+            removes it once all that is to be kept is written.
+        identity: what the tokens depend on beside the arguments; other work is not gone on with.
     """
     model.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     count = len(train_rows)
@@ -206,7 +211,7 @@ def tokenize_images(
     unfinished = UnfinishedArray(scratch, shape, per_batch)
     remaining: np.ndarray | None = None
     if fabric.is_global_zero:
-        identity = {
+        arguments = {
             **asdict(views),
             "batch_size": batch_size,
             "precision": precision,
@@ -215,7 +220,7 @@ def tokenize_images(
             "images_sha256": sha256(images),
             "train_rows_sha256": hashlib.sha256(train_rows.tobytes()).hexdigest(),
         }
-        remaining = unfinished.open(identity)
+        remaining = unfinished.open(identity | {"tokenize": arguments})
     remaining = fabric.broadcast(remaining)
     assert remaining is not None  # the first process has opened the file
     mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank]
@@ -240,8 +245,8 @@ def tokenize_images(
     fabric.barrier()
     agreements: dict[str, Any] = {}
     if first:
-        unfinished.move_to(out)
         agreements = _agreements(fabric, model, images, views, encode, precision)
+        give_name(unfinished.array, out)
     return TokenCacheInfo(
         encoder_sha256=encoder_sha256,
         codebook_size=model.codebook_size,
@@ -309,19 +314,54 @@ class UnfinishedArray:
         self.per_batch = per_batch
 
     def open(self, identity: dict[str, Any]) -> np.ndarray:
-        """Numbers of the batches still to do; another run's array is begun anew."""
-        if self.identity.is_file() and read_json(self.identity) == identity:
-            done = np.fromfile(self.done, dtype=np.uint8)
+        """Numbers of the batches still to do; another run's array is begun anew, a damaged too."""
+        identity = json.loads(json.dumps(identity))
+        if (done := self._done(identity)) is not None:
             if done.any():
                 log.info(f"going on after {done.sum()} of {len(done)} batches ({self.array})")
             return np.flatnonzero(done == 0)
         shutil.rmtree(self.array.parent, ignore_errors=True)
         self.array.parent.mkdir(parents=True)
         open_memmap(self.array, mode="w+", dtype=np.uint16, shape=self.shape)
-        batches = math.ceil(self.shape[0] / self.per_batch)
-        self.done.write_bytes(bytes(batches))
-        write_json(self.identity, identity)
-        return np.arange(batches)
+        self.done.write_bytes(bytes(self.batches))
+        write_json(self.identity, identity)  # last: without it the folder counts for nothing
+        return np.arange(self.batches)
+
+    @property
+    def batches(self) -> int:
+        """How many the array has."""
+        return math.ceil(self.shape[0] / self.per_batch)
+
+    def _done(self, identity: dict[str, Any]) -> np.ndarray | None:
+        """A byte for each batch, if the folder holds a whole array of this run."""
+        if not self.identity.is_file():
+            return None
+        try:
+            others = differences(read_json(self.identity), identity)
+            done = np.frombuffer(self.done.read_bytes(), dtype=np.uint8)
+            array = np.load(self.array, mmap_mode="r")
+        except (UserError, OSError, ValueError, EOFError) as error:
+            others = []
+            fault = str(error)
+        else:
+            whole = (array.shape, array.dtype) == (self.shape, np.uint16)
+            fault = "" if whole and len(done) == self.batches else "it is of another size"
+            if done.max(initial=0) > 1:
+                fault = f"{self.done} is damaged"
+        if others:
+            log.info(
+                f"the unfinished tokens in {self.array.parent} are of another state of the "
+                f"project and are not used; it differs in: {', '.join(others)}"
+            )
+            return None
+        if fault:
+            aside = set_aside(self.array.parent)
+            log.warning(
+                f"the unfinished tokens in {self.array.parent} cannot be gone on with ({fault}). "
+                f"Moved to {aside}; the work begins anew."
+            )
+            return None
+        return done
 
     def write(self, number: int, tokens: np.ndarray) -> None:
         """Put a batch's tokens `(n, V, L)` in their place and mark the batch as done."""
@@ -335,12 +375,6 @@ class UnfinishedArray:
             with path.open("r+b") as file:
                 file.seek(offset)
                 file.write(content)
-
-    def move_to(self, out: Path) -> None:
-        """Give the whole array its name and remove the folder."""
-        with whole_file(out) as temporary:
-            shutil.move(self.array, temporary)
-        shutil.rmtree(self.array.parent)
 
 
 def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:

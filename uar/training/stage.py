@@ -23,7 +23,6 @@ from uar.core.distributed import (
     whole_parameters,
 )
 from uar.core.errors import UserError
-from uar.core.files import whole_file
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.schedule import warmup_cosine
@@ -31,6 +30,7 @@ from uar.data.batches import Batch, Share, Studies
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.training.objective import Objective
+from uar.training.resume import ResumeState, read_resume
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -134,16 +134,22 @@ def train_stage(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, warmup_cosine(epochs * steps, params.warmup)
     )
-    resume = scratch / "resume.pt"
+    resume = scratch / "resume.safetensors"
+    shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     first = 0 if from_start else 1
     past: list[dict[str, float]] = []
     seconds = 0.0
-    best: dict[str, Any] | None = None
+    best: Checkpoint | None = None
 
-    if state := _read_resume(resume, identity):
-        load_full_state(model, optimizer, state["weights"], state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        past, best, seconds = state["past"], state["best"], state["seconds"]
+    if fabric.is_global_zero:  # it moves a damaged file aside before the others look
+        state = read_resume(resume, identity, shapes)
+    fabric.barrier()
+    if not fabric.is_global_zero:
+        state = read_resume(resume, identity, shapes)
+    if state is not None:
+        load_full_state(model, optimizer, state.weights, state.optimizer)
+        schedule.load_state_dict(state.schedule)
+        past, best, seconds = state.past, state.best, state.seconds
         if fabric.is_global_zero:
             log.info(f"going on after epoch {first + len(past) - 1} of {epochs} ({resume})")
     fabric.barrier()  # nobody overwrites the file before everybody has read it
@@ -175,22 +181,12 @@ def train_stage(
             continue
         on_epoch(epoch, values)
         log.info(_line(epoch, values, params.select_by))
-        if written and (best is None or _beats(scores, best["validation"], params.select_by)):
-            best = vars(Checkpoint.of(model, weights, encoder_sha256, epoch, scores))
-        with whole_file(resume) as temporary:
-            torch.save(
-                {
-                    "identity": identity,
-                    "weights": weights,
-                    "optimizer": optimizer_state,
-                    "schedule": schedule.state_dict(),
-                    "past": past,
-                    "best": best,
-                    "seconds": seconds,
-                },
-                temporary,
-            )
-    return Trained(Checkpoint(**best), seconds) if fabric.is_global_zero and best else None
+        if written and (best is None or _beats(scores, best.validation, params.select_by)):
+            best = Checkpoint.of(model, weights, encoder_sha256, epoch, scores)
+        ResumeState(weights, optimizer_state, schedule.state_dict(), past, best, seconds).save(
+            resume, identity
+        )
+    return Trained(best, seconds) if fabric.is_global_zero and best else None
 
 
 def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
@@ -293,13 +289,6 @@ def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> tor
 def _masks(module: nn.Module) -> list[nn.Parameter]:
     """The refiners' parameters."""
     return [weight for name, weight in module.named_parameters() if ".refiner." in name]
-
-
-def _read_resume(path: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state if state["identity"] == identity else None
 
 
 def _line(epoch: int, values: dict[str, float], select_by: str) -> str:

@@ -1,0 +1,123 @@
+"""Every stage's record: what dvc.yaml says it reads, makes and depends on, with hashes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline import paths
+from uar.core.config import Params
+from uar.core.files import sha256
+from uar.core.provenance import Record, check
+
+_ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
+_CODE = ("uar/", "pipeline/")
+_LIBRARIES = ("torch", "numpy", "safetensors")
+# How validation writes and chooses reports: evaluate may write them in another way.
+_MAY_DIFFER = ("decode.", "train.select_by")
+# Parameters that name files from outside version control.
+_OUTSIDE = (
+    "dvae.encoder",
+    "dvae.decoder",
+    "dvae.distill.weights",
+    "model.resnet.weights",
+    "evaluate.chexbert",
+    "evaluate.radgraph",
+)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as dvc.yaml has it."""
+
+    name: str
+    code: tuple[Path, ...]  # files and folders, relative to the project's folder
+    inputs: tuple[Path, ...]
+    outs: tuple[Path, ...]  # without its record, its metrics
+    params: tuple[str, ...]  # dotted keys
+
+    @property
+    def record(self) -> Path:
+        """Where its record lies."""
+        return paths.PROVENANCE / f"{self.name}.json"
+
+    def values(self, params: Params) -> dict[str, Any]:
+        """Its parameters by dotted key."""
+        whole = params.model_dump(mode="json")
+        return {key: _value(whole, key) for key in self.params}
+
+    def check(self, params: Params) -> None:
+        """Compare its inputs with their records, and its parameters with those in them.
+
+        Raises:
+            UserError: as `uar.core.provenance.check`.
+        """
+        values = self.values(params)
+        compared = {k: v for k, v in values.items() if not k.startswith(_MAY_DIFFER)}
+        check(self.inputs, compared, makers(), paths.PROVENANCE)
+
+    def write_record(self, params: Params) -> None:
+        """Write what it read and made."""
+        made_from = {str(path): sha256(path) for path in self.inputs}
+        made = {str(path): sha256(path) for path in self.outs}
+        Record(self.name, self.values(params), made_from | self._outside(params), made).save(
+            self.record
+        )
+
+    def identity(self, params: Params) -> dict[str, Any]:
+        """All that its result depends on: a run that goes on after a kill must share it."""
+        return {
+            "code": {
+                file.relative_to(_ROOT).as_posix(): sha256(file)
+                for path in self.code
+                for file in _python_files(_ROOT / path)
+            },
+            "params": self.values(params),
+            "input": {str(path): sha256(path) for path in self.inputs} | self._outside(params),
+            "version": {name: version(name) for name in _LIBRARIES},
+        }
+
+    def _outside(self, params: Params) -> dict[str, str]:
+        values = self.values(params)
+        named = {key: paths.untracked(values[key]) for key in _OUTSIDE if values.get(key)}
+        return {str(values[k]): sha256(path) for k, path in named.items() if path.exists()}
+
+
+@cache
+def stages() -> dict[str, Stage]:
+    """Every stage of dvc.yaml, by name."""
+    read = yaml.safe_load((_ROOT / paths.DVC).read_text(encoding="utf-8"))["stages"]
+    return {name: _stage(name, spec) for name, spec in read.items()}
+
+
+@cache
+def makers() -> dict[str, str]:
+    """Output path -> the stage that makes it."""
+    return {str(out): stage.name for stage in stages().values() for out in stage.outs}
+
+
+def _stage(name: str, spec: dict[str, Any]) -> Stage:
+    code = [path for path in spec["deps"] if path.startswith(_CODE)]
+    outs = [Path(out if isinstance(out, str) else next(iter(out))) for out in spec["outs"]]
+    return Stage(
+        name=name,
+        code=tuple(map(Path, code)),
+        inputs=tuple(Path(path) for path in spec["deps"] if path not in code),
+        outs=tuple(out for out in outs if out.parent != paths.PROVENANCE),
+        params=tuple(spec.get("params", ())),
+    )
+
+
+def _python_files(path: Path) -> list[Path]:
+    return [path] if path.is_file() else sorted(path.rglob("*.py"))
+
+
+def _value(values: Any, key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values

@@ -1,0 +1,125 @@
+"""Files of different runs, damaged files and other parameters are refused before any work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from uar.core.errors import UserError
+from uar.core.files import sha256, write_json
+from uar.core.provenance import Record, check, differences
+
+MAKERS = {"a": "first", "b": "second", "c": "third"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three stages in a row: a, then b of a, then c of b."""
+    monkeypatch.chdir(tmp_path)
+    for name in MAKERS:
+        Path(name).write_text(f"content of {name}")
+    make("first", [], "a", size=8)
+    make("second", ["a"], "b", size=8, rate=0.1)
+    make("third", ["b"], "c", steps=5)
+    return tmp_path
+
+
+def make(stage: str, sources: list[str], out: str, **params: Any) -> None:
+    made_from = {source: sha256(Path(source)) for source in sources}
+    made = {out: sha256(Path(out))}
+    Record(stage, params, made_from, made).save(Path(f"records/{stage}.json"))
+
+
+def compare(*inputs: str, **params: Any) -> dict[str, str]:
+    return check([Path(name) for name in inputs], params, MAKERS, Path("records"))
+
+
+def test_files_of_one_run_are_taken(folder: Path) -> None:
+    assert compare("a", "c", size=8, steps=5, other=1) == {n: sha256(Path(n)) for n in "ac"}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_changed_file_is_refused(folder: Path, name: str) -> None:
+    record = json.loads(Path(f"records/{MAKERS[name]}.json").read_text())
+    Path(name).write_text(f"content of {name}!")
+    with pytest.raises(UserError) as caught:
+        compare(name)
+    for digest in (sha256(Path(name)), record["made"][name]):
+        assert digest[:12] in str(caught.value)
+    assert f"but {MAKERS[name]} made" in str(caught.value)
+
+
+def test_files_of_two_runs_are_refused(folder: Path) -> None:
+    """b was made anew, c still is of the old one; c alone tells, through the records."""
+    Path("b").write_text("another run's")
+    make("second", ["a"], "b", size=8, rate=0.1)
+    for inputs in (("b", "c"), ("c",), ("a", "c")):
+        with pytest.raises(UserError, match=r"c: made by third from b \w+, the b at hand is"):
+            compare(*inputs)
+    compare("a", "b")
+
+
+def test_a_run_two_stages_before_counts_too(folder: Path) -> None:
+    Path("a").write_text("another run's")
+    make("first", [], "a", size=8)
+    with pytest.raises(UserError, match=r"b: made by second from a \w+, the a at hand is"):
+        compare("c")
+
+
+def test_another_parameter_is_refused_however_early_it_mattered(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"made by first with size 8, params.yaml says 9"):
+        compare("c", size=9)
+    with pytest.raises(UserError, match=r"made by third with steps 5, params.yaml says 6"):
+        compare("c", steps=6)
+    compare("b", steps=6)  # has no part in b
+
+
+def test_every_fault_is_named_at_once(folder: Path) -> None:
+    Path("a").write_text("x")
+    Path("c").write_text("y")
+    with pytest.raises(UserError) as caught:
+        compare("a", "c", rate=0.2)
+    assert str(caught.value).count("\n  ") == 4  # a, c, b of a, and the rate
+    assert "dvc checkout" in str(caught.value)
+
+
+def test_an_absent_file_or_record_is_named(folder: Path) -> None:
+    Path("records/first.json").unlink()
+    compare("c")  # its makers' records tell what they can
+    with pytest.raises(UserError, match="records/first.json is missing"):
+        compare("a")
+    Path("c").unlink()
+    with pytest.raises(UserError, match="c is missing"):
+        compare("c")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", "null", '"text"', '{"stage": "first"}', "[" * 100_000,
+                '{"stage": "first", "params": 1, "made_from": {}, "made": {}}', "\x00\x01"]
+)  # fmt: skip
+def test_a_damaged_record_is_refused(folder: Path, content: str) -> None:
+    Path("records/first.json").write_text(content)
+    with pytest.raises(UserError, match="records/first.json"):
+        compare("a")
+
+
+def test_differences_are_named_by_their_place() -> None:
+    old = {"code": {"a.py": "1", "b.py": "2"}, "params": {"seed": 0}, "gone": 1}
+    new = {"code": {"a.py": "1", "b.py": "3"}, "params": {"seed": 0, "more": 1}}
+    assert differences(old, new) == ["code b.py", "params more", "gone"]
+    assert differences(new, new) == []
+    assert differences(None, new) == [""]
+
+
+def test_a_folders_hash_is_of_names_and_contents(tmp_path: Path) -> None:
+    write_json(tmp_path / "one" / "x" / "a.json", 1)
+    first = sha256(tmp_path / "one")
+    write_json(tmp_path / "one" / "x" / "b.json", 1)
+    assert sha256(tmp_path / "one") != first
+    (tmp_path / "one" / "x" / "b.json").unlink()
+    assert sha256(tmp_path / "one") == first
+    (tmp_path / "one" / "x" / "a.json").rename(tmp_path / "one" / "a.json")
+    assert sha256(tmp_path / "one") != first

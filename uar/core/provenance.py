@@ -1,0 +1,133 @@
+"""What each file was made from and with which parameters, compared before it is used.
+
+A stage leaves one record beside its outputs: `{stage, params, made_from, made}`, hashes being
+SHA-256. Records form a chain: what one was made from, another has made. Whoever reads files
+compares them, their records and their makers' records before any work, so that files of different
+runs, damaged files and files made with other parameters never meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from uar.core.errors import UserError
+from uar.core.files import read_json, sha256, write_json
+
+_SHOWN = 12  # digits of a hash
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run of a stage read and made."""
+
+    stage: str
+    params: dict[str, Any]  # by dotted key
+    made_from: dict[str, str]  # path -> SHA-256
+    made: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> Record:
+        """Read a record. Raises UserError if the file is absent or is none."""
+        raw = read_json(path)
+        names = [field.name for field in fields(cls)]
+        if (
+            not isinstance(raw, dict)
+            or sorted(raw) != sorted(names)
+            or not all(isinstance(raw[name], dict) for name in names if name != "stage")
+        ):
+            raise UserError(
+                f"{path} is no record of a stage. Fetch it with `dvc pull`, "
+                f"or make it with `dvc repro --force {path.stem}`."
+            )
+        return cls(**raw)
+
+
+def check(
+    inputs: Sequence[Path],
+    params: Mapping[str, Any],
+    makers: Mapping[str, str],
+    records: Path,
+) -> dict[str, str]:
+    """Compare the files that a stage is about to read with how they came about.
+
+    Args:
+        inputs: the files.
+        params: of the stage, by dotted key. Those that an earlier stage has too must be the same.
+        makers: path -> the stage that makes it.
+        records: folder of the records, `STAGE.json`.
+
+    Returns:
+        SHA-256 of each input.
+
+    Raises:
+        UserError: a file or record is missing; a file is not the one that its stage made; two were
+            not made from the same third; a parameter differs. Every such fault is named, with both
+            sides.
+    """
+    hashes = {str(path): sha256(path) for path in inputs}
+    known: dict[str, Record] = {}
+    open_stages = sorted({makers[path] for path in hashes})
+    required = set(open_stages)
+    while open_stages:
+        stage = open_stages.pop()
+        path = records / f"{stage}.json"
+        if stage in known or (stage not in required and not path.is_file()):
+            continue
+        known[stage] = Record.load(path)
+        open_stages += [makers[source] for source in known[stage].made_from if source in makers]
+
+    faults = [
+        f"{path} has SHA-256 {digest[:_SHOWN]}, but {makers[path]} made "
+        f"{known[makers[path]].made.get(path, 'no such file')[:_SHOWN]}"
+        for path, digest in hashes.items()
+        if known[makers[path]].made.get(path) != digest
+    ]
+    for _, record in sorted(known.items()):
+        for source, digest in record.made_from.items():
+            maker = known.get(makers.get(source, ""))
+            at_hand = hashes.get(source) or (maker.made.get(source) if maker else None)
+            if at_hand is not None and at_hand != digest:
+                faults.append(
+                    f"{_main(record)}: made by {record.stage} from {source} {digest[:_SHOWN]}, "
+                    f"the {source} at hand is {at_hand[:_SHOWN]}"
+                )
+        for key, value in record.params.items():
+            if key in params and params[key] != value:
+                faults.append(
+                    f"{_main(record)}: made by {record.stage} with {key} {value!r}, "
+                    f"params.yaml says {params[key]!r}"
+                )
+    if faults:
+        lines = "\n".join(f"  {fault}" for fault in faults)
+        raise UserError(
+            f"these files do not belong together:\n{lines}\n"
+            "`dvc repro` makes what is out of date; `dvc checkout` brings back the files of the "
+            "last run, `dvc pull` those that are not here."
+        )
+    return hashes
+
+
+def _main(record: Record) -> str:
+    """The file that a stage is there for."""
+    return next(iter(record.made), "nothing")
+
+
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Dotted names of the parts in which two nested mappings differ."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return [] if old == new else [name]
+    keys = [*new, *(key for key in old if key not in new)]
+    return [
+        difference
+        for key in keys
+        for difference in differences(
+            old.get(key), new.get(key), f"{name} {key}" if name else str(key)
+        )
+    ]
