@@ -175,7 +175,7 @@ def test_a_killed_run_goes_on_where_it_stopped(
     (tmp_path / "run.py").write_text(KILLED_RUN)
     killed = subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), str(images), str(scratch), str(FILMS), "5"],
-        env={**os.environ, "PYTHONPATH": str(Path(packing.__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(Path(packing.__file__).parents[2])},
         capture_output=True,  # returns when the workers too have ended
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
