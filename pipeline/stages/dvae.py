@@ -58,8 +58,9 @@ def _train(images: torch.Tensor, params: Params) -> Tokenizer:
 def _distill(images: torch.Tensor, params: Params) -> Tokenizer:
     chosen, device = params.dvae.distill, resolve_device(params.device)
     weights = None if chosen.weights is None else paths.untracked(chosen.weights)
+    network = load_network(chosen.network, weights)
     model = DistilledTokenizer(
-        load_network(weights), params.dvae.codebook_size, chosen.components, params.dvae.hidden
+        network, params.dvae.codebook_size, chosen.components, params.dvae.hidden
     ).to(device)
     views = torch.cat([resize_view(part, params.image.crop) for part in images.split(64)])
     fit_codes(model, views, chosen, params.seed)

