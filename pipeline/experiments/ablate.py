@@ -27,7 +27,7 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
-from uar.core.config import load_params
+from uar.core.config import load_params, params_text
 from uar.core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def ablate(
         raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {there}, and all.")
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
-    raw, code = yaml.safe_load(paths.PARAMS.read_text()), hash_of_code()
+    raw, code = yaml.safe_load(params_text(paths.PARAMS)), hash_of_code()
     models = choose_rows(ablations.models(tables), rows)
     runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
     known = read_experiments()

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML, RoundTripRepresenter
 from ruamel.yaml.nodes import ScalarNode
 
 from pipeline import paths
-from uar.core.config import load_params, parse_params
+from uar.core.config import load_params, params_text, parse_params
 from uar.core.errors import UserError
 from uar.core.files import whole_file
 
@@ -42,7 +42,7 @@ def use(
         overlay.setdefault("dataset", {})["root"] = str(root)
     if layout is not None:
         overlay.setdefault("dataset", {})["layout"] = layout
-    document = editor.load(paths.PARAMS.read_text())
+    document = editor.load(params_text(paths.PARAMS))
     changes = merge(document, overlay)
     text = io.StringIO()
     editor.dump(document, text)

@@ -8,16 +8,36 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from uar.core.errors import UserError
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
 STRIDE = {"distill": 16}  # M (section 3.2) by `dvae.source`; of a dVAE, with its three poolings, 8
+
+
+def _expanded(path: Path) -> Path:
+    """A path whose leading `~` is the user's home."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError(str(error).rstrip(".")) from None
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
+Blocks = Annotated[int, Field(ge=1)]  # residual blocks of a group
 
 
 class Section(BaseModel):
@@ -39,7 +59,7 @@ class DatasetParams(Section):
 
     name: str
     layout: str
-    root: Path
+    root: UserPath
     split: Literal["r2gen", "random"]
     split_seed: int = Field(ge=0)
     section: Literal["findings", "impression", "findings+impression"]
@@ -111,8 +131,8 @@ class DvaeParams(Section):
     """What makes the visual tokens: a dVAE (section 3.2), or a network's features."""
 
     source: Literal["train", "distill", "openai", "file"]
-    encoder: Path | None
-    decoder: Path | None
+    encoder: UserPath | None
+    decoder: UserPath | None
     codebook_size: int = Field(ge=512, le=65536)  # dall_e's floor; uint16's ceiling
     hidden: int = Field(ge=64)  # dall_e's floor
     train: DvaeTrainParams
@@ -143,7 +163,7 @@ class ResNetParams(Section):
     """Visual features of the base model (`model.lsu: false`; section 4.1, Settings)."""
 
     weights: str  # imagenet | none | a path
-    depths: tuple[int, int, int, int]
+    depths: tuple[Blocks, Blocks, Blocks, Blocks]
     fine_tune: bool
 
 
@@ -216,7 +236,7 @@ class TrainParams(Section):
     stage_two: StageParams
     batch_size: int = Field(ge=2)  # studies
     warmup: float = Field(ge=0, le=1)  # share of a stage's steps
-    betas: tuple[float, float]
+    betas: tuple[Decay, Decay]
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0)
     select_by: MetricName
@@ -249,8 +269,8 @@ class EvaluateParams(Section):
 
     constant_candidates: int = Field(ge=1)
     uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
-    chexbert: Path | None
-    radgraph: Path | None
+    chexbert: UserPath | None
+    radgraph: UserPath | None
     resamples: int = Field(ge=1)
     page_studies: int = Field(ge=1)
 
@@ -328,14 +348,24 @@ def load_params(path: Path) -> Params:
             or out of range. Every such key is named in one message.
     """
     try:
-        raw = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Run from the project's folder.") from None
+        raw = yaml.safe_load(params_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
     return parse_params(raw, source=str(path))
+
+
+def params_text(path: Path) -> str:
+    """The text of params.yaml. Raises UserError if the file is absent or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run from the project's folder.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 def parse_params(raw: dict[str, Any], source: str) -> Params:
