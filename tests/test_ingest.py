@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import yaml
 
 from pipeline import paths
+from pipeline.run import as_stage
 from pipeline.stages.ingest import ingest
-from tests.conftest import override
+from tests.conftest import ROOT, override
 from tests.film_files import save, save_dicom
 from tests.test_dicom import PATIENT
 from uar.core.errors import UserError
@@ -147,7 +149,6 @@ def test_a_repaired_image_lets_the_stage_go_on(run: Ingest) -> None:
     Path("raw/val/1.png").write_bytes(whole)
     run(studies)
     assert np.load(paths.IMAGES)[:, 0, 0].tolist() == [0, 10, 40, 50, 80, 90]
-    assert not paths.SCRATCH.joinpath("ingest").exists()
 
 
 @pytest.mark.filterwarnings("ignore")  # of pydicom, in writing what is wrong by intent
@@ -167,8 +168,9 @@ def test_no_patient_field_reaches_an_output_or_a_log(
     run(studies, on_bad_image="skip")
     said = "".join(capfd.readouterr()).encode()
     shutil.rmtree("raw")
-    written = [path.read_bytes() for path in Path().rglob("*") if path.is_file()]
-    assert len(written) == 6  # params.yaml and five outputs
+    files = [path for path in Path().rglob("*") if path.is_file()]
+    assert len([path for path in files if paths.SCRATCH not in path.parents]) == 6  # + params.yaml
+    written = [path.read_bytes() for path in files]
     for text in [said, *written]:
         assert not any(word in text for word in (b"Quagga", b"424242"))
 
@@ -177,3 +179,23 @@ def test_workers_are_as_many_as_said_or_one_a_core(monkeypatch: pytest.MonkeyPat
     assert resolve_workers(3) == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5, 7}, raising=False)
     assert resolve_workers(0) == 4
+
+
+def test_the_scratch_folder_outlives_all_but_the_record(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    scratch = paths.SCRATCH / "ingest"
+    scratch.mkdir(parents=True)
+    seen: list[bool] = []
+    stage = SimpleNamespace(check=lambda params: None, write_record=lambda params: 1 / 0)
+    monkeypatch.setattr("pipeline.provenance.stages", lambda: {"ingest": stage})
+    run = as_stage("ingest", lambda: seen.append(scratch.exists()))
+    with pytest.raises(ZeroDivisionError):
+        run()
+    assert scratch.exists()
+    stage.write_record = lambda params: seen.append(scratch.exists())
+    run()
+    assert seen == [True, True, True]
+    assert not scratch.exists()

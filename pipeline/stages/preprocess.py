@@ -10,7 +10,6 @@ from uar.core.files import read_table, write_table
 from uar.core.progress import progress
 from uar.data.study import refuse
 from uar.data.text import CLEANERS, has_words
-from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 
 log = logging.getLogger(__name__)
@@ -30,6 +29,8 @@ def preprocess() -> None:
         paths.STUDIES,
         "Remove these studies from the raw data set.",
     )
+    from uar.evaluation.clinical.labeller import Labeller  # spaCy takes seconds, --help does not
+
     labels = Labeller().label(progress(table["report"], "label", len(table), "report"))
     table["findings"] = [
         [name for name, label in zip(OBSERVATIONS, row, strict=True) if label == Label.POSITIVE]
