@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipeline.__main__ import app
+from tests.labelled_sentences import sentences
 from uar.core.errors import UserError
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
@@ -73,6 +74,14 @@ RULES = {
 @pytest.mark.parametrize("report", RULES)
 def test_rules(labeller: Labeller, report: str) -> None:
     assert said(labeller, report) == RULES[report]
+
+
+SENTENCES = sentences()
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_sentences_read_as_a_radiologist_does(labeller: Labeller, text: str) -> None:
+    assert said(labeller, text) == SENTENCES[text]
 
 
 def test_no_finding_is_nothing_but_devices(labeller: Labeller) -> None:

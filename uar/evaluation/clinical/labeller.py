@@ -25,8 +25,22 @@ from uar.evaluation.clinical.phrases import (
 
 _PRECEDENCE = (Label.POSITIVE, Label.UNCERTAIN, Label.NEGATIVE, Label.BLANK)
 _GAP = 6  # words
-# a character, or what a blank stands for: a run of separators, the seam of "clear.The"
-_PIECES = re.compile(r"[-/\s]+|(?<=[a-z]\.)(?=[A-Z])|(?P<kept>[^-/\s])")
+_PIECES = re.compile(
+    r"""
+    (?P<stop>                               # what ends a sentence without being a full stop
+        \.\s*(?:\.\s*)+ | … | [—|•·▪‣\t] | --+
+        | (?<=\s)[-–]{1,3}(?=\s|[A-Z]) | (?<=\s)\*
+        | (?<=\s)\d{1,2}[.)](?=\s) | \(\d\)
+        | \n[^\S\n]*(?=[A-Z][a-z]|\n)       # a blank line, or one that opens like a sentence
+    )
+    | (?P<blank> [^\S\n\t]+ | [-/\n]
+        | (?<=[A-Za-z]\.)(?=[A-Z][a-z]) | (?<=[A-Za-z]{2}\.)(?=[A-Za-z]{2}) )  # "clear.The"
+    | (?P<kept> . )
+    """,
+    re.VERBOSE,
+)
+# of these, one before "normal" or "clear" says that it is not
+_DENIED = frozenset(["not", "n't", "than", "above", "beyond", "longer", "never", "abnormal"])
 _SPANS = "observations"
 
 
@@ -85,7 +99,11 @@ class Labeller:
         for span in spans:
             label = Label.UNCERTAIN if span._.uncertain else Label.POSITIVE
             found.append((span, Label.NEGATIVE if span._.negated else label))
-        return found + [(span, Label.NEGATIVE) for span in self._absences.spans(doc)]
+        return found + [
+            (span, Label.NEGATIVE)
+            for span in self._absences.spans(doc)
+            if not any(word.text in _DENIED for word in doc[max(0, span.start - 2) : span.start])
+        ]
 
 
 def _labels(mentions: Iterable[Mention]) -> list[Label]:
@@ -101,13 +119,19 @@ def _labels(mentions: Iterable[Mention]) -> list[Label]:
 
 
 def _tidy(report: str) -> tuple[str, list[int]]:
-    """Lower case, hyphens and slashes as blanks, a blank after each sentence.
+    """Lower case, hyphens and slashes as blanks, full stops for all that ends a sentence.
 
     Also each character's place in the report.
     """
-    pieces, places = [], []
+    pieces: list[str] = []
+    places: list[int] = []
     for match in _PIECES.finditer(report):
-        piece = match[0].lower() if match.lastgroup == "kept" else " "
+        if match.lastgroup == "kept":
+            piece = match[0].lower()
+        elif match.lastgroup == "stop":
+            piece = " . "
+        else:
+            piece = "" if pieces and pieces[-1].endswith(" ") else " "
         pieces.append(piece)
         places += [match.start()] * len(piece)
     return "".join(pieces), places

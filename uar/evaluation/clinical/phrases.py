@@ -16,7 +16,8 @@ MENTIONS = {
         cardiomegal*, enlarge* heart, enlarge* cardiac, enlarge* of the heart
         enlarge* of the cardiac, enlarge* cardiomediastin*, heart ~ enlarge*, cardiac ~ enlarge*
         cardiomediastin* ~ enlarge*, large heart, heart ~ large, heart ~ borderline
-        cardiac ~ borderline, borderline heart, ventricular enlarge*, atrial enlarge*
+        cardiac ~ borderline, borderline heart, heart ~ larger than, cardiac ~ larger than
+        ventricular enlarge*, atrial enlarge*
         cardiac ~ prominen*, heart ~ prominen*, prominen* heart, prominen* cardiac
     """,
     "Lung Opacity": """
@@ -76,6 +77,15 @@ ABSENCES = {
 OTHERS = {
     "Pleural Effusion": "pericardial effusion*, joint effusion*",
     "Lung Opacity": "no change*",
+    "Atelectasis": """
+        collapse* vertebra*, collapse* thoracic vertebra*, collapse* lumbar vertebra*
+        vertebra* ~ collapse*, collapse* of the vertebra*, collapse* of vertebra*
+        collapse* disc, collapse* disk
+    """,
+    "Support Devices": """
+        could lead, may lead, might lead, would lead, can lead, leads to, bronchial tube*
+        eustachian tube*
+    """,
     "Lung Lesion": "mass effect, body mass",
     "Edema": "soft tissue edema",
 }
@@ -90,30 +100,77 @@ _TERMINATION = [
     "but", "however", "although", "though", "except", "except for", "apart from", "aside from",
     "other than", "besides", "nevertheless", "yet", "which", "there is", "there are", "otherwise",
     "secondary to", "due to", "related to", "cause for", "cause of", "consistent with",
-    "compatible with",
+    "compatible with", "and the heart", "and heart", "and the cardiac", "and the lungs",
+    "and the mediastinum", "and the aorta", "and there", "and a", "and mild", "and moderate",
+    "and stable", "and unchanged", "while", "whereas",
+]  # fmt: skip
+
+_DEGREES = (
+    "", "interval ", "significant ", "significant interval ", "interval significant ",
+    "appreciable ", "appreciable interval ", "substantial ", "substantial interval ", "definite ",
+    "definite interval ", "obvious ", "evident ", "major ", "marked ", "relevant ", "further ",
+)  # fmt: skip
+_CHANGES = (
+    "change", "changes", "worsening", "improvement", "progression", "regression", "increase",
+    "decrease", "growth",
+)  # fmt: skip
+# What is compared with an earlier film is there.
+_COMPARED = [
+    *(f"{no} {how}{what}" for no in ("no", "without") for how in _DEGREES for what in _CHANGES),
+    *(
+        f"{have}not {how}{what}"
+        for have in ("", "is ", "are ", "was ", "were ", "has ", "have ")
+        for how in ("", "significantly ", "appreciably ", "substantially ", "yet ", "fully ",
+                    "completely ", "much ")
+        for what in ("changed", "resolved", "cleared", "improved", "worsened", "increased",
+                     "decreased", "progressed")
+    ),
+    *(
+        f"{have}not {seen} {on}{prior}"
+        for have in ("", "is ", "are ", "was ", "were ")
+        for seen in ("seen", "present", "visible", "evident", "visualized", "identified")
+        for on in ("on ", "on the ", "in the ", "previously ")
+        for prior in (("prior", "previous", "earlier", "old") if on != "previously " else ("",))
+    ),
+]  # fmt: skip
+_NOT_EXCLUDED = [
+    f"{can} {how}{excluded}"
+    for can in ("is not", "are not", "was not", "were not", "not be", "not", "cannot be",
+                "can not be", "could not be")
+    for how in ("", "entirely ", "completely ", "fully ", "definitely ", "reliably ")
+    for excluded in ("excluded", "ruled out")
+]  # fmt: skip
+_GONE = [
+    f"{have}{how} {seen}"
+    for have in ("", "is ", "are ", "was ", "were ")
+    for how in ("no longer", "not", "n't")
+    for seen in ("seen", "present", "visible", "evident", "visualized", "identified",
+                 "demonstrated", "apparent", "appreciated", "noted")
+] + [
+    f"{cannot} be {seen}"
+    for cannot in ("cannot", "can not", "could not", "can no longer")
+    for seen in ("seen", "identified", "visualized", "detected", "appreciated", "demonstrated")
 ]  # fmt: skip
 
 # NegEx (Chapman et al. 2001) in the form that negspacy takes.
 NEGATION = {
     "pseudo_negations": [
-        "no change", "no interval change", "no significant change",
-        "no significant interval change",
-        "no definite change", "no increase", "no decrease", "not only", "not rule out",
-        "not ruled out", "cannot exclude", "cannot be excluded", "can not be excluded",
-        "not excluded", "not be excluded", "cannot rule out", "cannot be ruled out",
-        "not entirely excluded", "without change", "without interval change",
-        "without significant change", "no longer",
+        *_COMPARED, *_NOT_EXCLUDED, "not only", "is not only", "are not only",
+        "not rule out", "cannot exclude",
+        "can not exclude", "cannot rule out", "not exclude",
     ],
     "preceding_negations": [
         "no", "not", "without", "free of", "clear of", "negative for", "absence of", "absent",
         "lack of", "resolution of", "resolved", "clearing of", "removal of", "rather than",
-        "exclude", "nor", "never", "denies", "interval removal of",
+        "exclude", "neither", "nor", "never", "denies", "interval removal of",
     ],
     "following_negations": [
-        "resolved", "has resolved", "have resolved", "is absent", "are absent", "not seen",
-        "not identified", "not visualized", "not demonstrated", "not present", "not evident",
-        "is not", "are not", "was not", "were not", "has been removed", "have been removed",
-        "ruled out", "has cleared", "have cleared",
+        *_GONE, "resolved", "has resolved", "have resolved", "is absent", "are absent", "absent",
+        "is not", "are not", "was not", "were not", "is n't", "are n't", "was n't", "were n't",
+        "has been removed", "have been removed", "removed", "ruled out", "excluded", "has cleared",
+        "have cleared", "has now cleared", "have now cleared", "has since cleared",
+        "has now resolved",
+        "have now resolved", "none", ": no", ": negative", ": absent", "is negative",
     ],
     "termination": _TERMINATION,
 }  # fmt: skip
@@ -129,8 +186,7 @@ UNCERTAINTY = {
         "evaluate for", "low likelihood of",
     ],
     "following_negations": [
-        "cannot be excluded", "can not be excluded", "not excluded", "not be excluded",
-        "cannot be ruled out", "not entirely excluded", "not ruled out", "is possible",
+        *_NOT_EXCLUDED, "is possible",
         "are possible", "is questioned", "is suspected", "versus", "vs", "unlikely",
         "less likely", "difficult to exclude",
     ],

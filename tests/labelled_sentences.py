@@ -1,0 +1,229 @@
+"""Sentences with the labels that a radiologist would give; all are invented.
+
+Each line: letters of what is said, a tab, the text. A letter stands for an observation (`LETTERS`)
+and is followed by + (asserted), - (denied) or ? (uncertain). Text escapes: \\n, \\t.
+"""
+
+LETTERS = {
+    "M": "Enlarged Cardiomediastinum",
+    "C": "Cardiomegaly",
+    "O": "Lung Opacity",
+    "L": "Lung Lesion",
+    "E": "Edema",
+    "K": "Consolidation",
+    "P": "Pneumonia",
+    "A": "Atelectasis",
+    "X": "Pneumothorax",
+    "F": "Pleural Effusion",
+    "R": "Fracture",
+    "D": "Support Devices",
+}
+
+LINES = r"""
+F-C+	No pleural effusion..Mild cardiomegaly.
+F-C+	No pleural effusion...Mild cardiomegaly.
+F-C+	No pleural effusion…Mild cardiomegaly.
+F-C+	No pleural effusion\n\nMild cardiomegaly.
+F-C+	No pleural effusion\nMild cardiomegaly.
+F-C+	No pleural effusion\n- Mild cardiomegaly.
+F-C+	No pleural effusion - Mild cardiomegaly.
+F-C+	No pleural effusion — Mild cardiomegaly.
+F-C+	No pleural effusion—Mild cardiomegaly.
+F-C+	No pleural effusion | Mild cardiomegaly.
+F-C+	No pleural effusion\tMild cardiomegaly.
+F-C+	No pleural effusion.Mild cardiomegaly.
+F-C+	No pleural effusion; Mild cardiomegaly.
+F-C+	No pleural effusion. . Mild cardiomegaly.
+F-C+	No pleural effusion • Mild cardiomegaly.
+F-C+	No pleural effusion\n* Mild cardiomegaly.
+F-C+	No pleural effusion -- Mild cardiomegaly.
+F-C+	No pleural effusion 2) Mild cardiomegaly.
+F-C+	No pleural effusion 2. Mild cardiomegaly.
+F-C+	No pleural effusion\n\n2. Mild cardiomegaly.
+F-C+	No pleural effusion.\nMild cardiomegaly.
+F-C+	No pleural effusion! Mild cardiomegaly.
+F-C+	No pleural effusion\n\n - Mild cardiomegaly.
+F-C+	No pleural effusion.mild cardiomegaly.
+F-C+	no pleural effusion.. mild cardiomegaly.
+X-A+	1) No pneumothorax 2) Bibasilar atelectasis
+X-A+	1. No pneumothorax 2. Bibasilar atelectasis
+F-X-	No pleural effusion or\n pneumothorax.
+F-X-	No pleural\n effusion or pneumothorax.
+K-F-X-	No consolidation,\n effusion, or pneumothorax
+X-F+	No pneumothorax... small effusion.
+P-R+	No pneumonia | healed rib fracture
+X-F+	(1) No pneumothorax (2) Small effusion
+X-	Pneumothorax is no longer seen.
+X-	Pneumothorax is no longer present.
+X-	Pneumothorax is no longer visible.
+X-	Pneumothorax: none.
+X-	Pneumothorax isn't seen.
+X-	Pneumothorax is not seen.
+X-	Pneumothorax cannot be seen.
+X-	Pneumothorax could not be identified.
+X-	Pneumothorax is excluded.
+X-	Pneumothorax has now cleared.
+X-	Pneumothorax has cleared.
+X-	Pneumothorax has resolved.
+X-	Pneumothorax has now resolved.
+X-	No pneumothorax.
+X-	No evidence of pneumothorax.
+X-	Without pneumothorax.
+X-	Negative for pneumothorax.
+X-	There is no pneumothorax.
+X-	Pneumothorax is absent.
+X-	Never any pneumothorax.
+F-	Pleural effusion is no longer seen.
+F-	Pleural effusion is no longer present.
+F-	Pleural effusion is no longer visible.
+F-	Pleural effusion: none.
+F-	Pleural effusion isn't seen.
+F-	Pleural effusion is not seen.
+F-	Pleural effusion cannot be seen.
+F-	Pleural effusion could not be identified.
+F-	Pleural effusion is excluded.
+F-	Pleural effusion has now cleared.
+F-	Pleural effusion has cleared.
+F-	Pleural effusion has resolved.
+F-	Pleural effusion has now resolved.
+F-	No pleural effusion.
+F-	No evidence of pleural effusion.
+F-	Without pleural effusion.
+F-	Negative for pleural effusion.
+F-	There is no pleural effusion.
+F-	Pleural effusion is absent.
+F-	Never any pleural effusion.
+K-	Consolidation is no longer seen.
+K-	Consolidation is no longer present.
+K-	Consolidation is no longer visible.
+K-	Consolidation: none.
+K-	Consolidation isn't seen.
+K-	Consolidation is not seen.
+K-	Consolidation cannot be seen.
+K-	Consolidation could not be identified.
+K-	Consolidation is excluded.
+K-	Consolidation has now cleared.
+K-	Consolidation has cleared.
+K-	Consolidation has resolved.
+K-	Consolidation has now resolved.
+K-	No consolidation.
+K-	No evidence of consolidation.
+K-	Without consolidation.
+K-	Negative for consolidation.
+K-	There is no consolidation.
+K-	Consolidation is absent.
+K-	Never any consolidation.
+F-X-	Neither effusion nor pneumothorax is present.
+A-K-	Neither atelectasis nor consolidation.
+F-X-	There is neither pleural effusion nor pneumothorax.
+F+	No change in the left effusion.
+A+	No change in the atelectasis.
+F+	No appreciable change in left effusion.
+A+	No appreciable change in atelectasis.
+F+	No interval change in left effusion.
+A+	No interval change in atelectasis.
+F+	No substantial change in the left effusion.
+A+	No substantial change in the atelectasis.
+F+	No significant interval change in left effusion.
+A+	No significant interval change in atelectasis.
+F+	No worsening of the left effusion.
+A+	No worsening of the atelectasis.
+F+	No improvement in the left effusion.
+A+	No improvement in the atelectasis.
+F+	No progression of left effusion.
+A+	No progression of atelectasis.
+F+	No increase in left effusion.
+A+	No increase in atelectasis.
+F+	Left effusion not changed.
+A+	Atelectasis not changed.
+F+	Left effusion is not changed.
+A+	Atelectasis is not changed.
+F+	Left effusion has not resolved.
+A+	Atelectasis has not resolved.
+F+	Left effusion has not significantly changed.
+A+	Atelectasis has not significantly changed.
+F+	Left effusion was not seen on the prior.
+A+	Atelectasis was not seen on the prior.
+F+	Left effusion not seen on the previous study.
+A+	Atelectasis not seen on the previous study.
+F+	Left effusion unchanged.
+A+	Atelectasis unchanged.
+F+	Without interval change in left effusion.
+A+	Without interval change in atelectasis.
+F+	Persistent left effusion.
+A+	Persistent atelectasis.
+F+	Left effusion is not only present but larger.
+A+	Atelectasis is not only present but larger.
+P?	Pneumonia is not excluded.
+K?	Consolidation is not excluded.
+P?	Pneumonia cannot be excluded.
+K?	Consolidation cannot be excluded.
+P?	Pneumonia is not entirely excluded.
+K?	Consolidation is not entirely excluded.
+P?	Pneumonia can not be ruled out.
+K?	Consolidation can not be ruled out.
+P?	Pneumonia is not ruled out.
+K?	Consolidation is not ruled out.
+P?	Possible pneumonia.
+K?	Possible consolidation.
+P?	Cannot exclude pneumonia.
+K?	Cannot exclude consolidation.
+P?	Questionable pneumonia.
+K?	Questionable consolidation.
+P?	Pneumonia is possible.
+K?	Consolidation is possible.
+P?	May represent pneumonia.
+K?	May represent consolidation.
+	The lungs are not clear.
+	Lungs are not entirely clear.
+	The lungs aren't clear.
+O-	The lungs are clear.
+O-	Clear lungs.
+C+	The heart is larger than normal.
+C+	Cardiac silhouette is larger than normal.
+C-	The heart is normal.
+C-	Heart size is within normal limits.
+	The heart is not normal.
+C-	The heart is not enlarged.
+X-C+	No pneumothorax and the heart is enlarged.
+F-C+	No effusion and heart is enlarged.
+F-X-	No effusion and no pneumothorax.
+F-X-	No effusion and pneumothorax.
+X-F+	No pneumothorax and there is a small effusion.
+X-F+	No pneumothorax and a small effusion.
+X-A+	No pneumothorax but atelectasis.
+X-A+	No pneumothorax, however atelectasis persists.
+	This could lead to confusion.
+	Delay may lead to harm.
+D+	Pacemaker leads in place.
+D+	The lead tip projects over the right ventricle.
+	Collapsed vertebral body.
+	Vertebral body is collapsed.
+	Collapse of the vertebral body.
+A+	Collapsed right lower lobe.
+A+	Right lower lobe collapse.
+	Bronchial tubes are normal.
+D+	Endotracheal tube in place.
+D+	Chest tube on the left.
+	Small pericardial effusion.
+M-C-	Cardiomediastinal silhouette is normal.
+R+	Old rib fracture.
+R-	No displaced fracture.
+L+	Calcified nodule.
+L-	No mass.
+E+	Pulmonary edema.
+E-	No edema.
+E?	Possible edema.
+"""
+
+
+def sentences() -> dict[str, dict[str, str]]:
+    """Each text with what it says, by observation."""
+    signs = {"+": "positive", "-": "negative", "?": "uncertain"}
+    table = {}
+    for line in LINES.strip("\n").splitlines():
+        said, _, text = line.partition("\t")
+        text = text.replace("\\n", "\n").replace("\\t", "\t")
+        pairs = zip(said[::2], said[1::2], strict=True)
+        table[text] = {LETTERS[letter]: signs[sign] for letter, sign in pairs}
+    return table
