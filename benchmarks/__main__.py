@@ -11,7 +11,16 @@ from benchmarks.common import machine
 from uar.core.device import resolve_device
 from uar.core.files import whole_file
 
-MODULES = ("cra", "generation", "step", "tokenization", "distributed", "ingest", "scaling")
+MODULES = (
+    "cra",
+    "generation",
+    "step",
+    "openmp",
+    "tokenization",
+    "distributed",
+    "ingest",
+    "scaling",
+)
 README = Path(__file__).parent / "README.md"
 HEAD = "| | fast | reference | ratio | |\n|---|---|---|---|---|\n"
 

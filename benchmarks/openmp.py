@@ -23,8 +23,8 @@ SETTINGS = {
     **{f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (1000, 5000, 10_000)},
 }
 PRESETS = ("demo", "iu_xray_small")
-_SECONDS = 3.0  # of steps in a turn
-_ROUNDS = 5
+_SECONDS = 2.0  # of steps in a turn
+_ROUNDS = 3
 
 
 class Stepper:
