@@ -188,6 +188,64 @@ def test_colour_becomes_its_luma(tmp_path: Path) -> None:
     assert_within_one(film, np.array([[0.299 * 255, 0.587 * 255, 0.114 * 255, 90]]))
 
 
+# ---- headers that leave one gray value of many
+
+RAMP = np.linspace(12000, 30000, 64 * 64).astype(np.uint16).reshape(64, 64)
+FLAT = np.full(16, 9, dtype=np.uint16)
+USELESS: dict[str, dict[str, Any]] = {
+    "window below": {"WindowCenter": 3174, "WindowWidth": 2426},
+    "window above": {"WindowCenter": 60000, "WindowWidth": 2000},
+    "exact": {"WindowCenter": 3174, "WindowWidth": 2426, "VOILUTFunction": "LINEAR_EXACT"},
+    "two windows": {"WindowCenter": [3174, 100], "WindowWidth": [2426, 50]},
+    "slope 0": {"RescaleSlope": 0, "RescaleIntercept": 0},
+    "slope 0 and a window": {
+        "RescaleSlope": 0,
+        "RescaleIntercept": 5,
+        "WindowCenter": 5,
+        "WindowWidth": 10,
+    },
+    "intercept": {
+        "RescaleSlope": 1,
+        "RescaleIntercept": -1000000,
+        "WindowCenter": 3174,
+        "WindowWidth": 2426,
+    },
+    "constant VOI LUT": {"VOILUTSequence": [lut(FLAT, 0, 16)]},
+    "constant modality LUT": {"ModalityLUTSequence": [lut(FLAT, 0, 16)]},
+}
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("case", USELESS)
+def test_a_useless_header_gives_way_to_percentiles(
+    tmp_path: Path, case: str, photometric: str
+) -> None:
+    tags = {"PhotometricInterpretation": photometric, **USELESS[case]}
+    film = read_film(save_dicom(tmp_path / "film.dcm", RAMP, **tags))
+    plain = save_dicom(tmp_path / "plain.dcm", RAMP, PhotometricInterpretation=photometric)
+    np.testing.assert_array_equal(film.pixels, read_film(plain).pixels)
+    assert film.header_failed and not read_film(plain).header_failed
+    assert len(np.unique(film.pixels)) == 256
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_useless_first_window_gives_way_to_the_second(tmp_path: Path, photometric: str) -> None:
+    tags = {"PhotometricInterpretation": photometric}
+    both = {"WindowCenter": [3174, 20000], "WindowWidth": [2426, 8001], **tags}
+    alone = {"WindowCenter": 20000, "WindowWidth": 8001, **tags}
+    film = read_film(save_dicom(tmp_path / "both.dcm", RAMP, **both))
+    expected = read_film(save_dicom(tmp_path / "alone.dcm", RAMP, **alone))
+    np.testing.assert_array_equal(film.pixels, expected.pixels)
+    assert not film.header_failed
+
+
+def test_a_narrow_window_is_the_headers_right(tmp_path: Path) -> None:
+    tags = {"WindowCenter": 20000, "WindowWidth": 40}
+    film = read_film(save_dicom(tmp_path / "film.dcm", RAMP, **tags))
+    assert not film.header_failed
+    assert 2 < len(np.unique(film.pixels)) < 20
+
+
 # ---- compression
 
 SMOOTH = (2000 + 1500 * np.sin(np.arange(64) / 9)[:, None] * np.cos(np.arange(48) / 7)).astype(
@@ -273,6 +331,30 @@ FRAMES = np.zeros((2, 4, 5), dtype=np.uint16)
 REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
     "no pixels": (None, {}, None, "a DICOM file without pixels"),
     "no rows": (WIDE, {"Rows": None}, None, "a DICOM file without Rows"),
+    "frames unsaid": (FRAMES, {"Rows": 4, "Columns": 5}, None, "pixels of shape (2, 4, 5)"),
+    "no sign": (WIDE, {"PixelRepresentation": None}, None, "a DICOM file without PixelRepresent"),
+    "no samples": (WIDE, {"SamplesPerPixel": None}, None, "a DICOM file without SamplesPerPixel"),
+    "two functions": (
+        WIDE,
+        {"VOILUTFunction": ["LINEAR", "SIGMOID"]},
+        None,
+        "VOILUTFunction is none or more",
+    ),
+    "odd function": (WIDE, {"VOILUTFunction": "CUBIC"}, None, "VOILUTFunction is none or more"),
+    "high bit": (
+        WIDE,
+        {"BitsStored": 12, "HighBit": 15},
+        None,
+        "HighBit is 15 with BitsStored 12, expected 11",
+    ),
+    "bits stored": (WIDE, {"BitsStored": 17, "HighBit": 16}, None, "BitsStored is 17, BitsAllo"),
+    "constant": (WIDE * 0 + 7, {}, None, "every pixel has the same value"),
+    "constant under a window": (
+        WIDE * 0 + 7,
+        {"WindowCenter": 3, "WindowWidth": 5},
+        None,
+        "every pixel has the same value",
+    ),
     "frames": (
         FRAMES,
         {"Rows": 4, "Columns": 5, "NumberOfFrames": 2},

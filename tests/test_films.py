@@ -42,9 +42,53 @@ def test_png_16_bit_is_stretched_over_its_range(tmp_path: Path) -> None:
     )
 
 
-def test_png_16_bit_of_one_value_is_black(tmp_path: Path) -> None:
-    pixels = np.full((4, 4), 3000, dtype=np.uint16)
-    np.testing.assert_array_equal(pixels_of(save(tmp_path / "film.png", pixels)), np.zeros((4, 4)))
+def write_deep(path: Path, channels: np.ndarray, kind: int) -> Path:
+    """A PNG of 16 bits: `channels` (H, W, C) and its colour type (PNG, 11.2.2)."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + checksum
+
+    height, width, _ = channels.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in channels)
+    head = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return path
+
+
+@pytest.mark.parametrize("top", [255, 1023, 4095, 16383, 65535])
+@pytest.mark.parametrize(
+    ("kind", "gray", "alpha"),
+    [(0, 1, 0), (4, 1, 1), (2, 3, 0), (6, 3, 1)],
+    ids=["L", "LA", "RGB", "RGBA"],
+)
+def test_png_16_bit_of_any_kind_fills_the_range(
+    tmp_path: Path, kind: int, gray: int, alpha: int, top: int
+) -> None:
+    ramp = np.linspace(0, top, 4096).round().astype(np.uint16).reshape(64, 64, 1)
+    channels = np.concatenate([ramp] * gray + [np.full_like(ramp, 65535)] * alpha, axis=2)
+    film = pixels_of(write_deep(tmp_path / "film.png", channels, kind))
+    low, high = np.sort(ramp.ravel())[[20, 4075]]
+    expected = (np.clip(ramp[..., 0].astype(float), low, high) - low) / (high - low) * 255
+    assert np.abs(film - expected).max() <= 1
+    assert len(np.unique(film)) > 200
+
+
+@pytest.mark.parametrize("outliers", [1, 5, 15])
+def test_a_few_bright_pixels_leave_the_rest_its_range(tmp_path: Path, outliers: int) -> None:
+    ramp = np.linspace(0, 4095, 4096).astype(np.uint16)
+    ramp[:outliers] = 65535
+    film = pixels_of(save(tmp_path / "film.png", ramp.reshape(64, 64)))
+    assert film.ravel()[2048] in range(126, 130)
+    header_less = pixels_of(save_dicom(tmp_path / "film.dcm", ramp.reshape(64, 64)))
+    np.testing.assert_array_equal(film, header_less)
+
+
+def test_png_16_bit_of_one_value_is_a_bad_image(tmp_path: Path) -> None:
+    path = save(tmp_path / "film.png", np.full((4, 4), 3000, dtype=np.uint16))
+    with pytest.raises(UserError, match="every pixel has the same value"):
+        read_film(path)
 
 
 def test_jpeg_is_read_to_within_its_loss(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def ingest() -> None:
     with whole_file(paths.LEFT_OUT) as out:
         pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS).to_csv(out, index=False)
     summary = summarize(dataset, left_out, per_study)
+    summary["header_failed"] = [slots[film].path for film in packed.header_failed]
+    if packed.header_failed:
+        log.warning(
+            f"{len(packed.header_failed)} films have a header that leaves one gray value; their "
+            f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
+        )
     write_json(paths.INGEST_SUMMARY, summary)
     log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
 

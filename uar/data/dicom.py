@@ -9,6 +9,7 @@ Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,15 +60,26 @@ _ELEMENTS = [
     "PixelData",
 ]
 _PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
-_NEEDED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "PhotometricInterpretation")
+_NEEDED = (
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+)
+_VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
-def read_dicom(path: Path) -> tuple[np.ndarray, View]:
-    """Pixels `(H, W)` uint8, bone bright, and the view that the header states.
+def read_dicom(path: Path) -> tuple[np.ndarray, View, bool]:
+    """Pixels `(H, W)` uint8, bone bright, the view that the header states, and whether it failed.
 
     A grayscale film goes through its modality LUT or rescale, then its VOI LUT or first window
-    (without either: its 0.5th to 99.5th percentile), and is stretched over 0..255. Padding stays
-    out of all that and becomes black. A colour film becomes its luma.
+    (without either: its 0.5th to 99.5th percentile), and is stretched over 0..255. Where that
+    leaves one gray value of many, the next VOI LUT or window is tried, and at last the percentiles
+    of the stored values; only then the header has failed. Padding stays out of all that and becomes
+    black. A colour film becomes its luma.
 
     Raises:
         UserError: the reason why there is no single film in the file, without the path.
@@ -79,9 +91,9 @@ def read_dicom(path: Path) -> tuple[np.ndarray, View]:
             if element.is_empty:
                 del film[element.tag]
         stored = _stored_pixels(film)
-        gray = _luma(stored) if stored.ndim == 3 else _displayed(stored, film)
+        gray, failed = (_luma(stored), False) if stored.ndim == 3 else _displayed(stored, film)
     view = str(film.get("ViewPosition", "")).strip().upper()
-    return gray, _VIEWS.get(view, "unknown")
+    return gray, _VIEWS.get(view, "unknown"), failed
 
 
 def refuse_huge(width: int, height: int) -> None:
@@ -96,6 +108,21 @@ def stretch(values: np.ndarray) -> np.ndarray:
     return ((values - low) * (255.0 / max(high - low, 1e-6))).round().astype(np.uint8)
 
 
+def stretch_percentiles(pixels: np.ndarray) -> np.ndarray:
+    """Unsigned values of 16 bits without a window to 0..255: their percentiles, stretched; uint8.
+
+    Raises:
+        UserError: all values are the same.
+    """
+    counts = np.bincount(pixels.ravel(), minlength=2**16)
+    levels = np.flatnonzero(counts)
+    if len(levels) == 1:
+        raise UserError("every pixel has the same value")
+    table = np.zeros(2**16, dtype=np.uint8)
+    table[levels] = stretch(percentile_window(levels.astype(np.float32), counts[levels]))
+    return table[pixels]
+
+
 def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     """Integers as stored, `(H, W)`, or RGB `(H, W, 3)` uint8."""
     if "PixelData" not in film:
@@ -103,6 +130,7 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     lacking = [keyword for keyword in _NEEDED if keyword not in film]
     if lacking:
         raise UserError(f"a DICOM file without {', '.join(lacking)}")
+    _refuse_odd_header(film)
     frames = int(film.get("NumberOfFrames", 1))
     if frames != 1:
         raise UserError(f"{frames} frames, expected one film")
@@ -119,11 +147,31 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
         raise UserError(f"transfer syntax {syntax.name or 'not given'}: no decoder is installed")
     try:
         film.pixel_array_options(decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "")
-        return film.pixel_array
+        stored = film.pixel_array
     except Exception as error:  # the decoders raise of every kind
         raise UserError(
             f"pixels cannot be decoded ({syntax.name}, {type(error).__name__})"
         ) from None
+    if stored.ndim != (3 if colour else 2):
+        raise UserError(f"pixels of shape {stored.shape} without NumberOfFrames, expected one film")
+    return stored
+
+
+def _refuse_odd_header(film: pydicom.Dataset) -> None:
+    """Raise UserError, naming the element, where a header contradicts itself or the standard."""
+    for keyword in _NEEDED:
+        if film[keyword].VM != 1:
+            raise UserError(f"{keyword} has {film[keyword].VM} values, expected one")
+    function = film.get("VOILUTFunction", "LINEAR")
+    if function not in _VOI_FUNCTIONS:
+        raise UserError(f"VOILUTFunction is none or more of {', '.join(_VOI_FUNCTIONS)}")
+    if not 0 < film.BitsStored <= film.BitsAllocated:
+        raise UserError(f"BitsStored is {film.BitsStored}, BitsAllocated {film.BitsAllocated}")
+    high = film.get("HighBit", film.BitsStored - 1)
+    if high != film.BitsStored - 1:
+        raise UserError(
+            f"HighBit is {high} with BitsStored {film.BitsStored}, expected {film.BitsStored - 1}"
+        )
 
 
 def _has_decoder(syntax: UID) -> bool:
@@ -137,22 +185,22 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(rgb).convert("L"))
 
 
-def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
-    """Stored values to 0..255, by a table over the values that occur."""
+def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, bool]:
+    """Stored values to 0..255, by a table over the values that occur; whether the header failed."""
     codes = pixels.view(f"u{pixels.itemsize}")  # a negative value as an index
     size = 256**pixels.itemsize
     blocks = np.array_split(codes.ravel(), 1 + codes.size // 2**20)  # bincount copies to 64 bits
-    counts = np.zeros(size, dtype=np.int64)
-    for block in blocks:
-        counts += np.bincount(block, minlength=size)
+    counts = sum(np.bincount(block, minlength=size) for block in blocks)
     occurring = np.flatnonzero(counts)
     levels = occurring.astype(codes.dtype).view(pixels.dtype)
     real = ~_is_padding(levels, film)
     if not real.any():
         raise UserError("every pixel is padding")
+    if real.sum() == 1 and len(occurring) == 1:
+        raise UserError("every pixel has the same value")
     table = np.zeros(size, dtype=np.uint8)
-    table[occurring[real]] = _window(levels[real], counts[occurring[real]], film)
-    return table[codes]
+    table[occurring[real]], failed = _window(levels[real], counts[occurring[real]], film)
+    return table[codes], failed
 
 
 def _is_padding(levels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
@@ -164,21 +212,44 @@ def _is_padding(levels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
     return (levels >= wrapped.min()) & (levels <= wrapped.max())
 
 
-def _window(levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
-    """Stored levels `(n,)`, of which there are `counts`, to display values, uint8."""
+def _window(
+    levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset
+) -> tuple[np.ndarray, bool]:
+    """Stored levels `(n,)`, of which there are `counts`, to display values, uint8.
+
+    Also whether no transform of the header told the levels apart.
+    """
+    inverted = film.PhotometricInterpretation == "MONOCHROME1"
+    failed = False
+    for values in _transformed(levels, counts, film):
+        values = values.astype(np.float64)
+        failed = not np.isfinite(values).all() or (len(levels) > 1 and np.ptp(values) == 0)
+        if not failed:
+            break
+    else:
+        values = percentile_window(levels.astype(np.float64), counts)
+    return stretch((-values if inverted else values).astype(np.float32)), failed
+
+
+def _transformed(
+    levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset
+) -> Iterator[np.ndarray]:
+    """Levels through the modality transform and each VOI LUT or window that the header offers."""
     if "ModalityLUTSequence" in film:  # C.11.1
         values = _look_up(levels, film.ModalityLUTSequence[0], film)
     else:
         values = apply_rescale(levels, film)
-    if "VOILUTSequence" in film:  # C.11.2
-        values = _look_up(values, film.VOILUTSequence[0], film)
-    elif _has_window(film):
-        film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
-        values = apply_windowing(values, film)
-    else:
-        values = _percentile_window(values, counts)
-    values = values.astype(np.float32)
-    return stretch(-values if film.PhotometricInterpretation == "MONOCHROME1" else values)
+    film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
+    offered = False
+    for item in film.get("VOILUTSequence", []):  # C.11.2
+        offered = True
+        yield _look_up(values, item, film)
+    film.pop("VOILUTSequence", None)
+    for index in _usable_windows(film):
+        offered = True
+        yield apply_windowing(values, film, index)
+    if not offered:
+        yield percentile_window(values, counts)
 
 
 def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
@@ -195,16 +266,25 @@ def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) ->
     return table[indices]
 
 
-def _has_window(film: pydicom.Dataset) -> bool:
-    """Whether there is a window that separates any values."""
+def _usable_windows(film: pydicom.Dataset) -> list[int]:
+    """Positions of the windows that separate any values."""
     if "WindowCenter" not in film or "WindowWidth" not in film:
-        return False
-    widths = film.WindowWidth if film["WindowWidth"].VM > 1 else [film.WindowWidth]
-    return widths[0] > (1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 0)
+        return []
+    centers, widths = (
+        list(film[name].value) if film[name].VM > 1 else [film[name].value]
+        for name in ("WindowCenter", "WindowWidth")
+    )
+    narrowest = 1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 0
+    pairs = zip(centers, widths, strict=False)
+    return [i for i, (_, width) in enumerate(pairs) if width > narrowest]
 
 
-def _percentile_window(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def percentile_window(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Values `(n,)`, each of which occurs so often, clipped at the 0.5th and 99.5th percentile.
+
+    Where that leaves one value, they stay as they are.
+    """
     order = np.argsort(values)
     shares = np.cumsum(counts[order]) * (100 / counts.sum())
     low, high = values[order][np.searchsorted(shares[:-1], _PERCENTILES)]
-    return np.clip(values, low, high)
+    return np.clip(values, low, high) if low < high else values

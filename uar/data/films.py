@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import png
 from PIL import Image, ImageOps
 
 from uar.core.errors import UserError
-from uar.data.dicom import read_dicom, refuse_huge, stretch
+from uar.data.dicom import read_dicom, refuse_huge, stretch_percentiles
 
 if TYPE_CHECKING:
     from uar.data.study import View
 
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
 
 
@@ -25,6 +27,7 @@ class Film:
 
     pixels: np.ndarray  # (H, W) uint8, bone bright
     view: View  # as a DICOM header states it, else unknown
+    header_failed: bool = False  # its transforms left one gray value; percentiles stand in
 
 
 def read_film(path: Path) -> Film:
@@ -51,12 +54,34 @@ def read_film(path: Path) -> Film:
 
 
 def _read_pillow(path: Path) -> np.ndarray:
-    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits over their range."""
+    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
         with Image.open(path, formats=("PNG", "JPEG")) as image:
             refuse_huge(image.width, image.height)
+            if image.format == "PNG" and _bit_depth(path) == 16:
+                image = _deep_png(path, image)  # Pillow keeps the high bytes of all but plain gray
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):  # 16 bit
-                return stretch(np.asarray(image, dtype=np.float32))
+            if image.mode.startswith("I"):
+                return stretch_percentiles(np.asarray(image).astype(np.uint16))
             return np.asarray(image.convert("L"))
+
+
+def _bit_depth(path: Path) -> int:
+    """Bits of a channel, of a PNG file's header."""
+    with path.open("rb") as stream:
+        return stream.read(25)[24]
+
+
+def _deep_png(path: Path, opened: Image.Image) -> Image.Image:
+    """A PNG of 16 bits as gray of 16 bits, colour as luma, with the EXIF data of `opened`."""
+    if opened.mode.startswith("I"):
+        return opened
+    with path.open("rb") as stream:
+        width, height, rows, info = png.Reader(file=stream).read()
+        values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
+    channels = values.reshape(height, width, info["planes"]).astype(np.float64)
+    gray = channels[..., 0] if info["greyscale"] else channels[..., :3] @ _LUMA
+    image = Image.fromarray(gray.round().astype(np.uint16))
+    image.getexif().update(opened.getexif())
+    return image

@@ -60,6 +60,7 @@ class PackedFilms:
     array: Path  # the `.npy` file
     views: list[View]  # as DICOM headers state them
     faults: dict[int, str]  # why a film could not be read; its rows mean nothing
+    header_failed: list[int]  # films whose header left one gray value; percentiles stand in
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class _Task:
 class _Result(NamedTuple):
     views: list[View]
     faults: dict[int, str]
+    header_failed: list[int]
 
 
 def resolve_workers(workers: int) -> int:
@@ -104,7 +106,8 @@ def pack_films(
         slots: in the order of their rows; together they fill all rows.
         size: side of a packed image in pixels.
         scratch: folder of the array and its journal. Where it holds those of a run on the same
-            files that was cut off, only the rest is decoded. A task with a fault is done anew.
+            files that was cut off, only the rest is decoded. A task with a fault or a failed
+            header is done anew.
         workers: processes.
     """
     array = scratch / "images.npy"
@@ -113,7 +116,7 @@ def pack_films(
         if not (journal.done and _is_array(array, (rows, size, size))):
             journal.done.clear()
             _create_array(array, (rows, size, size))
-        packed = PackedFilms(array, ["unknown"] * len(slots), {})
+        packed = PackedFilms(array, ["unknown"] * len(slots), {}, [])
         with progress_bar("ingest", len(slots), "image") as bar:
 
             def tasks() -> Iterator[_Task]:
@@ -130,10 +133,12 @@ def pack_films(
             for task, result in _decode(tasks(), workers):
                 packed.views[task.start : task.start + len(task.slots)] = result.views
                 packed.faults.update({task.start + i: why for i, why in result.faults.items()})
-                if not result.faults:
+                packed.header_failed.extend(task.start + i for i in result.header_failed)
+                if not (result.faults or result.header_failed):
                     journal.add(task.fingerprint, result.views, array)
                 bar.update(len(task.slots))
-    return replace(packed, faults=dict(sorted(packed.faults.items())))
+    faults = dict(sorted(packed.faults.items()))
+    return replace(packed, faults=faults, header_failed=sorted(packed.header_failed))
 
 
 def copy_studies(packed: Path, studies: Iterable[int], images_per_study: int, out: Path) -> None:
@@ -172,7 +177,7 @@ def _offset(path: Path) -> int:
 def _identity(rows: int, size: int) -> dict[str, object]:
     """What a run that goes on must share with the one that was cut off, beside its files."""
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
-    libraries = ("numpy", "pillow", "pydicom", "python-gdcm")
+    libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
         "rows": rows,
         "size": size,
@@ -290,14 +295,17 @@ def _pack_apart(task: _Task) -> _Result:
     except BrokenProcessPool:
         if len(task.slots) == 1:
             path = task.root / task.slots[0].path
-            return _Result(["unknown"], {0: f"{path}: decoding it crashed or ran out of memory"})
+            return _Result(
+                ["unknown"], {0: f"{path}: decoding it crashed or ran out of memory"}, []
+            )
     finally:
         pool.shutdown()
     half = len(task.slots) // 2
     first = _pack_apart(replace(task, slots=task.slots[:half]))
     second = _pack_apart(replace(task, slots=task.slots[half:]))
     faults = first.faults | {half + i: why for i, why in second.faults.items()}
-    return _Result(first.views + second.views, faults)
+    header_failed = first.header_failed + [half + i for i in second.header_failed]
+    return _Result(first.views + second.views, faults, header_failed)
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -321,7 +329,7 @@ def _start_worker() -> None:
 
 def _pack(task: _Task) -> _Result:
     """Decode a task's films and write their rows."""
-    result = _Result([], {})
+    result = _Result([], {}, [])
     blank = bytes(task.size * task.size)
     root = task.root.resolve()
     with task.array.open("r+b") as array:
@@ -337,6 +345,8 @@ def _pack(task: _Task) -> _Result:
             array.seek(task.offset + slot.row * len(blank))
             array.write(image.tobytes() * slot.copies + blank * slot.blanks)
             result.views.append(film.view)
+            if film.header_failed:
+                result.header_failed.append(i)
     return result
 
 
