@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from uar.data.readers.sections import compose, read_sections
+from uar.data.study import is_empty_report
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)
@@ -122,3 +123,68 @@ def test_one_section_is_taken_as_it_stands() -> None:
     assert compose(sections, "findings") == " As  typed. "
     assert compose(sections, "impression") == ""
     assert compose({}, "impression") is None
+
+
+URGENT = "IMPRESSION:\n\n 1.  Stable cardiomegaly.\n\n 2.  New pneumothorax, {} Dr. ___ at 9:15."
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["discussed with", "reviewed with", "which was discussed with", "communicated to", "called to",
+     "relayed to", "conveyed to", "telephoned to", "emailed to", "posted to"],
+)  # fmt: skip
+def test_a_clinical_paragraph_loses_only_its_call(call: str) -> None:
+    found = read_sections(URGENT.format(call))["impression"]
+    assert found == "1. Stable cardiomegaly. 2. New pneumothorax."
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["Dr. ___ was informed.", "Findings were called to Dr. ___.", "Dr. ___ was emailed.",
+     "Results were posted to the dashboard.", "Discussed with Dr. ___. She understood.",
+     "Dr. ___ was notified at 9:15."],
+)  # fmt: skip
+def test_a_paragraph_that_is_only_a_note_goes(note: str) -> None:
+    assert read_sections(f"IMPRESSION: Normal.\n\n {note}")["impression"] == "Normal."
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["CHEST", "PA AND LATERAL VIEWS OF THE CHEST", "RIBS", "BONE WINDOW", "PORTABLE AP VIEW"],
+)
+def test_empty_findings_are_under_the_next_film_heading(heading: str) -> None:
+    assert read_sections(f"FINDINGS:\n\n{heading}:\n Clear lungs.")["findings"] == "Clear lungs."
+
+
+@pytest.mark.parametrize("organ", ["LUNGS", "HEART", "BONES", "PLEURA", "MEDIASTINUM"])
+def test_organs_are_sub_heads_of_findings(organ: str) -> None:
+    found = read_sections(f"FINDINGS:\n{organ}: Normal.\nIMPRESSION: None new.")
+    assert found == {"findings": f"{organ}: Normal.", "impression": "None new."}
+
+
+@pytest.mark.parametrize("word", ["comparison", "history", "technique", "findings", "impression"])
+def test_a_wrapped_word_is_no_header(word: str) -> None:
+    found = read_sections(f"FINDINGS: Effusion, see the\n {word}: clear left lung.")
+    assert found == {"findings": f"Effusion, see the {word}: clear left lung."}
+
+
+def test_a_report_on_one_line() -> None:
+    found = read_sections("INDICATION: Cough. FINDINGS: Clear lungs. IMPRESSION: Normal.")
+    assert found == {"findings": "Clear lungs.", "impression": "Normal."}
+
+
+def test_joined_sections_are_two_sentences() -> None:
+    sections = {"findings": "No effusion", "impression": "Cardiomegaly."}
+    assert compose(sections, "findings+impression") == "No effusion. Cardiomegaly."
+
+
+@pytest.mark.parametrize(
+    "report", ["nan", "NaN", "None", "None.", "null", " nan ", "...", "", "___", "NONE", "(none)"]
+)
+def test_placeholders_are_empty(report: str) -> None:
+    assert is_empty_report(report)
+
+
+@pytest.mark.parametrize("report", ["Normal.", "None acute.", "No nan seen.", "Clear"])
+def test_reports_are_not_empty(report: str) -> None:
+    assert not is_empty_report(report)

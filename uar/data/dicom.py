@@ -190,7 +190,9 @@ def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, b
     codes = pixels.view(f"u{pixels.itemsize}")  # a negative value as an index
     size = 256**pixels.itemsize
     blocks = np.array_split(codes.ravel(), 1 + codes.size // 2**20)  # bincount copies to 64 bits
-    counts = sum(np.bincount(block, minlength=size) for block in blocks)
+    counts = np.zeros(size, dtype=np.int64)
+    for block in blocks:
+        counts += np.bincount(block, minlength=size)
     occurring = np.flatnonzero(counts)
     levels = occurring.astype(codes.dtype).view(pixels.dtype)
     real = ~_is_padding(levels, film)

@@ -57,10 +57,11 @@ def _read_pillow(path: Path) -> np.ndarray:
     """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
-        with Image.open(path, formats=("PNG", "JPEG")) as image:
-            refuse_huge(image.width, image.height)
-            if image.format == "PNG" and _bit_depth(path) == 16:
-                image = _deep_png(path, image)  # Pillow keeps the high bytes of all but plain gray
+        with Image.open(path, formats=("PNG", "JPEG")) as opened:
+            refuse_huge(opened.width, opened.height)
+            image: Image.Image = opened
+            if opened.format == "PNG" and _bit_depth(path) == 16:
+                image = _deep_png(path, opened)  # Pillow keeps the high bytes of all but plain gray
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return stretch_percentiles(np.asarray(image).astype(np.uint16))

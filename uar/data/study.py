@@ -159,6 +159,12 @@ def is_text(text: str) -> bool:
     return True
 
 
-def has_words(report: str) -> bool:
-    """Whether a report says anything: a word of letters, not only marks and figures."""
-    return any(word.strip(string.punctuation).isalpha() for word in report.split())
+_PLACEHOLDERS = frozenset(["nan", "none", "null"])  # of tables that had no text there
+
+
+def is_empty_report(report: str) -> bool:
+    """Whether a report has no word of letters, or stands for none as `nan` and `None.` do."""
+    words = [word.strip(string.punctuation) for word in report.split()]
+    if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
+        return True
+    return not any(word.isalpha() for word in words)

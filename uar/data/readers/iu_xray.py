@@ -25,8 +25,8 @@ from uar.data.study import (
     Split,
     Study,
     View,
-    has_words,
     image_fault,
+    is_empty_report,
     refuse,
 )
 
@@ -136,7 +136,7 @@ def assemble(
             leave_out(uid, examination.source, "no image")
         elif not report:
             leave_out(uid, examination.source, "no report section")
-        elif not has_words(report):
+        elif is_empty_report(report):
             leave_out(uid, examination.source, "empty report")
         else:
             reports[uid] = report

@@ -37,8 +37,8 @@ from uar.data.study import (
     Split,
     Study,
     View,
-    has_words,
     image_fault,
+    is_empty_report,
     leaves_folder,
     links_out,
     refuse,
@@ -103,7 +103,7 @@ def _read_study(
     report = compose(read_sections(text), params.section)
     if report is None and text.strip():
         return [], [LeftOut(study_id, first.report, "no report section")]
-    if not report or not has_words(report):
+    if not report or is_empty_report(report):
         return [], [LeftOut(study_id, first.report, "empty report")]
     on_disk = _images_of(params.root / first.folder)
     known = {film.dicom_id for film in films}

@@ -16,7 +16,17 @@ from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.data.readers import iu_xray
-from uar.data.study import SPLITS, Dataset, Layout, Study, View, image_fault, is_text, refuse
+from uar.data.study import (
+    SPLITS,
+    Dataset,
+    Layout,
+    Study,
+    View,
+    image_fault,
+    is_empty_report,
+    is_text,
+    refuse,
+)
 
 
 def read(params: DatasetParams) -> Dataset:
@@ -74,7 +84,7 @@ def _fault(record: Any, split: str, params: DatasetParams, seen: set[str]) -> st
     if record["split"] != split:
         return f"id {study_id!r} says split {record['split']!r}"
     report, paths = record["report"], record["image_path"]
-    if not isinstance(report, str) or not report.strip():
+    if not isinstance(report, str) or is_empty_report(report):
         return f"id {study_id!r} has an empty report"
     if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
         return f"id {study_id!r}: image_path is not a list of paths"

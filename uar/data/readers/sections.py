@@ -7,7 +7,8 @@ spellings are normalised; of a section that occurs twice the last counts; a head
 (PA AND LATERAL CHEST:) stands for FINDINGS where there is none; FINDINGS AND IMPRESSION is an
 impression. Here known headers count in any case, and notes on the report itself below a section's
 text are dropped. A report without headers has no section: its last paragraph is not taken for one,
-and single reports get no rules of their own.
+and single reports get no rules of their own. Of a trailing paragraph that says more than a note
+does, only the note goes; heads of organs (LUNGS:) belong to their section.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ _SECTION_OF = {name: section for section, names in _KNOWN.items() for name in na
 _FILM_WORDS = frozenset(
     [
         "ap",
+        "bone",
         "chest",
         "frontal",
         "lateral",
@@ -68,16 +70,42 @@ _FILM_WORDS = frozenset(
         "portable",
         "radiograph",
         "radiographs",
+        "rib",
+        "ribs",
         "view",
         "views",
     ]
 )
-# What opens a paragraph that tells of the report itself, below the section's own text.
+# Sub-heads of findings.
+_ORGANS = frozenset(
+    [
+        "lungs",
+        "lung",
+        "heart",
+        "bones",
+        "pleura",
+        "mediastinum",
+        "airways",
+        "airway",
+        "hila",
+        "cardiac",
+    ]
+)
+# A header within a line, after a finished sentence.
+_SEAM = re.compile(
+    r"(?<=[.!?])[ \t]+(?=(?:FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|TECHNIQUE|INDICATION|"
+    r"RECOMMENDATIONS?|NOTIFICATION) ?:)"
+)
+# What tells of the report itself, below the section's own text.
 _NOTE = re.compile(
-    r"(discussed|reviewed) with|communicated (to|with|by)|(conveyed|relayed|telephoned) to|"
-    r"\b(notified|paged)\b|(by|via|over the) (tele)?phone|wet read|dictated|(signed|approved) by",
+    r"(?:,\s*(?:(?:as|which|this|and)\s+)?(?:(?:was|were)\s+)?)?"
+    r"(?:(?:discussed|reviewed) with|communicated (?:to|with|by)|"
+    r"(?:conveyed|relayed|telephoned|called|emailed|posted) to|"
+    r"\b(?:notified|paged|informed|emailed)\b|(?:by|via|over the) (?:tele)?phone|wet read|"
+    r"dictated|(?:signed|approved) by)",
     re.IGNORECASE,
 )
+_SENTENCE_END = re.compile(r"(?<=[a-z)\]]{2}[.!?])\s+(?=[A-Z0-9])")
 _NOTE_WITHIN = 160  # characters from the paragraph's start
 
 
@@ -89,8 +117,15 @@ def compose(sections: Mapping[str, str], wanted: str) -> str | None:
     """
     names = wanted.split("+")
     if all(sections.get(name) for name in names):
-        return " ".join(sections[name] for name in names)
+        *first, last = (sections[name] for name in names)
+        return " ".join([*map(_finished, first), last])
     return sections.get(wanted, "" if all(name in sections for name in names) else None)
+
+
+def _finished(text: str) -> str:
+    """Text that another is put behind: it ends a sentence."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?", ";", ":")) else text + "."
 
 
 def read_sections(report: str) -> dict[str, str]:
@@ -101,8 +136,10 @@ def read_sections(report: str) -> dict[str, str]:
     """
     bodies: dict[str, list[list[str]]] = {}
     body: list[str] = []  # the lines before the first header are in no section
-    for line in report.splitlines():
-        header = _header(line)
+    before = ""  # the line above
+    for line in _SEAM.sub("\n", report).splitlines():
+        header = _header(line, finished=before.rstrip()[-1:] in ("", ".", "!", "?", ":"))
+        before = line
         if header is None:
             body.append(line)
         else:
@@ -114,22 +151,27 @@ def read_sections(report: str) -> dict[str, str]:
         found = [text for text in map(_text, occurrences) if text]
         texts[section] = found[-1] if found else ""
     films, _ = texts.pop(_FILMS, ""), texts.pop(_OTHER, "")
-    if films and "findings" not in texts and _JOINT not in texts:
+    if films and not texts.get("findings") and not texts.get(_JOINT):
         texts["findings"] = films
     if _JOINT in texts and not texts.get("impression"):
         texts["impression"] = texts[_JOINT]
     return texts
 
 
-def _header(line: str) -> tuple[str, str] | None:
-    """The section that a line opens and the rest of the line, or None."""
+def _header(line: str, finished: bool) -> tuple[str, str] | None:
+    """The section that a line opens and the rest of the line, or None.
+
+    Only a header in capitals may follow a line that is not `finished`.
+    """
     head, colon, _ = line[: _LONGEST_HEADER + 1].partition(":")
     name = head.strip()
     if not colon:
         alone = len(line) <= _LONGEST_HEADER and name.isupper()
         section = _SECTION_OF.get(name.lower()) if alone else None
         return (section, "") if section else None
-    if not _HEADER_CHARACTERS.issuperset(name):
+    if not _HEADER_CHARACTERS.issuperset(name) or name.lower() in _ORGANS:
+        return None
+    if not (finished or name.isupper()):
         return None
     section = _SECTION_OF.get(" ".join(name.lower().split()))
     if section is None and name.isupper() and len(name) > 1:
@@ -163,5 +205,24 @@ def _text(lines: list[str]) -> str:
             paragraphs.append([])
     kept = [" ".join(words) for words in paragraphs if words]
     while len(kept) > 1 and _NOTE.search(kept[-1][:_NOTE_WITHIN]):
-        kept.pop()
+        rest = _without_note(kept.pop())
+        if rest:
+            kept.append(rest)
+            break
+    return " ".join(kept)
+
+
+def _without_note(paragraph: str) -> str:
+    """What a paragraph says before a note on the report itself, and in later numbered items."""
+    kept: list[str] = []
+    noted = False
+    for sentence in _SENTENCE_END.split(paragraph):
+        note = _NOTE.search(sentence)
+        if note is None:
+            if not noted or sentence[0].isdigit():
+                kept.append(sentence)
+            continue
+        noted = True
+        if note[0].startswith(","):  # a clause about the call below a finding
+            kept.append(sentence[: note.start()] + ".")
     return " ".join(kept)
