@@ -29,6 +29,7 @@ COMMANDS: dict[
             "vocabulary",
             "dvae",
             "tokenize",
+            "probe",
             "train_stage_one",
             "train_stage_two",
             "evaluate",

@@ -24,13 +24,20 @@ def open_images() -> np.ndarray:
 
 def image_rows(params: Params, split: Split) -> np.ndarray:
     """Rows in the packed and the token array of each study's images, `(S, V)`."""
-    return _rows(read_table(paths.STUDIES), params, split)
+    return study_rows(read_table(paths.STUDIES), params, split)
 
 
-def _rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:
+def study_rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:
+    """Rows of each study's images, `(S, V)`, given the table of all studies or reports."""
     per_study = params.dataset.images_per_study
     positions = np.flatnonzero(table["split"] == split)
     return positions[:, None] * per_study + np.arange(per_study)
+
+
+def finding_labels(reports: pd.DataFrame) -> np.ndarray:
+    """Which of `FINDINGS` each report asserts, `(S, 13)` bool."""
+    rows = [[name in names for name in FINDINGS] for names in reports["findings"]]
+    return np.array(rows, bool).reshape(-1, len(FINDINGS))
 
 
 class Inputs:
@@ -61,12 +68,12 @@ class Inputs:
 
     def studies(self, split: Split) -> Studies:
         """The studies of a split. Only evaluate asks for the test split."""
-        findings = self._findings(split)
+        findings = finding_labels(self.split_table(split))
         abnormal = self.params.train.abnormal_weight
         weights = np.where(findings.any(axis=1), abnormal, 1.0)
         return Studies(
             self.visual,
-            _rows(self.reports, self.params, split),
+            study_rows(self.reports, self.params, split),
             self.split_table(split)["cleaned"].tolist(),
             self.vocabulary,
             self.params.report.max_length,
@@ -78,12 +85,6 @@ class Inputs:
     def split_table(self, split: Split) -> pd.DataFrame:
         """study_id, report (raw), cleaned text and views of a split, in the order of `studies`."""
         return self.reports[self.reports["split"] == split]
-
-    def _findings(self, split: Split) -> np.ndarray:
-        """Which of `FINDINGS` each study's report asserts, `(S, 13)` bool."""
-        asserted = self.split_table(split)["findings"]
-        rows = [[name in names for name in FINDINGS] for names in asserted]
-        return np.array(rows, bool).reshape(-1, len(FINDINGS))
 
     def _present(self, split: Split) -> np.ndarray | None:
         """Which views each study has, `(S, V)`, where missing ones are to be masked."""

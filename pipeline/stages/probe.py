@@ -1,0 +1,71 @@
+"""What the tokens hold: findings of reports, told from tokens alone."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from pipeline import paths
+from pipeline.console import new_table, number
+from pipeline.inputs import finding_labels, open_images, study_rows
+from uar.core.config import load_params
+from uar.core.files import read_table, whole_file, write_json
+from uar.evaluation.clinical.labels import FINDINGS
+from uar.evaluation.probe import Probe, thumbnails, token_bags
+from uar.evaluation.probe import probe as fit_probe
+from uar.tokens.cache import TokenCacheInfo, open_tokens
+from uar.tokens.tokenizer import codebook_use
+
+log = logging.getLogger(__name__)
+
+
+def probe() -> None:
+    """Tell the findings of validation reports from bags of tokens, and from thumbnails of films."""
+    params = load_params(paths.PARAMS)
+    reports = read_table(paths.REPORTS)
+    info = TokenCacheInfo.load(paths.TOKENS_INFO)
+    tokens, images = open_tokens(paths.TOKENS, info), open_images()
+    training, validation = (
+        (study_rows(reports, params, split), finding_labels(reports[reports["split"] == split]))
+        for split in ("train", "val")
+    )
+    labels = (training[1], validation[1])
+    whole = [tokens[rows, 0] for rows, _ in (training, validation)]  # (S, V, L): whole views
+    bags = (token_bags(whole[0], info.codebook_size), token_bags(whole[1], info.codebook_size))
+    small = (thumbnails(images[training[0]]), thumbnails(images[validation[0]]))
+    found = {
+        "tokens": fit_probe(bags, labels, FINDINGS, params.seed),
+        "thumbnail": fit_probe(small, labels, FINDINGS, params.seed),
+    }
+    use = codebook_use(torch.from_numpy(whole[1].astype(np.int64)), info.codebook_size)
+    means = {name: _or_none(result.mean_auc) for name, result in found.items()}
+    write_json(paths.PROBE, {"auc": means["tokens"], "thumbnail_auc": means["thumbnail"], **use})
+    studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
+    with whole_file(paths.PROBE_FINDINGS) as temporary:
+        temporary.write_text(_csv(found, studies))
+    table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
+    for name, of_tokens in found["tokens"].auc.items():
+        of_films = found["thumbnail"].auc[name]
+        table.add_row(name, number(of_tokens), number(of_films), str(studies[name]))
+    table.add_row("[bold]mean", *(number(mean) for mean in means.values()), "")
+    Console().print(table)
+    if means["tokens"] is not None and means["tokens"] < (means["thumbnail"] or 0):
+        log.warning(
+            "the tokens hold less of the findings than films of 16 x 16 pixels: a model that reads "
+            "them cannot see what these show. Try dvae.source distill, or train the dVAE longer."
+        )
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _csv(found: dict[str, Probe], studies: dict[str, int]) -> str:
+    lines = ["finding,studies," + ",".join(f"{name}_auc" for name in found)]
+    for finding in found["tokens"].auc:
+        values = ",".join(f"{result.auc[finding]:.4f}" for result in found.values())
+        lines.append(f"{finding},{studies[finding]},{values}")
+    return "\n".join(lines) + "\n"
