@@ -18,7 +18,7 @@ from pipeline.stages.preprocess import preprocess
 from tests.conftest import dataset_params, override
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.core.files import read_json, read_table
+from uar.core.files import read_json, read_table, write_table
 from uar.data.readers import STUDY_COLUMNS, read_dataset
 
 Annotation = dict[str, list[dict[str, Any]]]
@@ -301,6 +301,16 @@ def test_skipping_the_whole_of_a_split_is_refused(project: Callable[..., Path]) 
     assert [path for path in Path("data").rglob("*")] == []
 
 
+@pytest.mark.parametrize("report", ["...", "!", "nan", "None.", " ", "7 8"])
+def test_the_packaging_refuses_empty_reports(project: Callable[..., Path], report: str) -> None:
+    project()
+    content = annotation()
+    content["train"][1]["report"] = report
+    Path("raw/annotation.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="id 'b' has an empty report"):
+        ingest()
+
+
 def test_preprocess_cleans_and_refuses_reports_without_words(
     project: Callable[..., Path],
 ) -> None:
@@ -308,11 +318,9 @@ def test_preprocess_cleans_and_refuses_reports_without_words(
     ingest()
     preprocess()
     assert read_table(Path("data/reports.parquet"))["cleaned"][0] == "report of a ."
-    content = annotation()
-    content["train"][1]["report"] = "..."
-    content["test"][0]["report"] = "!"
-    Path("raw/annotation.json").write_text(json.dumps(content))
-    ingest()
+    table = read_table(Path("data/studies.parquet"))
+    table.loc[1, "report"], table.loc[4, "report"] = "...", "!"
+    write_table(Path("data/studies.parquet"), table)
     with pytest.raises(UserError) as caught:
         preprocess()
     assert str(caught.value).splitlines() == [
