@@ -53,7 +53,8 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
     """METEOR 1.5's counts for each pair of texts, English, in one run of Java.
 
     The program reads its paraphrase table at each start, several seconds: give it all at once. A
-    pair that occurs several times is matched once.
+    pair that occurs several times is matched once. A pair that exhausts Java's memory, as thousands
+    of repeated words do, has zeros: it costs its own score at most.
 
     Returns:
         `(N, 23)` float64, in the order that `uar.evaluation.metrics` sums them.
@@ -66,10 +67,7 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
         for reference, candidate in zip(references, candidates, strict=True)
     ]
     distinct = list(dict.fromkeys(pairs))
-    output = _run(
-        distinct, "-Xmx2G", "-XX:+UseSerialGC", "-jar", str(METEOR_JAR),
-        "-", "-", "-stdio", "-l", "en", "-norm",
-    )  # fmt: skip
+    output = _meteor(distinct)
     try:
         counts = np.array([line.split() for line in output], float)
     except ValueError as error:
@@ -78,6 +76,22 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
         raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} a pair")
     index = {pair: i for i, pair in enumerate(distinct)}
     return counts[[index[pair] for pair in pairs]]
+
+
+def _meteor(pairs: Sequence[str]) -> list[str]:
+    """METEOR's line for each pair; zeros for one that exhausts its memory, by halving."""
+    try:
+        return _run(
+            pairs, "-Xmx2G", "-XX:+UseSerialGC", "-jar", str(METEOR_JAR),
+            "-", "-", "-stdio", "-l", "en", "-norm",
+        )  # fmt: skip
+    except JavaError as error:
+        if "OutOfMemoryError" not in str(error):
+            raise
+    if len(pairs) == 1:
+        return [" ".join(["0"] * METEOR_STATISTICS)]
+    half = len(pairs) // 2
+    return _meteor(pairs[:half]) + _meteor(pairs[half:])
 
 
 def _one_field(text: str) -> str:
