@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from uar.evaluation.protocols import PROTOCOLS
 
-SYSTEMS = {  # keys of metrics.json
+BASELINES = {  # keys of metrics.json
     "constant report": "constant_report",
     "nearest by tokens": "nearest_tokens",
     "nearest by F(I)": "nearest_features",
@@ -72,8 +72,10 @@ def print_evaluation(metrics: Mapping[str, Any]) -> None:
         table.add_row(f"[bold]{protocol} protocol")
         table.add_row(" this model", *(number(metrics[protocol][name]) for name in columns))
         intervals = metrics["intervals"][protocol]
-        table.add_row("  95 % interval", *(interval(intervals[n]) for n in columns), style="dim")
-        for label, key in SYSTEMS.items():
+        table.add_row(
+            "  95 % interval", *(show_interval(intervals[n]) for n in columns), style="dim"
+        )
+        for label, key in BASELINES.items():
             values = metrics[key][protocol]
             table.add_row(f" {label}", *(number(values[name]) for name in columns))
     console.print(table)
@@ -95,11 +97,11 @@ def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Tab
     keys = [(average, score) for average in ("micro", "macro", "micro_5") for score in short]
     columns = [f"{average} {short[score]}" for average, score in keys]
     table = new_table(f"clinical efficacy, 13 findings (5: CheXpert's five), {name}", columns)
-    systems = {"this model": metrics} | {label: metrics[key] for label, key in SYSTEMS.items()}
+    systems = {"this model": metrics} | {label: metrics[key] for label, key in BASELINES.items()}
     for label, system in systems.items():
         table.add_row(f" {label}", *(number(system[labeller][a][s]) for a, s in keys))
         if label == "this model":
-            bounds = interval(metrics["intervals"][labeller]["micro F1"])
+            bounds = show_interval(metrics["intervals"][labeller]["micro F1"])
             cells = (bounds if key == ("micro", "F1") else "" for key in keys)
             table.add_row("  95 % interval", *cells, style="dim")
     return table
@@ -108,17 +110,17 @@ def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Tab
 def _radgraph_table(metrics: Mapping[str, Any]) -> Table:
     columns = list(metrics["radgraph"])
     table = new_table("RadGraph F1", columns)
-    systems = {"this model": metrics} | {label: metrics[key] for label, key in SYSTEMS.items()}
+    systems = {"this model": metrics} | {label: metrics[key] for label, key in BASELINES.items()}
     for label, system in systems.items():
         table.add_row(f" {label}", *(number(system["radgraph"][name]) for name in columns))
         if label == "this model":
             intervals = metrics["intervals"]["radgraph"]
-            cells = (interval(intervals[name]) for name in columns)
+            cells = (show_interval(intervals[name]) for name in columns)
             table.add_row("  95 % interval", *cells, style="dim")
     return table
 
 
-def interval(bounds: Mapping[str, float] | None) -> str:
+def show_interval(bounds: Mapping[str, float] | None) -> str:
     """`.17-.20`; metrics.json has more digits."""
     if bounds is None:
         return "-"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from pipeline.console import SYSTEMS, print_evaluation
+from pipeline.console import BASELINES, print_evaluation
 from pipeline.stages.labellers import open_graph_scorers
 from uar.core.errors import UserError
 from uar.evaluation.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
@@ -88,7 +88,7 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
     system = {"r2gen": text, "coco": text, "radgraph": {"partial": 0.432}}
     metrics = {
         **system,
-        **dict.fromkeys(SYSTEMS.values(), system | {"radgraph": {"partial": 0.123}}),
+        **dict.fromkeys(BASELINES.values(), system | {"radgraph": {"partial": 0.123}}),
         **dict.fromkeys(("clinical", "chexbert")),
         "intervals": {"r2gen": {"BLEU-1": interval}, "coco": {"BLEU-1": interval},
                       "radgraph": {"partial": interval}},
@@ -100,7 +100,7 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
     assert "0.432" not in head
     assert ["this", "model", "0.432"] in [line.split() for line in rows.splitlines()]
     assert ".25-.62" in rows
-    assert rows.count("0.123") == len(SYSTEMS)
+    assert rows.count("0.123") == len(BASELINES)
     print_evaluation(metrics | {"radgraph": None})
     assert capsys.readouterr().out.startswith(head.rstrip())
 

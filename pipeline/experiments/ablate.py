@@ -34,8 +34,8 @@ log = logging.getLogger(__name__)
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
 CODE = ("pipeline/", "uar/")
-_EVERY = 10  # seconds between looks at the queue, at least
-_LOOKING = 0.05  # share of the time that looks, which take longer as experiments add up, may have
+_EVERY = 10  # seconds between two askings for the state of the queue, at least
+_POLLING_SHARE = 0.05  # of the time, at most; asking takes longer as experiments add up
 _START = 120  # seconds that workers may take before they run something
 
 
@@ -94,7 +94,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
     failed: list[str] = []
     started = -math.inf
     while True:
-        looked = time.monotonic()
+        asked = time.monotonic()
         known = read_experiments()  # one that is being fetched from the queue is in no list
         for name in [name for name in left if state(known, name) in ("success", "failed")]:
             run = left.pop(name)
@@ -108,7 +108,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
         if idle and time.monotonic() - started > _START:  # at first, and when workers have died
             dvc.start_workers(jobs)
             started = time.monotonic()
-        time.sleep(max(_EVERY, (time.monotonic() - looked) / _LOOKING))
+        time.sleep(max(_EVERY, (time.monotonic() - asked) / _POLLING_SHARE))
 
 
 def outcome(experiment: Experiment) -> str:

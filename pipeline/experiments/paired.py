@@ -13,7 +13,7 @@ from pipeline.experiments.dvc import fetch
 from pipeline.stages.labellers import open_graph_scorers, open_labellers
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.evaluation.bootstrap import compare
+from uar.evaluation.bootstrap import paired_test
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
 from uar.evaluation.systems import score_systems
 
@@ -38,7 +38,7 @@ def print_paired(a: str, b: str, params: Params) -> None:
     table = new_table(f"A: {a}\nB: {b}", ["A", "B", "B - A", "95 % interval", "p"])
     for group, metrics in scores["A"].headline().items():
         table.add_row(f"[bold]{group}")
-        compared = compare(
+        compared = paired_test(
             metrics,
             scores["B"].headline()[group],
             resamples=params.evaluate.resamples,

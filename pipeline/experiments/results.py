@@ -21,7 +21,7 @@ from uar.core.files import read_json, write_json
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.published import published_alignment_scores, read_published
 
-PROTOCOL = "r2gen"  # the one of the paper's tables
+TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
 WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere
 COLUMNS = (
     "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper",
@@ -42,7 +42,7 @@ EVIDENCE = {  # heading to where a result has it: `metrics` or `analysis`, and k
     "pointing with TIR": "analysis grounding with_TIR pointing",
 }
 ALIGNMENT = "alignment score"  # which the paper has too, in Figure 4 (a)
-SYSTEMS = {"constant report": "constant_report", "another study's images": "shuffled_images"}
+CONTROLS = {"constant report": "constant_report", "another study's images": "shuffled_images"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,9 @@ def evidence(runs: Iterable[Result], heading: str) -> list[float | None]:
 
 def scores(runs: Iterable[Result], metric: str, system: str | None = None) -> list[float | None]:
     """One score of each run: its model's, or that of a baseline or control in its metrics."""
-    return [(run.metrics[system] if system else run.metrics)[PROTOCOL].get(metric) for run in runs]
+    return [
+        (run.metrics[system] if system else run.metrics)[TABLE_PROTOCOL].get(metric) for run in runs
+    ]
 
 
 # ---- CSV
@@ -323,7 +325,7 @@ def _table_one(
         yield [system, *(f"({_number(values[metric])})" for metric in METRICS), ""]
     for setting in settings:
         runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
-        systems: dict[str, str | None] = {"UAR, this project": None, **SYSTEMS}
+        systems: dict[str, str | None] = {"UAR, this project": None, **CONTROLS}
         for label, key in systems.items():
             cells = [str(Cell.of(scores(runs, metric, key))) for metric in METRICS]
             yield [f"{label}, {setting.id}", *cells, provenance(runs)["seeds"]]

@@ -83,9 +83,11 @@ def evaluate() -> None:
     scores = score_systems(
         {
             "model": predictions,
-            "constant_report": saying(predictions, [constant] * len(predictions)),
-            "nearest_tokens": saying(predictions, [train_reports[i] for i in by_tokens]),
-            "nearest_features": saying(predictions, [train_reports[i] for i in by_features]),
+            "constant_report": with_generated(predictions, [constant] * len(predictions)),
+            "nearest_tokens": with_generated(predictions, [train_reports[i] for i in by_tokens]),
+            "nearest_features": with_generated(
+                predictions, [train_reports[i] for i in by_features]
+            ),
             "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
         },
         labellers,
@@ -122,7 +124,7 @@ def references(studies: Studies, inputs: Inputs) -> list[str]:
     return [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
 
 
-def saying(predictions: list[Prediction], reports: list[str]) -> list[Prediction]:
+def with_generated(predictions: list[Prediction], reports: list[str]) -> list[Prediction]:
     """The same studies with other generated reports."""
     return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
-from pipeline.console import SYSTEMS, interval, number
+from pipeline.console import BASELINES, number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
 from uar.core.files import whole_file
@@ -108,8 +108,8 @@ def headline_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The split's scores under the `r2gen` protocol, with intervals for the model."""
     intervals = metrics["intervals"]["r2gen"]
     rows = {"This model": {name: number(value) for name, value in metrics["r2gen"].items()}}
-    rows["95 % interval"] = {name: interval(intervals[name]) for name in metrics["r2gen"]}
-    for label, key in SYSTEMS.items():
+    rows["95 % interval"] = {name: show_interval(intervals[name]) for name in metrics["r2gen"]}
+    for label, key in BASELINES.items():
         rows[label[0].upper() + label[1:]] = {
             n: number(value) for n, value in metrics[key]["r2gen"].items()
         }

@@ -19,7 +19,9 @@ from uar.evaluation.metrics import Metric
 _AT_ONCE = 250  # resamples; bounds the memory to that many rows of N counts
 
 
-def interval(metric: Metric, *, resamples: int, seed: int, level: float = 0.95) -> dict[str, float]:
+def bootstrap_interval(
+    metric: Metric, *, resamples: int, seed: int, level: float = 0.95
+) -> dict[str, float]:
     """Percentile bootstrap interval over studies (Efron and Tibshirani 1993, section 13.3).
 
     Metrics with equally many studies and the same seed see the same resamples.
@@ -39,7 +41,7 @@ def interval(metric: Metric, *, resamples: int, seed: int, level: float = 0.95) 
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairedTest:
     """Two systems' scores in one metric on the same studies."""
 
     a: float
@@ -49,13 +51,13 @@ class Comparison:
     p_value: float  # two-sided, approximate randomisation
 
 
-def compare(
+def paired_test(
     a: Mapping[str, Metric | None],
     b: Mapping[str, Metric | None],
     *,
     resamples: int,
     seed: int,
-) -> dict[str, Comparison | None]:
+) -> dict[str, PairedTest | None]:
     """Paired bootstrap and approximate randomisation for each metric.
 
     The interval is that of the difference over resamples of studies, the same for both systems
@@ -75,16 +77,16 @@ def compare(
     Raises:
         UserError: a different number of studies.
     """
-    result: dict[str, Comparison | None] = {}
+    result: dict[str, PairedTest | None] = {}
     for name in a:
         one, other = a[name], b[name]
         result[name] = None
         if one is not None and other is not None:
-            result[name] = _compare(one, other, resamples, seed)
+            result[name] = _test_pair(one, other, resamples, seed)
     return result
 
 
-def _compare(a: Metric, b: Metric, resamples: int, seed: int) -> Comparison:
+def _test_pair(a: Metric, b: Metric, resamples: int, seed: int) -> PairedTest:
     if len(a.statistics) != len(b.statistics):
         raise UserError(
             f"{len(a.statistics)} studies against {len(b.statistics)}: a paired test needs two "
@@ -96,7 +98,7 @@ def _compare(a: Metric, b: Metric, resamples: int, seed: int) -> Comparison:
     exchanged = _exchanged(a, b, resamples, seed)
     # exchanges that change nothing give the same difference up to rounding
     extreme = (np.abs(exchanged) >= abs(difference) * (1 - 1e-9)).sum()
-    return Comparison(
+    return PairedTest(
         a=a.value(),
         b=b.value(),
         low=float(low),

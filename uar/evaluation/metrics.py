@@ -166,7 +166,7 @@ def _bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
     return precisions.prod(axis=-1) ** (1 / order) * brevity
 
 
-def tidy(text: str) -> str:
+def single_spaced(text: str) -> str:
     """Words separated by single blanks."""
     # ASCII only: the PTB tokenizer puts no-break spaces inside tokens such as "1 1/2"
     return re.sub(r"\s+", " ", text, flags=re.ASCII).strip(" ")
@@ -182,7 +182,8 @@ def _corpus(
             "per study, in the same order"
         )
     gts, res = (
-        {i: [tidy(text)] for i, text in enumerate(texts)} for texts in (references, candidates)
+        {i: [single_spaced(text)] for i, text in enumerate(texts)}
+        for texts in (references, candidates)
     )
     if not any(text for [text] in gts.values()):
         raise UserError(

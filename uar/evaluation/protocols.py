@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from uar.evaluation.meteor import JavaError, meteor_statistics, ptb_tokenize
-from uar.evaluation.metrics import METRICS, Metric, meteor_metric, text_metrics, tidy
+from uar.evaluation.metrics import METRICS, Metric, meteor_metric, single_spaced, text_metrics
 from uar.evaluation.predictions import Prediction
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _coco_texts(systems: Mapping[str, Sequence[Prediction]]) -> _Texts:
 
 def _meteor(texts: _Texts) -> dict[tuple[str, str], Metric | None]:
     references, candidates = (
-        [tidy(text) for pair in texts.values() for text in pair[side]] for side in (0, 1)
+        [single_spaced(text) for pair in texts.values() for text in pair[side]] for side in (0, 1)
     )
     try:
         statistics = meteor_statistics(references, candidates)

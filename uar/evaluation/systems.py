@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from uar.evaluation.bootstrap import interval
+from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.clinical.scores import Uncertain, clinical_metrics
 from uar.evaluation.metrics import Metric, mean_of
@@ -69,7 +69,9 @@ class SystemScores:
         """95 % bootstrap intervals of `headline`."""
         return {
             group: {
-                name: None if metric is None else interval(metric, resamples=resamples, seed=seed)
+                name: None
+                if metric is None
+                else bootstrap_interval(metric, resamples=resamples, seed=seed)
                 for name, metric in metrics.items()
             }
             for group, metrics in self.headline().items()
