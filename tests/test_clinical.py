@@ -15,7 +15,7 @@ from tests.labelled_sentences import sentences
 from uar.core.errors import UserError
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
-from uar.evaluation.clinical.scores import clinical_metrics, confusion
+from uar.evaluation.clinical.scores import clinical_metrics, confusion, findings_scores
 from uar.evaluation.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
 
 
@@ -139,7 +139,7 @@ def test_clinical_metrics_of_the_same_labels_are_one_and_of_none_zero() -> None:
     labels = np.ones((5, 14), int)
     same = clinical_metrics(labels, labels, "negative")
     assert {m.value() for group in same.values() for m in group.values()} == {1.0}
-    assert list(same) == ["micro", "macro", "micro_5", "macro_5", "F1"]
+    assert list(same) == ["micro", "macro", "micro_5", "macro_5", "no_finding", "F1"]
     silent = clinical_metrics(labels, labels * 0, "negative")
     assert {m.value() for group in silent.values() for m in group.values()} == {0.0}
     with pytest.raises(UserError, match=r"labels \(5, 14\) of references, \(4, 14\)"):
@@ -155,8 +155,26 @@ def test_saying_that_all_is_normal_finds_nothing() -> None:
     normal[:, OBSERVATIONS.index("No Finding")] = Label.POSITIVE
     scores = clinical_metrics(reference, normal, "negative")
     assert scores["F1"]["No Finding"].value() == pytest.approx(18 / 19)
+    alone = {name: metric.value() for name, metric in scores["no_finding"].items()}
+    assert alone == pytest.approx({"precision": 0.9, "recall": 1.0, "F1": 18 / 19})
     for group in ("micro", "macro", "micro_5", "macro_5"):
         assert {m.value() for m in scores[group].values()} == {0.0}
+
+
+def test_findings_cannot_be_won_by_silence(labeller: Labeller) -> None:
+    references = ["The lungs are clear."] * 8 + ["Cardiomegaly. Left pleural effusion.", "Edema."]
+    silent = ["", "the . the . the", "the lungs are clear ."]
+    for text in silent:
+        scores = findings_scores(references, [text] * 10, labeller)
+        assert scores["no_finding"]["recall"] == 1
+        for group in ("micro", "macro", "micro_5", "macro_5"):
+            assert set(scores[group].values()) == {0.0}, (text, group)
+    said = findings_scores(references, ["there is cardiomegaly ."] * 10, labeller)
+    assert said["micro"] == pytest.approx({"precision": 0.1, "recall": 1 / 3, "F1": 2 / 13})
+    assert said["macro_5"]["F1"] == pytest.approx(2 / 11 / 5)
+    assert set(said["no_finding"].values()) == {0.0}
+    with pytest.raises(UserError, match="10 references, 9 reports"):
+        findings_scores(references, silent * 3, labeller)
 
 
 def test_the_five_are_five_columns_of_the_thirteen() -> None:

@@ -9,7 +9,8 @@ import torch
 from uar.evaluation.clinical import radgraph
 from uar.evaluation.clinical.chexbert import Chexbert
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.systems import GraphScorer, ReportLabeller
+from uar.evaluation.clinical.scores import ReportLabeller
+from uar.evaluation.systems import GraphScorer
 
 
 def open_labellers(

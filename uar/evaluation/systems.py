@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,19 +11,12 @@ import pandas as pd
 
 from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
-from uar.evaluation.clinical.scores import Uncertain, clinical_metrics
+from uar.evaluation.clinical.scores import ReportLabeller, Uncertain, clinical_metrics
 from uar.evaluation.metrics import Metric, mean_of
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.protocols import Scores, protocol_metrics
 
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
-
-
-class ReportLabeller(Protocol):
-    """Says which observations reports assert."""
-
-    def label(self, reports: Iterable[str]) -> np.ndarray:
-        """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
 
 
 class GraphScorer(Protocol):

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
 from uar.core.errors import UserError
-from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
+from uar.evaluation.clinical.labels import FINDINGS, FIVE, NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.metrics import Metric
+
+
+class ReportLabeller(Protocol):
+    """Says which observations reports assert."""
+
+    def label(self, reports: Iterable[str]) -> np.ndarray:
+        """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
+
 
 Uncertain = Literal["positive", "negative", "ignore"]
 Score = Callable[[np.ndarray], np.ndarray]  # of counts (..., 3)
@@ -38,7 +46,7 @@ def clinical_metrics(
     Returns:
         `micro` and `macro`, over all findings, and `micro_5` and `macro_5`, over CheXpert's five
         (Irvin et al. 2019, section 5), as far as they are columns: `precision`, `recall` and `F1`;
-        `F1`: each observation.
+        `no_finding`: the same of "No Finding"; `F1`: each observation.
 
     Raises:
         UserError: labels of a different number of studies.
@@ -66,8 +74,45 @@ def clinical_metrics(
                 groups[average + suffix] = {
                     name: metric(over(of), columns) for name, of in SCORES.items()
                 }
+    if NO_FINDING in observations:
+        column = [list(observations).index(NO_FINDING)]
+        groups["no_finding"] = {name: metric(micro(of), column) for name, of in SCORES.items()}
     groups["F1"] = {name: metric(macro(f1), [i]) for i, name in enumerate(observations)}
     return groups
+
+
+def findings_scores(
+    references: Sequence[str],
+    generated: Sequence[str],
+    labeller: ReportLabeller,
+    uncertain: Uncertain = "negative",
+) -> dict[str, dict[str, float]]:
+    """How well generated reports assert the references' findings: `clinical_metrics` as numbers.
+
+    A report that says nothing, or that all is normal, scores 0 in all but `no_finding`.
+
+    Args:
+        references: N whole raw reports.
+        generated: N texts, in the same order.
+        labeller: `uar.evaluation.clinical.labeller.Labeller()`, or CheXbert.
+        uncertain: what an uncertain label counts as.
+
+    Raises:
+        UserError: a different number of texts.
+    """
+    if len(references) != len(generated):
+        raise UserError(f"{len(references)} references, {len(generated)} reports; give as many")
+    texts = dict.fromkeys((*references, *generated))
+    labels = dict(zip(texts, labeller.label(texts), strict=True))
+    of_references, of_generated = (
+        np.array([labels[text] for text in side]).reshape(-1, len(OBSERVATIONS))
+        for side in (references, generated)
+    )
+    groups = clinical_metrics(of_references, of_generated, uncertain)
+    return {
+        group: {name: metric.value() for name, metric in metrics.items()}
+        for group, metrics in groups.items()
+    }
 
 
 def confusion(reference: np.ndarray, generated: np.ndarray, uncertain: Uncertain) -> np.ndarray:
