@@ -35,6 +35,7 @@ PAGE = Path("evaluation/reports.html")
 METRICS = Path("evaluation/metrics.json")
 PROTOCOL = Path("evaluation/protocol.json")
 FIGURES = Path("analysis/figures")
+FIGURES_PDF = Path("analysis/pdf")
 FIGURE_NUMBERS = Path("analysis/numbers")
 ANALYSIS = Path("analysis/metrics.json")
 

@@ -12,25 +12,28 @@ import pytest
 import torch
 
 from uar.analysis.alignment import alignment_metrics, min_max
-from uar.analysis.attention import (
-    Written,
-    asserted_findings,
-    attention_table,
-    draw_attention,
-    shown_words,
-    telling_studies,
-)
 from uar.analysis.basis import gram, gram_metrics
-from uar.analysis.drawing import save_png
+from uar.analysis.drawing import save_figure
 from uar.analysis.grounding import (
+    bootstrap_interval,
     coverage,
     grounding_metrics,
+    grounding_summary,
     grounding_table,
     mentions,
     score_mention,
 )
-from uar.analysis.reconstruction import film_table
+from uar.analysis.reconstruction import film_table, finding_table, kept_share
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
+from uar.analysis.word_heatmaps import (
+    ALL_WORDS,
+    ReportAttention,
+    asserted_findings,
+    attention_table,
+    draw_word_heatmaps,
+    shown_words,
+    studies_with_common_findings,
+)
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.study import BOX_COLUMNS
 from uar.evaluation.published import published_alignment_scores
@@ -127,6 +130,20 @@ def test_film_table_by_hand() -> None:
     assert other["max_abs"] == pytest.approx(0.4)
 
 
+def test_kept_share_of_a_finding() -> None:
+    film = np.zeros((4, 4))
+    film[:2, 2:] = [[0, 1], [1, 0]]
+    box = (0.5, 0.0, 1.0, 0.5)
+    flat = np.full((4, 4), 0.5)
+    assert kept_share(film, film, box) == 1
+    assert kept_share(film, flat, box) == 0
+    assert kept_share(film, (film + flat) / 2, box) == pytest.approx(0.75)
+    assert kept_share(film, 1 - film, box) == 0  # worse than gray
+    assert kept_share(film, film, (0.0, 0.5, 0.5, 1.0)) == 0  # nothing there to keep
+    table = finding_table(film[None], film[None], ["a, frontal"], [{"nodule": box}])
+    assert table.to_dict("records") == [{"film": "a, frontal", "finding": "nodule", "kept": 1.0}]
+
+
 # ---- Figure 7
 
 REPORTS = torch.tensor([[BOS, 4, 5, 6, EOS, PAD, PAD, PAD], [BOS, 7, 3, 9, 8, 10, 4, EOS]])
@@ -195,21 +212,21 @@ def test_findings_count_where_no_word_denies_them() -> None:
     assert [words[i] for i in shown_words(words)] == ["pneumothorax", "effusion", "heart"]
 
 
-def test_telling_studies_assert_the_most_in_common() -> None:
+def test_studies_with_common_findings_assert_the_most_in_common() -> None:
     reports = [
         ("no edema .", "edema ."),
         ("edema . nodule .", "nodule . edema . hernia ."),
         ("edema .", "edema . nodule ."),
         ("hernia .", "nodule ."),
     ]
-    assert telling_studies(reports, 3) == [1, 2, 0]
-    assert telling_studies(reports, 9) == [1, 2, 0, 3]
+    assert studies_with_common_findings(reports, 3) == [1, 2, 0]
+    assert studies_with_common_findings(reports, 9) == [1, 2, 0, 3]
 
 
 def test_maps_are_multiples_of_uniform() -> None:
     attention = np.zeros((2, 8))
     attention[1, 5] = 1
-    maps = Written(["a", "b"], attention).maps(1, views=2)
+    maps = ReportAttention(["a", "b"], attention).maps(1, views=2)
     assert maps.shape == (2, 2, 2)
     assert maps[1, 0, 1] == 8
     assert maps.sum() == 8
@@ -218,23 +235,37 @@ def test_maps_are_multiples_of_uniform() -> None:
 def test_attention_table_has_a_row_for_each_cell_of_shown_words() -> None:
     attention = np.full((4, 8), 1 / 8)
     attention[2] = [0.3, 0.1, 0, 0, 0.2, 0.2, 0.1, 0.1]
-    table = attention_table({"with TIR": Written(["the", "large", "effusion"], attention)}, views=2)
+    table = attention_table(
+        {"with TIR": ReportAttention(["the", "large", "effusion"], attention)}, views=2
+    )
     assert table["word"].tolist() == ["effusion"] * 8
-    assert table["position"].unique().tolist() == [2]
     assert table[["view", "row", "column"]].values[5].tolist() == [1, 0, 1]
     np.testing.assert_allclose(table["times_uniform"], attention[2] * 8)
 
 
-def test_a_report_without_words_to_show_is_drawn(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], ["well"], ["the", "heart"]], ids=len)
+def test_figure_7_of_a_report_with_few_words_to_show(tmp_path: Path, words: list[str]) -> None:
     attention = np.full((3, 8), 1 / 8)
-    nothing = {
-        "without TIR": Written([], attention),
-        "with TIR": Written(["the", "heart"], attention),
-    }
-    films = np.zeros((2, 4, 4))
+    attention[0] = np.eye(8)[6]
+    report = ReportAttention(words, attention)
+    maps = report.shown_maps(2)
+    if words == ["the", "heart"]:
+        assert list(maps) == ["heart"]
+    else:
+        assert list(maps) == [ALL_WORDS]
+        assert maps[ALL_WORDS][1, 1, 0] == 8  # the row of the only, or of no word
     boxes = pd.DataFrame(columns=BOX_COLUMNS)
-    save_png(draw_attention(nothing, films, "$x_ .", boxes, "title"), tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    films, views = np.zeros((2, 4, 4)), ["frontal", "lateral"]
+    for names in (["without TIR", "with TIR"], ["with TIR"]):
+        models = dict.fromkeys(names, report)
+        written = []
+        for run in ("first", "again"):
+            png, pdf = tmp_path / f"{run}.png", tmp_path / f"{run}.pdf"
+            save_figure(draw_word_heatmaps(models, films, views, "$x_ .", boxes), png, pdf)
+            written.append((png.read_bytes(), pdf.read_bytes()))
+        assert written[0] == written[1]
+        assert written[0][0].startswith(b"\x89PNG")
+        assert written[0][1].startswith(b"%PDF")
 
 
 # ---- grounding
@@ -286,3 +317,33 @@ def test_mentions_and_their_scores() -> None:
     assert metrics["mentions"] == 3
     assert metrics["chance"]["inside"] == pytest.approx(1 / 3)
     assert metrics["with_TIR"]["pointing"] == pytest.approx(2 / 3)
+
+
+def test_interval_of_grounding_draws_studies_not_mentions() -> None:
+    values = np.array([0.0] * 10 + [1.0] * 10)
+    many = bootstrap_interval(values, [str(i) for i in range(20)])
+    two = bootstrap_interval(values, ["a"] * 10 + ["b"] * 10)
+    assert two == (0, 1)  # two studies say little, however many mentions they hold
+    assert 0.2 < many[0] < 0.4
+    assert 0.6 < many[1] < 0.8
+    assert bootstrap_interval(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
+
+
+def test_grounding_summary_by_finding_and_for_all() -> None:
+    table = pd.DataFrame(
+        {
+            "study_id": ["a", "b", "b"],
+            "finding": ["nodule", "nodule", "edema"],
+            "pointing": [1.0, 0.0, 1.0],
+            "pointing_chance": [0.1, 0.1, 0.4],
+            "inside": [0.5, 0.5, 0.2],
+            "inside_chance": [0.1, 0.2, 0.3],
+        }
+    )
+    summary = grounding_summary({"with TIR": table}).query("measure == 'pointing'")
+    assert summary["finding"].tolist() == ["edema", "nodule", "all"]
+    assert summary["mentions"].tolist() == [1, 2, 3]
+    np.testing.assert_allclose(summary["mean"], [1, 0.5, 2 / 3])
+    np.testing.assert_allclose(summary["chance"], [0.4, 0.1, 0.2])
+    assert (summary["low"] <= summary["mean"]).all()
+    assert (summary["high"] >= summary["mean"]).all()

@@ -193,6 +193,7 @@ def test_the_chains_figures(chain: Path) -> None:
     assert all(
         content.startswith(b"\x89PNG") and len(content) > 9_000 for content in figures.values()
     )
+    assert sorted(path.stem for path in (chain / paths.FIGURES_PDF).iterdir()) == names
 
     metrics = read_json(chain / paths.ANALYSIS)
     assert all(math.isfinite(number) for number in numbers(metrics))

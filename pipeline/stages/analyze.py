@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 
 from pipeline import paths
 from pipeline.inputs import Inputs, open_images
-from uar.analysis import alignment, attention, basis, grounding, reconstruction, retrieval
-from uar.analysis.drawing import save_png
+from uar.analysis import alignment, basis, grounding, reconstruction, retrieval, word_heatmaps
+from uar.analysis.drawing import save_figure
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import read_table, whole_file, write_json
 from uar.data.batches import Studies
 from uar.data.views import resize_view
+from uar.evaluation.published import published_alignment_scores
 from uar.inference.attention import with_reports, word_attention
 from uar.inference.features import paired_features
 from uar.inference.reports import write_reports
@@ -32,7 +33,6 @@ from uar.tokens.tokenizer import load_tokenizer, reconstruction_quality
 
 log = logging.getLogger(__name__)
 
-SPLIT = "the validation split"
 ONE, TWO = "stage one", "stage two"
 _MEASURED_FILMS = 256  # behind the reconstruction's quality
 
@@ -42,20 +42,20 @@ def analyze() -> None:
     params = load_params(paths.PARAMS)
     validation = Validation.read(params)
     models = trained_models(params, validation.inputs)
-    for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
+    for folder in (paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     write_json(
         paths.ANALYSIS,
         {
             **align(validation, models),
-            "basis": compare_basis(models[TWO]),
+            "basis": draw_basis(models[TWO]),
             "reconstruction": reconstruct(validation),
             "grounding": attend(validation, models),
         },
     )
     drawn = sorted(path.stem for path in paths.FIGURES.iterdir())
-    log.info(f"analyze: {SPLIT}, {paths.FIGURES}: {', '.join(drawn)}")
+    log.info(f"analyze: the validation split, {paths.FIGURES}: {', '.join(drawn)}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Validation:
     ids: list[str]
     reports: list[str]  # as the model can write them: cut, rare words as <unk>
     present: np.ndarray  # (S, V) bool, the views that each study has
+    views: list[list[str]]  # names of each study's views
     samples: list[int]  # studies that Figures 3 and 6 show
 
     @classmethod
@@ -85,6 +86,7 @@ class Validation:
             ids=table["study_id"].tolist(),
             reports=[inputs.vocabulary.decode(row) for row in studies.reports.tolist()],
             present=np.arange(params.dataset.images_per_study) < held,
+            views=[list(names) for names in table["views"]],
             samples=sorted(generator.choice(len(studies), count, replace=False).tolist()),
         )
 
@@ -92,6 +94,16 @@ class Validation:
         """Whole films of packed rows `(N,)` as the model sees them, `(N, crop, crop)` in [0, 1]."""
         images = torch.from_numpy(open_images()[rows])
         return resize_view(images, self.params.image.crop).numpy()
+
+    def films_of(self, study: int) -> np.ndarray:
+        """The films that a study has, `(v, crop, crop)` in [0, 1]."""
+        return self.films(self.studies.rows[study][self.present[study]])
+
+    def view_name(self, study: int, view: int) -> str:
+        """Which view a film is, by number where the data set does not say."""
+        names = self.views[study]
+        known = view < len(names) and names[view] != "unknown"
+        return names[view] if known else f"film {view + 1}"
 
 
 def trained_models(params: Params, inputs: Inputs) -> dict[str, UAR]:
@@ -114,14 +126,15 @@ def align(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any]:
         )
         for name, model in models.items()
     }
-    draw("figure4_alignment", alignment.draw_alignment(cosine, SPLIT))
+    published = published_alignment_scores() if validation.params.dataset.name == "iu_xray" else {}
+    draw("figure4_alignment", alignment.draw_alignment(cosine, validation.reports, published))
     for name, matrix in cosine.items():
         table = pd.DataFrame(matrix, validation.ids, validation.ids)
-        number_file(f"figure4_cosine_{as_key(name)}", table, index=True)
+        write_numbers(f"figure4_cosine_{slug(name)}", table, index=True)
     return {
         "retrieval": retrieve(validation, cosine[TWO]),
         "alignment": {
-            as_key(name): alignment.alignment_metrics(matrix) for name, matrix in cosine.items()
+            slug(name): alignment.alignment_metrics(matrix) for name, matrix in cosine.items()
         },
     }
 
@@ -130,7 +143,6 @@ def retrieve(validation: Validation, cosine: np.ndarray) -> dict[str, dict[str, 
     """Figure 3, both ways."""
     text = validation.studies.report_ids.numpy()
     same = text[:, None] == text
-    films = validation.films(validation.studies.rows[:, 0])
     metrics, ranks = {}, {}
     for query, name, values in (
         ("image", "image_to_report", cosine),
@@ -140,48 +152,57 @@ def retrieve(validation: Validation, cosine: np.ndarray) -> dict[str, dict[str, 
         metrics[name] = retrieval.retrieval_metrics(ranks[name])
         rows = retrieval.queries(values, ranks[name], validation.samples)
         figure = retrieval.draw_retrieval(
-            query, rows, values, same, films, validation.reports, SPLIT
+            query, rows, values, same, validation.films_of, validation.reports
         )
         draw(f"figure3_{name}", figure)
-        number_file(f"figure3_{name}", retrieval.top_table(rows, values, same, validation.ids))
+        write_numbers(f"figure3_{name}", retrieval.top_table(rows, values, same, validation.ids))
     table = pd.DataFrame({"study_id": validation.ids, "cosine": np.diagonal(cosine), **ranks})
-    number_file("figure3_ranks", table)
+    write_numbers("figure3_ranks", table)
     return metrics
 
 
-def compare_basis(model: UAR) -> dict[str, dict[str, float]] | None:
+def draw_basis(model: UAR) -> dict[str, dict[str, float]] | None:
     """Figure 5; None for a model without a basis."""
     if model.aligner is None:
-        skip("figure5_basis", "the model has no basis (model.integration: false)")
+        log_skipped("figure5_basis", "the model has no basis (model.integration: false)")
         return None
     with torch.no_grad():
         matrices = {
             "start": basis.gram(model.aligner.basis.cpu()),
             "trained": basis.gram(model.aligner.adjusted_basis().cpu()),
         }
-    draw("figure5_basis", basis.draw_gram(matrices, model.params.basis))
+    draw("figure5_basis", basis.draw_gram(matrices["start"], matrices["trained"]))
     for name, matrix in matrices.items():
-        number_file(f"figure5_gram_{name}", pd.DataFrame(matrix))
+        write_numbers(f"figure5_gram_{name}", pd.DataFrame(matrix))
     return {name: basis.gram_metrics(matrix) for name, matrix in matrices.items()}
 
 
 def reconstruct(validation: Validation) -> dict[str, Any] | None:
     """Figure 6; None for a model that sees pixels."""
     if not validation.params.model.lsu:
-        skip("figure6_reconstruction", "the model sees pixels (model.lsu: false)")
+        log_skipped("figure6_reconstruction", "the model sees pixels (model.lsu: false)")
         return None
     dvae = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER).eval()
     dvae.to(resolve_device(validation.params.device))
     device = next(dvae.parameters()).device
-    views = [(i, v) for i in validation.samples for v in np.flatnonzero(validation.present[i])]
+    views = [(i, int(v)) for i in validation.samples for v in np.flatnonzero(validation.present[i])]
     raw = validation.films(np.array([validation.studies.rows[i, v] for i, v in views]))
     with torch.inference_mode():
-        again = dvae.reconstruct(dvae.tokenize(torch.from_numpy(raw).to(device))).cpu().numpy()
-    names = [f"{validation.ids[i]}, film {v + 1}" for i, v in views]
-    draw("figure6_reconstruction", reconstruction.draw_reconstruction(raw, again, names, SPLIT))
-    number_file(
-        "figure6_reconstruction", pd.DataFrame(reconstruction.film_table(raw, again, names))
-    )
+        copies = dvae.reconstruct(dvae.tokenize(torch.from_numpy(raw).to(device))).cpu().numpy()
+    names = [f"{validation.ids[i]}, {validation.view_name(i, v)}" for i, v in views]
+    boxes = read_table(paths.BOXES)
+    known = [
+        {
+            box.finding: (box.x0, box.y0, box.x1, box.y1)
+            for box in boxes[boxes["study_id"] == validation.ids[i]].itertuples()
+            if box.view == v
+        }
+        for i, v in views
+    ]
+    draw("figure6_reconstruction", reconstruction.draw_reconstruction(raw, copies, names, known))
+    table = pd.DataFrame(reconstruction.film_table(raw, copies, names))
+    write_numbers("figure6_reconstruction", table)
+    write_numbers("figure6_findings", reconstruction.finding_table(raw, copies, names, known))
     rows = validation.studies.rows[validation.present]
     measured = validation.films(rows[:: math.ceil(len(rows) / _MEASURED_FILMS)])
     return reconstruction_quality(dvae, torch.from_numpy(measured).to(device))
@@ -200,39 +221,43 @@ def attend(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any] 
 def draw_word_attention(
     validation: Validation, models: Mapping[str, UAR], boxes: pd.DataFrame
 ) -> None:
-    """Figure 7: each model's words over the films of studies whose findings all of them name."""
+    """Figure 7: every model's attention over the report that the last one writes.
+
+    Shown are the studies whose true and written reports assert the most findings in common.
+    """
     params, views = validation.params, validation.studies.rows.shape[1]
-    generated = {}
-    for name, model in models.items():
-        predictions = write_reports(
-            model, validation.studies, validation.ids, validation.reports,
-            validation.inputs.vocabulary, params.decode, f"generate, {name}",
-        )  # fmt: skip
-        generated[name] = [prediction.generated for prediction in predictions]
-    reports = list(zip(validation.reports, *generated.values(), strict=True))
-    chosen = attention.telling_studies(reports, params.analyze.samples)
-    maps = {}
-    for name, model in models.items():
-        writing = with_reports(
-            validation.studies, chosen, [generated[name][i] for i in chosen],
-            validation.inputs.vocabulary, params.report.max_length,
-        )  # fmt: skip
-        maps[name] = word_attention(model, writing, params.decode.batch_size, f"attention, {name}")
+    last = list(models)[-1]
+    predictions = write_reports(
+        models[last], validation.studies, validation.ids, validation.reports,
+        validation.inputs.vocabulary, params.decode, f"generate, {last}",
+    )  # fmt: skip
+    generated = [prediction.generated for prediction in predictions]
+    chosen = word_heatmaps.studies_with_common_findings(
+        list(zip(validation.reports, generated, strict=True)), params.analyze.samples
+    )
+    writing = with_reports(
+        validation.studies, chosen, [generated[i] for i in chosen],
+        validation.inputs.vocabulary, params.report.max_length,
+    )  # fmt: skip
+    maps = {
+        name: word_attention(model, writing, params.decode.batch_size, f"attention, {name}")
+        for name, model in models.items()
+    }
     for number, study in enumerate(chosen):
-        written = {
-            name: attention.Written(generated[name][study].split(), maps[name][number])
-            for name in models
+        reports = {
+            name: word_heatmaps.ReportAttention(generated[study].split(), values[number])
+            for name, values in maps.items()
         }
-        study_id = validation.ids[study]
-        figure = attention.draw_attention(
-            written,
+        figure = word_heatmaps.draw_word_heatmaps(
+            reports,
             validation.films(validation.studies.rows[study]),
+            [validation.view_name(study, view) for view in range(views)],
             validation.reports[study],
-            boxes[boxes["study_id"] == study_id],
-            f"Text-to-image attention, study {study_id} of {SPLIT}",
+            boxes[boxes["study_id"] == validation.ids[study]],
         )
-        draw(f"figure7_attention_{number + 1}", figure)
-        number_file(f"figure7_attention_{number + 1}", attention.attention_table(written, views))
+        name = f"figure7_attention_{number + 1}"
+        draw(name, figure)
+        write_numbers(name, word_heatmaps.attention_table(reports, views))
 
 
 def ground(
@@ -242,7 +267,7 @@ def ground(
     words = [report.split() for report in validation.reports]
     found = grounding.mentions(boxes, validation.ids, words, validation.present)
     if not found:
-        skip("grounding", "the data set has no boxes")
+        log_skipped("grounding", "the data set has no boxes")
         return None
     tables = {}
     for name, model in models.items():
@@ -252,27 +277,29 @@ def ground(
         tables[name] = grounding.grounding_table(
             found, maps, validation.ids, validation.studies.rows.shape[1]
         )
-    draw("grounding", grounding.draw_grounding(tables, SPLIT))
-    number_file("grounding", pd.concat(tables, names=["model"]).reset_index("model"))
-    return grounding.grounding_metrics({as_key(name): table for name, table in tables.items()})
+    summary = grounding.grounding_summary(tables)
+    draw("grounding", grounding.draw_grounding(summary))
+    write_numbers("grounding_summary", summary)
+    write_numbers("grounding", pd.concat(tables, names=["model"]).reset_index("model"))
+    return grounding.grounding_metrics({slug(name): table for name, table in tables.items()})
 
 
 def draw(name: str, figure: Figure) -> None:
-    """Write a figure."""
-    save_png(figure, paths.FIGURES / f"{name}.png")
+    """Write a figure, for the screen and for print."""
+    save_figure(figure, paths.FIGURES / f"{name}.png", paths.FIGURES_PDF / f"{name}.pdf")
 
 
-def number_file(name: str, table: pd.DataFrame, index: bool = False) -> None:
+def write_numbers(name: str, table: pd.DataFrame, index: bool = False) -> None:
     """Write the numbers behind a figure."""
     with whole_file(paths.FIGURE_NUMBERS / f"{name}.csv") as temporary:
         table.to_csv(temporary, index=index, float_format="%.5g")
 
 
-def as_key(name: str) -> str:
+def slug(name: str) -> str:
     """A model's name in file names and in metrics.json."""
     return name.replace(" ", "_")
 
 
-def skip(name: str, why: str) -> None:
+def log_skipped(name: str, why: str) -> None:
     """Say that a figure does not apply."""
     log.info(f"analyze: no {name}: {why}")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import BLUE, GRAY, new_figure
-from uar.evaluation.published import published_alignment_scores
+from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure
 
 THRESHOLD = 0.5
 
@@ -37,41 +36,41 @@ def alignment_metrics(cosine: np.ndarray) -> dict[str, float]:
     }
 
 
-def draw_alignment(matrices: Mapping[str, np.ndarray], split: str) -> Figure:
-    """Scores beside the paper's, and a heatmap for each model.
+def draw_alignment(
+    matrices: Mapping[str, np.ndarray],
+    reports: Sequence[str],
+    published: Mapping[str, float],
+) -> Figure:
+    """A heatmap for each model, studies in the order of their reports' texts, and the scores.
+
+    Studies with the same or a like report then lie side by side: what a model aligns shows as
+    blocks on the diagonal.
 
     Args:
         matrices: cosine `(S, S)` of each model, by its name.
-        split: in words.
+        reports: of the S studies.
+        published: scores of the same data set to show beside; none for another data set.
     """
-    studies = len(next(iter(matrices.values())))
-    figure = new_figure(
-        4.0 + 4.2 * len(matrices),
-        4.4,
-        f"Alignment of images and reports, {studies} studies of {split}",
-    )
-    bars, *maps = figure.subplots(1, 1 + len(matrices), width_ratios=[3.4] + [4] * len(matrices))
-    paper = {f"paper: {name}": score for name, score in published_alignment_scores().items()}
+    order = np.argsort(np.array(reports), kind="stable")
+    figure = new_figure(PAGE_WIDTH, 5.4 / (0.6 + len(matrices)) + 0.3)
+    bars, *maps = figure.subplots(1, 1 + len(matrices), width_ratios=[0.6] + [1] * len(matrices))
     ours = {name: alignment_metrics(cosine)["score"] for name, cosine in matrices.items()}
-    scores = paper | ours
+    scores = {f"paper:\n{name}": score for name, score in published.items()} | ours
     drawn = bars.bar(
         range(len(scores)),
         [100 * score for score in scores.values()],
-        color=[GRAY] * len(paper) + [BLUE] * len(ours),
+        color=[GRAY] * len(published) + [BLUE] * len(ours),
     )
-    bars.bar_label(drawn, fmt="%.0f", fontsize=8)
-    bars.set_xticks(range(len(scores)), scores, rotation=35, ha="right", fontsize=8)
-    bars.set_ylabel("pairs with normalised cosine > 0.5, %", fontsize=8)
-    bars.set_ylim(0, 105)
-    bars.tick_params(axis="y", labelsize=7)
-    bars.set_title("alignment score (the paper: IU X-Ray)", fontsize=9)
+    bars.bar_label(drawn, fmt="%.0f", fontsize=7)
+    bars.set_xticks(range(len(scores)), scores, rotation=90)
+    bars.set_ylabel("alignment score: pairs > 0.5, %")
+    bars.set_ylim(0, 108)
     for axes, (name, cosine) in zip(maps, matrices.items(), strict=True):
-        image = axes.imshow(min_max(cosine), cmap="viridis", vmin=0, vmax=1, interpolation="none")
-        axes.set_title(f"{name}: cosine {cosine.min():.2f} to {cosine.max():.2f}", fontsize=9)
-        axes.set_xlabel("report", fontsize=8)
-        axes.set_ylabel("image", fontsize=8)
-        axes.tick_params(labelsize=7)
+        values = min_max(cosine)[np.ix_(order, order)]
+        image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="none")
+        axes.set_title(f"{name}: cosine {cosine.min():.2f} to {cosine.max():.2f}")
+        axes.set_xlabel("report, in order of its text")
+    maps[0].set_ylabel("image, in the same order")
     bar = figure.colorbar(image, ax=maps, shrink=0.8)
-    bar.set_label("cosine after min–max", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label("cosine after min–max")
     return figure

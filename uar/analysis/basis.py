@@ -7,14 +7,12 @@ buffer, and B̂ of Eq. 6, which training bends by gain and bias.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from uar.analysis.drawing import BLUE, ORANGE, new_figure
+from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure
 
 
 def gram(basis: Tensor) -> np.ndarray:
@@ -38,31 +36,29 @@ def gram_metrics(matrix: np.ndarray) -> dict[str, float]:
     return {"mean_abs_cosine": float(entries.mean()), "max_abs_cosine": float(entries.max())}
 
 
-def draw_gram(matrices: Mapping[str, np.ndarray], kind: str) -> Figure:
-    """A heatmap for each basis, and all their entries off the diagonal.
+def draw_gram(start: np.ndarray, trained: np.ndarray) -> Figure:
+    """What training has changed: the difference of both Gram matrices, and all their cosines.
 
     Args:
-        matrices: `gram` of each basis, by its name.
-        kind: of subspace (Table 3).
+        start: `gram` of B, `(d, d)`.
+        trained: `gram` of B̂.
     """
-    figure = new_figure(13, 4.4, f"Gram matrix of the {kind} basis, columns of unit length")
-    *maps, histogram = figure.subplots(1, 1 + len(matrices))
-    largest = max(float(np.abs(off_diagonal(matrix)).max()) for matrix in matrices.values())
-    edges = np.linspace(-1.05 * largest, 1.05 * largest, 82)
-    for axes, color, (name, matrix) in zip(maps, (BLUE, ORANGE), matrices.items(), strict=True):
-        image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="none")
-        axes.set_title(name, fontsize=9)
-        axes.set_xlabel("column", fontsize=8)
-        axes.set_ylabel("column", fontsize=8)
-        axes.tick_params(labelsize=7)
+    figure = new_figure(PAGE_WIDTH, 2.9)
+    axes, histogram = figure.subplots(1, 2)
+    change = trained - start
+    limit = float(np.abs(change).max()) or 1.0
+    image = axes.imshow(change, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="none")
+    axes.set_xlabel("column of the basis")
+    axes.set_ylabel("column of the basis")
+    bar = figure.colorbar(image, ax=axes, shrink=0.9)
+    bar.set_label("change of the cosine by training")
+    cosines = {"B, before training": (start, GRAY), "B̂, trained": (trained, BLUE)}
+    largest = max(float(np.abs(off_diagonal(matrix)).max()) for matrix, _ in cosines.values())
+    edges = np.linspace(-1.05 * largest, 1.05 * largest, 62)
+    for name, (matrix, color) in cosines.items():
         histogram.hist(off_diagonal(matrix), edges, histtype="step", color=color, label=name)
-    bar = figure.colorbar(image, ax=maps, shrink=0.8)
-    bar.set_label("cosine", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
     histogram.set_yscale("log")
-    histogram.set_title("off the diagonal", fontsize=9)
-    histogram.set_xlabel("cosine", fontsize=8)
-    histogram.set_ylabel("pairs of columns", fontsize=8)
-    histogram.tick_params(labelsize=7)
-    histogram.legend(fontsize=8, loc="upper right")
+    histogram.set_xlabel("cosine of two different columns")
+    histogram.set_ylabel("pairs of columns")
+    histogram.legend(loc="upper right")
     return figure

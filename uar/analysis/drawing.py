@@ -1,31 +1,55 @@
-"""What the figures have in common: films, texts, and PNG files with the same bytes each time."""
+"""What the figures have in common: sizes for print, films, texts, PNG and PDF files.
+
+The same figure gives the same bytes each time.
+"""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from uar.core.files import whole_file
 
-BLUE, ORANGE, GREEN, GRAY = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a"
-_DPI = 130
+BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
+PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
+COLUMN_WIDTH = 3.4  # inches of one of its columns
+SMALL = 6.5  # points, the smallest type used
+_DPI = 220  # of the PNG
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "pdf.fonttype": 42,  # text stays text, as publishers ask
+}
 
 
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """A figure of `width` by `height` inches; free of pyplot, so that no state is left behind."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    return figure
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of `width` by `height` inches, drawn at the size it is printed at.
+
+    It has no title: captions belong to the page. Free of pyplot, so that no state is left behind.
+    """
+    mpl.rcParams.update(_STYLE)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure; without the metadata that would tell versions apart."""
-    with whole_file(path) as temporary:
+def save_figure(figure: Figure, png: Path, pdf: Path) -> None:
+    """Write a figure for the screen and for print, without the metadata that tells runs apart."""
+    with whole_file(png) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+    with whole_file(pdf) as temporary:
+        metadata = {"Creator": None, "Producer": None, "CreationDate": None}
+        figure.savefig(temporary, format="pdf", dpi=_DPI, metadata=metadata)
 
 
 def show_film(axes: Axes, pixels: np.ndarray) -> None:
@@ -35,8 +59,29 @@ def show_film(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_yticks([])
 
 
+def show_films(axes: Axes, films: Sequence[np.ndarray]) -> None:
+    """A study's films side by side, each `(H, W)` in [0, 1]."""
+    for i, pixels in enumerate(films):
+        axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(1.03 * i, 1.03 * i + 1, 1, 0))
+    axes.set_xlim(0, 1.03 * len(films) - 0.03)
+    axes.set_ylim(1, 0)
+    axes.set_anchor("NW")
+    axes.set_axis_off()
+
+
 def show_text(axes: Axes, text: str, line: int, lines: int) -> None:
     """A text in lines of `line` characters, cut after `lines` of them."""
     wrapped = textwrap.wrap(text, line, max_lines=lines, placeholder=" …")
     axes.set_axis_off()
-    axes.text(0, 1, "\n".join(wrapped), va="top", fontsize=7.5, parse_math=False)
+    axes.text(0, 1, "\n".join(wrapped), va="top", fontsize=SMALL, parse_math=False)
+
+
+def outline(
+    axes: Axes, box: tuple[float, float, float, float], color: str, style: str = "-"
+) -> None:
+    """A box's edge: x0, y0, x1, y1 in shares of a film's width and height."""
+    x0, y0, x1, y1 = box
+    edge = Rectangle(
+        (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1, linestyle=style
+    )
+    axes.add_patch(edge)

@@ -9,9 +9,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import BLUE, GRAY, ORANGE, new_figure
+from uar.analysis.drawing import BLUE, GRAY, ORANGE, PAGE_WIDTH, new_figure
 
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of a film's width and height
+MEASURES = {
+    "pointing": "most attended cell touches the box, %",
+    "inside": "share of the film's attention in the box, %",
+}
 
 
 class Mention(NamedTuple):
@@ -125,43 +129,82 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
             "inside": float(first["inside_chance"].mean()),
         },
         **{
-            name: {key: float(table[key].mean()) for key in ("pointing", "inside")}
+            name: {key: float(table[key].mean()) for key in MEASURES}
             for name, table in tables.items()
         },
     }
 
 
-def draw_grounding(tables: Mapping[str, pd.DataFrame], split: str) -> Figure:
-    """Both measures by finding, for each model and by chance."""
-    first = next(iter(tables.values()))
-    counts = first["finding"].value_counts().sort_index()
-    names = [*counts.index, "all"]
-    labels = [f"{name} ({count})" for name, count in counts.items()] + [f"all ({len(first)})"]
-    figure = new_figure(
-        11, 1.6 + 0.42 * len(names), f"Attention of finding words against known boxes of {split}"
-    )
-    left, right = figure.subplots(1, 2, sharey=True)
-    titles = {
-        "pointing": "most attended cell touches the box",
-        "inside": "share of the film's attention in the box",
-    }
-    systems = [("chance", first, "_chance", GRAY)]
-    systems += [
-        (name, table, "", color)
-        for (name, table), color in zip(tables.items(), (ORANGE, BLUE), strict=False)
-    ]
-    height = 0.8 / len(systems)
-    for axes, (key, title) in zip((left, right), titles.items(), strict=True):
-        for i, (name, table, suffix, color) in enumerate(systems):
-            means = table.groupby("finding")[key + suffix].mean().sort_index()
-            values = [*(100 * means), 100 * table[key + suffix].mean()]
-            places = np.arange(len(names)) + (i - (len(systems) - 1) / 2) * height
-            axes.barh(places, values, height, color=color, label=name)
-        axes.set_title(title, fontsize=9)
-        axes.set_xlabel("mean over mentions, %", fontsize=8)
-        axes.set_xlim(0, 100)
-        axes.tick_params(labelsize=8)
-    left.set_yticks(range(len(names)), labels, fontsize=8)
-    left.invert_yaxis()
-    right.legend(fontsize=8, loc="lower right")
+def bootstrap_interval(
+    values: np.ndarray, studies: Sequence[str], resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
+
+    A study's two films and its findings are no independent draws.
+
+    Args:
+        values: of N mentions.
+        studies: of each mention.
+        resamples: of the studies.
+        seed: of the draws.
+    """
+    groups = pd.Series(values).groupby(list(studies)).agg(["sum", "count"]).to_numpy()
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(groups), (resamples, len(groups)))
+    sums = groups[drawn].sum(axis=1)
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """A row for each model, measure and finding, and for all findings together.
+
+    Columns: model, measure, finding, mentions, mean, low, high (`bootstrap_interval`), chance.
+    """
+    rows = []
+    for model, table in tables.items():
+        groups = [*table.groupby("finding"), ("all", table)]
+        for measure in MEASURES:
+            for finding, group in groups:
+                values = group[measure].to_numpy()
+                low, high = bootstrap_interval(values, group["study_id"].tolist())
+                chance = float(group[f"{measure}_chance"].mean())
+                rows.append(
+                    (model, measure, finding, len(group), float(values.mean()), low, high, chance)
+                )
+    columns = ["model", "measure", "finding", "mentions", "mean", "low", "high", "chance"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def draw_grounding(summary: pd.DataFrame) -> Figure:
+    """Both measures by finding, each model's mean with its interval, and chance.
+
+    Args:
+        summary: `grounding_summary`.
+    """
+    counts = summary.drop_duplicates("finding").set_index("finding")["mentions"]
+    labels = [f"{finding} ({count})" for finding, count in counts.items()]
+    figure = new_figure(PAGE_WIDTH, 0.9 + 0.22 * len(labels))
+    grid = figure.subplots(1, len(MEASURES), sharey=True)
+    places = np.arange(len(labels))
+    for axes, (measure, title) in zip(grid, MEASURES.items(), strict=True):
+        of_measure = summary[summary["measure"] == measure]
+        models = list(of_measure.groupby("model", sort=False))
+        chance = 100 * models[0][1]["chance"]
+        axes.scatter(chance, places, marker="|", s=60, color="black", label="chance")
+        for i, ((name, rows), color) in enumerate(zip(models, (ORANGE, BLUE), strict=False)):
+            mean = 100 * rows["mean"]
+            error = [mean - 100 * rows["low"], 100 * rows["high"] - mean]
+            axes.errorbar(
+                mean, places + 0.24 * (i - (len(models) - 1) / 2), xerr=error,
+                fmt="o", markersize=3, elinewidth=1, color=color, label=name,
+            )  # fmt: skip
+        axes.set_xlabel(title)
+        axes.set_xlim(-3, 103)
+        axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+        axes.axhline(len(labels) - 1.5, color=GRAY, linewidth=0.6)
+    grid[0].set_yticks(places, labels)
+    grid[0].invert_yaxis()
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=3, frameon=False)
     return figure

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from uar.analysis.drawing import new_figure, show_film
+from uar.analysis.drawing import GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure, outline, show_film
+from uar.analysis.grounding import Box
 
 _RESIDUAL = 0.5  # end of the residual's colour scale, of 1 = black to white
+_LOST = 0.5  # share kept below which a finding counts as lost
 
 
 def film_table(
@@ -35,32 +40,95 @@ def film_table(
     ]
 
 
-def draw_reconstruction(
-    raw: np.ndarray, reconstructed: np.ndarray, names: Sequence[str], split: str
-) -> Figure:
-    """Raw film, reconstruction and residual, from left to right, two films a row.
+def kept_share(film: np.ndarray, reconstructed: np.ndarray, box: Box) -> float:
+    """How much of what varies in a box the reconstruction explains: R², cut at 0.
+
+    1 is a box that came back pixel by pixel; 0 is one that a plain gray would match as well.
+
+    Args:
+        film: `(H, W)`.
+        reconstructed: likewise.
+        box: in shares of the film's width and height.
+    """
+    height, width = film.shape
+    x0, y0, x1, y1 = box
+    rows = slice(math.floor(y0 * height), math.ceil(y1 * height))
+    columns = slice(math.floor(x0 * width), math.ceil(x1 * width))
+    inside = film[rows, columns].astype(np.float64)
+    varying = np.square(inside - inside.mean()).sum()
+    lost = np.square(inside - reconstructed[rows, columns]).sum()
+    return max(0.0, float(1 - lost / varying)) if varying > 0 else 0.0
+
+
+def finding_table(
+    raw: np.ndarray,
+    reconstructed: np.ndarray,
+    names: Sequence[str],
+    boxes: Sequence[Mapping[str, Box]],
+) -> pd.DataFrame:
+    """`kept_share` of each known finding: film, finding, kept.
 
     Args:
         raw: `(N, H, W)` in [0, 1].
         reconstructed: likewise.
         names: of the films.
-        split: in words.
+        boxes: of each film, by finding.
+    """
+    rows = [
+        (name, finding, kept_share(film, copy, box))
+        for name, film, copy, of_film in zip(names, raw, reconstructed, boxes, strict=True)
+        for finding, box in of_film.items()
+    ]
+    return pd.DataFrame(rows, columns=["film", "finding", "kept"])
+
+
+def draw_reconstruction(
+    raw: np.ndarray,
+    reconstructed: np.ndarray,
+    names: Sequence[str],
+    boxes: Sequence[Mapping[str, Box]],
+) -> Figure:
+    """Raw film, reconstruction and residual, from left to right, two films a row.
+
+    Known findings are outlined: dashed where the reconstruction keeps less than half of what
+    varies in the box.
+
+    Args:
+        raw: `(N, H, W)` in [0, 1].
+        reconstructed: likewise.
+        names: of the films.
+        boxes: of each film, by finding; may be empty.
     """
     rows = -(-len(raw) // 2)
-    figure = new_figure(11, 0.6 + 2.0 * rows, f"dVAE reconstruction of films of {split}")
+    figure = new_figure(PAGE_WIDTH, 0.3 + 1.35 * rows)
     grid = figure.subplots(rows, 6, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     table = film_table(raw, reconstructed, names)
-    for i, (film, again, row) in enumerate(zip(raw, reconstructed, table, strict=True)):
+    for i, (film, copy, row) in enumerate(zip(raw, reconstructed, table, strict=True)):
         left, middle, right = grid[i // 2, 3 * (i % 2) : 3 * (i % 2) + 3]
         show_film(left, film)
-        left.set_title(row["film"], fontsize=8)
-        show_film(middle, again)
-        middle.set_title(f"reconstruction: {row['psnr_db']:.1f} dB", fontsize=8)
-        image = right.imshow(film - again, cmap="RdBu_r", vmin=-_RESIDUAL, vmax=_RESIDUAL)
-        right.set_title("residual", fontsize=8)
+        left.set_title(row["film"], fontsize=SMALL, loc="left")
+        show_film(middle, copy)
+        middle.set_title(f"{row['psnr_db']:.1f} dB", fontsize=SMALL, loc="left")
+        image = right.imshow(
+            film - copy, cmap="RdBu_r", vmin=-_RESIDUAL, vmax=_RESIDUAL, extent=(0, 1, 1, 0)
+        )
+        right.set_title("residual", fontsize=SMALL, loc="left")
+        for finding, box in boxes[i].items():
+            kept = kept_share(film, copy, box)
+            color, style = (ORANGE, "--") if kept < _LOST else (GREEN, "-")
+            for axes in (left, middle):
+                outline(axes, box, color, style)
+            middle.text(
+                0.02, box[1] - 0.02, f"{finding} {100 * kept:.0f} %", fontsize=5.5, color="white"
+            )
     bar = figure.colorbar(image, ax=grid, shrink=0.8, extend="both")
-    bar.set_label("raw − reconstruction (black to white = 1)", fontsize=8)
-    bar.ax.tick_params(labelsize=7)
+    bar.set_label("raw − reconstruction, of black to white")
+    if any(boxes):
+        edges = [
+            Line2D([], [], color=GREEN, label="finding of which half or more is kept"),
+            Line2D([], [], color=ORANGE, linestyle="--", label="finding that is lost (R² < 0.5)"),
+        ]
+        figure.legend(handles=edges, loc="outside lower center", ncols=2, frameon=False)
     return figure

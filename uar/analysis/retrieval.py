@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import GREEN, new_figure, show_film, show_text
+from uar.analysis.drawing import GREEN, PAGE_WIDTH, new_figure, show_films, show_text
 from uar.evaluation.baselines import unit_rows
 
 TOP = 3  # retrieved ones that the figure shows
@@ -81,49 +81,51 @@ def draw_retrieval(
     rows: Sequence[Query],
     cosine: np.ndarray,
     same: np.ndarray,
-    films: np.ndarray,
+    films: Callable[[int], Sequence[np.ndarray]],
     reports: Sequence[str],
-    split: str,
 ) -> Figure:
     """A row for each query: itself, its true counterpart, and what it retrieves.
 
     Args:
-        query: "image" (a study's first film) or "report"; the other is retrieved.
+        query: "image" (a study's films) or "report"; the other is retrieved.
         rows: what to show.
         cosine: of queries with candidates `(S, S)`.
         same: whether a candidate's text is the query's `(S, S)`.
-        films: the S studies' first films `(S, H, W)`.
+        films: a study's films, each `(H, W)` in [0, 1], by its place among the S.
         reports: of the S studies.
-        split: names the studies.
     """
+    with_images = query == "image"
 
     def show(what: str, axes: Axes, study: int) -> None:
         if what == "image":
-            show_film(axes, films[study])
+            show_films(axes, films(study))
         else:
-            show_text(axes, reports[study], 34, 11)
+            show_text(axes, reports[study], 27, 12)
 
-    sought = "report" if query == "image" else "image"
-    figure = new_figure(
-        11,
-        0.6 + 2.1 * len(rows),
-        f"{sought.capitalize()} retrieval by {query}: cosine of global features, "
-        f"{len(cosine)} studies of {split}",
+    sought = "report" if with_images else "image"
+    figure = new_figure(PAGE_WIDTH, 0.2 + (1.45 if with_images else 1.3) * len(rows))
+    grid = figure.subplots(
+        len(rows),
+        2 + TOP,
+        squeeze=False,
+        width_ratios=[1.6 if with_images else 1.0] + [1] * (1 + TOP),
     )
-    grid = figure.subplots(len(rows), 2 + TOP, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         show(query, axes[0], row.study)
-        axes[0].set_title(f"{query} query", fontsize=8, loc="left")
+        axes[0].set_title(f"{query} query", fontsize=7, loc="left")
         show(sought, axes[1], row.study)
-        title = f"true {sought}: rank {row.rank}, {row.cosine:.3f}"
-        axes[1].set_title(title, fontsize=8, loc="left")
+        title = f"true {sought}:\nrank {row.rank}, {row.cosine:.3f}"
+        axes[1].set_title(title, fontsize=7, loc="left")
         for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
             show(sought, axis, found)
             _name(axis, place, cosine[row.study, found], same[row.study, found])
+    figure.supxlabel(
+        f"★ has the query's report, word for word; ranks: of {len(cosine)} studies, by cosine",
+        fontsize=7,
+    )
     return figure
 
 
 def _name(axes: Axes, place: int, cosine: float, right: bool) -> None:
     title = f"{'★ ' if right else ''}rank {place}: {cosine:.3f}"
-    color = GREEN if right else "black"
-    axes.set_title(title, fontsize=8, loc="left", color=color)
+    axes.set_title(title, fontsize=7, loc="left", color=GREEN if right else "black")
