@@ -6,8 +6,8 @@ The same figure gives the same bytes each time.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,10 +19,9 @@ from uar.core.files import whole_file
 
 BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
 PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
-COLUMN_WIDTH = 3.4  # inches of one of its columns
 SMALL = 6.5  # points, the smallest type used
 _DPI = 220  # of the PNG
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,
@@ -59,8 +58,8 @@ def show_film(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_yticks([])
 
 
-def show_films(axes: Axes, films: Sequence[np.ndarray]) -> None:
-    """A study's films side by side, each `(H, W)` in [0, 1]."""
+def show_films(axes: Axes, films: np.ndarray) -> None:
+    """A study's films `(V, H, W)` in [0, 1], side by side."""
     for i, pixels in enumerate(films):
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(1.03 * i, 1.03 * i + 1, 1, 0))
     axes.set_xlim(0, 1.03 * len(films) - 0.03)

@@ -81,7 +81,7 @@ def draw_retrieval(
     rows: Sequence[Query],
     cosine: np.ndarray,
     same: np.ndarray,
-    films: Callable[[int], Sequence[np.ndarray]],
+    films: Callable[[int], np.ndarray],
     reports: Sequence[str],
 ) -> Figure:
     """A row for each query: itself, its true counterpart, and what it retrieves.
@@ -91,7 +91,7 @@ def draw_retrieval(
         rows: what to show.
         cosine: of queries with candidates `(S, S)`.
         same: whether a candidate's text is the query's `(S, S)`.
-        films: a study's films, each `(H, W)` in [0, 1], by its place among the S.
+        films: a study's films `(V, H, W)` in [0, 1], by its place among the S.
         reports: of the S studies.
     """
     with_images = query == "image"
