@@ -202,7 +202,7 @@ def test_random_split_depends_on_its_seed_alone() -> None:
     ("section", "reports"),
     [
         ("impression", {"2384": "Normal.", "2926": "Only an impression.", "2279": "Same."}),
-        ("findings+impression", {"2384": "Heart is normal. Normal.", "2279": "A < B & C.  Same."}),
+        ("findings+impression", {"2384": "Heart is normal. Normal.", "2279": "A < B & C. Same."}),
     ],
 )
 def test_other_sections(tmp_path: Path, layout: str, section: str, reports: dict[str, str]) -> None:
