@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,19 @@ def test_figures_drawn_again_are_the_same_bytes(
         for path in sorted((chain / folder).iterdir()):
             assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
     assert paths.ANALYSIS.read_bytes() == (chain / paths.ANALYSIS).read_bytes()
+
+
+def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
+    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its best epoch is 0, as an untrained model's."""
+    project({})
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
+    run("analyze")
+    metrics = read_json(paths.ANALYSIS)
+    assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
+    assert metrics["retrieval"]["image_to_report"]["R@5"] >= 0
 
 
 def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -112,7 +112,7 @@ def trained_models(params: Params, inputs: Inputs) -> dict[str, UAR]:
     for name, path in ((ONE, paths.STAGE_ONE), (TWO, paths.STAGE_TWO)):
         checkpoint = Checkpoint.load(path)
         inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(path))
-        if checkpoint.epoch > 0:
+        if checkpoint.validation:  # not stage one of a one-stage run, which is untrained
             models[name] = checkpoint.build().to(resolve_device(params.device)).eval()
     return models
 

@@ -21,8 +21,8 @@ class Checkpoint:
     model: dict[str, Any]  # ModelParams
     sizes: dict[str, int]  # ModelSizes
     encoder_sha256: str | None  # whose tokens the model reads; None without LSU
-    epoch: int  # 0: untrained
-    validation: dict[str, float]
+    epoch: int  # 0: as the stage began
+    validation: dict[str, float]  # empty: untrained
     weights: dict[str, Tensor]
 
     @classmethod
