@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pydicom
@@ -72,7 +71,7 @@ _NEEDED = (
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
-def read_dicom(path: Path) -> tuple[np.ndarray, View, bool]:
+def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
     """Pixels `(H, W)` uint8, bone bright, the view that the header states, and whether it failed.
 
     A grayscale film goes through its modality LUT or rescale, then its VOI LUT or first window
@@ -86,7 +85,7 @@ def read_dicom(path: Path) -> tuple[np.ndarray, View, bool]:
     """
     with warnings.catch_warnings():  # pydicom's warnings quote values
         warnings.simplefilter("ignore")
-        film = pydicom.dcmread(path, specific_tags=_ELEMENTS)
+        film = pydicom.dcmread(stream, specific_tags=_ELEMENTS)
         for element in list(film):
             if element.is_empty:
                 del film[element.tag]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import png
@@ -38,51 +38,74 @@ def read_film(path: Path) -> Film:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    with path.open("rb") as stream:
+        return decode_film(stream, str(path))
+
+
+def decode_film(stream: BinaryIO, name: str) -> Film:
+    """Decode one PNG, JPEG or DICOM file that is open.
+
+    Args:
+        stream: seekable, at its start.
+        name: of the film, for messages.
+
+    Raises:
+        UserError: it cannot be decoded or holds no single film.
+    """
     try:
-        with path.open("rb") as stream:
-            head = stream.read(132)
+        head = stream.read(132)
+        stream.seek(0)
         if head[128:] == _DICOM:
-            return Film(*read_dicom(path))
+            return Film(*read_dicom(stream))
         if head.startswith((_PNG, _JPEG)):
-            return Film(_read_pillow(path), "unknown")
+            return Film(_read_pillow(stream), "unknown")
         raise UserError("not a PNG, JPEG or DICOM file")
     except UserError as reason:
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(f"{name}: {reason}") from None
     except Exception as error:  # the decoders raise of every kind
         # Not the message: a DICOM parser's could quote the header.
-        raise UserError(f"{path}: cannot be decoded ({type(error).__name__})") from None
+        raise UserError(f"{name}: cannot be decoded ({type(error).__name__})") from None
 
 
-def _read_pillow(path: Path) -> np.ndarray:
+def squash(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A film `(H, W)` uint8 as a packed image, `(size, size)` uint8: each pixel a box's mean."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
+
+
+def _read_pillow(stream: BinaryIO) -> np.ndarray:
     """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
-        with Image.open(path, formats=("PNG", "JPEG")) as opened:
+        with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             refuse_huge(opened.width, opened.height)
             image: Image.Image = opened
-            if opened.format == "PNG" and _bit_depth(path) == 16:
-                image = _deep_png(path, opened)  # Pillow keeps the high bytes of all but plain gray
+            if opened.format == "PNG" and _bit_depth(stream) == 16:
+                image = _deep_png(stream, opened)  # Pillow keeps the high bytes of all but plain gray
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return stretch_percentiles(np.asarray(image).astype(np.uint16))
             return np.asarray(image.convert("L"))
 
 
-def _bit_depth(path: Path) -> int:
-    """Bits of a channel, of a PNG file's header."""
-    with path.open("rb") as stream:
-        return stream.read(25)[24]
+def _bit_depth(stream: BinaryIO) -> int:
+    """Bits of a channel, of a PNG file's header; the stream stays where it is."""
+    place = stream.tell()
+    stream.seek(24)
+    depth = stream.read(1)[0]
+    stream.seek(place)
+    return depth
 
 
-def _deep_png(path: Path, opened: Image.Image) -> Image.Image:
+def _deep_png(stream: BinaryIO, opened: Image.Image) -> Image.Image:
     """A PNG of 16 bits as gray of 16 bits, colour as luma, with the EXIF data of `opened`."""
     if opened.mode.startswith("I"):
         return opened
-    with path.open("rb") as stream:
-        width, height, rows, info = png.Reader(file=stream).read()
-        values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
+    exif = opened.getexif()  # Pillow reads on in the same stream
+    stream.seek(0)
+    width, height, rows, info = png.Reader(file=stream).read()
+    values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
     channels = values.reshape(height, width, info["planes"]).astype(np.float64)
     gray = channels[..., 0] if info["greyscale"] else channels[..., :3] @ _LUMA
     image = Image.fromarray(gray.round().astype(np.uint16))
-    image.getexif().update(opened.getexif())
+    image.getexif().update(exif)
     return image

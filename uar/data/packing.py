@@ -29,12 +29,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
-from PIL import Image
 
 from uar.core.errors import UserError
 from uar.core.progress import progress_bar
 from uar.data import dicom, films
-from uar.data.films import read_film
+from uar.data.films import read_film, squash
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -340,8 +339,7 @@ def _pack(task: _Task) -> _Result:
                 result.views.append("unknown")
                 result.faults[i] = str(error)
                 continue
-            side = (task.size, task.size)
-            image = Image.fromarray(film.pixels).resize(side, Image.Resampling.BOX)
+            image = squash(film.pixels, task.size)
             array.seek(task.offset + slot.row * len(blank))
             array.write(image.tobytes() * slot.copies + blank * slot.blanks)
             result.views.append(film.view)
