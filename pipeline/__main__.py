@@ -33,9 +33,11 @@ COMMANDS: dict[
             "train_stage_one",
             "train_stage_two",
             "evaluate",
+            "export",
             "analyze",
         )
     },
+    "Reports of new films": {"pipeline.tools": ("report", "serve")},
     "Evidence": {
         "pipeline.experiments": ("ablate", "compare"),
         "pipeline.tools": ("check_labeller",),

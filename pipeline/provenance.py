@@ -38,7 +38,7 @@ class Stage:
     name: str
     code: tuple[Path, ...]  # files and folders, relative to the project's folder
     inputs: tuple[Path, ...]
-    outs: tuple[Path, ...]  # without its record, its metrics
+    outs: tuple[Path, ...]  # and metrics that a stage reads, without its record
     params: tuple[str, ...]  # dotted keys
 
     @property
@@ -92,7 +92,8 @@ class Stage:
 def stages() -> dict[str, Stage]:
     """Every stage of dvc.yaml, by name."""
     read = yaml.safe_load((_ROOT / paths.DVC).read_text(encoding="utf-8"))["stages"]
-    return {name: _stage(name, spec) for name, spec in read.items()}
+    used = {path for spec in read.values() for path in spec["deps"]}
+    return {name: _stage(name, spec, used) for name, spec in read.items()}
 
 
 @cache
@@ -101,9 +102,12 @@ def makers() -> dict[str, str]:
     return {str(out): stage.name for stage in stages().values() for out in stage.outs}
 
 
-def _stage(name: str, spec: dict[str, Any]) -> Stage:
+def _stage(name: str, spec: dict[str, Any], used: set[str]) -> Stage:
+    """The stage that `spec` describes; `used` are the paths that stages read."""
     code = [path for path in spec["deps"] if path.startswith(_CODE)]
+    metrics = [path for metric in spec.get("metrics", ()) for path in metric if path in used]
     outs = [Path(out if isinstance(out, str) else next(iter(out))) for out in spec["outs"]]
+    outs += map(Path, metrics)
     return Stage(
         name=name,
         code=tuple(map(Path, code)),

@@ -42,7 +42,7 @@ from uar.model.checkpoint import Checkpoint
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
 PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe"]
-TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "analyze"]
+TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "export", "analyze"]
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
 VARIANTS = ABLATIONS.models(ABLATIONS.tables)

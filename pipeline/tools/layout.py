@@ -24,6 +24,8 @@ ROOMS = (
     "uar.inference",
     "uar.training",
     "uar.analysis",
+    "uar.bundle",
+    "uar.web",
     "pipeline.paths",
     "pipeline.provenance",
     "pipeline.run",

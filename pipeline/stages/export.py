@@ -1,0 +1,98 @@
+"""The trained model as one file that writes reports of new films."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from typing import Any
+
+import uar
+from pipeline import paths
+from uar.bundle.bundle import Bundle, Preprocessing
+from uar.core.config import Params, load_params
+from uar.core.files import read_json, sha256
+from uar.data.text import Vocabulary
+from uar.model.checkpoint import Checkpoint
+from uar.tokens.tokenizer import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+
+def export() -> None:
+    """Pack the trained model and all that it needs into model.uar."""
+    params = load_params(paths.PARAMS)
+    checkpoint = Checkpoint.load(paths.STAGE_TWO)
+    provenance = describe(params, checkpoint)
+    tokenizer = None
+    if params.model.lsu:
+        tokenizer = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER)
+    bundle = Bundle(
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        vocabulary=Vocabulary.load(paths.VOCABULARY),
+        preprocessing=Preprocessing(
+            image_size=params.image.size,
+            crop=params.image.crop,
+            views=params.dataset.images_per_study,
+            missing_view=params.dataset.missing_view,
+            cleaner=params.report.cleaner,
+            precision=params.tokenize.precision,
+        ),
+        decode=params.decode,
+        provenance=provenance,
+        card=model_card(provenance),
+    )
+    bundle.save(paths.BUNDLE)
+    log.info(f"export: {paths.BUNDLE}, {paths.BUNDLE.stat().st_size / 1e6:.1f} MB")
+
+
+def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Where the model comes from, and what it scored by which protocol."""
+    metrics = read_json(paths.METRICS)
+    return {
+        "program": f"uar {uar.__version__}",
+        "commit": commit(),
+        "dataset": params.dataset.name,
+        "sha256": {
+            str(path): sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.STAGE_TWO)
+        },
+        "epoch": checkpoint.epoch,
+        "metrics": {
+            "split": "test",
+            "studies": sum(1 for _ in paths.PREDICTIONS.open(encoding="utf-8")),
+            "r2gen": metrics["r2gen"],
+            "constant_report": metrics["constant_report"]["r2gen"],
+            "protocol": read_json(paths.PROTOCOL)["protocols"]["r2gen"],
+        },
+    }
+
+
+def commit() -> str | None:
+    """The code's commit; None outside a git repository."""
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    return asked.stdout.strip() if asked.returncode == 0 else None
+
+
+def model_card(provenance: dict[str, Any]) -> str:
+    """What a reader of the file has to know, Markdown."""
+    metrics = provenance["metrics"]
+    rows = "\n".join(
+        f"| {name} | {value:.3f} | {metrics['constant_report'][name]:.3f} |"
+        for name, value in metrics["r2gen"].items()
+    )
+    return f"""# UAR, {provenance["dataset"]}
+
+Writes draft reports of chest X-ray films (Li et al., Unify, Align and Refine, ICCV 2023).
+Research use only: not a medical device, not for clinical decisions.
+
+Trained on the data set `{provenance["dataset"]}`; what it has not seen there, it cannot report.
+It repeats common sentences: compare it with the one constant report that scores best.
+
+Scores on {metrics["studies"]} studies of the test split, protocol `r2gen`:
+
+| metric | this model | constant report |
+|---|---|---|
+{rows}
+
+Code {provenance["program"]}, commit {provenance["commit"] or "unknown"}, epoch {provenance["epoch"]}.
+"""

@@ -1,0 +1,196 @@
+"""A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
+
+A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
+text and safetensors, so that nothing in a bundle is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from uar.core.config import DecodeParams
+from uar.core.errors import UserError
+from uar.core.files import whole_file
+from uar.data.text import Vocabulary
+from uar.model.checkpoint import Checkpoint
+from uar.tokens.tokenizer import Tokenizer, load_tokenizer
+
+FORMAT = 1
+_MANIFEST, _MODEL, _WORDS, _CARD = "manifest.json", "model.safetensors", "vocabulary.json", "card.md"
+_ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
+_SHOWN = 12  # digits of a hash in messages
+
+
+class Preprocessing(BaseModel):
+    """How films become the model's input, and reports its words."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_size: int = Field(ge=16)  # pixels, side of a packed image
+    crop: int = Field(ge=8)  # pixels, side of the model's input
+    views: int = Field(ge=1, le=2)  # V, films of a study, frontal first
+    missing_view: Literal["error", "repeat", "mask"]
+    cleaner: str
+    precision: Literal["auto", "float32", "bfloat16"]  # of the tokenizer
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that it takes to write a report.
+
+    Attributes:
+        checkpoint: the model.
+        tokenizer: of the tokens that the model reads; None for a model that reads pixels.
+        vocabulary: V_R.
+        preprocessing: of films.
+        decode: beam search.
+        provenance: where it comes from: data set, commit, hashes, scores with their protocol.
+        card: model card, Markdown.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer | None
+    vocabulary: Vocabulary
+    preprocessing: Preprocessing
+    decode: DecodeParams
+    provenance: dict[str, Any]
+    card: str
+
+    def __post_init__(self) -> None:
+        """Refuse parts of two runs, naming both."""
+        reads = self.checkpoint.encoder_sha256
+        makes = None if self.tokenizer is None else self.tokenizer.fingerprint()
+        if reads != makes:
+            raise UserError(
+                "parts of two runs: the model reads tokens of encoder "
+                f"{_short(reads)}, the tokenizer is encoder {_short(makes)}"
+            )
+        wanted = self.checkpoint.sizes["vocabulary"]
+        if wanted != len(self.vocabulary):
+            raise UserError(
+                f"parts of two runs: the model knows {wanted} words, the vocabulary has "
+                f"{len(self.vocabulary)}"
+            )
+        if self.tokenizer is not None:
+            side = self.preprocessing.crop // self.tokenizer.stride
+            length = self.preprocessing.views * side**2
+            if length != self.checkpoint.sizes["visual_length"]:
+                raise UserError(
+                    f"parts of two runs: the model reads {self.checkpoint.sizes['visual_length']} "
+                    f"tokens a study, this preprocessing makes {length}"
+                )
+
+    def save(self, path: Path) -> None:
+        """Write the file; the same content is the same bytes."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            self.checkpoint.save(folder / _MODEL)
+            self.vocabulary.save(folder / _WORDS)
+            (folder / _CARD).write_text(self.card, encoding="utf-8")
+            if self.tokenizer is not None:
+                self.tokenizer.save(folder / _ENCODER, folder / _DECODER)
+            parts = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+        manifest = {
+            "format": FORMAT,
+            "parts": {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()},
+            "preprocessing": self.preprocessing.model_dump(),
+            "decode": self.decode.model_dump(),
+            "provenance": self.provenance,
+        }
+        text = json.dumps(manifest, indent=2, ensure_ascii=False)
+        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            for part, data in {_MANIFEST: text.encode(), **parts}.items():
+                archive.writestr(zipfile.ZipInfo(part, _LONG_AGO), data)
+
+    @classmethod
+    def load(cls, path: Path) -> Bundle:
+        """Read a bundle.
+
+        Raises:
+            UserError: the file is absent, no bundle, damaged, of another format version, or made
+                of parts of two runs.
+        """
+        if not path.is_file():
+            raise UserError(
+                f"{path} is missing. `python -m pipeline export` makes it from a trained model; "
+                "`dvc pull export` fetches it."
+            )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                manifest = json.loads(archive.read(_MANIFEST))
+                _refuse_other_format(manifest)
+                parts = _checked_parts(archive, manifest["parts"])
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path} is no bundle of this project, or not a whole one "
+                f"({type(error).__name__}: {error}). Fetch or export it again."
+            ) from None
+        try:
+            return cls._from_parts(manifest, parts)
+        except (KeyError, TypeError, ValidationError) as error:
+            raise UserError(f"{path}: its manifest is incomplete: {error}") from None
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_parts(cls, manifest: dict[str, Any], parts: dict[str, bytes]) -> Bundle:
+        with tempfile.TemporaryDirectory() as name:  # the readers of each part take files
+            folder = Path(name)
+            for part, data in parts.items():
+                (folder / part).write_bytes(data)
+            has_tokenizer = _ENCODER in parts
+            tokenizer = (
+                load_tokenizer(folder / _ENCODER, folder / _DECODER) if has_tokenizer else None
+            )
+            return cls(
+                checkpoint=Checkpoint.load(folder / _MODEL),
+                tokenizer=tokenizer,
+                vocabulary=Vocabulary.load(folder / _WORDS),
+                preprocessing=Preprocessing(**manifest["preprocessing"]),
+                decode=DecodeParams(**manifest["decode"]),
+                provenance=manifest["provenance"],
+                card=parts[_CARD].decode(),
+            )
+
+
+def _refuse_other_format(manifest: Any) -> None:
+    version = manifest["format"]
+    if version != FORMAT:
+        raise UserError(
+            f"a bundle of format version {version!r}; this program reads version {FORMAT}. "
+            "Export it again with this program, or use the program that made it."
+        )
+
+
+def _checked_parts(archive: zipfile.ZipFile, hashes: dict[str, str]) -> dict[str, bytes]:
+    """Every part that the manifest names, and no other."""
+    known = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER}
+    present = set(archive.namelist()) - {_MANIFEST}
+    if present != set(hashes) or not present <= known:
+        raise UserError(
+            f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. Export it again."
+        )
+    parts = {name: archive.read(name) for name in hashes}
+    for name, data in parts.items():
+        found = hashlib.sha256(data).hexdigest()
+        if found != hashes[name]:
+            raise UserError(
+                f"{name} has SHA-256 {_short(found)}, the manifest is of {_short(hashes[name])}: "
+                "damaged, or parts of two bundles. Fetch or export it again."
+            )
+    return parts
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:_SHOWN]
