@@ -1,0 +1,142 @@
+"""Draft reports of films, by an exported model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import typer
+
+from pipeline import paths
+from uar.core.errors import UserError
+
+if TYPE_CHECKING:
+    from uar.bundle.reporter import Prepared, Report, Reporter
+
+log = logging.getLogger(__name__)
+
+_BATCH = 16  # studies
+_COLUMNS = ("study", "frontal", "lateral")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
+
+
+class Asked(NamedTuple):
+    """A study to report."""
+
+    name: str
+    films: Sequence[Path | bytes]
+
+
+def report(
+    films: Annotated[
+        list[str],
+        typer.Argument(
+            help="One film or two of a study (PNG, JPEG, DICOM; frontal first), - for one from "
+            "stdin, a folder, or a CSV with columns study, frontal, lateral."
+        ),
+    ],
+    bundle: Annotated[Path, typer.Option(help="Made by export.")] = paths.BUNDLE,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Sentences and findings too; of many, a line a study.")
+    ] = False,
+    heatmap: Annotated[
+        Path | None, typer.Option(help="A picture of where each sentence looked, of one study.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+) -> None:
+    """Write draft reports of films. Research use only."""
+    from uar.bundle.reporter import load
+
+    many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
+    if many and heatmap:
+        raise UserError("--heatmap draws one study; name its film or films.")
+    asked = _of_many(Path(films[0])) if many else iter([_one(films)])
+    reporter = load(bundle, device)
+    failed = 0
+    while batch := list(islice(asked, 1 if not many else _BATCH)):
+        ready = []
+        for study in batch:
+            try:
+                ready.append((study.name, _prepare(reporter, study)))
+            except UserError as reason:
+                failed += 1
+                log.error(f"{study.name}: {reason}" if many else str(reason))
+        if not ready:
+            continue
+        written = reporter.write([prepared for _, prepared in ready])
+        for (name, _), result in zip(ready, written, strict=True):
+            _show(name, result, many, as_json)
+            if heatmap:
+                _draw(result, heatmap)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _one(films: Sequence[str]) -> Asked:
+    name = " ".join(films)
+    if name == "-":
+        return Asked("stdin", [sys.stdin.buffer.read()])
+    return Asked(name, [Path(film) for film in films])
+
+
+def _of_many(source: Path) -> Iterator[Asked]:
+    """The studies of a folder (a folder each, or a film each) or of a CSV."""
+    if not source.is_dir():
+        yield from _of_table(source)
+        return
+    found = False
+    for path in sorted(source.iterdir()):
+        if path.name.startswith("."):
+            continue
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        films = [file for file in inside if file.suffix.lower() in _SUFFIXES and file.is_file()]
+        if films:
+            found = True
+            yield Asked(path.name, films)
+    if not found:
+        raise UserError(f"{source}: no film in it; expected PNG, JPEG or DICOM files")
+
+
+def _of_table(table: Path) -> Iterator[Asked]:
+    """Paths are relative to the table's folder."""
+    if not table.is_file():
+        raise UserError(f"{table}: no such file")
+    with table.open(newline="", encoding="utf-8-sig") as stream:
+        rows = csv.DictReader(stream)
+        if not {"study", "frontal"} <= set(rows.fieldnames or ()):
+            raise UserError(
+                f"{table}: columns {', '.join(rows.fieldnames or ())}; expected "
+                f"{', '.join(_COLUMNS)} (lateral may be left out or empty)"
+            )
+        for row in rows:
+            films = [row.get(view) for view in _COLUMNS[1:]]
+            yield Asked(row["study"] or "", [table.parent / film for film in films if film])
+
+
+def _prepare(reporter: Reporter, study: Asked) -> Prepared:
+    names = [study.name if isinstance(film, bytes) else str(film) for film in study.films]
+    return reporter.prepare(study.films, names)
+
+
+def _show(name: str, result: Report, many: bool, as_json: bool) -> None:
+    for note in result.notes:
+        log.warning(f"{name}: {note}" if many else note)
+    if as_json:
+        entry = ({"study": name} if many else {}) | result.as_json()
+        typer.echo(json.dumps(entry, indent=None if many else 2, ensure_ascii=False))
+    else:
+        typer.echo(f"{name}: {result.text}" if many else result.text)
+
+
+def _draw(result: Report, out: Path) -> None:
+    from uar.bundle.drawing import heatmap
+    from uar.core.files import whole_file
+
+    with whole_file(out) as temporary:
+        heatmap(result).save(temporary, "PNG")
