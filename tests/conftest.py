@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import HealthCheck, settings
+from selenium import webdriver
 
 from uar.core.config import DatasetParams, ModelParams, Params, parse_params
 from uar.model.uar import UAR, ModelSizes
@@ -153,3 +155,38 @@ def make_visual() -> Callable[..., torch.Tensor]:
         return torch.randint(model.sizes.codebook, (studies, 2, 4), generator=generator)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[webdriver.Chrome]:
+    """Headless Chromium; without one the tests are skipped, but not in CI."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and driver):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
+        options.add_argument(f"--{argument}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
+        yield started
+
+
+def serious_faults(page: webdriver.Chrome) -> list[str]:
+    """What axe-core finds serious or critical on the page that is open, as `rule: element`.
+
+    Without axe-core (`npm install --no-save axe-core`) the test is skipped, but not in CI.
+    """
+    script = ROOT / "node_modules/axe-core/axe.min.js"
+    if not script.is_file():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("no node_modules/axe-core")
+    page.execute_script(script.read_text(encoding="utf-8"))
+    found = page.execute_async_script(
+        "axe.run().then(arguments[arguments.length - 1], (e) => arguments[0](String(e)))"
+    )
+    return [
+        f"{rule['id']}: {node['html']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import shutil
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,16 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pipeline.stages.page import sample
+from pipeline.stages.page import sample, view_names
+from tests.conftest import serious_faults
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.page.build import (
+    Box,
     Findings,
     Headline,
     StudyShown,
+    attention_entry,
     attention_levels,
     marked_words,
     render_page,
@@ -96,6 +99,11 @@ def test_a_sample_is_drawn_only_from_more_studies_than_wanted() -> None:
     assert len(drawn) == 10
 
 
+def test_views_are_named_as_far_as_they_are_known() -> None:
+    assert view_names(["frontal", "unknown"], 2) == ["frontal", "film 2"]
+    assert view_names(["lateral"], 2) == ["lateral", "film 2"]
+
+
 def study(number: int, size: int = 8, side: int = SIDE, words: int = WORDS) -> StudyShown:
     """Study `number` looks, while it writes word w, at cell (number + w) of each film."""
     report = HOSTILE if number == 2 else f"the heart of phantom {number} ."
@@ -111,6 +119,7 @@ def study(number: int, size: int = 8, side: int = SIDE, words: int = WORDS) -> S
     return StudyShown(
         Prediction(f"p{number:03d}", report, report, generated, -1.0),
         films,
+        ("frontal", "lateral"),
         np.array([True, number != 1]),
         attention,
         {"CIDEr": None if number == 3 else (number * 7) % 10 / 10, "words": float(words)},
@@ -119,21 +128,6 @@ def study(number: int, size: int = 8, side: int = SIDE, words: int = WORDS) -> S
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium; without one the tests are skipped, but not in CI."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
-        yield started
 
 
 @pytest.fixture
@@ -189,6 +183,7 @@ def point_at(page: webdriver.Chrome, target: WebElement) -> None:
 
 def test_the_page_is_whole_in_itself(page: webdriver.Chrome) -> None:
     assert page.title.startswith("Phantoms, test split")
+    page.find_element(By.CSS_SELECTOR, "header summary").click()
     assert "1.000" in page.find_element(By.CSS_SELECTOR, "header table").text
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
     logged = [entry["message"] for entry in page.get_log("performance")]
@@ -222,7 +217,7 @@ def test_pointing_at_a_word_shows_where_the_model_looked(page: webdriver.Chrome)
         assert brightest(page, of_study) == [4 + w, 4 + w]
         assert max(heat(page, of_study)[0]) == 204  # 0.8 of 255
         caption = of_study.find_element(By.CLASS_NAME, "caption").text
-        assert words(of_study)[w].text in caption and "7.2 ×" in caption  # 0.4 of 18 cells
+        assert words(of_study)[w].text.lower() in caption and "7.2 ×" in caption  # 0.4 of 18 cells
     point_at(page, of_study.find_element(By.TAG_NAME, "h2"))
     assert np.max(heat(page, of_study)) == 0
 
@@ -340,3 +335,126 @@ def test_a_whole_test_split_stays_small(browser: webdriver.Chrome, tmp_path: Pat
     assert path.stat().st_size < 30_000_000
     assert browser.find_element(By.ID, "count").text == "590 of 590 studies"
     assert len(ids(browser)) < 60  # the rest waits to be scrolled to
+
+
+def test_no_number_has_a_long_tail(page: webdriver.Chrome) -> None:
+    """Float32 attention of 1.9 would be 1.899999976158142."""
+    entry = attention_entry(np.array([[1.9, 0.1]], np.float32))
+    assert entry["peaks"] == [1.9]
+    of_study = article(page, "p004")
+    for word in words(of_study):
+        point_at(page, word)
+        numbers = re.findall(r"\d+\.\d+", of_study.find_element(By.CLASS_NAME, "caption").text)
+        assert numbers and all(len(number.partition(".")[2]) == 1 for number in numbers)
+
+
+def test_generated_text_reads_as_sentences(page: webdriver.Chrome) -> None:
+    shown = article(page, "p000").find_element(By.CLASS_NAME, "generated").text
+    assert shown == "The heart is enlarged today."
+
+
+def test_films_are_named_and_enlarge(page: webdriver.Chrome) -> None:
+    of_study = article(page, "p004")
+    captions = of_study.find_elements(By.TAG_NAME, "figcaption")
+    assert [caption.text for caption in captions] == ["frontal", "lateral"]
+    words(of_study)[0].send_keys(Keys.NULL)
+    film = of_study.find_element(By.CSS_SELECTOR, "button.film")
+    width = film.rect["width"]
+    film.click()
+    dialog = page.find_element(By.TAG_NAME, "dialog")
+    assert dialog.rect["width"] > 2 * width
+    dialog.find_element(By.TAG_NAME, "button").click()
+    assert not page.find_elements(By.TAG_NAME, "dialog")
+    assert page.switch_to.active_element == film
+
+
+def test_uniform_attention_leaves_films_clear(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    even = replace(study(0), attention=np.full((WORDS, VIEWS * SIDE**2), 1 / (VIEWS * SIDE**2)))
+    page = opened(browser, tmp_path / "page.html", [even])
+    of_study = article(page, "p000")
+    point_at(page, words(of_study)[0])
+    assert np.max(heat(page, of_study)) == 0
+
+
+def test_attention_boxes_and_differences_have_switches(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    boxed = replace(study(0), boxes=[Box(1, "nodule", 0.25, 0.5, 0.75, 0.9)])
+    page = opened(browser, tmp_path / "page.html", [boxed, study(1)])
+    first, second = article(page, "p000"), article(page, "p001")
+    drawn = first.find_elements(By.TAG_NAME, "rect")
+    assert len(drawn) == 1 and not second.find_elements(By.TAG_NAME, "rect")
+    film = first.find_elements(By.CSS_SELECTOR, "button.film")[1].rect
+    assert drawn[0].rect["x"] == pytest.approx(film["x"] + film["width"] / 4, abs=1.5)
+    assert drawn[0].rect["height"] == pytest.approx(film["height"] * 0.4, abs=2.5)
+    canvas = first.find_element(By.TAG_NAME, "canvas")
+    for switch, target in (("heat", canvas), ("boxes", first.find_element(By.TAG_NAME, "svg"))):
+        assert target.value_of_css_property("visibility") == "visible"
+        page.find_element(By.ID, switch).click()
+        assert target.value_of_css_property("visibility") == "hidden"
+    differing = first.find_elements(By.CSS_SELECTOR, ".generated .differs")
+    # "the heart of phantom 0 ." against "the heart is enlarged today ."
+    assert [word.text for word in differing] == ["is", "enlarged", "today"]
+    lacking = first.find_elements(By.CSS_SELECTOR, ".reference .differs")
+    assert [word.text for word in lacking] == ["of", "phantom", "0"]
+    assert differing[0].value_of_css_property("border-bottom-style") == "none"
+    page.find_element(By.ID, "differences").click()
+    assert differing[0].value_of_css_property("border-bottom-style") == "dotted"
+
+
+def test_hits_of_a_search_are_highlighted(page: webdriver.Chrome) -> None:
+    marked = """
+      return [...CSS.highlights.get("hits")].map((range) => range.toString());
+    """
+    search = page.find_element(By.ID, "search")
+    search.send_keys("Heart is  enl")
+    hits = page.execute_script(marked)
+    assert len(hits) == len(ids(page)) and set(hits) == {"heart is enl"}
+    search.clear()
+    search.send_keys("today .")  # as decoded
+    assert set(page.execute_script(marked)) == {"today."}
+    search.clear()
+    search.send_keys(Keys.SPACE)
+    assert page.execute_script(marked) == []
+
+
+def test_a_link_leads_to_its_study(page: webdriver.Chrome, tmp_path: Path) -> None:
+    page.get((tmp_path / "page.html").as_uri() + "#study=p027")
+    page.refresh()
+    linked = page.find_element(By.CSS_SELECTOR, ".study.linked")
+    assert linked.find_element(By.TAG_NAME, "h2").text == "p027"
+    assert 0 <= page.execute_script(
+        "return arguments[0].getBoundingClientRect().top", linked
+    ) < 900  # fmt: skip
+    link = article(page, "p003").find_element(By.CSS_SELECTOR, "h2 a")
+    assert link.get_attribute("href").endswith("#study=p003")
+
+
+def test_printing_gives_every_study(page: webdriver.Chrome) -> None:
+    assert len(ids(page)) < 30
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert len(ids(page)) == 30
+
+
+def test_without_a_labeller_nothing_speaks_of_findings(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    page = opened(browser, tmp_path / "page.html", [replace(study(0), findings=None)])
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        shown = page.find_elements(By.CLASS_NAME, "labelled")
+        assert len(shown) == 5 and not any(part.is_displayed() for part in shown)
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_the_overview_takes_a_fifth_of_the_screen(page: webdriver.Chrome) -> None:
+    header = page.find_element(By.TAG_NAME, "header").rect["height"]
+    assert header <= page.execute_script("return innerHeight") / 5
+
+
+def test_an_accessibility_checker_finds_nothing_serious(page: webdriver.Chrome) -> None:
+    page.find_element(By.CSS_SELECTOR, "header summary").click()
+    page.find_element(By.ID, "differences").click()
+    assert serious_faults(page) == []

@@ -1,8 +1,8 @@
 """UAR, "Unify, Align and Refine": radiology report generation (Li et al., ICCV 2023).
 
-    import uar
+import uar
 
-    report = uar.load("model.uar").report(["frontal.dcm", "lateral.png"])
+report = uar.load("model.uar").report(["frontal.dcm", "lateral.png"])
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
 from pipeline.stages.labellers import open_graph_scorers, open_labellers
-from pipeline.stages.page import write_page
+from pipeline.stages.page import Evaluated, write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, whole_file, write_json
@@ -110,9 +110,8 @@ def evaluate() -> None:
     write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     clinical = labellers["clinical"]
     assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
-    write_page(
-        inputs, model, studies, predictions, model_scores, per_study, metrics, clinical
-    )  # fmt: skip
+    evaluated = Evaluated(predictions, model_scores, per_study, metrics)
+    write_page(inputs, model, studies, evaluated, clinical)
     print_evaluation(metrics)
     for name, reason in absent.items():
         log.info(f"{name}: {reason}")

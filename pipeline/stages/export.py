@@ -94,5 +94,6 @@ Scores on {metrics["studies"]} studies of the test split, protocol `r2gen`:
 |---|---|---|
 {rows}
 
-Code {provenance["program"]}, commit {provenance["commit"] or "unknown"}, epoch {provenance["epoch"]}.
+Code: {provenance["program"]}, commit {provenance["commit"] or "unknown"}.
+Epoch: {provenance["epoch"]}, the best on validation.
 """

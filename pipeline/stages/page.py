@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from pipeline import paths
 from pipeline.console import BASELINES, number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
-from uar.core.files import whole_file
+from uar.core.files import read_table, whole_file
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
-from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
+from uar.evaluation.page.build import Box, Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.systems import SystemScores
 from uar.inference.attention import with_reports, word_attention
@@ -25,15 +26,25 @@ from uar.model.uar import UAR
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
 
 
+@dataclass(frozen=True)
+class Evaluated:
+    """What a model wrote of the test split, and its scores.
+
+    Attributes:
+        predictions: of the S test studies.
+        scores: of these predictions.
+        per_study: the same, `uar.evaluation.systems.per_study_scores`.
+        metrics: the content of metrics.json.
+    """
+
+    predictions: Sequence[Prediction]
+    scores: SystemScores
+    per_study: pd.DataFrame
+    metrics: Mapping[str, Any]
+
+
 def write_page(
-    inputs: Inputs,
-    model: UAR,
-    studies: Studies,
-    predictions: Sequence[Prediction],
-    scores: SystemScores,
-    per_study: pd.DataFrame,
-    metrics: Mapping[str, Any],
-    labeller: Labeller,
+    inputs: Inputs, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
 
@@ -41,38 +52,38 @@ def write_page(
         inputs: the stage's.
         model: in evaluation mode.
         studies: the S test studies.
-        predictions: what `model` wrote of them.
-        scores: of these predictions.
-        per_study: the same, `uar.evaluation.systems.per_study_scores`.
-        metrics: the content of metrics.json.
+        evaluated: what `model` wrote of them.
         labeller: marks findings.
     """
     params = inputs.params
     chosen = sample(len(studies), params.evaluate.page_studies, params.seed)
-    reports = [predictions[i].generated for i in chosen]
+    reports = [evaluated.predictions[i].generated for i in chosen]
     writing = with_reports(studies, chosen, reports, inputs.vocabulary, params.report.max_length)
     attention = word_attention(model, writing, params.decode.batch_size, "attention")
-    findings = find(predictions, scores, labeller, params.evaluate.uncertain)
-    values = per_study.select_dtypes("number")
+    findings = find(evaluated, labeller, params.evaluate.uncertain)
+    values = evaluated.per_study.select_dtypes("number")
     values = values.astype(object).where(values.notna(), None).to_dict("records")
-    images = open_images()
+    images, boxes = open_images(), known_boxes()
+    named = inputs.split_table("test")["views"].tolist()
     views = (
         np.ones(studies.rows.shape, bool) if studies.present is None else studies.present.numpy()
     )
     shown = [
         StudyShown(
-            prediction=predictions[i],
+            prediction=evaluated.predictions[i],
             films=images[studies.rows[i]],
+            views=view_names(named[i], studies.rows.shape[1]),
             present=views[i],
             attention=of_words,
             scores=values[i],
             findings=findings[i],
+            boxes=boxes.get(evaluated.predictions[i].study_id, []),
         )
         for i, of_words in zip(chosen, attention, strict=True)
     ]
     headline = Headline(
         title=f"{DATASETS[params.dataset.name]}, test split",
-        rows=headline_rows(metrics),
+        rows=headline_rows(evaluated.metrics),
         notes=notes(params, len(chosen), len(studies)),
     )
     with whole_file(paths.PAGE) as temporary:
@@ -86,19 +97,29 @@ def sample(studies: int, wanted: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(studies, wanted, replace=False).tolist())
 
 
-def find(
-    predictions: Sequence[Prediction],
-    scores: SystemScores,
-    labeller: Labeller,
-    uncertain: Uncertain,
-) -> list[Findings]:
+def view_names(views: Sequence[str], count: int) -> list[str]:
+    """What each of a study's `count` films shows, as far as the data set says."""
+    known = [*views, *["unknown"] * count][:count]
+    return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
+
+
+def known_boxes() -> dict[str, list[Box]]:
+    """Places of findings that the data set knows, by study."""
+    boxes: dict[str, list[Box]] = {}
+    for row in read_table(paths.BOXES).itertuples():
+        box = Box(row.view, row.finding, row.x0, row.y0, row.x1, row.y1)
+        boxes.setdefault(row.study_id, []).append(box)
+    return boxes
+
+
+def find(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list[Findings]:
     """Each study's findings."""
     return [
         Findings(*parts)
         for parts in zip(
-            confusion(*scores.findings["clinical"], uncertain),
-            labeller.mentions(p.report for p in predictions),
-            labeller.mentions(p.generated for p in predictions),
+            confusion(*evaluated.scores.findings["clinical"], uncertain),
+            labeller.mentions(p.report for p in evaluated.predictions),
+            labeller.mentions(p.generated for p in evaluated.predictions),
             strict=True,
         )
     ]

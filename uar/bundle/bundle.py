@@ -24,7 +24,12 @@ from uar.model.checkpoint import Checkpoint
 from uar.tokens.tokenizer import Tokenizer, load_tokenizer
 
 FORMAT = 1
-_MANIFEST, _MODEL, _WORDS, _CARD = "manifest.json", "model.safetensors", "vocabulary.json", "card.md"
+_MANIFEST, _MODEL, _WORDS, _CARD = (
+    "manifest.json",
+    "model.safetensors",
+    "vocabulary.json",
+    "card.md",
+)
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
@@ -179,7 +184,8 @@ def _checked_parts(archive: zipfile.ZipFile, hashes: dict[str, str]) -> dict[str
     present = set(archive.namelist()) - {_MANIFEST}
     if present != set(hashes) or not present <= known:
         raise UserError(
-            f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. Export it again."
+            f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. "
+            "Export it again."
         )
     parts = {name: archive.read(name) for name in hashes}
     for name, data in parts.items():

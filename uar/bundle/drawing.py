@@ -62,7 +62,7 @@ def notebook_html(report: Report) -> str:
     films = "".join(
         f'<img alt="{view} film as the model sees it" width="192" '
         f'style="image-rendering:pixelated;margin-right:4px" src="data:image/png;base64,'
-        f'{_png(film)}">'
+        f'{png(film)}">'
         for film, view, there in zip(report.films, report.views, report.present, strict=True)
         if there
     )
@@ -78,9 +78,8 @@ def notebook_html(report: Report) -> str:
     )
 
 
-def _png(film: np.ndarray) -> str:
+def png(film: np.ndarray) -> str:
+    """A film as PNG in base64."""
     file = io.BytesIO()
     Image.fromarray(film).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
-
-

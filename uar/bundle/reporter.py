@@ -39,7 +39,7 @@ class Sentence:
     Attributes:
         text: as it is to be read.
         start: its first word's place among the report's words.
-        end: one behind its last, the full stop.
+        end: one behind its last, the full stop if it has one.
         log_probability: mean over its words, full stop included; nearer 0 is more certain.
     """
 
@@ -309,14 +309,14 @@ def load(path: str | Path, device: str = "auto") -> Reporter:
 
 
 def _sentences(words: Sequence[str], log_probabilities: Sequence[float]) -> Iterator[Sentence]:
-    """Words up to each full stop."""
+    """Words up to each full stop; a report cut at its greatest length ends without one."""
     start = 0
     for i, word in enumerate(words):
         if word == "." or i + 1 == len(words):
-            said = " ".join(words[start : i + 1]).removesuffix(" .").removesuffix(".")
-            if said:
+            said = " ".join(words[start : i + 1]).replace(" .", ".")
+            if said != ".":
                 mean = sum(log_probabilities[start : i + 1]) / (i + 1 - start)
-                yield Sentence(said[0].upper() + said[1:] + ".", start, i + 1, mean)
+                yield Sentence(said[0].upper() + said[1:], start, i + 1, mean)
             start = i + 1
 
 

@@ -80,7 +80,9 @@ def _read_pillow(stream: BinaryIO) -> np.ndarray:
             refuse_huge(opened.width, opened.height)
             image: Image.Image = opened
             if opened.format == "PNG" and _bit_depth(stream) == 16:
-                image = _deep_png(stream, opened)  # Pillow keeps the high bytes of all but plain gray
+                image = _deep_png(
+                    stream, opened
+                )  # Pillow keeps the high bytes of all but plain gray
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return stretch_percentiles(np.asarray(image).astype(np.uint16))

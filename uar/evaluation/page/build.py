@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -44,6 +44,17 @@ class Findings:
         return {OBSERVATIONS[row]: where[column] for row, column in np.argwhere(self.confusion)}
 
 
+class Box(NamedTuple):
+    """Where a finding is known to be; corners as shares of the film's width and height."""
+
+    view: int
+    finding: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
 @dataclass(frozen=True)
 class StudyShown:
     """A study as the page shows it.
@@ -51,20 +62,24 @@ class StudyShown:
     Attributes:
         prediction: its reports.
         films: `(V, H, W)` uint8.
+        views: what each film shows, V names.
         present: `(V,)` bool, the views that the study has.
         attention: `(T, V * side * side)`, text-to-image attention of each generated word, as
             `uar.inference.attention.word_attention` gives it; rows behind the report's words are
             not used.
         scores: the study's own scores by name; None for one that could not be had.
         findings: None where there is no labeller.
+        boxes: known places of findings.
     """
 
     prediction: Prediction
     films: np.ndarray
+    views: Sequence[str]
     present: np.ndarray
     attention: np.ndarray
     scores: Mapping[str, float | None]
     findings: Findings | None
+    boxes: Sequence[Box] = ()
 
 
 @dataclass(frozen=True)
@@ -84,25 +99,50 @@ class Headline:
 
 def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
     """The page as HTML."""
-    environment = Environment(
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            headline=headline,
+            data={
+                "colors": colors(),
+                "observations": OBSERVATIONS,
+                "labelled": any(study.findings is not None for study in studies),
+                "scores": [name.replace("_", " ") for name in studies[0].scores],
+                "studies": [_entry(study) for study in studies],
+            },
+        )
+    )
+
+
+def environment() -> Environment:
+    """Templates of this folder; other pages include its components."""
+    made = Environment(
         loader=PackageLoader("uar.evaluation.page", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}  # observations' own order
-    colors = (matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    return environment.get_template("page.html").render(
-        headline=headline,
-        data={
-            "colors": _base64(colors.tobytes()),
-            "observations": OBSERVATIONS,
-            "labelled": any(study.findings is not None for study in studies),
-            "scores": [name.replace("_", " ") for name in studies[0].scores],
-            "studies": [_entry(study) for study in studies],
-        },
-    )
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # observations' own order
+    return made
+
+
+def colors() -> str:
+    """The colour scale of attention, 256 times red, green, blue, as base64."""
+    scale = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
+    return as_base64((scale * 255).round().astype(np.uint8).tobytes())
+
+
+def attention_entry(times_uniform: np.ndarray) -> dict[str, Any]:
+    """Attention `(T, L)` in multiples of uniform, as films.js reads it."""
+    levels, ceiling = attention_levels(times_uniform)
+    peaks = times_uniform.max(axis=1).astype(np.float64) if len(times_uniform) else np.empty(0)
+    return {
+        "attention": as_base64(levels.tobytes()),
+        "ceiling": round(ceiling, 1),
+        "peaks": peaks.round(1).tolist(),
+    }
 
 
 def _entry(study: StudyShown) -> dict[str, Any]:
@@ -111,7 +151,6 @@ def _entry(study: StudyShown) -> dict[str, Any]:
     found = {} if findings is None else findings.found()
     generated = study.prediction.generated
     times_uniform = study.attention[: len(generated.split())] * study.attention.shape[1]
-    levels, ceiling = attention_levels(times_uniform)
     return {
         "id": study.prediction.study_id,
         "films": [
@@ -119,9 +158,9 @@ def _entry(study: StudyShown) -> dict[str, Any]:
             for film, held in zip(study.films, study.present, strict=True)
         ],
         "side": round((study.attention.shape[1] / len(study.films)) ** 0.5),
-        "attention": _base64(levels.tobytes()),
-        "ceiling": round(ceiling, 1),
-        "peaks": times_uniform.max(axis=1).round(1).tolist(),
+        **attention_entry(times_uniform),
+        "views": list(study.views),
+        "boxes": [box._asdict() for box in study.boxes],
         "scores": [None if score is None else round(score, 4) for score in study.scores.values()],
         "found": found,
         "reference": marked_words(
@@ -162,8 +201,9 @@ def marked_words(
 def _jpeg(film: np.ndarray) -> str:
     file = io.BytesIO()
     Image.fromarray(film).save(file, "JPEG", quality=_QUALITY, optimize=True)
-    return _base64(file.getvalue())
+    return as_base64(file.getvalue())
 
 
-def _base64(data: bytes) -> str:
+def as_base64(data: bytes) -> str:
+    """For JSON."""
     return base64.b64encode(data).decode("ascii")

@@ -1,29 +1,17 @@
-"use strict";
-
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const main = byId("studies");
 const MARKS = { both: "✓", missing: "−", added: "+" };
 const STEP = 12; // studies that are put on the page at a time
-const opacity = (level) => 0.8 * (level / 255) ** 1.5; // weak attention leaves the film visible
 const colors = bytes(data.colors);
-
-function bytes(base64) {
-  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
-}
-
-function element(tag, className = "", text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
 
 // ---- which studies, in which order
 
 for (const study of data.studies) {
   const words = [...study.reference, ...study.generated].map(([word]) => word);
   study.text = `${study.id} ${words.join(" ")}`.toLowerCase();
+  study.words = study.generated.map(([word]) => word);
+  study.films = study.films.map((film) => film && `data:image/jpeg;base64,${film}`);
 }
 
 let chosen = [];
@@ -57,10 +45,41 @@ function choose() {
   drawMore();
 }
 
-function drawMore() {
-  const next = chosen.slice(drawn, drawn + STEP);
+function drawMore(count = STEP) {
+  const next = chosen.slice(drawn, drawn + count);
   main.append(...next.map(draw));
   drawn += next.length;
+  highlight();
+}
+
+// Hits of the search in the reports, across words and marks.
+function highlight() {
+  if (!globalThis.Highlight) return;
+  const wanted = byId("search").value.trim().toLowerCase().replace(/\s+/g, " ");
+  const hits = new Highlight();
+  for (const text of wanted ? main.querySelectorAll("h2, .reference, .generated") : []) {
+    const places = []; // text node and offset of each character
+    let flat = "";
+    const walker = document.createTreeWalker(text, NodeFilter.SHOW_TEXT);
+    while (walker.nextNode()) {
+      [...walker.currentNode.data.toLowerCase()].forEach((character, i) => {
+        if (character === "." && text.matches(".generated")) {
+          flat += " "; // as decoded, with a blank before the full stop
+          places.push([walker.currentNode, i]);
+        }
+        flat += character;
+        places.push([walker.currentNode, i]);
+      });
+    }
+    for (let at = flat.indexOf(wanted); at >= 0; at = flat.indexOf(wanted, at + wanted.length)) {
+      const [first, last] = [places[at], places[at + wanted.length - 1]];
+      const range = new Range();
+      range.setStart(...first);
+      range.setEnd(last[0], last[1] + 1);
+      hits.add(range);
+    }
+  }
+  CSS.highlights.set("hits", hits);
 }
 
 // ---- one study
@@ -70,24 +89,18 @@ const shown = new WeakMap(); // article to what shows and clears its attention
 function draw(study) {
   const article = byId("study").content.cloneNode(true).firstElementChild;
   const find = (selector) => article.querySelector(selector);
-  find("h2").textContent = study.id;
-  const canvases = study.films.map((film) => {
-    const figure = element("figure", film ? "film" : "film absent", film ? "" : "no film");
-    if (!film) {
-      find(".films").append(figure);
-      return null;
-    }
-    const image = element("img");
-    image.src = `data:image/jpeg;base64,${film}`;
-    image.alt = "chest film";
-    const canvas = element("canvas");
-    canvas.width = canvas.height = study.side;
-    figure.append(image, canvas);
-    find(".films").append(figure);
-    return canvas;
-  });
-  writeReference(find(".reference"), study);
-  writeGenerated(article, find(".generated"), find(".caption"), study, canvases);
+  const link = find("h2 a");
+  link.textContent = study.id;
+  link.href = `#study=${encodeURIComponent(study.id)}`;
+  const canvases = drawFilms(find(".films"), study);
+  const [lacking, extra] = differences(study);
+  writeReference(find(".reference"), study, lacking);
+  const adorn = (button, i) => {
+    const names = study.generated[i][1];
+    if (names) Object.assign(button, markOf(study, names));
+    button.classList.toggle("differs", extra.has(i));
+  };
+  shown.set(article, writeWords(find(".generated"), find(".caption"), study, canvases, colors, adorn));
   for (const [name, where] of Object.entries(study.found)) {
     find(".findings").append(element("li", where, `${MARKS[where]} ${name}`));
   }
@@ -105,74 +118,38 @@ function markOf(study, names) {
   };
 }
 
-function writeReference(paragraph, study) {
-  for (const [word, names] of study.reference) {
-    if (names) paragraph.append(Object.assign(element("mark", "", word), markOf(study, names)), " ");
-    else paragraph.append(`${word} `);
+function writeReference(paragraph, study, lacking) {
+  study.reference.forEach(([word, names], i) => {
+    const made = element(names ? "mark" : "span", "", word);
+    if (names) Object.assign(made, markOf(study, names));
+    made.classList.toggle("differs", lacking.has(i));
+    paragraph.append(made, " ");
+  });
+}
+
+// Words of each report that a longest common subsequence of the two leaves out.
+function differences(study) {
+  const plain = (word) => word.toLowerCase().replace(/[^\p{L}\p{N}-]/gu, "");
+  const [a, b] = [study.reference, study.generated].map((words) => words.map(([word]) => plain(word)));
+  const length = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i--) {
+    for (let j = b.length - 1; j >= 0; j--) {
+      length[i][j] =
+        a[i] === b[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
+    }
   }
-}
-
-function writeGenerated(article, paragraph, caption, study, canvases) {
-  const levels = bytes(study.attention);
-  const cells = study.side ** 2;
-  const buttons = study.generated.map(([word, names], i) => {
-    const button = element("button", "", word);
-    button.type = "button";
-    button.tabIndex = i ? -1 : 0; // one stop of the Tab key; arrows go from word to word
-    if (names) Object.assign(button, markOf(study, names));
-    paragraph.append(button, " ");
-    return button;
-  });
-  if (!buttons.length) paragraph.append("(no words)");
-
-  const clear = () => {
-    for (const button of buttons) button.classList.remove("shown");
-    for (const canvas of canvases) canvas?.getContext("2d").clearRect(0, 0, study.side, study.side);
-    caption.textContent = "\u00a0";
-  };
-  const show = (i) => {
-    clear();
-    buttons[i].classList.add("shown");
-    const ofWord = levels.subarray(i * cells * canvases.length, (i + 1) * cells * canvases.length);
-    canvases.forEach((canvas, view) => {
-      if (canvas) paint(canvas, ofWord.subarray(view * cells, (view + 1) * cells));
-    });
-    caption.textContent =
-      `“${study.generated[i][0]}”: attention up to ${study.peaks[i]} × uniform ` +
-      `(last colour: ${study.ceiling} × and more)`;
-  };
-  const focused = () => buttons.indexOf(document.activeElement);
-  const settle = () => (focused() < 0 ? clear() : show(focused()));
-  const go = (i) => {
-    for (const [j, button] of buttons.entries()) button.tabIndex = j === i ? 0 : -1;
-    buttons[i].focus();
-  };
-  buttons.forEach((button, i) => {
-    button.addEventListener("pointerenter", () => show(i));
-    button.addEventListener("focus", () => show(i));
-    button.addEventListener("click", () => go(i));
-  });
-  paragraph.addEventListener("pointerleave", settle);
-  paragraph.addEventListener("focusout", () => setTimeout(settle));
-  paragraph.addEventListener("keydown", (event) => {
-    const i = focused();
-    const to = { ArrowLeft: i - 1, ArrowRight: i + 1, Home: 0, End: buttons.length - 1 }[event.key];
-    if (i < 0 || !buttons[to]) return;
-    event.preventDefault();
-    go(to);
-  });
-  const enter = () => go(Math.max(0, buttons.findIndex((button) => button.tabIndex === 0)));
-  shown.set(article, { enter: () => buttons.length && enter(), clear });
-}
-
-function paint(canvas, levels) {
-  const context = canvas.getContext("2d");
-  const image = context.createImageData(canvas.width, canvas.height);
-  levels.forEach((level, cell) => {
-    image.data.set(colors.subarray(3 * level, 3 * level + 3), 4 * cell);
-    image.data[4 * cell + 3] = 255 * opacity(level);
-  });
-  context.putImageData(image, 0, 0);
+  const [lacking, extra] = [new Set(), new Set()];
+  for (let i = 0, j = 0; i < a.length || j < b.length; ) {
+    if (i < a.length && j < b.length && a[i] === b[j]) (i++, j++);
+    else if (j === b.length || (i < a.length && length[i + 1][j] >= length[i][j + 1])) {
+      if (a[i]) lacking.add(i);
+      i++;
+    } else {
+      if (b[j]) extra.add(j);
+      j++;
+    }
+  }
+  return [lacking, extra];
 }
 
 // ---- the tools
@@ -192,10 +169,17 @@ byId("finding").append(
 if (!data.labelled) {
   for (const label of document.querySelectorAll(".labelled")) label.hidden = true;
 }
-byId("scale").style.background = `linear-gradient(to right, ${[0, 64, 128, 192, 255]
-  .map((level) => `rgb(${colors.subarray(3 * level, 3 * level + 3).join(" ")} / ${0.2 + opacity(level)})`)
-  .join(", ")})`;
-
+paintScale(byId("scale"), colors);
+byId("boxed").hidden = !data.studies.some((study) => study.boxes.length);
+byId("heat").addEventListener("change", (event) => {
+  document.body.classList.toggle("without-heat", !event.target.checked);
+});
+byId("boxes").addEventListener("change", (event) => {
+  document.body.classList.toggle("without-boxes", !event.target.checked);
+});
+byId("differences").addEventListener("change", (event) => {
+  document.body.classList.toggle("with-differences", event.target.checked);
+});
 byId("search").addEventListener("input", choose);
 for (const id of ["sort", "descending", "finding", "where"]) byId(id).addEventListener("change", choose);
 byId("tools").addEventListener("submit", (event) => event.preventDefault());
@@ -204,7 +188,7 @@ new IntersectionObserver((entries) => entries[0].isIntersecting && drawMore(), {
 }).observe(byId("more"));
 
 document.addEventListener("keydown", (event) => {
-  const typing = event.target.closest("input, select");
+  const typing = event.target.closest("input, select, dialog");
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape") {
     document.activeElement.blur();
@@ -228,3 +212,26 @@ function step(by) {
 }
 
 choose();
+
+// ---- one study by its address; all of them on paper
+
+function goToLinked() {
+  const id = new URLSearchParams(location.hash.slice(1)).get("study");
+  if (id === null) return;
+  let place = chosen.findIndex((study) => study.id === id);
+  if (place < 0) {
+    byId("tools").reset();
+    choose();
+    place = chosen.findIndex((study) => study.id === id);
+  }
+  if (place < 0) return;
+  drawMore(Math.max(0, place + 1 - drawn));
+  for (const article of main.querySelectorAll(".linked")) article.classList.remove("linked");
+  const article = main.querySelectorAll(".study")[place];
+  article.classList.add("linked");
+  article.scrollIntoView();
+}
+
+addEventListener("hashchange", goToLinked);
+addEventListener("beforeprint", () => drawMore(chosen.length));
+goToLinked();

@@ -1,0 +1,34 @@
+"""A web page on this machine that writes draft reports of films."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import paths
+
+log = logging.getLogger(__name__)
+
+
+def serve(
+    bundle: Annotated[Path, typer.Option(help="Made by export.")] = paths.BUNDLE,
+    host: Annotated[str, typer.Option(help="Other than loopback needs a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="UAR_TOKEN", help="That a request must bear.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+) -> None:
+    """Open a page on 127.0.0.1 that writes draft reports of films. Research use only."""
+    import uvicorn
+
+    from uar.bundle.reporter import load
+    from uar.web.app import create_app
+
+    app = create_app(load(bundle, device), host, token)
+    log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
+    # A request's line is not logged, nor anything of its films.
+    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

@@ -1,0 +1,355 @@
+"""Bundles, and what a reporter makes of films."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import subprocess
+import sys
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import uar
+from pipeline.__main__ import app
+from tests.bundles import make_bundle
+from tests.conftest import ROOT
+from tests.film_files import save, save_dicom
+from uar.bundle.bundle import FORMAT, Bundle
+from uar.bundle.drawing import heatmap, overlay
+from uar.bundle.reporter import Reporter
+from uar.core.errors import UserError
+
+
+@pytest.fixture
+def bundle(tiny_raw: dict[str, Any]) -> Bundle:
+    return make_bundle(tiny_raw)
+
+
+@pytest.fixture
+def path(bundle: Bundle, tmp_path: Path) -> Path:
+    bundle.save(tmp_path / "model.uar")
+    return tmp_path / "model.uar"
+
+
+def film(seed: int, side: int = 90) -> np.ndarray:
+    """Blocks of gray, which differ between seeds."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), np.uint8)
+    return coarse.repeat(side // 6, axis=0).repeat(side // 6, axis=1)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The bundle with other parts."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return path
+
+
+def sealed(parts: dict[str, bytes]) -> None:
+    """Give the manifest the hashes of the parts at hand."""
+    manifest = json.loads(parts["manifest.json"])
+    manifest["parts"] = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in parts.items()
+        if name != "manifest.json"
+    }
+    parts["manifest.json"] = json.dumps(manifest).encode()
+
+
+# ---- the file
+
+
+def test_a_bundle_survives_the_file(bundle: Bundle, path: Path) -> None:
+    loaded = Bundle.load(path)
+    assert loaded.vocabulary == bundle.vocabulary
+    assert loaded.preprocessing == bundle.preprocessing
+    assert (loaded.decode, loaded.provenance, loaded.card) == (
+        bundle.decode, bundle.provenance, bundle.card,
+    )  # fmt: skip
+    films = [film(1), film(2)]
+    assert Reporter(loaded).report(films).words == Reporter(bundle).report(films).words
+
+
+def test_the_same_bundle_is_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "a.uar")
+    bundle.save(tmp_path / "b.uar")
+    assert (tmp_path / "a.uar").read_bytes() == (tmp_path / "b.uar").read_bytes()
+
+
+def test_a_format_of_another_version_is_refused_naming_both(path: Path) -> None:
+    def change(parts: dict[str, bytes]) -> None:
+        manifest = json.loads(parts["manifest.json"]) | {"format": FORMAT + 1}
+        parts["manifest.json"] = json.dumps(manifest).encode()
+
+    with pytest.raises(UserError, match=rf"version {FORMAT + 1}; .* version {FORMAT}"):
+        uar.load(rewritten(path, change))
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "vocabulary.json", "encoder.safetensors",
+                                  "decoder.safetensors", "card.md"])  # fmt: skip
+def test_a_changed_byte_of_any_part_is_found(path: Path, part: str) -> None:
+    old = zipfile.ZipFile(path).read(part)
+    new = old[:-1] + bytes([old[-1] ^ 1])
+
+    with pytest.raises(UserError) as refusal:
+        uar.load(rewritten(path, lambda parts: parts.update({part: new})))
+    for data in (old, new):
+        assert hashlib.sha256(data).hexdigest()[:12] in str(refusal.value)
+    assert part in str(refusal.value)
+
+
+def test_parts_of_two_runs_are_refused_naming_both(
+    tiny_raw: dict[str, Any], bundle: Bundle, path: Path, tmp_path: Path
+) -> None:
+    other = make_bundle(tiny_raw, seed=1)
+    other.save(tmp_path / "other.uar")
+    encoder = zipfile.ZipFile(tmp_path / "other.uar").read("encoder.safetensors")
+
+    def change(parts: dict[str, bytes]) -> None:
+        parts["encoder.safetensors"] = encoder
+        sealed(parts)
+
+    with pytest.raises(UserError) as refusal:
+        uar.load(rewritten(path, change))
+    for one in (bundle, other):
+        assert one.tokenizer is not None
+        assert one.tokenizer.fingerprint()[:12] in str(refusal.value)
+
+
+def test_sizes_of_two_runs_are_refused(bundle: Bundle) -> None:
+    for changes, both in (
+        ({"vocabulary": replace(bundle.vocabulary, words=("a", "b"))}, r"13 words.* 6"),
+        ({"preprocessing": bundle.preprocessing.model_copy(update={"crop": 40})}, r"32 tok.* 50"),
+        ({"tokenizer": None}, r"tokenizer is encoder none"),
+    ):
+        with pytest.raises(UserError, match=both):
+            replace(bundle, **changes)
+
+
+def test_other_files_are_no_bundles(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
+        uar.load(tmp_path / "none.uar")
+    whole = path.read_bytes()
+    for content in (b"", b"junk", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="no bundle of this project"):
+            uar.load(path)
+
+
+def test_loading_executes_nothing(path: Path, tmp_path: Path) -> None:
+    """A pickle in place of weights, even under its right hash, is not run."""
+    witness = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (witness,)
+
+    for part in ("model.safetensors", "encoder.safetensors", "vocabulary.json"):
+        original = path.read_bytes()
+
+        def change(parts: dict[str, bytes], part: str = part) -> None:
+            parts[part] = pickle.dumps(Evil())
+            sealed(parts)
+
+        with pytest.raises(UserError):
+            uar.load(rewritten(path, change))
+        path.write_bytes(original)
+    assert not witness.exists()
+    pickle.loads(pickle.dumps(Evil()))
+    assert witness.exists()  # it would have
+
+
+def test_an_unnamed_part_is_refused(path: Path) -> None:
+    with pytest.raises(UserError, match="more.py"):
+        uar.load(rewritten(path, lambda parts: parts.update({"more.py": b"1"})))
+
+
+def test_importing_uar_is_light() -> None:
+    code = "import sys, uar; print(sorted({'torch', 'numpy', 'fastapi'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "[]\n"
+
+
+# ---- films
+
+
+def test_every_kind_of_source_gives_the_same_report(bundle: Bundle, tmp_path: Path) -> None:
+    reporter = Reporter(bundle)
+    pixels = [film(1), film(2)]
+    files = [save(tmp_path / f"{i}.png", p) for i, p in enumerate(pixels)]
+    expected = reporter.report(pixels)
+    sources: list[list[Any]] = [
+        files,
+        [str(file) for file in files],
+        [file.read_bytes() for file in files],
+        [io.BytesIO(file.read_bytes()) for file in files],
+    ]
+    for source in sources:
+        found = reporter.report(source)
+        assert found.text == expected.text
+        assert found.log_probability == expected.log_probability
+
+
+def test_a_batch_says_what_each_study_says_alone(bundle: Bundle) -> None:
+    reporter = Reporter(bundle)
+    studies = [[film(2 * i), film(2 * i + 1)] for i in range(5)]
+    alone = [reporter.report(study).text for study in studies]
+    assert [report.text for report in reporter.reports(studies, batch_size=2)] == alone
+    assert len(set(alone)) > 1
+
+
+def test_sentences_and_attention_fit_the_words(bundle: Bundle) -> None:
+    report = Reporter(bundle).report([film(3), film(4)])
+    assert report.attention.shape == (len(report.words), 2, 4, 4)
+    np.testing.assert_allclose(report.attention.mean(axis=(1, 2, 3)), 1, rtol=1e-4)
+    spans = [(s.start, s.end) for s in report.sentences]
+    assert spans == sorted(spans) and spans[-1][1] == len(report.words)
+    for sentence in report.sentences:
+        assert sentence.text[0].isupper()
+        assert sentence.text.endswith(".") == (report.words[sentence.end - 1] == ".")
+        assert sentence.log_probability <= 0
+
+
+def test_words_likelihoods_add_up_to_beam_searchs(bundle: Bundle) -> None:
+    """Teacher forcing gives each word what the search gave it, but for the end token's share."""
+    for seed in range(4):
+        report = Reporter(bundle).report([film(seed), film(seed + 9)])
+        total = sum(s.log_probability * (s.end - s.start) for s in report.sentences)
+        assert total >= report.log_probability - 1e-4
+        if len(report.words) == 12:  # cut at T: no end token
+            assert total == pytest.approx(report.log_probability, abs=1e-3)
+
+
+@pytest.mark.parametrize(("missing", "warned"), [("error", 1), ("repeat", 0), ("mask", 0)])
+def test_one_film_where_two_are_asked(tiny_raw: dict[str, Any], missing: str, warned: int) -> None:
+    reporter = Reporter(make_bundle(tiny_raw, missing_view=missing))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        report = reporter.report(film(1))
+    assert len(caught) == len(report.notes) == warned
+    assert report.present.tolist() == [True, False]
+    repeated = np.array_equal(report.films[0], report.films[1])
+    assert repeated == (missing != "mask")
+    if missing == "mask":
+        assert report.attention[:, 1].max() == 0
+
+
+def test_views_in_the_headers_order_the_films(bundle: Bundle, tmp_path: Path) -> None:
+    frontal = save_dicom(tmp_path / "f.dcm", film(1), ViewPosition="PA")
+    lateral = save_dicom(tmp_path / "l.dcm", film(2), ViewPosition="LL")
+    reporter = Reporter(bundle)
+    right = reporter.prepare([frontal, lateral])
+    turned = reporter.prepare([lateral, frontal])
+    assert turned.visual.equal(right.visual)
+    assert not right.notes and "was put second" in turned.notes[0]
+
+
+def test_a_huge_dicom_film(bundle: Bundle, tmp_path: Path) -> None:
+    ramp = np.linspace(0, 4095, 4000, dtype=np.uint16)[None].repeat(4000, axis=0)
+    path = save_dicom(tmp_path / "big.dcm", ramp)
+    prepared = Reporter(bundle).prepare([path, path])
+    columns = prepared.films[0].astype(int).mean(axis=0)
+    assert (np.diff(columns) > 0).all() and columns[0] < 10 and columns[-1] > 245
+
+
+@pytest.mark.parametrize(
+    ("films", "reason"),
+    [
+        ([], "0 films"),
+        ([film(1)] * 3, "3 films of a study, this model takes one to 2"),
+        ([np.zeros((2, 3, 3))], r"film 1: an array \(2, 3, 3\)"),
+        ([np.full((3, 3), np.nan)], "not finite"),
+        ([np.zeros((0, 3))], r"\(0, 3\)"),
+        ([b"junk"], "film 1: not a PNG, JPEG or DICOM"),
+        (["none.png"], "none.png: no such file"),
+    ],
+)
+def test_bad_films_are_named(bundle: Bundle, films: list[Any], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        Reporter(bundle).report(films)
+
+
+def test_in_a_notebook(bundle: Bundle) -> None:
+    report = Reporter(bundle).report([film(1), film(2)])
+    html = report._repr_html_()
+    assert html.count("<img") == 2 and report.sentences[0].text in html
+    assert "not for clinical use" in html
+
+
+def test_heat_is_clear_where_attention_is_uniform() -> None:
+    gray = np.full((8, 8), 90, np.uint8)
+    attention = np.array([[1.0, 0.2], [1.0, 4.0]])
+    drawn = np.asarray(overlay(gray, attention, 4.0))
+    assert (drawn[:128] == 90).all() and (drawn[128:, :128] == 90).all()
+    assert (drawn[-1, -1] != 90).any()
+
+
+def test_a_heatmap_has_a_row_for_each_sentence(bundle: Bundle) -> None:
+    report = Reporter(bundle).report([film(1), film(2)])
+    one = heatmap(replace(report, sentences=report.sentences[:1])).height
+    assert heatmap(replace(report, sentences=report.sentences[:1] * 3)).height > 2 * one
+
+
+# ---- the command
+
+
+def run(*arguments: str, **options: Any) -> Any:
+    return CliRunner().invoke(app, ["report", *map(str, arguments)], **options)
+
+
+def test_the_command_says_what_python_says(bundle: Bundle, path: Path, tmp_path: Path) -> None:
+    files = [save(tmp_path / f"{i}.png", film(i)) for i in (1, 2)]
+    expected = Reporter(bundle).report(files)
+    done = run(*files, "--bundle", path)
+    assert (done.exit_code, done.stdout) == (0, expected.text + "\n")
+    done = run(*files, "--bundle", path, "--json", "--heatmap", tmp_path / "h.png")
+    assert json.loads(done.stdout) == json.loads(json.dumps(expected.as_json()))
+    assert Image.open(tmp_path / "h.png").size == heatmap(expected).size
+
+
+def test_the_command_reads_stdin(path: Path, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.png", film(1))
+    from_file = run(file, "--bundle", path).stdout
+    assert run("-", "--bundle", path, input=file.read_bytes()).stdout == from_file != ""
+
+
+def test_bad_films_of_many_are_named_and_the_rest_goes_on(
+    path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "many"
+    for i in (1, 2):
+        save(folder / f"a/{i}.png", film(i))
+    save(folder / "c.png", film(3))
+    (folder / "b.png").write_bytes(b"junk")
+    done = run(folder, "--bundle", path)
+    assert done.exit_code == 1
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["a", "c.png"]
+    assert "b.png: not a PNG, JPEG or DICOM" in caplog.text
+    (folder / "b.png").unlink()
+    assert run(folder, "--bundle", path).exit_code == 0
+
+
+def test_a_table_of_studies(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for i in (1, 2):
+        save(tmp_path / f"films/{i}.png", film(i))
+    table = tmp_path / "t.csv"
+    table.write_text("study,frontal,lateral\ns1,films/1.png,films/2.png\ns2,films/9.png,\n")
+    done = run(table, "--bundle", path, "--json")
+    assert [json.loads(line)["study"] for line in done.stdout.splitlines()] == ["s1"]
+    assert done.exit_code == 1 and "s2: " in caplog.text and "9.png: no such file" in caplog.text
+    table.write_text("id,film\n1,2\n")
+    assert isinstance(run(table, "--bundle", path).exception, UserError)

@@ -1,0 +1,338 @@
+"""The page that writes reports: its limits, and its behaviour in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from fastapi.testclient import TestClient
+from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.bundles import make_bundle
+from tests.conftest import serious_faults
+from tests.film_files import save, save_dicom
+from tests.test_bundle import film
+from uar.bundle.reporter import Reporter
+from uar.core.errors import UserError
+from uar.web.app import Limits, create_app
+
+BINARY = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def reporter() -> Reporter:
+    import yaml
+
+    from tests.conftest import ROOT, override
+    from tests.test_pipeline import TINY
+
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in TINY.items():
+        override(raw, key, value)
+    return Reporter(make_bundle(raw))
+
+
+@pytest.fixture
+def client(reporter: Reporter) -> TestClient:
+    return TestClient(create_app(reporter), base_url="http://127.0.0.1")
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> list[Path]:
+    return [save(tmp_path / "front.png", film(1)), save_dicom(tmp_path / "side.dcm", film(2))]
+
+
+def post(client: Any, *parts: bytes, **headers: str) -> Any:
+    sizes = ",".join(str(len(part)) for part in parts)
+    body = b"".join(parts)
+    return client.post(f"/api/report?sizes={sizes}", content=body, headers=BINARY | headers)
+
+
+def test_the_server_says_what_python_says(
+    client: TestClient, reporter: Reporter, films: list[Path]
+) -> None:
+    answer = post(client, *(path.read_bytes() for path in films)).json()
+    expected = reporter.report(films)
+    assert answer["text"] == expected.text
+    assert answer["words"] == list(expected.words)
+    assert len(answer["films"]) == 2
+    levels = np.frombuffer(base64.b64decode(answer["attention"]), np.uint8)
+    assert len(levels) == expected.attention.size
+
+
+def test_bad_requests_are_refused(reporter: Reporter, films: list[Path]) -> None:
+    limits = Limits(film_bytes=50_000)
+    client = TestClient(create_app(reporter, limits=limits), base_url="http://127.0.0.1")
+    good = films[0].read_bytes()
+    assert post(client, good).status_code == 200
+    assert post(client, bytes(50_001)).status_code == 413
+    assert post(client, good, good, good).status_code == 422
+    assert post(client, good, b"").status_code == 422
+    assert post(client).status_code == 422
+    refused = post(client, b"junk")
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "film 1: not a PNG, JPEG or DICOM file"
+    wrong = client.post("/api/report?sizes=5", content=good, headers=BINARY)
+    assert wrong.status_code == 422
+    form = client.post("/api/report", content=good, headers={"Content-Type": "text/plain"})
+    assert form.status_code == 415  # what a form of another site could send
+    assert post(client, good, Host="example.org").status_code == 400
+    assert client.get("/docs").status_code == 404
+
+
+def test_other_hosts_need_the_token(reporter: Reporter, films: list[Path]) -> None:
+    with pytest.raises(UserError, match="needs a --token"):
+        create_app(reporter, "0.0.0.0")
+    client = TestClient(create_app(reporter, "0.0.0.0", "secret"))
+    good = films[0].read_bytes()
+    assert post(client, good).status_code == 401
+    assert post(client, good, Authorization="Bearer wrong").status_code == 401
+    assert post(client, good, Authorization="Bearer secret").status_code == 200
+
+
+def test_nothing_of_a_film_is_written_logged_or_shown(
+    client: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def no_files(*_: Any, **__: Any) -> None:
+        raise AssertionError("a temporary file")
+
+    path = save_dicom(
+        tmp_path / "a.dcm", film(1, 1200), PatientName="DOE^JANE", PatientID="4711",
+        PatientBirthDate="19500101",
+    )  # fmt: skip
+    data = path.read_bytes()
+    for name in ("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, no_files)
+    with caplog.at_level(logging.DEBUG):
+        good, bad = post(client, data), post(client, data[: len(data) // 2])
+    assert (good.status_code, bad.status_code) == (200, 422)
+    for said in (good.text, bad.text, caplog.text):
+        assert not any(secret in said for secret in ("DOE", "4711", "19500101"))
+
+
+def test_who_would_wait_behind_too_many_is_sent_away(
+    reporter: Reporter, films: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    prepare = reporter.prepare
+
+    def slow(*arguments: Any) -> Any:
+        go.wait(10)
+        return prepare(*arguments)
+
+    monkeypatch.setattr(reporter, "prepare", slow)
+    data = films[0].read_bytes()
+    with (
+        serving(reporter, Limits(waiting=2)) as address,
+        ThreadPoolExecutor(5) as pool,
+        httpx.Client(base_url=address, timeout=20) as client,
+    ):
+        sent = [pool.submit(post, client, data) for _ in range(5)]
+        while sum(answer.done() for answer in sent) < 3:
+            time.sleep(0.01)
+        go.set()
+        statuses = sorted(answer.result().status_code for answer in sent)
+    assert statuses == [200, 200, 503, 503, 503]
+
+
+def test_no_request_is_lost(reporter: Reporter, films: list[Path]) -> None:
+    """40 requests from 8 clients; each gets its own film's report."""
+    expected = {i: reporter.write([reporter.prepare([film(i)])])[0].text for i in range(4)}
+    data = {i: save(films[0].parent / f"{i}.png", film(i)).read_bytes() for i in range(4)}
+    with serving(reporter) as address:
+
+        def one_client(number: int) -> list[bool]:
+            with httpx.Client(base_url=address, timeout=60) as client:
+                which = number % 4
+                return [
+                    post(client, data[which]).json()["text"] == expected[which] for _ in range(5)
+                ]
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = [ok for each in pool.map(one_client, range(8)) for ok in each]
+    assert answers == [True] * 40
+
+
+# ---- in a browser
+
+
+class serving:
+    """A server at a free port, while the block runs."""
+
+    def __init__(self, reporter: Reporter, limits: Limits | None = None) -> None:
+        self.socket = socket.socket()
+        self.socket.bind(("127.0.0.1", 0))
+        app = create_app(reporter, limits=limits)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        self.server = uvicorn.Server(config)
+        self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
+
+    def __enter__(self) -> str:
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+        return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+
+    def __exit__(self, *exception: object) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(reporter: Reporter) -> Iterator[str]:
+    with serving(reporter) as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: webdriver.Chrome, address: str) -> webdriver.Chrome:
+    browser.set_window_size(1200, 900)
+    browser.get_log("browser")
+    browser.get(address)
+    return browser
+
+
+def upload(page: webdriver.Chrome, *paths: Path) -> None:
+    page.find_element(By.ID, "files").send_keys("\n".join(str(path) for path in paths))
+    status = page.find_element(By.ID, "status")
+    shown = page.find_element(By.ID, "result")
+    WebDriverWait(page, 20).until(
+        lambda _: shown.is_displayed() or "error" in status.get_attribute("class").split()
+    )
+
+
+def opacities(page: webdriver.Chrome) -> list[int]:
+    return page.execute_script(
+        "return [...document.querySelectorAll('#result canvas')].map((canvas) => Math.max("
+        "...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data"
+        ".filter((_, i) => i % 4 === 3)))"
+    )
+
+
+def test_png_and_dicom_become_a_report(
+    page: webdriver.Chrome, reporter: Reporter, films: list[Path]
+) -> None:
+    assert "Research use only" in page.find_element(By.TAG_NAME, "header").text
+    upload(page, *films)
+    expected = reporter.report(films)
+    assert page.find_element(By.CSS_SELECTOR, ".report .words").text == expected.text
+    listed = page.find_elements(By.CSS_SELECTOR, "#sentences li > span:last-child")
+    assert [line.text for line in listed] == [s.text for s in expected.sentences]
+    captions = page.find_elements(By.CSS_SELECTOR, ".films figcaption")
+    assert [caption.text for caption in captions] == ["frontal", "lateral"]
+    assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_pointing_at_a_word_shows_its_attention(
+    page: webdriver.Chrome, reporter: Reporter, films: list[Path]
+) -> None:
+    upload(page, *films)
+    assert opacities(page) == [0, 0]
+    attention = reporter.report(films).attention
+    word = int(attention.max(axis=(1, 2, 3)).argmax())
+    button = page.find_elements(By.CSS_SELECTOR, ".words button")[word]
+    ActionChains(page).move_to_element(button).perform()
+    assert max(opacities(page)) > 150
+    assert f"{attention[word].max():.1f} ×" in page.find_element(By.CLASS_NAME, "caption").text
+    page.find_element(By.ID, "heat").click()
+    canvas = page.find_element(By.CSS_SELECTOR, "#result canvas")
+    assert canvas.value_of_css_property("visibility") == "hidden"
+
+
+def test_keys_and_enlarging(page: webdriver.Chrome, films: list[Path]) -> None:
+    upload(page, *films)
+    buttons = page.find_elements(By.CSS_SELECTOR, ".words button")
+    buttons[0].send_keys(Keys.ARROW_RIGHT)
+    assert page.switch_to.active_element == buttons[1]
+    enlarge = page.find_element(By.CSS_SELECTOR, ".films button")
+    enlarge.send_keys(Keys.ENTER)
+    dialog = page.find_element(By.TAG_NAME, "dialog")
+    assert dialog.rect["width"] > 2 * enlarge.rect["width"]
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    WebDriverWait(page, 5).until(lambda _: not page.find_elements(By.TAG_NAME, "dialog"))
+    assert page.switch_to.active_element == enlarge
+
+
+def test_errors_are_said_and_the_next_film_works(
+    page: webdriver.Chrome, films: list[Path], tmp_path: Path
+) -> None:
+    junk, empty = tmp_path / "junk.png", tmp_path / "empty.png"
+    junk.write_bytes(b"junk")
+    empty.touch()
+    status = page.find_element(By.ID, "status")
+    for paths, said in (
+        ([junk], "junk.png: not a PNG, JPEG or DICOM file"),
+        ([empty], "empty.png is empty."),
+        ([*films, films[0].rename(tmp_path / "third.png")], "at most 2 films"),
+    ):
+        if len(paths) == 3:
+            save(films[0], film(1))
+        upload(page, *paths)
+        assert said in status.text
+        assert not page.find_element(By.ID, "result").is_displayed()
+    upload(page, films[0])
+    assert status.text == ""
+    assert "stands for both" in page.find_element(By.ID, "notes").text
+
+
+def test_two_users_at_once(page: webdriver.Chrome, reporter: Reporter, tmp_path: Path) -> None:
+    """Two windows, each with its own study."""
+    studies = [
+        [save(tmp_path / f"{i}{j}.png", film(10 * i + j)) for j in range(2)] for i in range(2)
+    ]
+    first = page.current_window_handle
+    address = page.current_url
+    page.switch_to.new_window("tab")
+    second = page.current_window_handle
+    page.get(address)
+    try:
+        for window, study in ((first, studies[0]), (second, studies[1])):
+            page.switch_to.window(window)
+            page.find_element(By.ID, "files").send_keys("\n".join(map(str, study)))
+        for window, study in ((first, studies[0]), (second, studies[1])):
+            page.switch_to.window(window)
+            shown = page.find_element(By.ID, "result")
+            WebDriverWait(page, 20).until(lambda _, shown=shown: shown.is_displayed())
+            words = page.find_element(By.CSS_SELECTOR, ".report .words").text
+            assert words == reporter.report(study).text
+    finally:
+        page.switch_to.window(second)
+        page.close()
+        page.switch_to.window(first)
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(
+    page: webdriver.Chrome, films: list[Path]
+) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        upload(page, *films)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_an_accessibility_checker_finds_nothing_serious(
+    page: webdriver.Chrome, films: list[Path]
+) -> None:
+    assert serious_faults(page) == []
+    upload(page, *films)
+    assert serious_faults(page) == []

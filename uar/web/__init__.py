@@ -1,0 +1,1 @@
+"""The page that writes reports of films that one brings along."""

@@ -1,0 +1,225 @@
+"""A small web application around a `Reporter`, for a person at the same machine.
+
+FastAPI and plain HTML rather than Gradio: the page shares its components with the page of a test
+split's reports, every limit below is a few lines that can be read, and an upload passes through no
+temporary file. A film travels as the request's body, not as a form: parsers of forms write large
+parts to disk. Nothing of a request is logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import ChoiceLoader, PackageLoader
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from uar.bundle.drawing import png
+from uar.bundle.reporter import Report, Reporter
+from uar.core.errors import UserError
+from uar.evaluation.page.build import attention_entry, colors, environment
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes on.
+
+    Attributes:
+        film_bytes: of one film's file.
+        held_bytes: of all films that wait or are being read, together.
+        waiting: requests that wait or are being answered.
+        upload_seconds: for one request's films to arrive.
+    """
+
+    film_bytes: int = 64_000_000
+    held_bytes: int = 256_000_000
+    waiting: int = 16
+    upload_seconds: float = 60.0
+
+
+class _Queue:
+    """One report at a time; who would wait behind too many, or hold too much, is sent away."""
+
+    def __init__(self, reporter: Reporter, limits: Limits) -> None:
+        self.reporter, self.limits = reporter, limits
+        self.waiting = self.held = 0
+        self.worker = ThreadPoolExecutor(1, "report")
+
+    @asynccontextmanager
+    async def place(self, size: int) -> AsyncIterator[None]:
+        limits = self.limits
+        if self.waiting >= limits.waiting or self.held + size > limits.held_bytes:
+            raise HTTPException(503, "Busy: try again in a moment.", {"Retry-After": "1"})
+        self.waiting += 1
+        self.held += size
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.held -= size
+
+    async def report(self, films: list[bytes]) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.worker, self._write, films)
+
+    def _write(self, films: list[bytes]) -> dict[str, Any]:
+        names = [f"film {i + 1}" for i in range(len(films))]
+        prepared = self.reporter.prepare(films, names)
+        return entry(self.reporter.write([prepared])[0])
+
+
+def create_app(
+    reporter: Reporter,
+    host: str = "127.0.0.1",
+    token: str | None = None,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """The application.
+
+    Args:
+        reporter: writes the reports.
+        host: address that it will listen on.
+        token: that requests for a report must bear; may be None on a loopback address alone.
+        limits: else the defaults.
+
+    Raises:
+        UserError: another address than loopback without a token.
+    """
+    if host not in LOOPBACK and not token:
+        raise UserError(f"--host {host} can be reached by others: it needs a --token")
+    limits = limits or Limits()
+    queue = _Queue(reporter, limits)
+    app = FastAPI(title="UAR", docs_url=None, redoc_url=None, openapi_url=None)
+    if host in LOOPBACK:  # a web site whose name leads here is not this page
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])
+
+    @app.middleware("http")
+    async def guard(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        response = await answer(request)
+        response.headers["Cache-Control"] = "no-store"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    @app.get("/", response_class=HTMLResponse)
+    def page() -> HTMLResponse:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
+            "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+            "frame-ancestors 'none'"
+        )
+        return HTMLResponse(
+            render(reporter, limits, nonce), headers={"Content-Security-Policy": policy}
+        )
+
+    @app.post("/api/report")
+    async def report(request: Request, sizes: str = "") -> dict[str, Any]:
+        """Report of the films in the body, one behind the other; `sizes` are their bytes."""
+        _refuse_strangers(request, token)
+        lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
+        async with queue.place(sum(lengths)):
+            try:
+                body = await asyncio.wait_for(_body(request, sum(lengths)), limits.upload_seconds)
+            except TimeoutError:
+                raise HTTPException(408, "The films took too long to arrive.") from None
+            ends = np.cumsum(lengths).tolist()
+            films = [body[end - size : end] for end, size in zip(ends, lengths, strict=True)]
+            del body
+            try:
+                return await queue.report(films)
+            except UserError as reason:
+                raise HTTPException(422, str(reason)) from None
+            except Exception as error:  # its message could quote the film
+                log.error(f"a report failed: {type(error).__name__}")
+                raise HTTPException(500, "The report failed.") from None
+
+    return app
+
+
+def _refuse_strangers(request: Request, token: str | None) -> None:
+    """Also requests that another site's form could make: they cannot have this type."""
+    if request.headers.get("content-type") != "application/octet-stream":
+        raise HTTPException(415, "Send the film as application/octet-stream.")
+    given = request.headers.get("authorization", "").removeprefix("Bearer ")
+    if token and not hmac.compare_digest(given.encode(), token.encode()):
+        raise HTTPException(401, "This server needs its token.", {"WWW-Authenticate": "Bearer"})
+
+
+def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[int]:
+    """Bytes of each film; one film's may be left to Content-Length."""
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        raise HTTPException(411, "Say the length of the films.")
+    parts = (sizes or length).split(",")
+    if not all(part.isdecimal() and len(part) < 12 for part in parts):
+        raise HTTPException(422, "sizes: expected each film's bytes, with commas between.")
+    lengths = [int(part) for part in parts]
+    if not 1 <= len(lengths) <= views:
+        raise HTTPException(422, f"{len(lengths)} films, this model takes at most {views}.")
+    if max(lengths) > limits.film_bytes:
+        most = limits.film_bytes // 1_000_000
+        raise HTTPException(413, f"A film of more than {most} MB.")
+    if not all(lengths) or sum(lengths) != int(length):
+        raise HTTPException(422, "An empty film, or sizes that are not those of the films.")
+    return lengths
+
+
+async def _body(request: Request, size: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > size:
+            raise HTTPException(413, "More bytes than announced.")
+    if len(body) != size:
+        raise HTTPException(422, "Fewer bytes than announced.")
+    return bytes(body)
+
+
+def entry(report: Report) -> dict[str, Any]:
+    """A report as web.js reads it."""
+    attention = report.attention.reshape(len(report.words), -1)
+    return {
+        **report.as_json(),
+        **attention_entry(attention),
+        "words": report.words,
+        "spans": [[s.start, s.end] for s in report.sentences],
+        "films": [
+            f"data:image/png;base64,{png(film)}" if there else None
+            for film, there in zip(report.films, report.present, strict=True)
+        ],
+        "views": report.views,
+        "side": report.attention.shape[-1],
+    }
+
+
+def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
+    """The page as HTML."""
+    templates = environment()
+    assert templates.loader is not None
+    templates.loader = ChoiceLoader([PackageLoader("uar.web", ""), templates.loader])
+    settings = reporter.bundle.preprocessing
+    return templates.get_template("web.html").render(
+        nonce=nonce,
+        dataset=reporter.bundle.provenance.get("dataset", "unknown"),
+        card=reporter.bundle.card,
+        data={
+            "colors": colors(),
+            "views": settings.views,
+            "film_bytes": limits.film_bytes,
+        },
+    )
