@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
+import uar
 from pipeline import paths
 from pipeline.__main__ import COMMANDS, app
 from pipeline.experiments.rows import Ablations
@@ -279,6 +281,49 @@ def test_the_chains_page(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         levels = levels.reshape(attention.shape).astype(int)
         own, _ = attention_levels(attention * attention.shape[1])
         assert np.abs(levels - own).max(initial=0) <= 1
+
+
+def test_the_chains_bundle_says_what_evaluate_says(chain: Path) -> None:
+    """From the raw films again: the same tokens, bit for bit, and the same reports."""
+    reporter = uar.load(chain / paths.BUNDLE)
+    studies = read_table(chain / paths.STUDIES)
+    tokens = np.load(chain / paths.TOKENS)
+    predictions = read_predictions(chain / paths.PREDICTIONS)
+    test = studies[studies["split"] == "test"]
+    assert len(predictions) == len(test) > 1
+    root = chain / "data/raw/demo/images"
+    for (row, study), prediction in zip(test.iterrows(), predictions, strict=True):
+        assert study["study_id"] == prediction.study_id
+        prepared = reporter.prepare([root / path for path in study["image_paths"]])
+        np.testing.assert_array_equal(prepared.visual, tokens[2 * row : 2 * row + 2, 0])
+        report = reporter.write([prepared])[0]
+        assert " ".join(report.words) == prediction.generated
+        assert report.log_probability == pytest.approx(prediction.log_probability, abs=1e-3)
+
+
+def test_the_example_of_the_documentation(
+    chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain)
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.S)
+    exec(code, {})
+    said = capsys.readouterr().out.splitlines()
+    films = sorted((chain / "data/raw/demo/images/demo0009").iterdir())
+    report = uar.load(paths.BUNDLE).report(films)
+    assert said[0] == report.text
+    assert str(report.attention.shape) in said
+    assert said[-2:] == [str(len(report.words))] * 2
+
+
+def test_an_export_of_two_runs_is_refused(
+    chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(chain, tmp_path / "other", ignore=shutil.ignore_patterns("raw"))
+    monkeypatch.chdir(tmp_path / "other")
+    metrics = json.loads(paths.METRICS.read_text())
+    paths.METRICS.write_text(json.dumps(metrics | {"checkpoint_epoch": 99}))
+    with pytest.raises(UserError, match="evaluation/metrics.json has SHA-256 .* but evaluate made"):
+        run("export")
 
 
 def test_the_chains_models(chain: Path) -> None:

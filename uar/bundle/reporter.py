@@ -23,7 +23,7 @@ from uar.core.special_words import BOS, EOS, PAD
 from uar.data.dicom import refuse_huge, stretch
 from uar.data.films import Film, decode_film, read_film, squash
 from uar.data.views import resize_view
-from uar.evaluation.clinical.labels import FINDINGS, OBSERVATIONS, Label
+from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.attention import recorded_attention
 from uar.inference.decoding import generate
 
@@ -51,7 +51,7 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is said of one of CheXpert's observations.
+    """What is said of one of CheXpert's observations, No Finding excepted.
 
     Attributes:
         name: the observation.
@@ -108,7 +108,7 @@ class Report:
         likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
         found = (
             Finding(name, _SAID.get(Label(int(label))), likely.get(name))
-            for name, label in zip(OBSERVATIONS, labels, strict=True)
+            for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
         )
         return tuple(f for f in found if f.said is not None or f.probability is not None)
 
