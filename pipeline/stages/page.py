@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
-from pipeline.console import BASELINES, number, show_interval
+from pipeline.console import number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
 from uar.core.files import whole_file
@@ -18,6 +18,7 @@ from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
 from uar.evaluation.page.build import Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
+from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
 from uar.inference.attention import with_reports, word_attention
 from uar.model.uar import UAR
@@ -32,7 +33,7 @@ def write_page(
     predictions: Sequence[Prediction],
     scores: SystemScores,
     per_study: pd.DataFrame,
-    metrics: Mapping[str, Any],
+    details: Mapping[str, Any],
     labeller: Labeller,
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
@@ -44,7 +45,7 @@ def write_page(
         predictions: what `model` wrote of them.
         scores: of these predictions.
         per_study: the same, `uar.evaluation.systems.per_study_scores`.
-        metrics: the content of metrics.json.
+        details: the content of details.json.
         labeller: marks findings.
     """
     params = inputs.params
@@ -72,7 +73,7 @@ def write_page(
     ]
     headline = Headline(
         title=f"{DATASETS[params.dataset.name]}, test split",
-        rows=headline_rows(metrics),
+        rows=headline_rows(details),
         notes=notes(params, len(chosen), len(studies)),
     )
     with whole_file(paths.PAGE) as temporary:
@@ -104,14 +105,14 @@ def find(
     ]
 
 
-def headline_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def headline_rows(details: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The split's scores under the `r2gen` protocol, with intervals for the model."""
-    intervals = metrics["intervals"]["r2gen"]
-    rows = {"This model": {name: number(value) for name, value in metrics["r2gen"].items()}}
-    rows["95 % interval"] = {name: show_interval(intervals[name]) for name in metrics["r2gen"]}
+    scores, intervals = details["scores"], details["intervals"]["r2gen"]
+    rows = {"This model": {name: number(v) for name, v in scores[MODEL]["r2gen"].items()}}
+    rows["95 % interval"] = {name: show_interval(bounds) for name, bounds in intervals.items()}
     for label, key in BASELINES.items():
         rows[label[0].upper() + label[1:]] = {
-            n: number(value) for n, value in metrics[key]["r2gen"].items()
+            name: number(value) for name, value in scores[key]["r2gen"].items()
         }
     return rows
 
