@@ -38,7 +38,7 @@ COMMANDS: dict[
     },
     "Evidence": {
         "pipeline.experiments": ("ablate", "compare"),
-        "pipeline.tools": ("check_labeller",),
+        "pipeline.tools": ("score", "export_predictions", "check_labeller"),
     },
     "Configuration": {"pipeline.tools": ("use",)},
     "Development": {"pipeline.tools": ("layout",)},

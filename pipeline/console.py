@@ -72,7 +72,8 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
         console.print(_radgraph_table(summary))
     text = summary["text"][MODEL]
     console.print(
-        f"{text['distinct_reports']} distinct reports of {summary['studies']}, "
+        f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
+        "word, given another study's images), "
         f"{text['words_used']} words used, {text['mean_length']:.1f} words a report (references: "
         f"{text['reference_words']} words, {text['reference_mean_length']:.1f} a report)"
     )
@@ -95,42 +96,50 @@ def _systems(summary: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _text_table(summary: Mapping[str, Any]) -> Table:
-    scores, text = summary["scores"], summary["text"]
+    scores = summary["scores"]
     columns = list(scores[MODEL]["r2gen"])
-    table = new_table("test split", [*columns, "distinct", "same"])
+    table = new_table("test split", columns)
     for protocol in (name for name in PROTOCOLS if name in scores[MODEL]):
         table.add_row(f"[bold]{protocol} protocol")
         for label, key in _systems(summary).items():
-            same = summary.get("unchanged_with_other_images") if key == MODEL else None
-            table.add_row(
-                f" {label}",
-                *(number(scores[key][protocol][name]) for name in columns),
-                str(text[key]["distinct_reports"]),
-                "" if same is None else f"{same:.0%}",
-            )
+            values = scores[key][protocol]
+            table.add_row(f" {label}", *(number(values[name]) for name in columns))
             if key == MODEL:
                 bounds = summary["intervals"][protocol]
                 cells = (show_interval(bounds[name]) for name in columns)
                 table.add_row("  95 % interval", *cells, style="dim")
+                table.add_row(f"  {_looking(summary)}", style="dim")
     return table
 
 
+def _looking(summary: Mapping[str, Any]) -> str:
+    """`56 distinct, 31% same`: reports, and those that other images leave as they are."""
+    same = summary.get("unchanged_with_other_images")
+    distinct = f"{summary['text'][MODEL]['distinct_reports']} distinct"
+    return distinct if same is None else f"{distinct}, {same:.0%} same"
+
+
+_CLINICAL = {  # heading -> average and score of `clinical_metrics`
+    "micro\nP": ("micro", "precision"),
+    "\nR": ("micro", "recall"),
+    "\nF1": ("micro", "F1"),
+    "macro\nF1": ("macro", "F1"),
+    "micro 5\nF1": ("micro_5", "F1"),
+    "macro 5\nF1": ("macro_5", "F1"),
+    "No\nFinding": ("no_finding", "F1"),
+}
+
+
 def _clinical_table(summary: Mapping[str, Any], labeller: str, name: str) -> Table:
-    short = {"precision": "P", "recall": "R", "F1": "F1"}
-    keys = [(average, score) for average in ("micro", "macro", "micro_5") for score in short]
-    keys.append(("no_finding", "F1"))
-    columns = [f"{average} {short[score]}" for average, score in keys[:-1]] + ["normal"]
-    table = new_table(
-        f"clinical efficacy, 13 findings (5: CheXpert's five; normal: F1 of No Finding), {name}",
-        columns,
-    )
+    table = new_table(f"13 findings (5: CheXpert's five), {name}", list(_CLINICAL))
     for label, key in _systems(summary).items():
         values = summary["scores"][key][labeller]
-        table.add_row(f" {label}", *(number(values[a][s]) for a, s in keys))
+        table.add_row(f" {label}", *(number(values[a][s]) for a, s in _CLINICAL.values()))
         if key == MODEL:
             bounds = summary["intervals"][labeller]
-            cells = (show_interval(bounds[f"{a} {s}"]) for a, s in keys)
+            cells = (show_interval(bounds[f"{a} {s}"]) for a, s in _CLINICAL.values())
             table.add_row("  95 % interval", *cells, style="dim")
+            table.add_row(f"  {_looking(summary)}", style="dim")
     return table
 
 
@@ -144,6 +153,7 @@ def _radgraph_table(summary: Mapping[str, Any]) -> Table:
             bounds = summary["intervals"]["radgraph"]
             cells = (show_interval(bounds[name]) for name in columns)
             table.add_row("  95 % interval", *cells, style="dim")
+            table.add_row(f"  {_looking(summary)}", style="dim")
     return table
 
 

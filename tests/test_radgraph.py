@@ -99,7 +99,7 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
     head, rows = capsys.readouterr().out.split("RadGraph F1")
     assert "0.432" not in head
     assert ["this", "model", "0.432"] in [line.split() for line in rows.splitlines()]
-    assert ["this", "model", "0.500", "1", "75%"] in [line.split() for line in head.splitlines()]
+    assert head.count("1 distinct, 75% same") == 2
     assert ".25-.62" in rows
     assert rows.count("0.123") == len(BASELINES)
     assert "1 distinct reports of 20" in rows

@@ -110,7 +110,7 @@ def headline_rows(details: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     scores, intervals = details["scores"], details["intervals"]["r2gen"]
     rows = {"This model": {name: number(v) for name, v in scores[MODEL]["r2gen"].items()}}
     rows["95 % interval"] = {name: show_interval(bounds) for name, bounds in intervals.items()}
-    for label, key in BASELINES.items():
+    for label, key in ((label, key) for label, key in BASELINES.items() if key in scores):
         rows[label[0].upper() + label[1:]] = {
             name: number(value) for name, value in scores[key]["r2gen"].items()
         }

@@ -14,9 +14,10 @@ BASELINES = {  # and controls: label to key
     "constant report": "constant_report",
     "nearest by tokens": "nearest_tokens",
     "nearest by F(I)": "nearest_features",
-    "another study's images": "shuffled_images",
+    "shuffled images": "shuffled_images",
+    "beside it": "beside",
 }
-SHUFFLED = BASELINES["another study's images"]
+SHUFFLED = BASELINES["shuffled images"]
 
 MIN_DISTINCT = 0.05  # share of the studies
 MAX_UNCHANGED = 0.5  # likewise
