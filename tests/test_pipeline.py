@@ -166,9 +166,10 @@ def test_the_chains_metrics(chain: Path) -> None:
     tracked = read_json(chain / paths.METRICS)
     assert all(math.isfinite(number) for number in numbers(tracked))
     assert list(tracked) == list(HEADLINE)
-    assert tracked["CIDEr"] == metrics["r2gen"]["CIDEr"]
-    assert tracked["shuf_CIDEr"] == details["scores"]["shuffled_images"]["r2gen"]["CIDEr"]
-    assert tracked["F1"] == metrics["clinical"]["micro"]["F1"]
+    shuffled_scores = details["scores"]["shuffled_images"]["r2gen"]
+    assert tracked["CIDEr"] == round(metrics["r2gen"]["CIDEr"], 4)
+    assert tracked["shuf_C"] == round(shuffled_scores["CIDEr"], 4)
+    assert tracked["F1"] == round(metrics["clinical"]["micro"]["F1"], 4)
     assert tracked["distinct"] == details["text"]["model"]["distinct_reports"]
     assert details["signatures"]["r2gen"]["BLEU-4"].startswith(
         "BLEU-4|r2gen|words:blank|refs:cleaned,cut:16,unk:yes|text:beam:3,lp:1|n:4|data:"
@@ -196,7 +197,7 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert details["packages"]["numpy"] == np.__version__
     shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
     same = [a.generated == b.generated for a, b in zip(predictions, shuffled, strict=True)]
-    assert tracked["unchanged"] == sum(same) / len(same)
+    assert tracked["unchanged"] == round(sum(same) / len(same), 4)
     assert [p.reference for p in shuffled] == [p.reference for p in predictions]
 
 
@@ -215,10 +216,10 @@ def test_the_chains_figures(chain: Path) -> None:
     metrics = read_json(chain / paths.ANALYSIS_DETAILS)
     assert all(math.isfinite(number) for number in numbers(metrics))
     assert read_json(chain / paths.ANALYSIS) == {
-        "alignment": metrics["alignment"]["stage_two"]["score"],
-        "R@5": metrics["retrieval"]["image_to_report"]["R@5"],
-        "pointing": metrics["grounding"]["with_TIR"]["pointing"],
-        "pointing_chance": metrics["grounding"]["chance"]["pointing"],
+        "alignment": round(metrics["alignment"]["stage_two"]["score"], 4),
+        "R@5": round(metrics["retrieval"]["image_to_report"]["R@5"], 4),
+        "pointing": round(metrics["grounding"]["with_TIR"]["pointing"], 4),
+        "chance": round(metrics["grounding"]["chance"]["pointing"], 4),
     }
     assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
     assert metrics["basis"]["start"]["max_abs_cosine"] < 1e-5
@@ -412,7 +413,7 @@ def test_variants_of_tables_2_to_4(
     assert (first.seconds > 0) == train["two_stage"]
     assert last.seconds > first.seconds
     selected = read_json(paths.LOGS / "stage_two" / "selected.json")
-    assert selected == {"val2_CIDEr": two.validation["CIDEr"]}
+    assert selected == {"val2_CIDEr": round(two.validation["CIDEr"], 4)}
     terms = logged("stage_two")["train"]
     expected = float(terms["language_modeling"])
     if train["global_loss"]:
@@ -582,7 +583,7 @@ def test_metrics_that_dvc_lists_are_few_and_named_once(chain: Path) -> None:
     names = [name for file in files for name in read_json(chain / file)]
     assert len(names) <= 25
     assert len(set(names)) == len(names)  # DVC puts the file's path before a name that two have
-    assert max(map(len, names)) <= 15
+    assert max(map(len, names)) <= 11
 
 
 def test_every_dependency_exists() -> None:

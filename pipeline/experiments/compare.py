@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table
+from pipeline.console import new_table, number
 from pipeline.experiments.dvc import Experiment, read_experiments
 from pipeline.experiments.results import (
     Cell,
@@ -104,12 +104,12 @@ def new_results(experiments: dict[str, Experiment], kept: list[Result]) -> list[
 
 
 def show(setting: Setting, ablations: Ablations) -> None:
-    """A setting's rows on the terminal."""
+    """A setting's rows on the terminal, means over seeds; what --save writes has more."""
     title = f"{setting.dataset}, setting {setting.id}, code {setting.code}"
     table = new_table(title, ["seeds", *_SHOWN, "distinct", "same"])
     for model in ablations.models(ablations.tables):
         if runs := setting.models.get(model):
-            cells = [str(Cell.of(values(runs, path))) for path in _SHOWN.values()]
+            cells = [number(Cell.of(values(runs, path)).mean) for path in _SHOWN.values()]
             distinct, same = (values(runs, path) for path in LOOKING.values())
             table.add_row(
                 f"{model}{collapsed(runs)}",

@@ -58,7 +58,7 @@ def analyze() -> None:
 
 
 def headline(details: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that DVC lists as metrics, as far as they apply."""
+    """The numbers that DVC lists as metrics, as far as they apply, to four decimals."""
     two, grounding = details["alignment"]["stage_two"], details["grounding"]
     values = {
         "alignment": two["score"],
@@ -66,11 +66,9 @@ def headline(details: Mapping[str, Any]) -> dict[str, float]:
     }
     if grounding is not None:
         model = grounding.get("with_TIR", grounding["without_TIR"])
-        values |= {
-            "pointing": model["pointing"],
-            "pointing_chance": grounding["chance"]["pointing"],
-        }
-    return values
+        values["pointing"] = model["pointing"]
+        values["chance"] = grounding["chance"]["pointing"]
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

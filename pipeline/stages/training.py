@@ -123,7 +123,7 @@ def log_run(out: Path, start: Path | None, fabric: Fabric, seconds: float) -> No
 def write_selected(name: str, scores: dict[str, float]) -> None:
     """Validation scores of the chosen epoch, by which recipes are chosen: DVC's metrics."""
     prefix = {"stage_one": "val1", "stage_two": "val2"}[name]
-    values = {f"{prefix}_{metric}": value for metric, value in scores.items()}
+    values = {f"{prefix}_{metric}": round(value, 4) for metric, value in scores.items()}
     write_json(paths.LOGS / name / "selected.json", values)
 
 

@@ -33,10 +33,10 @@ HEADLINE = {
         name: f"scores model r2gen {name}"
         for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
     },
-    "const_BLEU-4": "scores constant_report r2gen BLEU-4",
-    "const_CIDEr": "scores constant_report r2gen CIDEr",
-    "shuf_BLEU-4": "scores shuffled_images r2gen BLEU-4",
-    "shuf_CIDEr": "scores shuffled_images r2gen CIDEr",
+    "const_B4": "scores constant_report r2gen BLEU-4",
+    "const_C": "scores constant_report r2gen CIDEr",
+    "shuf_B4": "scores shuffled_images r2gen BLEU-4",
+    "shuf_C": "scores shuffled_images r2gen CIDEr",
     "F1": "scores model clinical micro F1",
     "F1_macro": "scores model clinical macro F1",
     "F1_five": "scores model clinical micro_5 F1",
@@ -94,9 +94,9 @@ def is_collapsed(summary: Mapping[str, Any]) -> bool:
 
 
 def headline(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that `HEADLINE` names, as far as the evaluation has them."""
+    """The numbers that `HEADLINE` names, as far as the evaluation has them, to four decimals."""
     values = {name: look_up(summary, path) for name, path in HEADLINE.items()}
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: round(value, 4) for name, value in values.items() if value is not None}
 
 
 def look_up(tree: Mapping[str, Any], path: str) -> float | None:
