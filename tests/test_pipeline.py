@@ -256,7 +256,7 @@ def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
-    metrics = read_json(paths.ANALYSIS)
+    metrics = read_json(paths.ANALYSIS_DETAILS)
     assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
     assert metrics["retrieval"]["image_to_report"]["R@5"] >= 0
 
