@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
@@ -15,6 +14,9 @@ from uar.evaluation.clinical.scores import ReportLabeller, Uncertain, clinical_m
 from uar.evaluation.metrics import Metric, mean_of
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.protocols import PROTOCOLS, Scores, protocol_metrics
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TESTED_FINDINGS = [  # of `clinical_metrics`
     (average, score)
@@ -130,6 +132,8 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
     each score of a graph scorer.
     """
+    import pandas as pd  # half a second that commands without it need not wait
+
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],
         "words": [len(p.generated.split()) for p in predictions],
