@@ -1,4 +1,5 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
+# make show: experiments, what they changed and the numbers that say most, in 120 columns.
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -9,10 +10,14 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint docs bench venv
+.PHONY: repro show test lint docs bench venv
 
 repro: venv
 	dvc repro
+
+show: venv
+	@dvc exp show --only-changed --hide-workspace --precision 3 \
+	  --drop 'Created|models/|BLEU-[123]|METEOR|ROUGE|_B4|_C$$|F1_|no_finding|alignment|R@5|chance'
 
 test: $(VENV)/test.done
 	pytest

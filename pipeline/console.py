@@ -14,13 +14,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from uar.evaluation.protocols import PROTOCOLS
-
-BASELINES = {  # keys of metrics.json
-    "constant report": "constant_report",
-    "nearest by tokens": "nearest_tokens",
-    "nearest by F(I)": "nearest_features",
-    "shuffled images": "shuffled_images",
-}
+from uar.evaluation.summary import BASELINES, COLLAPSE, MODEL
 
 LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
 
@@ -63,65 +57,106 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def print_evaluation(metrics: Mapping[str, Any]) -> None:
-    """The closing table of evaluate: this model with its intervals, baselines, control."""
+def print_evaluation(summary: Mapping[str, Any]) -> None:
+    """The closing tables of an evaluation: this model with its intervals, baselines, control.
+
+    Args:
+        summary: what `uar.evaluation.summary.summarise` gives.
+    """
     console = Console()
-    columns = list(metrics["r2gen"])
-    table = new_table("test split", columns)
-    for protocol in PROTOCOLS:
-        table.add_row(f"[bold]{protocol} protocol")
-        table.add_row(" this model", *(number(metrics[protocol][name]) for name in columns))
-        intervals = metrics["intervals"][protocol]
-        table.add_row(
-            "  95 % interval", *(show_interval(intervals[n]) for n in columns), style="dim"
-        )
-        for label, key in BASELINES.items():
-            values = metrics[key][protocol]
-            table.add_row(f" {label}", *(number(values[name]) for name in columns))
-    console.print(table)
+    console.print(_text_table(summary))
     for labeller, name in LABELLERS.items():
-        if metrics[labeller] is not None:
-            console.print(_clinical_table(metrics, labeller, name))
-    if metrics["radgraph"] is not None:
-        console.print(_radgraph_table(metrics))
-    text = metrics["text"]
+        if labeller in summary["scores"][MODEL]:
+            console.print(_clinical_table(summary, labeller, name))
+    if "radgraph" in summary["scores"][MODEL]:
+        console.print(_radgraph_table(summary))
+    text = summary["text"][MODEL]
     console.print(
-        f"{text['distinct_reports']} distinct reports, {text['words_used']} words used, "
-        f"{text['mean_length']:.1f} words a report (references: {text['reference_words']} words, "
-        f"{text['reference_mean_length']:.1f} a report)"
+        f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
+        "word, given another study's images), "
+        f"{text['words_used']} words used, {text['mean_length']:.1f} words a report (references: "
+        f"{text['reference_words']} words, {text['reference_mean_length']:.1f} a report)"
     )
+    if summary["collapsed"]:
+        console.print(f"[bold]collapsed:[/bold] {COLLAPSE}")
+    for line in shown_signatures(summary):
+        console.print(line, style="dim", soft_wrap=True)
 
 
-def _clinical_table(metrics: Mapping[str, Any], labeller: str, name: str) -> Table:
-    short = {"precision": "P", "recall": "R", "F1": "F1"}
-    keys = [(average, score) for average in ("micro", "macro", "micro_5") for score in short]
-    columns = [f"{average} {short[score]}" for average, score in keys]
-    table = new_table(f"clinical efficacy, 13 findings (5: CheXpert's five), {name}", columns)
-    systems = {"this model": metrics} | {label: metrics[key] for label, key in BASELINES.items()}
-    for label, system in systems.items():
-        table.add_row(f" {label}", *(number(system[labeller][a][s]) for a, s in keys))
-        if label == "this model":
-            bounds = show_interval(metrics["intervals"][labeller]["micro F1"])
-            cells = (bounds if key == ("micro", "F1") else "" for key in keys)
-            table.add_row("  95 % interval", *cells, style="dim")
+def shown_signatures(summary: Mapping[str, Any]) -> list[str]:
+    """The signatures that stand for a group each: the others differ in their first word."""
+    first = {"r2gen": "BLEU-4", "coco": "BLEU-4", "clinical": "micro", "chexbert": "micro"}
+    return [of[first.get(group, next(iter(of)))] for group, of in summary["signatures"].items()]
+
+
+def _systems(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Label to key of those that were scored, the model first."""
+    known = {label: key for label, key in BASELINES.items() if key in summary["scores"]}
+    return {"this model": MODEL} | known
+
+
+def _text_table(summary: Mapping[str, Any]) -> Table:
+    scores = summary["scores"]
+    columns = list(scores[MODEL]["r2gen"])
+    table = new_table("test split", columns)
+    for protocol in (name for name in PROTOCOLS if name in scores[MODEL]):
+        table.add_row(f"[bold]{protocol} protocol")
+        for label, key in _systems(summary).items():
+            values = scores[key][protocol]
+            table.add_row(f" {label}", *(number(values[name]) for name in columns))
+            if key == MODEL:
+                bounds = summary["intervals"][protocol]
+                cells = (show_interval(bounds[name]) for name in columns)
+                table.add_row("  95 % interval", *cells, style="dim")
+                table.add_row(f"  {_looking(summary)}", style="dim")
     return table
 
 
-def _radgraph_table(metrics: Mapping[str, Any]) -> Table:
-    columns = list(metrics["radgraph"])
+def _looking(summary: Mapping[str, Any]) -> str:
+    """`56 distinct, 31% same`: reports, and those that other images leave as they are."""
+    same = summary.get("unchanged_with_other_images")
+    distinct = f"{summary['text'][MODEL]['distinct_reports']} distinct"
+    return distinct if same is None else f"{distinct}, {same:.0%} same"
+
+
+_CLINICAL = {  # heading -> average and score of `clinical_metrics`
+    "micro\nP": ("micro", "precision"),
+    "\nR": ("micro", "recall"),
+    "\nF1": ("micro", "F1"),
+    "macro\nF1": ("macro", "F1"),
+    "micro 5\nF1": ("micro_5", "F1"),
+    "macro 5\nF1": ("macro_5", "F1"),
+    "No\nFinding": ("no_finding", "F1"),
+}
+
+
+def _clinical_table(summary: Mapping[str, Any], labeller: str, name: str) -> Table:
+    table = new_table(f"13 findings (5: CheXpert's five), {name}", list(_CLINICAL))
+    for label, key in _systems(summary).items():
+        values = summary["scores"][key][labeller]
+        table.add_row(f" {label}", *(number(values[a][s]) for a, s in _CLINICAL.values()))
+        if key == MODEL:
+            bounds = summary["intervals"][labeller]
+            cells = (show_interval(bounds[f"{a} {s}"]) for a, s in _CLINICAL.values())
+            table.add_row("  95 % interval", *cells, style="dim")
+            table.add_row(f"  {_looking(summary)}", style="dim")
+    return table
+
+
+def _radgraph_table(summary: Mapping[str, Any]) -> Table:
+    columns = list(summary["scores"][MODEL]["radgraph"])
     table = new_table("RadGraph F1", columns)
-    systems = {"this model": metrics} | {label: metrics[key] for label, key in BASELINES.items()}
-    for label, system in systems.items():
-        table.add_row(f" {label}", *(number(system["radgraph"][name]) for name in columns))
-        if label == "this model":
-            intervals = metrics["intervals"]["radgraph"]
-            cells = (show_interval(intervals[name]) for name in columns)
+    for label, key in _systems(summary).items():
+        values = summary["scores"][key]["radgraph"]
+        table.add_row(f" {label}", *(number(values[name]) for name in columns))
+        if key == MODEL:
+            bounds = summary["intervals"]["radgraph"]
+            cells = (show_interval(bounds[name]) for name in columns)
             table.add_row("  95 % interval", *cells, style="dim")
+            table.add_row(f"  {_looking(summary)}", style="dim")
     return table
 
 
-def show_interval(bounds: Mapping[str, float] | None) -> str:
-    """`.17-.20`; metrics.json has more digits."""
-    if bounds is None:
-        return "-"
+def show_interval(bounds: Mapping[str, float]) -> str:
+    """`.17-.20`; details.json has more digits."""
     return "-".join(f"{bounds[side]:.2f}".removeprefix("0") for side in ("low", "high"))

@@ -8,6 +8,8 @@ PRESETS = Path("presets")
 ABLATIONS = Path("ablations.yaml")
 DVC = Path("dvc.yaml")
 RESULTS = Path("results")
+RESULTS_LOG = Path("results/results.jsonl")
+RUN_LOG = Path(".runs.jsonl")  # of this clone, outside version control
 
 STUDIES = Path("data/studies.parquet")
 IMAGES = Path("data/images.npy")
@@ -33,12 +35,13 @@ SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
 STUDY_SCORES = Path("evaluation/scores.csv")
 PAGE = Path("evaluation/reports.html")
 METRICS = Path("evaluation/metrics.json")
-PROTOCOL = Path("evaluation/protocol.json")
+DETAILS = Path("evaluation/details.json")
 BUNDLE = Path("model.uar")
 FIGURES = Path("analysis/figures")
 FIGURES_PDF = Path("analysis/pdf")
 FIGURE_NUMBERS = Path("analysis/numbers")
 ANALYSIS = Path("analysis/metrics.json")
+ANALYSIS_DETAILS = Path("analysis/details.json")
 
 
 def untracked(path: Path | str) -> Path:
@@ -47,5 +50,10 @@ def untracked(path: Path | str) -> Path:
     DVC runs queued experiments in copies of the project that lack such files, and says in the
     environment where the project is.
     """
-    in_project = Path(os.environ.get("DVC_ROOT", "")) / path
-    return in_project if in_project.exists() and not Path(path).exists() else Path(path)
+    there = in_project(Path(path))
+    return there if there.exists() and not Path(path).exists() else Path(path)
+
+
+def in_project(path: Path) -> Path:
+    """Where a file outside version control is written: in the project, not in such a copy of it."""
+    return Path(os.environ.get("DVC_ROOT", "")) / path

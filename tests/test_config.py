@@ -341,3 +341,23 @@ def test_user_error_ends_without_a_traceback(project: Path) -> None:
     assert "train.lamda3: unknown key. Did you mean train.lambda3?" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labellers": ["rules", "chexbert"]}, "labellers asks for chexbert, evaluate.chexbert"),
+        ({"graphs": ["radgraph"]}, "graphs asks for radgraph, evaluate.radgraph names no folder"),
+        ({"radgraph": "radgraph-xl"}, r"evaluate.radgraph names a folder, but graphs \[\] leaves"),
+        ({"chexbert": "weights"}, r"names a folder, but labellers \['rules'\] leaves chexbert out"),
+        ({"labellers": []}, r"rules is missing in \[\]: it is always computed"),
+        ({"protocols": ["coco"]}, r"r2gen is missing in \['coco'\]: it is always computed"),
+        ({"protocols": ["r2gen", "roco"]}, "evaluate.protocols"),
+    ],
+)
+def test_what_evaluate_computes_is_asked_for_in_one_place(
+    raw_params: dict[str, Any], changes: dict[str, Any], message: str
+) -> None:
+    raw_params["evaluate"] |= changes
+    with pytest.raises(UserError, match=message):
+        parse_params(raw_params, "params.yaml")

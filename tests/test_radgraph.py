@@ -14,12 +14,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from pipeline.console import BASELINES, print_evaluation
-from pipeline.stages.labellers import open_graph_scorers
+from pipeline.console import print_evaluation
+from pipeline.stages.measures import open_measures
+from uar.core.config import EvaluateParams
 from uar.core.errors import UserError
 from uar.evaluation.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph
 from uar.evaluation.predictions import Prediction
-from uar.evaluation.systems import PER_STUDY, per_study_scores, score_systems
+from uar.evaluation.summary import BASELINES
+from uar.evaluation.systems import Measures, per_study_scores, score_systems
 
 CPU = torch.device("cpu")
 needs_radgraph = pytest.mark.skipif(not INSTALLED, reason="needs the radgraph extra")
@@ -46,13 +48,7 @@ def predictions(*generated: str) -> list[Prediction]:
     ]  # fmt: skip
 
 
-def test_scores_are_means_over_studies_of_each_distinct_pair(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    without = {"r2gen": dict.fromkeys(PER_STUDY)}  # no text metrics, which start Java
-    monkeypatch.setattr(
-        "uar.evaluation.systems.protocol_metrics", lambda of: dict.fromkeys(of, without)
-    )
+def test_scores_are_means_over_studies_of_each_distinct_pair() -> None:
     scorer = Known(
         {
             ("Heart large. 0", "heart large"): (1.0, 0.5),
@@ -65,13 +61,13 @@ def test_scores_are_means_over_studies_of_each_distinct_pair(
         "model": predictions("heart large", "heart large", "no effusion"),
         "constant_report": predictions("heart large", "heart large", "heart large"),
     }
-    scores = score_systems(systems, {}, "negative", {"radgraph": scorer})
+    scores = score_systems(systems, Measures({}, {"radgraph": scorer}, ["r2gen"], meteor=False))
     assert sorted(scorer.asked) == sorted(scorer.scores)  # each once, of whole raw reports
 
     model, constant = scores["model"], scores["constant_report"]
     assert model.values()["radgraph"] == {"simple": 0.5, "partial": 0.25}
     assert constant.values()["radgraph"] == {"simple": 0.75, "partial": 0.25}
-    assert model.headline()["radgraph"]["simple"].of_each().tolist() == [1.0, 0.5, 0.0]
+    assert model.tested()["radgraph"]["simple"].of_each().tolist() == [1.0, 0.5, 0.0]
     table = per_study_scores(systems["model"], model)
     assert table["radgraph_simple"].tolist() == [1.0, 0.5, 0.0]
     assert table["radgraph_partial"].tolist() == [0.5, 0.25, 0.0]
@@ -85,41 +81,50 @@ def test_scores_are_means_over_studies_of_each_distinct_pair(
 def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> None:
     text = {"BLEU-1": 0.5}
     interval = {"low": 0.25, "high": 0.625}
-    system = {"r2gen": text, "coco": text, "radgraph": {"partial": 0.432}}
-    metrics = {
-        **system,
-        **dict.fromkeys(BASELINES.values(), system | {"radgraph": {"partial": 0.123}}),
-        **dict.fromkeys(("clinical", "chexbert")),
+    model = {"r2gen": text, "coco": text, "radgraph": {"partial": 0.432}}
+    other = model | {"radgraph": {"partial": 0.123}}
+    names = ("distinct_reports", "words_used", "mean_length", "reference_words",
+             "reference_mean_length")  # fmt: skip
+    summary: dict[str, Any] = {
+        "studies": 20,
+        "scores": {"model": model, **dict.fromkeys(BASELINES.values(), other)},
         "intervals": {"r2gen": {"BLEU-1": interval}, "coco": {"BLEU-1": interval},
                       "radgraph": {"partial": interval}},
-        "text": dict.fromkeys(("distinct_reports", "words_used", "mean_length", "reference_words",
-                               "reference_mean_length"), 1),
+        "text": dict.fromkeys(("model", *BASELINES.values()), dict.fromkeys(names, 1)),
+        "signatures": {"radgraph": {"partial": "radgraph,partial|model:radgraph-xl"}},
+        "unchanged_with_other_images": 0.75,
+        "collapsed": True,
     }  # fmt: skip
-    print_evaluation(metrics)
+    print_evaluation(summary)
     head, rows = capsys.readouterr().out.split("RadGraph F1")
     assert "0.432" not in head
     assert ["this", "model", "0.432"] in [line.split() for line in rows.splitlines()]
+    assert head.count("1 distinct, 75% same") == 2
     assert ".25-.62" in rows
     assert rows.count("0.123") == len(BASELINES)
-    print_evaluation(metrics | {"radgraph": None})
-    assert capsys.readouterr().out.startswith(head.rstrip())
+    assert "1 distinct reports of 20" in rows
+    assert "collapsed: A run is collapsed where" in rows
+    assert "radgraph,partial|model:radgraph-xl" in rows
+    model.pop("radgraph")
+    print_evaluation(summary | {"signatures": {}, "collapsed": False})
+    out = capsys.readouterr().out
+    assert out.startswith(head.rstrip())
+    assert "RadGraph" not in out
+    assert "collapsed" not in out
 
 
-def test_absent_weights_and_package_are_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_asked_for_and_cannot_be_had_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_params: dict[str, Any]
 ) -> None:
-    scorers, absent = open_graph_scorers(None, CPU)
-    assert not scorers
-    assert absent == {
-        "radgraph": "not computed: evaluate.radgraph names no folder with its weights"
-    }
+    asked = raw_params["evaluate"] | {"graphs": ["radgraph"], "radgraph": tmp_path}
+    with pytest.raises(UserError, match="is named as none of the package's models"):
+        open_measures(EvaluateParams.model_validate(asked), CPU)
     monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", False)
-    scorers, absent = open_graph_scorers(tmp_path, CPU)
-    assert not scorers
-    assert "not computed: pip install" in absent["radgraph"]
-    assert ".[radgraph]" in absent["radgraph"]
-    with pytest.raises(UserError, match="needs the package radgraph: pip install"):
-        RadGraph(tmp_path, CPU)
+    with pytest.raises(UserError, match=r"needs the package radgraph: pip install .*\[radgraph\]"):
+        open_measures(EvaluateParams.model_validate(asked), CPU)
+    asked = raw_params["evaluate"] | {"labellers": ["rules", "chexbert"], "chexbert": tmp_path}
+    with pytest.raises(UserError, match="chexbert.pth is missing"):
+        open_measures(EvaluateParams.model_validate(asked), CPU)
 
 
 WORDS = [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+import subprocess
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,21 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
-from pipeline.experiments import compare, dvc, paired
-from pipeline.experiments.dvc import parse_experiments
-from pipeline.experiments.results import Cell, Result, csv_text, group, markdown, published_evidence
+from pipeline.experiments import compare, dvc, paired, results
+from pipeline.experiments.dvc import Experiment, code_of, is_clean, parse_experiments, read_file
+from pipeline.experiments.results import (
+    Cell,
+    Result,
+    append_results,
+    collapsed,
+    group,
+    read_results,
+)
 from pipeline.experiments.rows import Ablations, Table, overridden
+from pipeline.experiments.tables import csv_text, markdown, published_evidence
 from tests.conftest import ROOT
 from uar.core.errors import UserError
+from uar.core.runs import Run, read_runs, record_run
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions
 from uar.evaluation.published import read_published
@@ -38,21 +48,39 @@ ABLATIONS = Ablations(
         )
     },
 )
+CODE, DATA = "c0dec0dec0", "da7ada7a"
 
 
-def result(fusion: str, seed: int, scores: float, **changes: Any) -> Result:
+def details(scores: float | None, distinct: int = 50, same: float | None = 0.25) -> dict[str, Any]:
+    values = {"r2gen": dict.fromkeys(METRICS, scores)}
+    return {
+        "studies": 100,
+        "scores": {"model": values, "constant_report": values, "shuffled_images": values},
+        "text": {"model": {"distinct_reports": distinct}},
+        "unchanged_with_other_images": same,
+        "signatures": {"r2gen": {"BLEU-4": "BLEU-4|r2gen|n:100"}},
+        "packages": {"torch": "2.13.0"},
+        "selection": {"by": "CIDEr", "epoch": 7},
+        "data_sha256": {"data/reports.parquet": "ab"},
+        "checkpoint_sha256": "cd",
+    }
+
+
+def result(fusion: str, seed: int, scores: float | None, **changes: Any) -> Result:
     params = {"dataset.name": "iu_xray", "dataset.root": f"/{seed}", "model.d_model": 8}
     flat = {**params, "model.fusion": fusion, "train.seed": seed}
-    values = {"r2gen": dict.fromkeys(METRICS, scores)}
     made = Result(
         experiment=f"{fusion}-s{seed}",
         commit="0123456789abcdef",
+        clean=True,
+        code=CODE,
+        data=DATA,
         finished="2026-01-01T00:00:00",
         seed=seed,
         device="cpu",
         seconds=60.0 + seed,
         params=overridden({}, flat),
-        metrics={**values, "constant_report": values, "shuffled_images": values},
+        details=details(scores),
         analysis={"alignment": {"stage_two": {"score": scores}}, "grounding": None},
     )
     return replace(made, **changes)
@@ -61,25 +89,52 @@ def result(fusion: str, seed: int, scores: float, **changes: Any) -> Result:
 # ---- dvc exp show
 
 
-def test_a_recorded_dvc_exp_show() -> None:
+def shown() -> list[dict[str, Any]]:
     """Recorded with DVC 3.67: `none-s9` failed and was queued again."""
-    shown = json.loads((ROOT / "tests" / "exp_show.json").read_text())
-    found = parse_experiments(shown)
+    return json.loads((ROOT / "tests" / "exp_show.json").read_text())
+
+
+@pytest.fixture
+def kept_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """What experiments left, by path; their code is the commit's."""
+    files: dict[str, Any] = {str(paths.DETAILS): details(0.5)}
+    monkeypatch.setattr(
+        results,
+        "read_file",
+        lambda rev, path: json.dumps(files[str(path)]).encode() if str(path) in files else None,
+    )
+    monkeypatch.setattr(results, "code_of", lambda rev: f"code of {rev[:4]}")
+    monkeypatch.setattr(results, "is_clean", lambda commit, rev: commit[:4] == "c17f")
+    monkeypatch.setattr(paths, "RUN_LOG", tmp_path / "runs.jsonl")
+    return files
+
+
+def test_a_recorded_dvc_exp_show(kept_files: dict[str, Any]) -> None:
+    found = parse_experiments(shown())
     assert {name: e.state for name, e in found.items()} == {
         "uar-s1": "success",
         "none-s2": "queued",
         "none-s9": "queued",
     }
     assert found["none-s2"].params["model"]["fusion"] == "none"
+    record_run(paths.RUN_LOG, Run("cd", "ef", 50.0, "cpu", 1, "2026-01-01T00:00:00"))
     one = Result.of_experiment(found["uar-s1"])
     assert one is not None
     assert (one.experiment, one.seed, one.device, one.seconds) == ("uar-s1", 1, "cpu", 50.0)
     assert one.commit == "c17fde9b741303b163ed150a7e45cfb62d1de46c"
-    assert one.metrics == {"r2gen": {"BLEU-4": 0.1, "CIDEr": 0.25}}  # DVC drops the null METEOR
+    assert (one.code, one.clean) == ("code of c1e5", True)
+    assert one.details == details(0.5)
+    assert one.analysis == {}
     assert Result.of_experiment(found["none-s2"]) is None
     assert Result.of_experiment(replace(found["uar-s1"], name="data-0a1b2c3d")) is None
+    paths.RUN_LOG.unlink()
+    elsewhere = Result.of_experiment(found["uar-s1"])
+    assert elsewhere is not None
+    assert (elsewhere.device, elsewhere.seconds) == (None, None)
+    kept_files.clear()
+    assert Result.of_experiment(found["uar-s1"]) is None
 
-    (master,) = (baseline for baseline in shown if baseline["name"] == "master")
+    (master,) = (baseline for baseline in shown() if baseline["name"] == "master")
     failed = [e for e in master["experiments"] if e["executor"]["state"] == "failed"]
     assert parse_experiments([{**master, "experiments": failed}])["none-s9"].state == "failed"
 
@@ -91,7 +146,7 @@ def test_a_dvc_exp_show_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatc
     def call_dvc(*arguments: str) -> str:
         if failures:
             raise UserError(failures.pop())
-        return (ROOT / "tests" / "exp_show.json").read_text()
+        return json.dumps(shown())
 
     monkeypatch.setattr(dvc, "_dvc", call_dvc)
     monkeypatch.setattr(dvc, "_checked", lambda command: "")
@@ -100,6 +155,58 @@ def test_a_dvc_exp_show_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatc
     failures += ["always"] * 9
     with pytest.raises(UserError, match="always"):
         dvc.read_experiments()
+
+
+def test_code_and_files_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a repository: code that a stage names counts, and nothing else."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*command: str) -> str:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def commit(**contents: str) -> str:
+        for name, text in contents.items():
+            path = tmp_path / name.replace("__", "/")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        call("git", "add", "-A")
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.invalid")
+        call("git", *identity, "commit", "-qm", "a")
+        return call("git", "rev-parse", "HEAD")
+
+    call("git", "init", "-q")
+    call("dvc", "init", "-q")
+    (tmp_path / "dvc.yaml").write_text(
+        "stages: {a: {cmd: 'true', deps: [uar/used.txt, uar/sub, params.yaml]}}"
+    )
+    (tmp_path / "params.yaml").write_text("a: 1")
+    (tmp_path / "uar" / "sub").mkdir(parents=True)
+    (tmp_path / "uar" / "sub" / "b.py").write_text("b = 1")
+    first = commit(notes="one", uar__other="1")
+    same = commit(notes="two")
+    assert code_of(first) == code_of(same)
+    assert is_clean(first, same)
+    (tmp_path / "uar" / "sub" / "b.py").write_text("b = 2")
+    other = commit(notes="three")
+    assert code_of(other) != code_of(first)
+    assert not is_clean(first, other)
+    assert read_file(first, Path("notes")) == b"one"
+    assert read_file(other, Path("notes")) == b"three"
+    assert read_file(other, Path("absent")) is None
+    assert read_file("0" * 40, Path("notes")) is None
+
+
+def test_runs_are_logged_beside_version_control(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "runs.jsonl"
+    assert read_runs(path) == {}
+    for seconds in (1.0, 2.0):
+        record_run(path, Run("ab", None, seconds, "cpu", 1, "2026-01-01"))
+    with path.open("a") as file:
+        file.write('{"checkpoint": "cd"}\n{"half a li\n')
+    assert read_runs(path) == {"ab": Run("ab", None, 2.0, "cpu", 1, "2026-01-01")}
 
 
 # ---- grouping
@@ -123,6 +230,19 @@ def test_settings_are_what_rows_and_seeds_share() -> None:
     assert by_width[16].models == {"none": [wider]}
 
 
+@pytest.mark.parametrize("change", [{"code": "other"}, {"data": "other"}])
+def test_runs_of_other_code_or_data_are_never_averaged(change: dict[str, Any]) -> None:
+    runs = [result("none", 0, 0.1), result("none", 1, 0.2, **change)]
+    assert [len(setting.runs) for setting in group(runs, ABLATIONS)] == [1, 1]
+
+
+def test_runs_whose_code_is_unknown_are_apart_by_commit() -> None:
+    runs = [result("none", seed, 0.1, code=None, commit=f"{seed // 2}" * 40) for seed in range(4)]
+    settings = group(runs, ABLATIONS)
+    assert [setting.code for setting in settings] == ["commit 0000000000", "commit 1111111111"]
+    assert [len(setting.runs) for setting in settings] == [2, 2]
+
+
 def test_the_last_of_the_same_run_counts() -> None:
     old = result("none", 0, 0.1)
     new = result("none", 0, 0.2, finished="2026-01-02T00:00:00")
@@ -131,18 +251,54 @@ def test_the_last_of_the_same_run_counts() -> None:
         assert setting.models == {"none": [new]}
 
 
+def test_a_recipe_changed_after_a_test_score_is_marked() -> None:
+    first = result("none", 0, 0.1)
+    wider = replace(
+        result("none", 0, 0.2, finished="2026-01-02"),
+        params=overridden(first.params, {"model.d_model": 16}),
+    )
+    demo = replace(
+        result("none", 0, 0.2, finished="2026-01-03"),
+        params=overridden(first.params, {"dataset.name": "demo"}),
+    )
+    settings = group([demo, wider, first], ABLATIONS)
+    assert [(s.dataset, s.scored_before) for s in settings] == [
+        ("demo", 0), ("iu_xray", 0), ("iu_xray", 1),
+    ]  # fmt: skip
+    text = markdown(settings, ABLATIONS)
+    assert text.count("No earlier recipe of this data set was scored on the test split") == 2
+    assert text.count("The test scores of 1 earlier recipes of this data set were known") == 1
+
+
+@pytest.mark.parametrize(
+    ("distinct", "same", "mark"),
+    [(5, 0.49, ""), (4, 0.1, " †1/1"), (50, 0.5, " †1/1"), (4, None, " †1/1"), (5, None, "")],
+)
+def test_collapsed_runs_are_marked(distinct: int, same: float | None, mark: str) -> None:
+    assert collapsed([result("none", 0, 0.1, details=details(0.1, distinct, same))]) == mark
+
+
 # ---- tables
 
 
 def test_the_pages_exact_text() -> None:
     """Two seeds of one row, one of another, none of the third."""
-    runs = [result("dual_gate", 0, 0.25), result("dual_gate", 1, 0.35), result("none", 0, 0.5)]
+    runs = [
+        result("dual_gate", 0, 0.25),
+        result("dual_gate", 1, 0.35, details=details(0.35, 3, None)),
+        result("none", 0, 0.5, clean=False),
+    ]
     (setting,) = settings = group(runs, ABLATIONS)
     text = markdown(settings, ABLATIONS)
     head = "|  | BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr |"
+    looking = " distinct reports | same with other images |"
     rule = " --- |"
     tables = f"""
 ## iu_xray, setting {setting.id}
+
+Code: c0dec0dec0. Data: da7ada7a. Signature: `BLEU-4|r2gen|n:100`. Packages: torch 2.13.0. \
+Epochs chosen on the validation split by CIDEr: 7 7 7. No earlier recipe of this data set was \
+scored on the test split.
 
 <details><summary>parameters that its rows share</summary>
 
@@ -155,39 +311,46 @@ model.d_model: 8
 
 ### Table 4: the fusion
 
-{head} seeds | commit | device | time | params |
-|{rule * 13}
-| dual_gate | 0.300 ± 0.071 (0.530) | 0.300 ± 0.071 (0.365) | 0.300 ± 0.071 (0.263) \
+{head}{looking} seeds | commit | tree | device | time | params |
+|{rule * 16}
+| dual_gate †1/2 | 0.300 ± 0.071 (0.530) | 0.300 ± 0.071 (0.365) | 0.300 ± 0.071 (0.263) \
 | 0.300 ± 0.071 (0.200) | 0.300 ± 0.071 (0.218) | 0.300 ± 0.071 (0.405) | 0.300 ± 0.071 (0.501) \
-| 0 1 | 0123456789 | cpu | 60 s |  |
+| 50 3 of 100 | 25% – | 0 1 | 0123456789 | clean | cpu | 60 s |  |
 | none | 0.500 (0.439) | 0.500 (0.296) | 0.500 (0.208) | 0.500 (0.155) | 0.500 (0.193) \
-| 0.500 (0.373) | 0.500 (0.405) | 0 | 0123456789 | cpu | 60 s | model.fusion=none |
+| 0.500 (0.373) | 0.500 (0.405) | 50 of 100 | 25% | 0 | 0123456789 | changed | cpu | 60 s \
+| model.fusion=none |
 | addition | – (0.487) | – (0.318) | – (0.225) | – (0.167) | – (0.214) | – (0.386) | – (0.376) \
-|  |  |  |  | model.fusion=addition |
+| – | – |  |  |  |  |  | model.fusion=addition |
 
 ### Evidence beyond the paper's tables
 
-|  | CIDEr | CIDEr, another study's images | distinct reports | clinical micro F1 \
-| clinical macro F1 | alignment score | alignment score, true pairs | R@5, image to report \
+|  | CIDEr | CIDEr, another study's images |{looking} findings, micro F1 | precision | recall \
+| findings, macro F1 | five findings, micro F1 | No Finding F1 | micro F1, nearest study \
+| micro F1, constant | alignment score | alignment score, true pairs | R@5, image to report \
 | median rank | pointing, chance | pointing without TIR | pointing with TIR | seeds |
-|{rule * 14}
-| dual_gate | 0.300 ± 0.071 | 0.300 ± 0.071 | – | – | – | 0.300 ± 0.071 |{" – |" * 6} 0 1 |
-| none | 0.500 | 0.500 | – | – | – | 0.500 |{" – |" * 6} 0 |
+|{rule * 21}
+| dual_gate †1/2 | 0.300 ± 0.071 | 0.300 ± 0.071 | 50 3 of 100 | 25% – |{" – |" * 8} \
+0.300 ± 0.071 |{" – |" * 6} 0 1 |
+| none | 0.500 | 0.500 | 50 of 100 | 25% |{" – |" * 8} 0.500 |{" – |" * 6} 0 |
 """
     assert text.endswith(tables)
     first = text.removesuffix(tables)
-    assert f"## Table 1: IU X-Ray\n\n{head} seeds |\n|{rule * 9}\n| CoAtt | (0.455) |" in first
-    cells = "| 0.300 ± 0.071 " * 7
-    for label in ("UAR, this project", "constant report", "another study's images"):
-        assert f"| {label}, {setting.id} {cells}| 0 1 |\n" in first
-    assert first.endswith(
-        "| UAR | (0.363) | (0.229) | (0.158) | (0.107) | (0.157) | (0.289) | (0.246) |  |\n"
+    assert (
+        f"## Table 1: IU X-Ray\n\n{head}{looking} seeds |\n|{rule * 11}\n| CoAtt | (0.455)" in first
     )
+    assert "| SentSAT+KG ‡ | (0.441) | (0.291) | (0.203) | (0.417) |" in first
+    assert first.count("‡ SentSAT+KG: printed so in the paper") == 1
+    cells = "| 0.300 ± 0.071 " * 7
+    label = "UAR, this project †1/2"
+    assert f"| {label}, {setting.id} {cells}| 50 3 of 100 | 25% – | 0 1 |\n" in first
+    for label in ("constant report", "another study's images"):
+        assert f"| {label}, {setting.id} {cells}|  |  | 0 1 |\n" in first
+    assert "† A run is collapsed where its distinct reports are fewer than 5 %" in first
 
 
 def test_the_csv_has_every_cell_and_digit() -> None:
-    scores = {**dict.fromkeys(METRICS, 1 / 3), "METEOR": None}
-    run = result("none", 3, 0, metrics={"r2gen": scores}, seconds=None)
+    run = result("none", 3, 1 / 3, seconds=None)
+    run.details["scores"]["model"]["r2gen"]["METEOR"] = None
     (setting,) = settings = group([run], ABLATIONS)
     lines = list(csv.DictReader(csv_text(settings, ABLATIONS).splitlines()))
     published = [line for line in lines if line["table"] == "table1"]
@@ -206,8 +369,12 @@ def test_the_csv_has_every_cell_and_digit() -> None:
         "mean": "0.3333333333333333",
         "sd": "",
         "paper": "0.405",
+        "collapsed": "0",
         "seeds": "3",
         "commits": "0123456789",
+        "tree": "clean",
+        "code": CODE,
+        "data": DATA,
         "devices": "cpu",
         "seconds": "",
         "params": "model.fusion=none",
@@ -215,7 +382,8 @@ def test_the_csv_has_every_cell_and_digit() -> None:
     assert cells["none", "METEOR"]["mean"] == cells["addition", "CIDEr"]["mean"] == ""
     assert cells["addition", "CIDEr"]["paper"] == "0.376"
     more = {(line["row"], line["metric"]): line for line in lines if line["table"] == "evidence"}
-    assert more["none", "alignment score"]["mean"] == "0.0"
+    assert more["none", "alignment score"]["mean"] == str(1 / 3)
+    assert more["none", "distinct reports"]["mean"] == "50.0"
     assert more["none", "pointing with TIR"]["mean"] == ""  # no boxes
     assert published_evidence("a", "alignment score") == 0.49  # Figure 4 (a)
     assert published_evidence("a", "CIDEr") is None  # Table 2 has it
@@ -230,64 +398,172 @@ def test_published_rows_hold_every_metric(name: str) -> None:
         assert rows["R2Gen"]["CIDEr"] is None
 
 
-# ---- result files and the command
+# ---- results.jsonl and the command
 
 
-def test_committed_result_files_are_results() -> None:
-    for path in (ROOT / paths.RESULTS).glob("*.json"):
-        assert Result.load(path).params["train"]["seed"] == Result.load(path).seed
+def test_committed_results_are_results_and_their_tables() -> None:
+    kept = read_results(ROOT / paths.RESULTS_LOG)
+    assert len(kept) >= 41
+    assert all(run.params["train"]["seed"] == run.seed for run in kept)
+    assert all("root" not in run.params["dataset"] for run in kept)
+    ablations = Ablations.load(ROOT / paths.ABLATIONS)
+    settings = group(kept, ablations)
+    assert (ROOT / paths.RESULTS / "RESULTS.md").read_text() == markdown(settings, ablations)
+    assert (ROOT / paths.RESULTS / "RESULTS.csv").read_text() == csv_text(settings, ablations)
 
 
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "bare.json").write_text('{"r2gen": {}}')
-    with pytest.raises(UserError, match=r"bare.json: expected an object with.*compare --save"):
-        Result.load(tmp_path / "bare.json")
+def test_results_are_appended_and_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    assert read_results(path) == []
+    one, two = result("none", 0, 0.1), result("none", 1, None, clean=None, code=None)
+    append_results(path, [one])
+    before = path.read_text()
+    append_results(path, [two])
+    assert path.read_text().startswith(before)
+    assert read_results(path) == [one, two]
 
 
-def test_compare_reads_experiments_and_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [('{"r2gen": {}}', r"found \['r2gen'\]"), ("[1]", "found list"), ("{", "not JSON")],
+)
+def test_a_line_that_is_no_result_is_refused(tmp_path: Path, line: str, found: str) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{json.dumps(asdict(result('none', 0, 0.1)))}\n{line}\n")
+    with pytest.raises(UserError, match=rf"results.jsonl, line 2: .*{found}"):
+        read_results(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml and the rows, and nothing else."""
     for name in (paths.PARAMS, paths.ABLATIONS):
         (tmp_path / name).write_text((ROOT / name).read_text())
     monkeypatch.chdir(tmp_path)
-    shown = json.loads((ROOT / "tests" / "exp_show.json").read_text())
-    monkeypatch.setattr(compare, "read_experiments", lambda: parse_experiments(shown))
-    invoked = CliRunner().invoke(app, ["compare", "--save"])
+    return tmp_path
+
+
+def test_compare_writes_when_asked_and_reads_in_another_clone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kept_files: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(compare, "read_experiments", lambda: parse_experiments(shown()))
+    before = sorted(folder.rglob("*"))
+    invoked = CliRunner().invoke(app, ["compare"])
     assert invoked.exit_code == 0, invoked.output
-    assert "1 runs of 1 settings" in invoked.output
+    assert "1 runs of 1 settings, 1 of them not yet saved" in invoked.output
+    assert "0.500" in invoked.output
+    assert sorted(folder.rglob("*")) == before
+
+    assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
     page = (paths.RESULTS / "RESULTS.md").read_text()
-    assert "| uar | – (0.530)" in page
-    kept = Result.load(paths.RESULTS / "demo-uar-s1.json")
-    assert kept.metrics["r2gen"]["CIDEr"] == 0.25
+    assert "| uar | 0.500 (0.530)" in page
+    [kept] = read_results(paths.RESULTS_LOG)
+    assert kept.details == details(0.5)
     assert "root" not in kept.params["dataset"]
+    CliRunner().invoke(app, ["compare", "--save"])
+    assert read_results(paths.RESULTS_LOG) == [kept]  # once
 
     monkeypatch.setattr(compare, "read_experiments", dict)  # as in another clone
-    assert CliRunner().invoke(app, ["compare"]).exit_code == 0
+    assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
     assert (paths.RESULTS / "RESULTS.md").read_text() == page
 
 
-def test_paired_takes_a_file_or_an_experiment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# ---- paired tests
+
+
+REPORTS = ["the heart is normal .", "the lungs are clear .", "there is an effusion .", "no edema ."]
+
+
+def written(*generated: str) -> list[Prediction]:
+    return [
+        Prediction(str(i), report=truth, reference=truth, generated=text, log_probability=-1.0)
+        for i, (truth, text) in enumerate(zip(REPORTS, generated, strict=True))
+    ]
+
+
+@pytest.fixture
+def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment]:
+    """Finished runs of three rows with two seeds, and one of an older setting."""
+    whole = Ablations.load().whole
+    experiments, outputs = {}, {}
+    for row, change, right in (
+        ("base", {"model.lsu": False, "model.integration": False, "train.global_loss": False,
+                  "model.tir": False, "train.two_stage": False}, 1),
+        ("a", {"model.integration": False, "train.global_loss": False, "model.tir": False,
+               "train.two_stage": False}, 2),
+        ("uar", {}, 3),
+    ):  # fmt: skip
+        for seed in (0, 1):
+            params = overridden({}, {**whole, **change, "train.seed": seed})
+            name = f"{row}-s{seed}"
+            experiments[name] = Experiment(
+                name, "success", f"rev {name}", "c", f"2026-01-0{seed + 1}", params,
+                {str(paths.METRICS): {}},
+            )  # fmt: skip
+            said = [*REPORTS[:right], *["the the ."] * (4 - right)]
+            outputs[f"rev {name}"] = written(*said)
+    outputs["rev old"] = outputs["rev uar-s0"]
+    experiments["old"] = replace(experiments["uar-s0"], name="old", finished="2025", rev="rev old")
+
+    def read(rev: str, path: Path) -> bytes | None:
+        assert path == paths.PREDICTIONS
+        write_predictions(folder / "copy.jsonl", outputs[rev])
+        return (folder / "copy.jsonl").read_bytes()
+
+    monkeypatch.setattr(paired, "read_file", read)
+    monkeypatch.setattr(paired, "code_of", lambda rev: "old" if rev == "rev old" else "new")
+    monkeypatch.setattr(paired, "read_experiments", lambda: experiments)
+    monkeypatch.setenv("COLUMNS", "150")
+    text = paths.PARAMS.read_text().replace("meteor: true", "meteor: false")
+    paths.PARAMS.write_text(text.replace("protocols: [r2gen, coco]", "protocols: [r2gen]"))
+    return experiments
+
+
+def test_paired_takes_files_experiments_and_rows(
+    folder: Path, clone: dict[str, Experiment]
 ) -> None:
-    rows = [Prediction("1", "Clear.", "clear .", "clear .", -1.0)]
-    write_predictions(tmp_path / "own.jsonl", rows)
-    asked: list[tuple[str, Path]] = []
+    write_predictions(folder / "own.jsonl", written(*REPORTS))
 
-    def fetch(experiment: str, output: Path, to: Path) -> None:
-        asked.append((experiment, output))
-        write_predictions(to, rows)
+    def rows(*sources: str) -> dict[str, list[str]]:
+        invoked = CliRunner().invoke(app, ["compare", "--paired", *sources])
+        assert invoked.exception is None, invoked.output
+        return {line.split()[0]: line.split() for line in invoked.output.splitlines() if line}
 
-    monkeypatch.setattr(paired, "fetch", fetch)
-    assert paired.predictions(str(tmp_path / "own.jsonl")) == rows
-    assert not asked
-    assert paired.predictions("uar-s0-0a1b2c3d") == rows
-    assert asked == [("uar-s0-0a1b2c3d", paths.PREDICTIONS)]
+    own = rows("own.jsonl", "uar-s0")
+    assert own["BLEU-1"][1:3] == ["1.000", "0.889"]  # 16 of 18 words
+    assert own["BLEU-1"][-1] == "1/1"
+    assert own["4"][1:5] == ["studies,", "1", "matched", "runs;"]
+    by_row = rows("base", "uar")
+    assert by_row["BLEU-1"][-1] == "2/2"
+    assert by_row["4"][2] == "2"
+    assert rows("uar-s0", "old")["BLEU-1"][1:3] == ["0.889", "0.889"]
 
 
-def test_compare_paired_takes_two_systems(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    pairs: list[tuple[str, str]] = []
-    monkeypatch.setattr(paired, "print_paired", lambda a, b, params: pairs.append((a, b)))
-    assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl", "uar-s0"]).exit_code == 0
-    assert pairs == [("a.jsonl", "uar-s0")]
+def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experiment]) -> None:
+    def refusal(*options: str) -> str:
+        error = CliRunner().invoke(app, ["compare", *options]).exception
+        assert isinstance(error, UserError)
+        return str(error)
+
+    unknown = refusal("--paired", "uar", "nobody")
+    assert unknown.startswith("'nobody' is no file, and no row or experiment of this clone")
+    assert "base, a, uar, a-s0" in unknown
+    write_predictions(folder / "own.jsonl", written(*REPORTS))
+    assert "no training seed in common" in refusal("--paired", "own.jsonl", "uar")
+    assert "no finished run of row 'f'" in refusal("--against", "f")
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl"]).exit_code == 2
+
+
+def test_rows_against_one_are_corrected_for_their_number(clone: dict[str, Experiment]) -> None:
+    invoked = CliRunner().invoke(app, ["compare", "--against", "base"])
+    assert invoked.exception is None, invoked.output
+    table = invoked.output.split("BLEU-4 (r2gen), each row against base")[1]
+    lines = {line.split()[0]: line.split() for line in table.splitlines() if line.strip()}
+    for row in ("a", "uar"):
+        p_value, corrected = float(lines[row][-3]), float(lines[row][-2])
+        assert p_value <= corrected <= 1
+        assert lines[row][-1] == "2/2"
+    assert "Holm's correction over 2 rows" in invoked.output
+    assert "CIDEr (r2gen)" in invoked.output
+    assert "micro F1 (clinical)" in invoked.output
+    assert "METEOR" not in invoked.output  # not asked for

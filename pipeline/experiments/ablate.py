@@ -15,8 +15,7 @@ import yaml
 
 from pipeline import paths
 from pipeline.experiments import dvc
-from pipeline.experiments.dvc import Experiment, State, read_experiments
-from pipeline.experiments.results import Result
+from pipeline.experiments.dvc import CODE, Experiment, State, read_experiments
 from pipeline.experiments.rows import (
     Ablations,
     Run,
@@ -33,7 +32,6 @@ from uar.core.errors import UserError
 log = logging.getLogger(__name__)
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
-CODE = ("pipeline/", "uar/")
 _EVERY = 10  # seconds between two askings for the state of the queue, at least
 _POLLING_SHARE = 0.05  # of the time, at most; asking takes longer as experiments add up
 _START = 120  # seconds that workers may take before they run something
@@ -66,6 +64,7 @@ def ablate(
     if new:
         data = dvc.DATA_ONLY + digest([overridden(raw, extra), code])
         if state(known, data) != "success":
+            log.info(f"first {data}: data and tokens, which all of them share; it trains no model")
             dvc.run_apart(data, SHARED, extra)
         for run in new:
             dvc.queue(run.name, run.overrides)
@@ -75,7 +74,7 @@ def ablate(
             f"{len(failed)} of {len(runs)} experiments failed. `dvc queue logs {failed[0]}` says "
             "why; the same command runs them again."
         )
-    log.info("python -m pipeline compare writes them beside the paper's")
+    log.info("python -m pipeline compare shows them; --save writes them beside the paper's")
 
 
 def to_queue(runs: Iterable[Run], known: dict[str, Experiment]) -> list[Run]:
@@ -115,11 +114,11 @@ def outcome(experiment: Experiment) -> str:
     """How an experiment ended, in words."""
     if experiment.state == "failed":
         return "failed"
-    result = Result.of_experiment(experiment)
-    if result is None:
+    metrics = experiment.metrics.get(str(paths.METRICS))
+    if metrics is None:
         return f"done, without {paths.METRICS}"
-    score = result.metrics["r2gen"]["CIDEr"]
-    return f"CIDEr {score:.3f}, trained {result.seconds:.0f} s ({experiment.name})"
+    scores = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("CIDEr", "F1") if name in metrics)
+    return f"{scores}, {metrics['distinct']:.0f} distinct reports ({experiment.name})"
 
 
 def tracked_keys() -> list[str]:

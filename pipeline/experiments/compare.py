@@ -1,4 +1,4 @@
-"""Measured runs beside the paper's numbers, and two systems against each other."""
+"""Measured runs beside the paper's numbers, and systems against each other."""
 
 from __future__ import annotations
 
@@ -6,49 +6,119 @@ import logging
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from pipeline import paths
-from pipeline.experiments.dvc import read_experiments
-from pipeline.experiments.results import Result, csv_text, group, markdown
+from pipeline.console import new_table, number
+from pipeline.experiments.dvc import Experiment, read_experiments
+from pipeline.experiments.results import (
+    Cell,
+    Result,
+    Setting,
+    append_results,
+    collapsed,
+    group,
+    provenance,
+    read_results,
+    values,
+)
 from pipeline.experiments.rows import Ablations
+from pipeline.experiments.tables import EVIDENCE, LOOKING, MODEL, csv_text, markdown
 from uar.core.config import load_params
 from uar.core.files import whole_file
+from uar.evaluation.summary import COLLAPSE
 
 log = logging.getLogger(__name__)
+
+_SHOWN = {  # column on the terminal -> where a result has it
+    "BLEU-4": f"{MODEL} BLEU-4",
+    "CIDEr": f"{MODEL} CIDEr",
+    "shuffled": EVIDENCE["CIDEr, another study's images"],
+    "F1": EVIDENCE["findings, micro F1"],
+    "nearest": EVIDENCE["micro F1, nearest study"],
+}
 
 
 def compare(
     paired: Annotated[
         tuple[str, str] | None,
-        typer.Option(metavar="A B", help="Paired test of two prediction files or experiments."),
+        typer.Option(
+            metavar="A B",
+            help="Paired test of two systems: each a file of predictions, an experiment, or a row "
+            "of the tables (its seeds matched with the other's).",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW", help="Paired tests of all rows against this one, p-values corrected."
+        ),
     ] = None,
     save: Annotated[
-        bool, typer.Option(help="Keep each experiment as a file in results/, for other clones.")
+        bool,
+        typer.Option(
+            help="Append new experiments to results/results.jsonl, for other clones, and write "
+            "results/RESULTS.md and .csv."
+        ),
     ] = False,
 ) -> None:
-    """Write results/RESULTS.md and .csv of all experiments and result files."""
+    """Show every run's scores, row by row; with --save, keep them and write the tables."""
     params = load_params(paths.PARAMS)
-    if paired is not None:
-        from pipeline.experiments.paired import print_paired  # torch, for the labellers' sake
+    if paired is not None or against is not None:
+        from pipeline.experiments import paired as tests  # spaCy and more, for the labels' sake
 
-        print_paired(*paired, params)
+        known = tests.Known()
+        if paired is not None:
+            tests.print_paired(*paired, known, params)
+        if against is not None:
+            tests.print_against(against, known, params)
         return
     ablations = Ablations.load()
-    measured = [
-        result
-        for experiment in read_experiments().values()
-        if (result := Result.of_experiment(experiment)) is not None
-    ]
+    kept = read_results(paths.RESULTS_LOG)
+    new = new_results(read_experiments(), kept)
+    settings = group([*kept, *new], ablations)
+    for setting in settings:
+        show(setting, ablations)
+    runs = sum(len(setting.runs) for setting in settings)
+    log.info(f"{runs} runs of {len(settings)} settings, {len(new)} of them not yet saved")
     if save:
-        for result in measured:
-            result.save(paths.RESULTS)
-    kept = [Result.load(path) for path in sorted(paths.RESULTS.glob("*.json"))]
-    settings = group([*kept, *measured], ablations)
-    for name, text in (
-        ("RESULTS.md", markdown(settings, ablations)),
-        ("RESULTS.csv", csv_text(settings, ablations)),
-    ):
-        with whole_file(paths.RESULTS / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    runs = sum(len(runs) for setting in settings for runs in setting.models.values())
-    log.info(f"{runs} runs of {len(settings)} settings: {paths.RESULTS}/RESULTS.md and RESULTS.csv")
+        append_results(paths.RESULTS_LOG, new)
+        for name, text in (
+            ("RESULTS.md", markdown(settings, ablations)),
+            ("RESULTS.csv", csv_text(settings, ablations)),
+        ):
+            with whole_file(paths.RESULTS / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        log.info(f"{paths.RESULTS_LOG}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
+
+
+def new_results(experiments: dict[str, Experiment], kept: list[Result]) -> list[Result]:
+    """Finished experiments that results.jsonl lacks."""
+    known = {(result.experiment, result.finished) for result in kept}
+    return [
+        result
+        for experiment in experiments.values()
+        if (experiment.name, experiment.finished) not in known
+        and (result := Result.of_experiment(experiment)) is not None
+    ]
+
+
+def show(setting: Setting, ablations: Ablations) -> None:
+    """A setting's rows on the terminal, means over seeds; what --save writes has more."""
+    title = f"{setting.dataset}, setting {setting.id}, code {setting.code}"
+    table = new_table(title, ["seeds", *_SHOWN, "distinct", "same"])
+    for model in ablations.models(ablations.tables):
+        if runs := setting.models.get(model):
+            cells = [number(Cell.of(values(runs, path)).mean) for path in _SHOWN.values()]
+            distinct, same = (values(runs, path) for path in LOOKING.values())
+            table.add_row(
+                f"{model}{collapsed(runs)}",
+                provenance(runs)["seeds"],
+                *cells,
+                " ".join("–" if value is None else f"{value:.0f}" for value in distinct),
+                " ".join("–" if value is None else f"{value:.0%}" for value in same),
+            )
+    console = Console()
+    console.print(table)
+    if any(run.collapsed for run in setting.runs):
+        console.print(f"† {COLLAPSE}", style="dim")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from pipeline import paths
 from uar.core.errors import UserError
 
+CODE = ("pipeline/", "uar/")
 State = Literal["success", "running", "queued", "failed"]
 DATA_ONLY = "data-"  # begins the names of experiments that run what others share, and no model
 _BEST_FIRST = ("success", "running", "queued", "failed")
@@ -31,6 +35,7 @@ class Experiment:
     Attributes:
         name: its name.
         state: of a name that was queued again after a failure, the better one.
+        rev: its own commit; the name where it has none.
         commit: the commit it was made from.
         finished: time stamp, ISO 8601.
         params: params.yaml, nested.
@@ -39,6 +44,7 @@ class Experiment:
 
     name: str
     state: State
+    rev: str
     commit: str
     finished: str
     params: dict[str, Any]
@@ -76,6 +82,7 @@ def _experiments(shown: list[dict[str, Any]]) -> Iterator[Experiment]:
             yield Experiment(
                 name=entry["name"] or last["rev"],
                 state=executor["state"] if executor else "success",
+                rev=last["rev"],
                 commit=baseline["rev"],
                 finished=data.get("timestamp") or "",
                 params=_contents(data.get("params", {})).get(str(paths.PARAMS), {}),
@@ -118,9 +125,30 @@ def start_workers(jobs: int) -> None:
         raise UserError(f"`{' '.join(command)}` failed; type it to see why.")
 
 
-def fetch(experiment: str, output: Path, to: Path) -> None:
-    """Copy an experiment's output, out of DVC's cache, to a file."""
-    _dvc("get", ".", str(output), "--rev", experiment, "--out", str(to))
+def read_file(rev: str, path: Path) -> bytes | None:
+    """A file as an experiment left it, from git or from DVC's cache; None if it has none."""
+    from dvc.api import DVCFileSystem  # half a second
+    from dvc.scm import RevError
+
+    try:
+        return DVCFileSystem(rev=rev).read_bytes(path.as_posix())
+    except (FileNotFoundError, RevError):
+        return None
+
+
+def code_of(rev: str) -> str:
+    """Hash of the code that the stages name as dependencies, in a commit."""
+    stages = yaml.safe_load(_checked(["git", "show", f"{rev}:{paths.DVC}"]))["stages"].values()
+    named = sorted({d for stage in stages for d in stage["deps"] if d.startswith(CODE)})
+    listed = _checked(["git", "ls-tree", "-r", rev, "--", *named]).splitlines()
+    code = "\n".join(line for line in listed if line.endswith((".py", ".csv")))
+    return hashlib.sha256(code.encode()).hexdigest()[:10]
+
+
+def is_clean(commit: str, rev: str) -> bool:
+    """Whether an experiment's code is that of the commit that it was made from."""
+    command = ["git", "diff", "--quiet", commit, rev, "--", *CODE]
+    return subprocess.run(command, env=_environment(), check=False).returncode == 0
 
 
 def _set(overrides: dict[str, Any]) -> list[str]:

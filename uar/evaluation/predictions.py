@@ -101,6 +101,16 @@ def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:
     }
 
 
+def share_unchanged(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
+    """Share of the studies of which two systems say the same, word for word, in [0, 1].
+
+    Raises:
+        UserError: the predictions are of different studies.
+    """
+    refuse_other_studies(one, other, "two systems")
+    return sum(a.generated == b.generated for a, b in zip(one, other, strict=True)) / len(one)
+
+
 def refuse_other_studies(
     one: Sequence[Prediction], other: Sequence[Prediction], sources: str
 ) -> None:

@@ -1,21 +1,28 @@
-"""All scores of several systems on the same studies, as metrics.json and scores.csv hold them."""
+"""All scores of several systems on the same studies."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pandas as pd
 
 from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.clinical.scores import ReportLabeller, Uncertain, clinical_metrics
 from uar.evaluation.metrics import Metric, mean_of
 from uar.evaluation.predictions import Prediction
-from uar.evaluation.protocols import Scores, protocol_metrics
+from uar.evaluation.protocols import PROTOCOLS, Scores, protocol_metrics
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+TESTED_FINDINGS = [  # of `clinical_metrics`
+    (average, score)
+    for average in ("micro", "macro", "micro_5", "macro_5")
+    for score in ("precision", "recall", "F1")
+] + [("no_finding", "F1")]
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
@@ -27,11 +34,30 @@ class GraphScorer(Protocol):
 
 
 @dataclass(frozen=True)
+class Measures:
+    """What is computed of every system.
+
+    Attributes:
+        labellers: what to measure clinical efficacy by, by name; may be empty.
+        graphs: what to compare reports' graphs by, by name; may be empty.
+        protocols: which of `PROTOCOLS` to score texts by.
+        meteor: whether METEOR is among the scores of texts.
+        uncertain: see `clinical_metrics`.
+    """
+
+    labellers: Mapping[str, ReportLabeller]
+    graphs: Mapping[str, GraphScorer]
+    protocols: Sequence[str] = tuple(PROTOCOLS)
+    meteor: bool = True
+    uncertain: Uncertain = "negative"
+
+
+@dataclass(frozen=True)
 class SystemScores:
     """One system's scores, each of which knows its studies.
 
     Attributes:
-        text: `METRICS` by protocol; None where Java failed.
+        text: `METRICS` by protocol.
         clinical: `clinical_metrics` by labeller.
         findings: labels `(N, 14)` of references and of generated reports by labeller.
         graphs: means over studies of what each graph scorer gives, by scorer.
@@ -42,40 +68,34 @@ class SystemScores:
     findings: dict[str, tuple[np.ndarray, np.ndarray]]
     graphs: dict[str, dict[str, Metric]]
 
-    def headline(self) -> dict[str, dict[str, Metric | None]]:
+    def tested(self) -> dict[str, dict[str, Metric]]:
         """What intervals are given for and two systems are compared by."""
-        groups: dict[str, dict[str, Metric | None]] = {**self.text}
-        for name, of in self.clinical.items():
-            groups[name] = {"micro F1": of["micro"]["F1"]}
-        for name, levels in self.graphs.items():
-            groups[name] = {**levels}
-        return groups
+        findings = {
+            name: {
+                f"{average} {score}": groups[average][score] for average, score in TESTED_FINDINGS
+            }
+            for name, groups in self.clinical.items()
+        }
+        return {**self.text, **findings, **self.graphs}
 
     def values(self) -> dict[str, Any]:
         """`{protocol or graph scorer: {metric: score}, labeller: {average: {score: value}}}`."""
         clinical = {name: _values(groups) for name, groups in self.clinical.items()}
         return {**_values(self.text), **clinical, **_values(self.graphs)}
 
-    def intervals(
-        self, *, resamples: int, seed: int
-    ) -> dict[str, dict[str, dict[str, float] | None]]:
-        """95 % bootstrap intervals of `headline`."""
+    def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+        """95 % bootstrap intervals of `tested`."""
         return {
             group: {
-                name: None
-                if metric is None
-                else bootstrap_interval(metric, resamples=resamples, seed=seed)
+                name: bootstrap_interval(metric, resamples=resamples, seed=seed)
                 for name, metric in metrics.items()
             }
-            for group, metrics in self.headline().items()
+            for group, metrics in self.tested().items()
         }
 
 
 def score_systems(
-    systems: Mapping[str, Sequence[Prediction]],
-    labellers: Mapping[str, ReportLabeller],
-    uncertain: Uncertain,
-    graph_scorers: Mapping[str, GraphScorer],
+    systems: Mapping[str, Sequence[Prediction]], measures: Measures
 ) -> dict[str, SystemScores]:
     """Score each system's predictions of the same studies.
 
@@ -84,20 +104,20 @@ def score_systems(
 
     Args:
         systems: name to predictions.
-        labellers: names of what to measure clinical efficacy by; may be empty.
-        uncertain: see `clinical_metrics`.
-        graph_scorers: names of what to compare reports' graphs by; may be empty.
+        measures: what to compute.
 
     Raises:
-        UserError: no predictions, or every reference of a system empty.
+        UserError: no predictions, every reference of a system empty, or Java fails.
     """
-    text = protocol_metrics(systems)
-    labels = {name: _findings(systems, labeller) for name, labeller in labellers.items()}
-    graphs = {name: _graph_metrics(systems, scorer) for name, scorer in graph_scorers.items()}
+    text = protocol_metrics(systems, measures.protocols, measures.meteor)
+    labels = {name: _findings(systems, labeller) for name, labeller in measures.labellers.items()}
+    graphs = {name: _graph_metrics(systems, scorer) for name, scorer in measures.graphs.items()}
     scores = {}
     for system in systems:
         findings = {name: by_system[system] for name, by_system in labels.items()}
-        clinical = {name: clinical_metrics(*f, uncertain) for name, f in findings.items()}
+        clinical = {
+            name: clinical_metrics(*of, measures.uncertain) for name, of in findings.items()
+        }
         scores[system] = SystemScores(
             text[system], clinical, findings, {name: of[system] for name, of in graphs.items()}
         )
@@ -112,6 +132,8 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
     each score of a graph scorer.
     """
+    import pandas as pd  # half a second that commands without it need not wait
+
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],
         "words": [len(p.generated.split()) for p in predictions],
@@ -119,8 +141,8 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
         "log_probability": [p.log_probability for p in predictions],
     }
     for name in PER_STUDY:
-        metric = scores.text["r2gen"][name]
-        columns[name] = None if metric is None else metric.of_each()
+        if name in scores.text["r2gen"]:
+            columns[name] = scores.text["r2gen"][name].of_each()
     for name, (reference, generated) in scores.findings.items():
         columns[f"{name}_reference"] = [_named(row) for row in reference]
         columns[f"{name}_generated"] = [_named(row) for row in generated]
@@ -169,8 +191,8 @@ def _named(row: np.ndarray) -> str:
     )
 
 
-def _values(groups: Mapping[str, Mapping[str, Metric | None]]) -> dict[str, dict[str, Any]]:
+def _values(groups: Mapping[str, Mapping[str, Metric]]) -> dict[str, dict[str, float]]:
     return {
-        group: {name: metric and metric.value() for name, metric in metrics.items()}
+        group: {name: metric.value() for name, metric in metrics.items()}
         for group, metrics in groups.items()
     }

@@ -1,0 +1,253 @@
+"""Measured runs beside the paper's numbers, as Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from pipeline.experiments.results import Cell, Result, Setting, collapsed, provenance, values
+from pipeline.experiments.rows import Ablations
+from uar.evaluation.metrics import METRICS
+from uar.evaluation.published import (
+    FOOTNOTES,
+    published_alignment_scores,
+    read_published,
+)
+from uar.evaluation.summary import COLLAPSE
+
+TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
+MODEL = f"details scores model {TABLE_PROTOCOL}"
+COLUMNS = (
+    "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper", "collapsed",
+    "seeds", "commits", "tree", "code", "data", "devices", "seconds", "params",
+)  # fmt: skip
+LOOKING = {  # whether the images matter: columns of every table
+    "distinct reports": "details text model distinct_reports",
+    "same with other images": "details unchanged_with_other_images",
+}
+EVIDENCE = {  # heading to where a result has it
+    "CIDEr": f"{MODEL} CIDEr",
+    "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
+    **LOOKING,
+    "findings, micro F1": "details scores model clinical micro F1",
+    "precision": "details scores model clinical micro precision",
+    "recall": "details scores model clinical micro recall",
+    "findings, macro F1": "details scores model clinical macro F1",
+    "five findings, micro F1": "details scores model clinical micro_5 F1",
+    "No Finding F1": "details scores model clinical no_finding F1",
+    "micro F1, nearest study": "details scores nearest_tokens clinical micro F1",
+    "micro F1, constant": "details scores constant_report clinical micro F1",
+    "alignment score": "analysis alignment stage_two score",
+    "alignment score, true pairs": "analysis alignment stage_two score_true_pairs",
+    "R@5, image to report": "analysis retrieval image_to_report R@5",
+    "median rank": "analysis retrieval image_to_report median_rank",
+    "pointing, chance": "analysis grounding chance pointing",
+    "pointing without TIR": "analysis grounding without_TIR pointing",
+    "pointing with TIR": "analysis grounding with_TIR pointing",
+}
+ALIGNMENT = "alignment score"  # which the paper has too, in Figure 4 (a)
+CONTROLS = {"constant report": "constant_report", "another study's images": "shuffled_images"}
+
+
+def published_evidence(model: str, heading: str) -> float | None:
+    """What the paper prints of it."""
+    return published_alignment_scores().get(model) if heading == ALIGNMENT else None
+
+
+def changes(overrides: dict[str, Any], whole: dict[str, Any]) -> str:
+    """What a row changes in the whole model, as `key=value` words."""
+    changed = {key: value for key, value in overrides.items() if whole[key] != value}
+    return " ".join(f"{key}={_yaml(v)}" for key, v in changed.items())
+
+
+# ---- CSV
+
+
+def csv_text(settings: list[Setting], ablations: Ablations) -> str:
+    """One line for each cell of each table; Table 1's first."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
+    writer.writeheader()
+    for dataset in ("iu_xray", "mimic_cxr"):
+        for system, published in read_published(f"table1_{dataset}").items():
+            for metric, paper in published.items():
+                cells = {"dataset": dataset, "table": "table1", "row": system, "metric": metric}
+                writer.writerow({**cells, "paper": "" if paper is None else paper})
+    for setting in settings:
+        for table, row, overrides, metric, path, paper in _cells(ablations):
+            runs = setting.models.get(ablations.name_of(overrides) or "", [])
+            cell = Cell.of(values(runs, path))
+            writer.writerow(
+                {
+                    "setting": setting.id,
+                    "dataset": setting.dataset,
+                    "table": table,
+                    "row": row,
+                    "metric": metric,
+                    "mean": cell.mean,
+                    "sd": cell.sd,
+                    "paper": paper,
+                    "collapsed": sum(run.collapsed for run in runs) if runs else "",
+                    "params": changes(overrides, ablations.whole),
+                    "code": setting.code,
+                    "data": setting.data,
+                    **provenance(runs),
+                }
+            )
+    return stream.getvalue()
+
+
+def _cells(
+    ablations: Ablations,
+) -> Iterator[tuple[str, str, dict[str, Any], str, str, float | None]]:
+    """Table, row, its overrides, metric, where a result has it, and what the paper prints."""
+    for name, table in ablations.tables.items():
+        published = read_published(table.published)
+        for row, overrides in table.rows.items():
+            for metric in METRICS:
+                yield name, row, overrides, metric, f"{MODEL} {metric}", published[row][metric]
+    for model, overrides in ablations.models(ablations.tables).items():
+        for heading, path in EVIDENCE.items():
+            paper = published_evidence(model, heading)
+            yield "evidence", model, overrides, heading, path, paper
+
+
+# ---- Markdown
+
+_HEAD = f"""# Results
+
+Written by `python -m pipeline compare --save`; RESULTS.csv beside it has every digit, results.jsonl
+every run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training
+seeds, the paper's number as printed in brackets. The paper's Tables 2-4 are of IU X-Ray at full
+size, whatever ours are of. A setting is one code, one data set and one recipe: runs of different
+code are never averaged. Time is that of both training stages by the clock, mean over seeds. – was
+not measured or not recorded. Findings are the 13 of CheXpert's 14 observations that are findings,
+by rule-based labels; No Finding is apart. Alignment, retrieval and pointing game are of the
+validation split (`analyze`); the paper's alignment scores are those of its Figure 4 (a).
+
+† {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
+whose share of the same reports was not recorded, the first half of the rule alone is applied.
+"""
+
+
+def markdown(settings: list[Setting], ablations: Ablations) -> str:
+    """The page: Table 1 with every setting's whole model, then Tables 2-4 of each setting."""
+    parts = [_HEAD]
+    for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
+        parts.append(f"## Table 1: {title}\n")
+        own = [setting for setting in settings if setting.dataset == dataset]
+        head = ["", *METRICS, *LOOKING, "seeds"]
+        parts.append(_table(head, _table_one(dataset, own, ablations)))
+        parts += [f"{note}\n" for system, note in FOOTNOTES.items()
+                  if system in read_published(f"table1_{dataset}")]  # fmt: skip
+    for setting in settings:
+        parts.append(f"## {setting.dataset}, setting {setting.id}\n")
+        parts.append(_origin(setting))
+        listed = "".join(f"{key}: {_yaml(value)}\n" for key, value in setting.params.items())
+        parts.append(
+            "<details><summary>parameters that its rows share</summary>\n\n"
+            f"```yaml\n{listed}```\n\n</details>\n"
+        )
+        for table in ablations.tables.values():
+            parts.append(f"### {table.title}\n")
+            head = ["", *METRICS, *LOOKING, "seeds", "commit", "tree", "device", "time", "params"]
+            parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
+        parts.append("### Evidence beyond the paper's tables\n")
+        parts.append(_table(["", *EVIDENCE, "seeds"], _evidence_rows(setting, ablations)))
+    return "\n".join(parts)
+
+
+def _origin(setting: Setting) -> str:
+    """Code, data, signature, packages, and what of the test split was known before."""
+    first = setting.runs[0]
+    signature = first.details.get("signatures", {}).get(TABLE_PROTOCOL, {}).get("BLEU-4")
+    packages = first.details.get("packages")
+    listed = ", ".join(f"{name} {version}" for name, version in (packages or {}).items())
+    chosen = sorted({run.details.get("selection", {}).get("by") or "?" for run in setting.runs})
+    epochs = " ".join(str(run.details.get("selection", {}).get("epoch", "?"))
+                      for run in setting.runs)  # fmt: skip
+    known = (
+        f"The test scores of {setting.scored_before} earlier recipes of this data set were known "
+        "before these runs."
+        if setting.scored_before
+        else "No earlier recipe of this data set was scored on the test split."
+    )
+    return (
+        f"Code: {setting.code}. Data: {setting.data or 'not recorded'}. "
+        f"Signature: `{signature or 'not recorded'}`. Packages: {listed or 'not recorded'}. "
+        f"Epochs chosen on the validation split by {', '.join(chosen)}: {epochs}. {known}\n"
+    )
+
+
+def _table_one(
+    dataset: str, settings: list[Setting], ablations: Ablations
+) -> Iterator[Sequence[str]]:
+    for system, published in read_published(f"table1_{dataset}").items():
+        mark = " ‡" if system in FOOTNOTES else ""
+        numbers = (f"({_number(published[metric])})" for metric in METRICS)
+        yield [f"{system}{mark}", *numbers, *("" for _ in LOOKING), ""]
+    for setting in settings:
+        runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
+        if not runs:
+            continue
+        label = f"UAR, this project{collapsed(runs)}"
+        for name, key in {label: "model", **CONTROLS}.items():
+            path = f"details scores {key} {TABLE_PROTOCOL}"
+            cells = [str(Cell.of(values(runs, f"{path} {metric}"))) for metric in METRICS]
+            looking = _looking(runs) if key == "model" else ["" for _ in LOOKING]
+            yield [f"{name}, {setting.id}", *cells, *looking, provenance(runs)["seeds"]]
+
+
+def _looking(runs: Sequence[Result]) -> list[str]:
+    """Distinct reports of how many studies, and the share that stays the same, run by run."""
+    studies = {run.details["studies"] for run in runs}
+    distinct, same = (values(runs, path) for path in LOOKING.values())
+    counts = " ".join("–" if value is None else f"{value:.0f}" for value in distinct)
+    shares = " ".join("–" if value is None else f"{value:.0%}" for value in same)
+    return [f"{counts} of {' '.join(map(str, sorted(studies)))}" if runs else "–", shares or "–"]
+
+
+def _rows(
+    setting: Setting, published: str, rows: dict[str, dict[str, Any]], ablations: Ablations
+) -> Iterator[Sequence[str]]:
+    paper = read_published(published)
+    for row, overrides in rows.items():
+        runs = setting.models.get(ablations.name_of(overrides) or "", [])
+        cells = [
+            f"{Cell.of(values(runs, f'{MODEL} {metric}'))} ({_number(paper[row][metric])})"
+            for metric in METRICS
+        ]
+        run = provenance(runs)
+        time = f"{run['seconds']} s" if run["seconds"] else ""
+        made = [run["seeds"], run["commits"], run["tree"], run["devices"], time]
+        name = f"{row}{collapsed(runs)}"
+        yield [name, *cells, *_looking(runs), *made, changes(overrides, ablations.whole)]
+
+
+def _evidence_rows(setting: Setting, ablations: Ablations) -> Iterator[Sequence[str]]:
+    for model in ablations.models(ablations.tables):
+        if runs := setting.models.get(model):
+            looking = dict(zip(LOOKING, _looking(runs), strict=True))
+            cells = []
+            for heading, path in EVIDENCE.items():
+                paper = published_evidence(model, heading)
+                printed = "" if paper is None else f" ({_number(paper)})"
+                cells.append(looking.get(heading) or f"{Cell.of(values(runs, path))}{printed}")
+            yield [f"{model}{collapsed(runs)}", *cells, provenance(runs)["seeds"]]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()

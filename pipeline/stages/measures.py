@@ -1,0 +1,30 @@
+"""What params.yaml asks to be computed of reports, opened before any work."""
+
+from __future__ import annotations
+
+import torch
+
+from uar.core.config import EvaluateParams
+from uar.evaluation.clinical.chexbert import Chexbert
+from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.radgraph import RadGraph
+from uar.evaluation.clinical.scores import ReportLabeller
+from uar.evaluation.meteor import check_java
+from uar.evaluation.systems import GraphScorer, Measures
+
+
+def open_measures(params: EvaluateParams, device: torch.device) -> Measures:
+    """Everything that is asked for.
+
+    Raises:
+        UserError: a package, weights or Java is missing or does not work.
+    """
+    if params.meteor or "coco" in params.protocols:
+        check_java()
+    labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
+    graphs: dict[str, GraphScorer] = {}
+    if "chexbert" in params.labellers and params.chexbert is not None:
+        labellers["chexbert"] = Chexbert(params.chexbert, device)
+    if "radgraph" in params.graphs and params.radgraph is not None:
+        graphs["radgraph"] = RadGraph(params.radgraph, device)
+    return Measures(labellers, graphs, params.protocols, params.meteor, params.uncertain)

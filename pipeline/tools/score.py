@@ -1,0 +1,226 @@
+"""Anybody's predictions under this project's measures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import paths
+from pipeline.console import print_evaluation
+from pipeline.stages.measures import open_measures
+from uar.core.config import Params, load_params
+from uar.core.device import resolve_device
+from uar.core.errors import UserError
+from uar.core.files import read_table, write_json
+from uar.data.text import CLEANERS, Vocabulary
+from uar.evaluation.baselines import constant_report, derangement
+from uar.evaluation.formats import ReportFile, read_reports
+from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
+from uar.evaluation.signatures import Setup
+from uar.evaluation.summary import summarise
+from uar.evaluation.systems import score_systems
+
+log = logging.getLogger(__name__)
+
+_UNKNOWN = 0.0  # log-probability of a report whose model is not here
+
+
+@dataclass(frozen=True)
+class Truth:
+    """References of the studies to score, and what a constant report is chosen from.
+
+    Attributes:
+        raw: whole reports by study, in order.
+        cleaned: the same as the `r2gen` protocol scores them.
+        train: training reports, cleaned, cut and with `<unk>`; empty where they are not known.
+        val: validation reports, likewise.
+        form: what a signature says of `cleaned`.
+        named: whether studies have names; else they are numbered.
+    """
+
+    raw: dict[str, str]
+    cleaned: dict[str, str]
+    train: list[str]
+    val: list[str]
+    form: str
+    named: bool = True
+
+
+def score(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="Generated reports: ReXrank's or RadEval's JSON, JSON lines, CSV, lines of text, "
+            "or predictions.jsonl."
+        ),
+    ],
+    references: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of the same kinds, or R2Gen's annotation.json; else the test split of the "
+            "project's data (`dvc repro preprocess vocabulary`)."
+        ),
+    ] = None,
+    beside: Annotated[
+        Path | None, typer.Option(help="Another system's file of the same studies, a row more.")
+    ] = None,
+    partial: Annotated[
+        bool, typer.Option(help="Score the studies that the file has, where it lacks some.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write every number as JSON.")] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(help="Write the reports as predictions.jsonl, for `compare --paired`."),
+    ] = None,
+) -> None:
+    """Score any system's reports: both protocols, findings, intervals, controls; train nothing.
+
+    Reports that are not cleaned (with capitals) are cleaned as the references are.
+    """
+    params = load_params(paths.PARAMS)
+    measures = open_measures(params.evaluate, resolve_device(params.device))
+    truth = read_truth(references, file, params)
+    predictions, form = align(
+        read_reports(file, params.dataset.section), truth, file, partial, params
+    )
+    others = derangement(len(predictions), params.seed)
+    systems = {
+        "model": predictions,
+        "shuffled_images": with_reports_of(predictions, [predictions[i].generated for i in others]),
+    }
+    if truth.train and truth.val:
+        constant = constant_report(
+            truth.train,
+            truth.val,
+            select_by=params.train.select_by,
+            candidates=params.evaluate.constant_candidates,
+        )
+        systems["constant_report"] = with_reports_of(predictions, [constant] * len(predictions))
+    else:
+        log.info("no constant report beside it: these references have no training split")
+    if beside is not None:
+        also, _ = align(
+            read_reports(beside, params.dataset.section), truth, beside, partial, params
+        )
+        said = {p.study_id: p.generated for p in also}
+        if lacking := [p.study_id for p in predictions if p.study_id not in said]:
+            raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
+        systems["beside"] = with_reports_of(predictions, [said[p.study_id] for p in predictions])
+    setup = Setup(references=truth.form, text=f"file,{form}", radgraph=_radgraph(params))
+    summary = summarise(
+        systems, score_systems(systems, measures), measures, setup,
+        resamples=params.evaluate.resamples, seed=params.seed,
+    )  # fmt: skip
+    print_evaluation(summary)
+    if out is not None:
+        write_json(out, summary)
+    if keep is not None:
+        write_predictions(keep, predictions)
+
+
+def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
+    """References from a file, from the file of predictions itself, or of the project's test split.
+
+    Raises:
+        UserError: there are none.
+    """
+    clean, cut = CLEANERS[params.report.cleaner], params.report.max_length
+    if references is None:
+        table, vocabulary = read_table(paths.REPORTS), Vocabulary.load(paths.VOCABULARY)
+        test = table[table["split"] == "test"]
+        train, val, scored = (
+            _as_scored(table[table["split"] == split]["cleaned"], vocabulary, cut)
+            for split in ("train", "val", "test")
+        )
+        ids = test["study_id"].astype(str).tolist()
+        raw = dict(zip(ids, test["report"], strict=True))
+        form = f"cleaned,cut:{cut},unk:yes"
+        return Truth(raw, dict(zip(ids, scored, strict=True)), train, val, form)
+    if references.suffix == ".jsonl" and _is_ours(references):
+        rows = read_predictions(references)
+        raw = {p.study_id: p.report for p in rows}
+        form = f"cleaned,cut:{cut},unk:yes"
+        return Truth(raw, {p.study_id: p.reference for p in rows}, [], [], form)
+    found = read_reports(references, params.dataset.section)
+    if not found.references:
+        raise UserError(f"{references} has no reference reports")
+    cleaned = {study: clean(report) for study, report in found.references.items()}
+    if found.splits is None:
+        shown = {study: " ".join(text.split()[: cut - 1]) for study, text in cleaned.items()}
+        form = f"cleaned,cut:{cut},unk:no"
+        return Truth(found.references, shown, [], [], form, found.named)
+    training = [clean(report) for report in found.splits["train"].values()]
+    vocabulary = Vocabulary.build(training, params.vocabulary.min_count)
+    test_reports = _as_scored(cleaned.values(), vocabulary, cut)
+    validation = [clean(report) for report in found.splits["val"].values()]
+    return Truth(
+        found.references,
+        dict(zip(cleaned, test_reports, strict=True)),
+        _as_scored(training, vocabulary, cut),
+        _as_scored(validation, vocabulary, cut),
+        f"cleaned,cut:{cut},unk:yes",
+    )
+
+
+def align(
+    found: ReportFile, truth: Truth, file: Path, partial: bool, params: Params
+) -> tuple[list[Prediction], str]:
+    """Predictions in the references' order, and whether their texts were `cleaned` or `decoded`.
+
+    Raises:
+        UserError: the file has no generated reports, or lacks studies.
+    """
+    generated = found.generated
+    if not generated:
+        raise UserError(f"{file} has references alone; a file of generated reports is needed")
+    raw, cleaned = truth.raw, truth.cleaned
+    if not found.named or not truth.named:  # by place
+        if len(generated) != len(raw):
+            raise UserError(
+                f"{file} has {len(generated)} reports without names of studies, the references "
+                f"{len(raw)}: they are matched by their place"
+            )
+        generated = dict(zip(raw, generated.values(), strict=True))
+    missing = [study for study in raw if study not in generated]
+    if missing and (not partial or len(missing) == len(raw)):
+        raise UserError(
+            f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
+            "of each; --partial scores the others alone, which is another test set."
+        )
+    if extra := sum(study not in raw for study in generated):
+        log.warning(f"{file}: {extra} studies that the references lack are left out")
+    kept = {study: generated[study] for study in raw if study in generated}
+    as_decoded = all(text == text.lower() for text in kept.values())
+    if not as_decoded:
+        kept = {study: CLEANERS[params.report.cleaner](text) for study, text in kept.items()}
+        log.info(f"{file}: reports with capitals, cleaned as the references are")
+    rows = [
+        Prediction(study, raw[study], cleaned[study], text, _UNKNOWN)
+        for study, text in kept.items()
+    ]
+    return rows, "decoded" if as_decoded else "cleaned"
+
+
+def with_reports_of(predictions: Sequence[Prediction], reports: Sequence[str]) -> list[Prediction]:
+    """The same studies with other generated reports."""
+    return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
+
+
+def _as_scored(cleaned: Iterable[str], vocabulary: Vocabulary, cut: int) -> list[str]:
+    """Cleaned reports cut and with rare words as `<unk>`."""
+    return [vocabulary.decode(vocabulary.encode(text, cut).tolist()) for text in cleaned]
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding="utf-8-sig") as file:
+        return '"reference"' in file.readline()
+
+
+def _radgraph(params: Params) -> str | None:
+    weights = params.evaluate.radgraph
+    return weights.name if weights else None

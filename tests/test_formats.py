@@ -1,0 +1,339 @@
+"""Others' files of reports: read, written, scored."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pipeline import paths
+from pipeline.__main__ import app
+from tests.conftest import ROOT, override
+from uar.core.errors import UserError
+from uar.core.files import read_json, write_table
+from uar.data.text import CLEANERS, Vocabulary
+from uar.evaluation.baselines import derangement
+from uar.evaluation.formats import as_prose, read_reports, section_of
+from uar.evaluation.metrics import score
+from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
+
+# The fields of ReXrank's published test files, a study each.
+REXRANK_FIELDS = [
+    "key_image_path", "image_path", "report", "section_findings", "section_impression", "split",
+    "frontal_lateral", "context",
+]  # fmt: skip
+REPORTS = {
+    "s1": "The heart is normal in size. The lungs are clear.",
+    "s2": "Small left pleural effusion. No pneumothorax.",
+    "s3": "Cardiomegaly. The lungs are clear.",
+    "s4": "The heart is normal in size. There is no effusion.",
+    "s5": "Right lower lobe consolidation, small effusion.",
+}
+SAID = {
+    "s1": "the heart is normal in size . the lungs are clear .",
+    "s2": "the heart is normal in size . small left pleural effusion .",
+    "s3": "the heart is enlarged . the lungs are clear .",
+    "s4": "the heart is normal in size .",
+    "s5": "the lungs are clear .",
+}
+
+
+def predictions() -> list[Prediction]:
+    clean = CLEANERS["iu_xray"]
+    return [Prediction(s, REPORTS[s], clean(REPORTS[s]), SAID[s], -1.0) for s in REPORTS]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reports as test split of a data set; no Java, which takes seconds."""
+    raw = yaml.safe_load((ROOT / paths.PARAMS).read_text())
+    changes = {"meteor": False, "protocols": ["r2gen"], "resamples": 20, "constant_candidates": 3}
+    for key, value in changes.items():
+        override(raw, f"evaluate.{key}", value)
+    override(raw, "vocabulary.min_count", 2)
+    (tmp_path / paths.PARAMS).write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    table = pd.DataFrame(
+        [
+            (f"{split}-{s}" if split != "test" else s, split, text, ["a.png", "b.png"],
+             ["lateral", "frontal"])
+            for split in ("train", "val", "test")
+            for s, text in REPORTS.items()
+        ],
+        columns=["study_id", "split", "report", "image_paths", "views"],
+    )  # fmt: skip
+    write_table(paths.STUDIES, table)
+    cleaned = table["report"].map(CLEANERS["iu_xray"])
+    write_table(paths.REPORTS, table.assign(cleaned=cleaned))
+    Vocabulary.build(cleaned[:5], 1).save(paths.VOCABULARY)
+    write_predictions(paths.PREDICTIONS, predictions())
+    return tmp_path
+
+
+def invoke(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None:
+        raise result.exception
+    return result.output
+
+
+# ---- prose
+
+
+@pytest.mark.parametrize(
+    ("words", "prose"),
+    [
+        ("the heart is normal . no edema .", "The heart is normal. No edema."),
+        ("no full stop", "No full stop."),
+        ("", ""),
+        (" . . ", ""),
+        ("t11 is low . . the end .", "T11 is low. The end."),
+    ],
+)
+def test_prose(words: str, prose: str) -> None:
+    assert as_prose(words) == prose
+
+
+def test_cleaning_gives_the_words_of_prose_back(iu_xray: Path) -> None:
+    clean = CLEANERS["iu_xray"]
+    for study in read_json(iu_xray / "annotation.json")["test"]:
+        words = " ".join(clean(study["report"]).split())
+        again = clean(as_prose(words))
+        if ". ." not in words and not words.startswith("."):  # no sentence without words
+            assert again == words or _numbered(words), (words, again)
+
+
+def _numbered(words: str) -> bool:
+    """Whether a sentence begins with a single digit, which cleaning takes for a list's number."""
+    return any(part.split()[:1] and part.split()[0] in "12345" for part in words.split(" . "))
+
+
+@pytest.mark.parametrize(
+    ("section", "text"),
+    [("findings", "Clear."), ("impression", "Normal."), ("findings+impression", "Clear. Normal.")],
+)
+def test_sections_of_a_text_with_heads(section: Any, text: str) -> None:
+    assert section_of("Findings:Clear. Impression: Normal.", section) == text
+    assert section_of("FINDINGS : Clear.\nIMPRESSION: Normal.", section) == text
+    assert section_of("No head at all.", section) == "No head at all."
+
+
+# ---- files
+
+
+def rexrank(section: str = "section_") -> dict[str, Any]:
+    return {
+        s: {
+            f"{section}findings": REPORTS[s],
+            f"{section}impression": "Normal.",
+            "model_prediction": f"Findings:{as_prose(SAID[s])} Impression:Bad.",
+        }
+        for s in REPORTS
+    }
+
+
+PROSE = {s: as_prose(text) for s, text in SAID.items()}
+BY_PLACE = {str(i): text for i, text in enumerate(PROSE.values())}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "generated"),
+    [
+        ("a.json", json.dumps(rexrank()), PROSE),
+        ("a.json", json.dumps(rexrank("")), PROSE),  # as in ReXrank's first example
+        (
+            "a.json",
+            json.dumps({"references": list(REPORTS.values()), "hypotheses": list(PROSE.values())}),
+            BY_PLACE,
+        ),
+        (
+            "a.jsonl",
+            "".join(json.dumps({"ref": REPORTS[s], "hyp": PROSE[s]}) + "\n" for s in REPORTS),
+            BY_PLACE,
+        ),
+        (
+            "a.csv",
+            "reference,hypothesis\n" + "".join(f'"{REPORTS[s]}","{PROSE[s]}"\n' for s in REPORTS),
+            BY_PLACE,
+        ),
+        ("a.csv", "study_id,report\n" + "".join(f'{s},"{PROSE[s]}"\n' for s in REPORTS), PROSE),
+        ("a.tok", "\n".join(PROSE.values()) + "\n\n", BY_PLACE),
+    ],
+)
+def test_every_format_is_read(
+    tmp_path: Path, name: str, content: str, generated: dict[str, str]
+) -> None:
+    (tmp_path / name).write_text(content)
+    found = read_reports(tmp_path / name, "findings")
+    assert found.generated == generated
+    assert found.named == (generated is PROSE)
+    if "study_id" not in content and not name.endswith(".tok"):
+        assert list(found.references.values()) == list(REPORTS.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "{", "a.json: Expecting"),
+        ("a.json", "[]", "neither ReXrank's studies"),
+        ("a.json", '{"s1": {"context": ""}}', "no study has a model_prediction or a section_"),
+        ("a.json", '{"s1": {"model_prediction": null}}', "study s1: found None where a report"),
+        (
+            "a.json",
+            '{"s1": {"model_prediction": "a"}, "s2": {"section_findings": "b"}}',
+            "study s2 has no model_prediction, others have",
+        ),
+        (
+            "a.json",
+            '{"s1": {"model_prediction": "a"}, "s1": {"model_prediction": "b"}}',
+            "study s1 occurs twice",
+        ),
+        ("a.json", '{"references": ["a"], "hypotheses": []}', "1 references, 0 hypotheses"),
+        ("a.csv", "id,text\n1,a\n", r"found \['id', 'text'\]"),
+        ("a.csv", "study_id,report\n1,a\n1,b\n", "study 1 occurs twice"),
+        ("a.jsonl", '{"ref": "a", "hyp": "b"}\n{"ref": "a"}\n', "some lines have `ref`"),
+        ("a.xlsx", "", "reports are read from .json, .jsonl"),
+    ],
+)
+def test_a_file_of_no_format_is_refused(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_reports(tmp_path / name, "findings")
+
+
+# ---- export
+
+
+def test_the_rexrank_file_has_its_fields(project: Path) -> None:
+    invoke("export_predictions", "--format", "rexrank", "--out", "rexrank.json")
+    content = read_json(Path("rexrank.json"))
+    assert list(content) == list(REPORTS)
+    for study, of in content.items():
+        assert list(of) == [*REXRANK_FIELDS, "model_prediction"]
+        assert of["section_findings"] == of["report"] == REPORTS[study]
+        assert of["model_prediction"] == PROSE[study]
+        assert of["key_image_path"] == "b.png"
+        assert of["frontal_lateral"] == ["Lateral", "Frontal"]
+
+
+def test_predictions_go_into_rexranks_own_file(project: Path) -> None:
+    own = {s: {"section_findings": "Theirs.", "context": "Pain."} for s in reversed(REPORTS)}
+    Path("theirs.json").write_text(json.dumps(own))
+    command = ("export_predictions", "--format", "rexrank", "--out", "out.json", "--into")
+    invoke(*command, "theirs.json")
+    assert read_json(Path("out.json")) == {
+        s: {**own[s], "model_prediction": PROSE[s]} for s in REPORTS
+    }
+    own["s9"] = own.pop("s1")
+    Path("theirs.json").write_text(json.dumps(own))
+    with pytest.raises(UserError, match=r"1 are not predicted \(s9\), 1 are not in the file \(s1"):
+        invoke(*command, "theirs.json")
+
+
+@pytest.mark.parametrize("format_", ["rexrank", "radeval"])
+def test_what_is_exported_scores_the_same_when_read_back(project: Path, format_: str) -> None:
+    invoke("score", str(paths.PREDICTIONS), "--out", "own.json")
+    invoke("export_predictions", "--format", format_, "--out", "out.json")
+    invoke("score", "out.json", "--out", "back.json", "--keep", "kept.jsonl")
+    own, back = read_json(Path("own.json")), read_json(Path("back.json"))
+    assert own["scores"] == back["scores"]
+    assert list(own["scores"]) == ["model", "shuffled_images", "constant_report"]
+    assert [p.generated for p in read_predictions("kept.jsonl")] == list(SAID.values())
+    assert "text:file,decoded" in own["signatures"]["r2gen"]["CIDEr"]
+    assert "text:file,cleaned" in back["signatures"]["r2gen"]["CIDEr"]
+
+
+# ---- score
+
+
+def test_scores_are_those_of_the_texts(project: Path) -> None:
+    output = invoke("score", str(paths.PREDICTIONS), "--out", "details.json")
+    details = read_json(Path("details.json"))
+    references = [p.reference for p in predictions()]
+    expected = score(references, list(SAID.values()))
+    assert details["scores"]["model"]["r2gen"] == pytest.approx(expected)
+    said = list(SAID.values())
+    shuffled = [said[i] for i in derangement(5, seed=0)]
+    assert details["scores"]["shuffled_images"]["r2gen"] == pytest.approx(
+        score(references, shuffled)
+    )
+    clinical = details["scores"]["model"]["clinical"]
+    # found: the effusion of s2, the heart of s3; missed: consolidation and effusion of s5
+    assert clinical["micro"] == pytest.approx({"precision": 1.0, "recall": 0.5, "F1": 2 / 3})
+    assert details["scores"]["constant_report"]["clinical"]["micro"]["F1"] <= 2 / 3
+    for shown in ("this model", "constant report", "shuffled images", "5 distinct"):
+        assert shown in output
+    assert "BLEU-4|r2gen|words:blank|refs:cleaned,cut:60,unk:yes|text:file,decoded|n:5|" in output
+
+
+def test_references_from_others_files(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Path("peer.json").write_text(json.dumps(rexrank()))
+    splits = {split: [{"id": s, "report": text} for s, text in REPORTS.items()]
+              for split in ("train", "val", "test")}  # fmt: skip
+    Path("annotation.json").write_text(json.dumps(splits))
+    write_predictions(Path("ours.jsonl"), predictions())
+    found = {}
+    for name in ("annotation.json", "peer.json", "ours.jsonl"):
+        invoke("score", "peer.json", "--references", name, "--out", "details.json")
+        found[name] = read_json(Path("details.json"))
+    assert list(found["annotation.json"]["scores"])[-1] == "constant_report"
+    assert "no constant report beside it" in caplog.text
+    signature = found["annotation.json"]["signatures"]["r2gen"]["BLEU-1"]
+    assert "unk:yes" in signature
+    assert "unk:no" in found["peer.json"]["signatures"]["r2gen"]["BLEU-1"]
+    clinical = [details["scores"]["model"]["clinical"] for details in found.values()]
+    assert clinical[0] == clinical[1] == clinical[2]
+    same = [found[name]["scores"]["model"]["r2gen"] for name in ("peer.json", "ours.jsonl")]
+    assert same[0] == same[1]  # neither has rare words as <unk>
+
+
+def test_another_systems_reports_are_a_row_beside(project: Path) -> None:
+    said = list(SAID)
+    random.Random(0).shuffle(said)
+    other = {s: {"model_prediction": as_prose(SAID[t])} for s, t in zip(SAID, said, strict=True)}
+    Path("other.json").write_text(json.dumps(other))
+    output = invoke("score", str(paths.PREDICTIONS), "--beside", "other.json", "--out", "d.json")
+    beside = read_json(Path("d.json"))["scores"]["beside"]["r2gen"]
+    expected = score([p.reference for p in predictions()], [SAID[t] for t in said])
+    assert beside == pytest.approx(expected)
+    assert "beside it" in output
+
+
+def test_studies_that_a_file_lacks(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fewer = [*predictions()[1:], Prediction("s9", "A.", "a .", "a .", 0.0)]
+    write_predictions(Path("fewer.jsonl"), fewer)
+    with pytest.raises(UserError, match=r"lacks 1 of 5 studies, s1 first.*--partial"):
+        invoke("score", "fewer.jsonl")
+    caplog.set_level(logging.INFO)
+    invoke("score", "fewer.jsonl", "--partial", "--out", "details.json")
+    assert read_json(Path("details.json"))["studies"] == 4
+    assert "|n:4|" in read_json(Path("details.json"))["signatures"]["r2gen"]["CIDEr"]
+    assert "1 studies that the references lack are left out" in caplog.text
+    Path("lines.tok").write_text("a\nb\n")
+    with pytest.raises(UserError, match="2 reports without names of studies, the references 5"):
+        invoke("score", "lines.tok")
+    Path("references.json").write_text(
+        json.dumps({s: {"section_findings": text} for s, text in REPORTS.items()})
+    )
+    with pytest.raises(UserError, match="has references alone"):
+        invoke("score", "references.json")
+
+
+def test_csv_of_rexranks_script_has_quotes_and_lines(tmp_path: Path) -> None:
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["study_id", "report"])
+        writer.writerow(["s1", 'He said "clear".\nNo edema.'])
+    found = read_reports(tmp_path / "a.csv", "findings")
+    assert found.generated == {"s1": 'He said "clear".\nNo edema.'}

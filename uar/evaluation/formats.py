@@ -1,0 +1,241 @@
+"""Reports in the files that others use: ReXrank's, RadEval's, R2Gen's, tables, lines.
+
+- ReXrank (https://github.com/rajpurkarlab/ReXrank): JSON, `{study: {section_findings,
+  section_impression, image_path, ..., model_prediction}}`; its evaluation script's CSV of
+  `study_id` and `report`.
+- RadEval (https://github.com/jbdel/RadEval): JSON `{"references": [...], "hypotheses": [...]}`,
+  JSON lines of `ref` and `hyp`, CSV of `reference` and `hypothesis`, or lines of text.
+- R2Gen's annotation.json: references alone.
+- `predictions.jsonl` of this project.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from uar.core.errors import UserError
+from uar.core.files import existing, whole_file
+from uar.evaluation.predictions import Prediction, read_predictions
+
+Section = Literal["findings", "impression", "findings+impression"]
+Format = Literal["rexrank", "radeval"]
+
+_HEADS = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class ReportFile:
+    """What a file says of studies.
+
+    Attributes:
+        generated: reports by study; empty where the file has references alone.
+        references: raw reference reports by study; empty where the file has none.
+        named: whether studies have names; else they are numbered by their place.
+        splits: references by split, of a file that has the training split too.
+    """
+
+    generated: dict[str, str]
+    references: dict[str, str]
+    named: bool = True
+    splits: Mapping[str, dict[str, str]] | None = None
+
+
+def read_reports(path: Path, section: Section) -> ReportFile:
+    """Read any of the formats above, told by its content.
+
+    Args:
+        path: the file.
+        section: what of a report counts, where a format has sections.
+
+    Raises:
+        UserError: there is no such file, it is none of these formats, a report is no text, or a
+            study occurs twice.
+    """
+    existing(path)
+    readers: dict[str, Callable[[Path, Section], ReportFile]] = {
+        ".json": _read_json, ".jsonl": _read_lines_of_json, ".csv": _read_csv,
+        ".txt": _read_text, ".tok": _read_text,
+    }  # fmt: skip
+    if path.suffix not in readers:
+        raise UserError(f"{path}: reports are read from {', '.join(readers)}")
+    try:
+        return readers[path.suffix](path, section)
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: {error}; restore the file") from None
+
+
+def _read_json(path: Path, section: Section) -> ReportFile:
+    raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique(path))
+    if isinstance(raw, dict) and {"references", "hypotheses"} <= set(raw):
+        return _numbered(path, raw["references"], raw["hypotheses"], raw.get("study_ids"))
+    if isinstance(raw, dict) and {"train", "val", "test"} <= set(raw):
+        splits = {
+            split: {
+                str(study["id"]): _text(path, study["id"], study["report"]) for study in raw[split]
+            }
+            for split in ("train", "val", "test")
+        }
+        return ReportFile({}, splits["test"], splits=splits)
+    if isinstance(raw, dict) and raw and all(isinstance(of, dict) for of in raw.values()):
+        return _of_rexrank(path, raw, section)
+    raise UserError(
+        f"{path}: neither ReXrank's studies with `model_prediction`, nor RadEval's `references` "
+        "and `hypotheses`, nor R2Gen's `train`, `val` and `test`"
+    )
+
+
+def _of_rexrank(path: Path, raw: dict[str, dict[str, Any]], section: Section) -> ReportFile:
+    generated, references = {}, {}
+    for study, of in raw.items():
+        if "model_prediction" in of:
+            written = _text(path, study, of["model_prediction"])
+            generated[study] = section_of(written, section)
+        parts = [of.get(f"section_{name}") for name in section.split("+")]
+        parts = [of.get(name) for name in section.split("+")] if parts == [None] else parts
+        said = " ".join(_text(path, study, part) for part in parts if isinstance(part, str))
+        if said.strip():
+            references[study] = said
+    if generated and len(generated) < len(raw):
+        missing = next(study for study in raw if study not in generated)
+        raise UserError(f"{path}: study {missing} has no model_prediction, others have")
+    if not generated and not references:
+        raise UserError(f"{path}: no study has a model_prediction or a section_{section}")
+    return ReportFile(generated, references)
+
+
+def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
+    with path.open(encoding="utf-8-sig") as file:
+        rows = [json.loads(line) for line in file if line.strip()]
+    if rows and isinstance(rows[0], dict) and {"ref", "hyp"} <= set(rows[0]):
+        if not all(isinstance(row, dict) and {"ref", "hyp"} <= set(row) for row in rows):
+            raise UserError(f"{path}: some lines have `ref` and `hyp`, some have not")
+        return _numbered(path, [row["ref"] for row in rows], [row["hyp"] for row in rows])
+    predictions = read_predictions(path)
+    _refuse_twice(path, [p.study_id for p in predictions])
+    return ReportFile(
+        {p.study_id: p.generated for p in predictions},
+        {p.study_id: p.report for p in predictions},
+    )
+
+
+def _read_csv(path: Path, section: Section) -> ReportFile:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = set(rows[0]) if rows else set()
+    if {"reference", "hypothesis"} <= columns:
+        return _numbered(path, [r["reference"] for r in rows], [r["hypothesis"] for r in rows])
+    if {"study_id", "report"} <= columns:
+        _refuse_twice(path, [row["study_id"] for row in rows])
+        texts = {
+            r["study_id"]: section_of(_text(path, r["study_id"], r["report"]), section)
+            for r in rows
+        }
+        return ReportFile(texts, texts)
+    raise UserError(
+        f"{path}: expected columns study_id and report (ReXrank), or reference and hypothesis "
+        f"(RadEval), found {sorted(columns)}"
+    )
+
+
+def _read_text(path: Path, section: Section) -> ReportFile:
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    texts = {str(i): line for i, line in enumerate(line for line in lines if line)}
+    return ReportFile(texts, texts, named=False)
+
+
+def _numbered(path: Path, references: Any, generated: Any, names: Any | None = None) -> ReportFile:
+    if not (isinstance(references, list) and isinstance(generated, list)):
+        raise UserError(f"{path}: references and hypotheses are no lists")
+    if len(references) != len(generated) or (names is not None and len(names) != len(generated)):
+        raise UserError(f"{path}: {len(references)} references, {len(generated)} hypotheses")
+    studies = [str(i) for i in range(len(generated))] if names is None else list(map(str, names))
+    _refuse_twice(path, studies)
+    return ReportFile(
+        {s: _text(path, s, text) for s, text in zip(studies, generated, strict=True)},
+        {s: _text(path, s, text) for s, text in zip(studies, references, strict=True)},
+        named=names is not None,
+    )
+
+
+def section_of(text: str, section: Section) -> str:
+    """A section of a text with heads `Findings:` and `Impression:`; all of a text without."""
+    parts = _HEADS.split(text)
+    if len(parts) == 1:
+        return text
+    said = {head.lower(): body.strip() for head, body in zip(parts[1::2], parts[2::2], strict=True)}
+    wanted = [said[name] for name in section.split("+") if said.get(name)]
+    return " ".join(wanted)
+
+
+def as_prose(report: str) -> str:
+    """Decoded words as sentences: `the heart is normal . no edema .` as `The heart is normal. No
+    edema.`; cleaning gives the words back."""
+    sentences: list[list[str]] = [[]]
+    for word in report.split():
+        if word == ".":
+            sentences.append([])
+        else:
+            sentences[-1].append(word)
+    texts = (" ".join(words) for words in sentences if words)
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in texts)
+
+
+def write_rexrank(
+    path: Path, predictions: Sequence[Prediction], studies: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """ReXrank's file: what is known of each study, and `model_prediction` as prose.
+
+    Args:
+        path: where to.
+        predictions: one a study.
+        studies: by name, its other fields, as ReXrank's own test file has them.
+    """
+    content = {
+        p.study_id: {**studies[p.study_id], "model_prediction": as_prose(p.generated)}
+        for p in predictions
+    }
+    _write_json(path, content)
+
+
+def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
+    """RadEval's JSON: raw references, generated reports as prose, and `study_ids`, in order."""
+    content = {
+        "references": [" ".join(p.report.split()) for p in predictions],
+        "hypotheses": [as_prose(p.generated) for p in predictions],
+        "study_ids": [p.study_id for p in predictions],
+    }
+    _write_json(path, content)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with whole_file(path) as temporary:
+        text = json.dumps(content, indent=4, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _text(path: Path, study: Any, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{path}: study {study}: found {value!r} where a report should be")
+    return value
+
+
+def _refuse_twice(path: Path, studies: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for study in studies:
+        if study in seen:
+            raise UserError(f"{path}: study {study} occurs twice; keep one report of it")
+        seen.add(study)
+
+
+def _unique(path: Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    def build(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        _refuse_twice(path, [key for key, _ in pairs])
+        return dict(pairs)
+
+    return build

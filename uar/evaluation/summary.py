@@ -1,0 +1,107 @@
+"""What an evaluation says: everything of it, and the few numbers that are looked at first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uar.evaluation.predictions import Prediction, share_unchanged, text_statistics
+from uar.evaluation.signatures import Setup, signatures
+from uar.evaluation.systems import Measures, SystemScores
+
+MODEL = "model"
+BASELINES = {  # and controls: label to key
+    "constant report": "constant_report",
+    "nearest by tokens": "nearest_tokens",
+    "nearest by F(I)": "nearest_features",
+    "shuffled images": "shuffled_images",
+    "beside it": "beside",
+}
+SHUFFLED = BASELINES["shuffled images"]
+
+MIN_DISTINCT = 0.05  # share of the studies
+MAX_UNCHANGED = 0.5  # likewise
+COLLAPSE = (
+    f"A run is collapsed where its distinct reports are fewer than {MIN_DISTINCT:.0%} of the "
+    f"studies, or where at least {MAX_UNCHANGED:.0%} of its reports stay the same, word for word, "
+    "with another study's images: it says little of the images, and its scores say little of it."
+).replace("%", " %")
+
+# Short name -> path in `summarise`'s result. Those that an evaluation lacks are left out.
+HEADLINE = {
+    **{
+        name: f"scores model r2gen {name}"
+        for name in ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+    },
+    "const_B4": "scores constant_report r2gen BLEU-4",
+    "const_C": "scores constant_report r2gen CIDEr",
+    "shuf_B4": "scores shuffled_images r2gen BLEU-4",
+    "shuf_C": "scores shuffled_images r2gen CIDEr",
+    "F1": "scores model clinical micro F1",
+    "F1_macro": "scores model clinical macro F1",
+    "F1_five": "scores model clinical micro_5 F1",
+    "near_F1": "scores nearest_tokens clinical micro F1",
+    "no_finding": "scores model clinical no_finding F1",
+    "distinct": "text model distinct_reports",
+    "unchanged": "unchanged_with_other_images",
+}
+
+
+def summarise(
+    systems: Mapping[str, Sequence[Prediction]],
+    scores: Mapping[str, SystemScores],
+    measures: Measures,
+    setup: Setup,
+    *,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Every number of an evaluation, as JSON.
+
+    Args:
+        systems: predictions by system; `MODEL` among them, and any of `BASELINES`.
+        scores: of the same systems.
+        measures: what was computed.
+        setup: what the texts were made from.
+        resamples: of the bootstrap.
+        seed: of the same.
+
+    Returns:
+        `studies`, their number; `scores` and `text` statistics by system; 95 % `intervals` and
+        `signatures` of the model's scores; `unchanged_with_other_images`, the share of studies of
+        which the model says the same, word for word, given another study's images, where that was
+        tried; `collapsed` by the rule that `COLLAPSE` states.
+    """
+    model = scores[MODEL].values()
+    result: dict[str, Any] = {
+        "studies": len(systems[MODEL]),
+        "scores": {name: of.values() for name, of in scores.items()},
+        "intervals": scores[MODEL].intervals(resamples=resamples, seed=seed),
+        "text": {name: text_statistics(rows) for name, rows in systems.items()},
+        "signatures": signatures(model, systems[MODEL], measures, setup),
+    }
+    if SHUFFLED in systems:
+        result["unchanged_with_other_images"] = share_unchanged(systems[MODEL], systems[SHUFFLED])
+    result["collapsed"] = is_collapsed(result)
+    return result
+
+
+def is_collapsed(summary: Mapping[str, Any]) -> bool:
+    """Whether `COLLAPSE` holds of an evaluation; its second half only where that is known."""
+    distinct = summary["text"][MODEL]["distinct_reports"] / summary["studies"]
+    unchanged = summary.get("unchanged_with_other_images")
+    return bool(distinct < MIN_DISTINCT or (unchanged is not None and unchanged >= MAX_UNCHANGED))
+
+
+def headline(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that `HEADLINE` names, as far as the evaluation has them, to four decimals."""
+    values = {name: look_up(summary, path) for name, path in HEADLINE.items()}
+    return {name: round(value, 4) for name, value in values.items() if value is not None}
+
+
+def look_up(tree: Mapping[str, Any], path: str) -> float | None:
+    """The value at a path of keys joined by blanks; None where a key is absent."""
+    value: Any = tree
+    for key in path.split():
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
