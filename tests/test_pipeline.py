@@ -558,7 +558,7 @@ def test_params_of_dvc_yaml_are_those_of_params_yaml() -> None:
         assert len(params_of(stage)) == len(set(params_of(stage))), stage
         assert set(params_of(stage)) <= keys, stage
     listed = {key for stage in STAGES for key in params_of(stage)}
-    assert keys - listed == {"device", "workers", "train.strategy"}
+    assert keys - listed == {"device", "workers", "train.strategy", "dataset.preset"}
 
 
 def test_lambda3_re_runs_stage_two_alone() -> None:

@@ -22,7 +22,13 @@ from uar.evaluation.metrics import METRICS
 from uar.evaluation.published import published_alignment_scores, read_published
 
 TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
-WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere
+WHERE_NOT_WHAT = (  # same numbers elsewhere
+    "device",
+    "workers",
+    "train.strategy",
+    "dataset.root",
+    "dataset.preset",
+)
 COLUMNS = (
     "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper",
     "seeds", "commits", "devices", "seconds", "params",
