@@ -14,6 +14,8 @@ export DVC_NO_ANALYTICS = 1
 
 repro: venv
 	dvc repro
+	@echo "Reports with films and attention: evaluation/reports.html"
+	@echo "Training curves: analysis/curves.html; figures: analysis/figures"
 
 show: venv
 	@dvc exp show --only-changed --hide-workspace --precision 3 \

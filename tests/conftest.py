@@ -51,7 +51,10 @@ def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
 def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
     """The section `dataset` of params.yaml, with these values."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
-    return DatasetParams.model_validate({**raw, "name": name, "root": root, **changes})
+    chosen = {**raw, "name": name, "root": root, **changes}
+    if chosen["layout"] == "physionet" and "split" not in changes:
+        chosen["split"] = "official"
+    return DatasetParams.model_validate(chosen)
 
 
 @pytest.fixture

@@ -18,7 +18,13 @@ from uar.core.files import whole_file
 from uar.core.runs import read_runs
 from uar.evaluation.summary import is_collapsed, look_up
 
-WHERE_NOT_WHAT = ("device", "workers", "train.strategy", "dataset.root")  # same numbers elsewhere
+WHERE_NOT_WHAT = (  # same numbers elsewhere
+    "device",
+    "workers",
+    "train.strategy",
+    "dataset.root",
+    "dataset.preset",
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 
 from pipeline import paths
 from pipeline.inputs import Inputs, open_images
-from uar.analysis import alignment, basis, grounding, reconstruction, retrieval, word_heatmaps
+from uar.analysis import (
+    alignment,
+    basis,
+    curves,
+    grounding,
+    reconstruction,
+    retrieval,
+    word_heatmaps,
+)
 from uar.analysis.drawing import save_figure
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
@@ -45,6 +53,7 @@ def analyze() -> None:
     for folder in (paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    follow_training(params)
     details = {
         **align(validation, models),
         "basis": draw_basis(models[TWO]),
@@ -55,6 +64,20 @@ def analyze() -> None:
     write_json(paths.ANALYSIS, headline(details))
     drawn = sorted(path.stem for path in paths.FIGURES.iterdir())
     log.info(f"analyze: the validation split, {paths.FIGURES}: {', '.join(drawn)}")
+    log.info(f"analyze: training curves: {paths.CURVES}")
+
+
+def follow_training(params: Params) -> None:
+    """Losses and validation scores by epoch, as a figure and as a page."""
+    stages = {
+        name: curves.read_curves(paths.LOGS / folder / "plots/metrics")
+        for name, folder in ((ONE, "stage_one"), (TWO, "stage_two"))
+    }
+    stages[TWO] = curves.without_mask(
+        stages[TWO], params.train.lambda3, params.train.mask_reduction
+    )
+    draw("curves", curves.draw_curves(stages))
+    curves.write_page(curves.draw_curves(stages), stages, paths.CURVES)
 
 
 def headline(details: Mapping[str, Any]) -> dict[str, float]:

@@ -10,12 +10,17 @@ from typing import Annotated, Any
 import typer
 import yaml
 from ruamel.yaml import YAML, RoundTripRepresenter
+from ruamel.yaml.comments import CommentedMap
 from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.tokens import CommentToken
 
 from pipeline import paths
 from uar.core.config import load_params, params_text, parse_params
 from uar.core.errors import UserError
 from uar.core.files import whole_file
+from uar.data.readers import READERS, checked_layout
+
+_COMMENTS = 30  # column of params.yaml's comments
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +32,11 @@ def use(
         str | None, typer.Option(help="How its files lie, if not as the preset has it.")
     ] = None,
 ) -> None:
-    """Merge a preset into params.yaml; comments and keys the preset does not name stay."""
+    """Merge a preset into params.yaml; comments and keys the preset does not name stay.
+
+    A root or layout that is named must fit; nothing is written otherwise. A preset whose own root
+    is not there yet is merged, with a word on what to do.
+    """
     source = paths.PRESETS / f"{preset}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
@@ -38,20 +47,34 @@ def use(
     editor.width = 4096
     editor.representer.add_representer(type(None), _null)
     overlay = editor.load(source.read_text())
+    chosen = overlay.setdefault("dataset", {})
+    chosen["preset"] = preset
     if root is not None:
-        overlay.setdefault("dataset", {})["root"] = str(root)
+        chosen["root"] = str(root)
     if layout is not None:
-        overlay.setdefault("dataset", {})["layout"] = layout
+        offered = READERS.get(chosen.get("name"), {}).get(layout)
+        if offered is not None and chosen.get("split") not in offered.splits:
+            chosen["split"] = offered.splits[0]
+        chosen["layout"] = layout
     document = editor.load(params_text(paths.PARAMS))
     changes = merge(document, overlay)
+    _align_comments(document)
     text = io.StringIO()
     editor.dump(document, text)
-    parse_params(yaml.safe_load(text.getvalue()), f"{paths.PARAMS} with {source}")
+    params = parse_params(yaml.safe_load(text.getvalue()), f"{paths.PARAMS} with {source}")
+    if root is not None or layout is not None or params.dataset.root.exists():
+        checked_layout(params.dataset)
     with whole_file(paths.PARAMS) as temporary:
         temporary.write_text(text.getvalue())
     for key, old, new in changes:
         log.info(f"{key}: {old} -> {new}")
-    log.info(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: dvc repro")
+    next_step = "dvc repro"
+    if params.dataset.name != "demo" and not params.dataset.root.exists():
+        next_step = (
+            f"put the data set into {params.dataset.root}, or name its folder with "
+            f"`python -m pipeline use {preset} --root FOLDER`; then dvc repro"
+        )
+    log.info(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: {next_step}")
 
 
 def merge(
@@ -66,6 +89,16 @@ def merge(
             changes.append((prefix + key, document.get(key), value))
             document[key] = value
     return changes
+
+
+def _align_comments(document: CommentedMap) -> None:
+    """Put all comments at the end of a line back to their column, which long values had moved."""
+    for key, value in document.items():
+        for token in document.ca.items.get(key, []):
+            if isinstance(token, CommentToken) and token.start_mark.column > 0:
+                token.column = _COMMENTS
+        if isinstance(value, CommentedMap):
+            _align_comments(value)
 
 
 def _null(representer: RoundTripRepresenter, _: None) -> ScalarNode:

@@ -57,10 +57,11 @@ class DemoParams(Section):
 class DatasetParams(Section):
     """Which raw layout is read, and from where."""
 
+    preset: str  # that was merged last, for advice
     name: str
     layout: str
     root: UserPath
-    split: Literal["r2gen", "random"]
+    split: Literal["r2gen", "official", "random"]
     split_seed: int = Field(ge=0)
     section: Literal["findings", "impression", "findings+impression"]
     on_bad_image: Literal["error", "skip"]

@@ -31,6 +31,7 @@ __all__ = [
     "Dataset",
     "LeftOut",
     "Study",
+    "checked_layout",
     "read_dataset",
 ]
 
@@ -42,6 +43,18 @@ def read_dataset(params: DatasetParams) -> Dataset:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root,
             files of another layout, any fault the reader finds, or a split without studies.
     """
+    dataset = checked_layout(params).read(params)
+    _refuse_empty_splits(params, dataset)
+    return dataset
+
+
+def checked_layout(params: DatasetParams) -> Layout:
+    """The layout that these parameters name, after a look at the root that takes no time.
+
+    Raises:
+        UserError: unknown name or layout, a choice that the layout does not offer, missing root, or
+            files of another layout.
+    """
     _offered("name", params.name, READERS)
     layouts = READERS[params.name]
     _offered("layout", params.layout, layouts, f" for {params.name}")
@@ -51,9 +64,7 @@ def read_dataset(params: DatasetParams) -> Dataset:
     _offered("section", params.section, layout.sections, chosen)
     if layout.marker is not None:
         _refuse_other_layout(params, layout, layout.marker)
-    dataset = layout.read(params)
-    _refuse_empty_splits(params, dataset)
-    return dataset
+    return layout
 
 
 def _offered(key: str, found: str, known: Collection[str], where: str = "") -> None:
@@ -66,17 +77,19 @@ def _refuse_other_layout(params: DatasetParams, layout: Layout, marker: str) -> 
     if not root.is_dir():
         raise UserError(
             f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
-            f"`python -m pipeline use {params.name} --root FOLDER`."
+            f"`python -m pipeline use {params.preset} --root FOLDER`."
         )
     if any(root.glob(marker)):
         return
     held = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder"
-    hints = [
-        f" This looks like dataset.name: {name} with dataset.layout: {other}."
+    alike = [
+        f"dataset.name: {name} with dataset.layout: {other}"
         for name, layouts in READERS.items()
         for other, candidate in layouts.items()
         if candidate.marker is not None and any(root.glob(candidate.marker))
     ]
+    own = [text for text in alike if text.startswith(f"dataset.name: {params.name} ")]
+    hints = [f" This looks like {' or '.join(own or alike)}."] if alike else []
     hints += [f" It is in {path.parent}: name that folder." for path in root.glob(f"*/{marker}")]
     raise UserError(
         f"{root / marker} is missing; {root} holds {held}. Expected {layout.contents}."

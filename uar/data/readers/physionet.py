@@ -84,6 +84,7 @@ LAYOUT = Layout(
     read,
     "PhysioNet's: mimic-cxr-2.0.0-split.csv.gz, mimic-cxr-2.0.0-metadata.csv.gz and files/",
     marker="mimic-cxr-2.0.0-split.csv*",
+    splits=("official",),
     sections=("findings", "impression", "findings+impression"),
 )
 

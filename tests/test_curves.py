@@ -1,0 +1,68 @@
+"""What the training curves show, and that they need no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from uar.analysis.curves import draw_curves, read_curves, without_mask, write_page
+
+
+def series(*values: float) -> pd.Series:
+    return pd.Series(values, range(1, len(values) + 1))
+
+
+def test_curves_are_read_by_name_and_epoch(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/loss.tsv").write_text("step\tloss\n1\t2.5\n3\t1.5\n")
+    (tmp_path / "learning_rate.tsv").write_text("step\tlearning_rate\n1\t0.1\n")
+    curves = read_curves(tmp_path)
+    assert list(curves) == ["train/loss"]
+    assert curves["train/loss"].to_dict() == {1: 2.5, 3: 1.5}
+    assert read_curves(tmp_path / "nothing") == {}
+
+
+@pytest.mark.parametrize(("reduction", "left"), [("sum", [1, 0.5]), ("mean", [1400.75, 1400.25])])
+def test_the_masks_share_is_taken_out_of_the_loss(reduction: str, left: list[float]) -> None:
+    curves = {
+        "train/loss": series(1401, 1400.5),
+        "val/loss": series(901, 900.5),
+        "train/mask_sum": series(2800, 2800),
+        "train/mask_mean": series(0.5, 0.5),
+        "val/mask_sum": series(1800, 1800),
+        "val/mask_mean": series(0.5, 0.5),
+    }
+    shown = without_mask(curves, 0.5, reduction)
+    assert shown["train/loss"].tolist() == left
+    assert shown["val/loss"].iloc[1] == (0.5 if reduction == "sum" else 900.25)
+    assert curves["train/loss"].tolist() == [1401, 1400.5]
+    unmasked = {"train/loss": series(3, 2), "val/loss": series(3, 2)}
+    assert without_mask(unmasked, 1, reduction).keys() == unmasked.keys()
+
+
+def test_a_loss_whose_mask_share_is_unknown_is_not_shown() -> None:
+    curves = {"train/loss": series(3), "train/mask_sum": series(2), "val/loss": series(3)}
+    assert list(without_mask(curves, 1, "sum")) == ["train/loss", "train/mask_sum"]
+
+
+def test_train_and_validation_share_a_colour_and_differ_in_dashes() -> None:
+    figure = draw_curves(
+        {"stage one": {}, "stage two": {"train/loss": series(3, 2), "val/loss": series(4, 3)}}
+    )
+    assert [axes.get_title() for axes in figure.axes] == [
+        "stage two: loss", "stage two: its terms", "stage two: reports"
+    ]  # fmt: skip
+    train, validation = figure.axes[0].lines
+    assert train.get_color() == validation.get_color()
+    assert (train.get_linestyle(), validation.get_linestyle()) == ("--", "-")
+    assert train.get_label() == "loss, training"
+    assert list(validation.get_ydata()) == [4, 3]
+
+
+def test_a_page_of_a_model_that_was_not_trained(tmp_path: Path) -> None:
+    nothing = {"stage one": {}, "stage two": {}}
+    page = tmp_path / "curves.html"
+    write_page(draw_curves(nothing), nothing, page)
+    assert page.read_text().count("<tr>") == 1

@@ -1,0 +1,113 @@
+"""Losses and validation scores by epoch, of both stages: as a figure, and as a page of its own."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
+from uar.core.files import whole_file
+
+Curves = Mapping[str, pd.Series]  # values by epoch, by name: train/loss, val/CIDEr, ...
+
+# Of a stage's panels: title, and colour of each quantity. Train is dashed, validation solid.
+PANELS: dict[str, dict[str, str]] = {
+    "loss": {"loss": BLUE},
+    "its terms": {"language_modeling": BLUE, "global": ORANGE},
+    "reports": {"BLEU-4": BLUE, "ROUGE-L": ORANGE, "CIDEr": GREEN},
+}
+
+
+def read_curves(folder: Path) -> dict[str, pd.Series]:
+    """DVCLive's curves of a stage, `folder/{train,val}/NAME.tsv`; empty for a stage not trained."""
+    curves = {}
+    for path in sorted(folder.glob("*/*.tsv")):
+        table = pd.read_csv(path, sep="\t")
+        name = f"{path.parent.name}/{path.stem}"
+        curves[name] = pd.Series(table[path.stem].to_numpy(), table["step"].to_numpy())
+    return curves
+
+
+def without_mask(curves: Curves, weight: float, reduction: str) -> dict[str, pd.Series]:
+    """The curves with L_mask's share taken out of the loss (Eq. 13).
+
+    That share hardly changes and is a thousand times the rest as printed, so it hides the rest.
+
+    Args:
+        curves: of a stage.
+        weight: λ3.
+        reduction: `train.mask_reduction`: which of `mask_sum` and `mask_mean` is in the loss.
+    """
+    kept = dict(curves)
+    for part in ("train", "val"):
+        mask = curves.get(f"{part}/mask_{reduction}")
+        if mask is not None:
+            kept[f"{part}/loss"] = curves[f"{part}/loss"] - weight * mask
+        elif f"train/mask_{reduction}" in curves:
+            kept.pop(f"{part}/loss", None)  # this part's share is not known
+    return kept
+
+
+def draw_curves(stages: Mapping[str, Curves]) -> Figure:
+    """A row for each stage that was trained: its loss, the loss's terms, its reports' scores."""
+    trained = {name: curves for name, curves in stages.items() if curves}
+    figure = new_figure(PAGE_WIDTH, max(1, len(trained)) * 2.3)
+    grid = figure.subplots(max(1, len(trained)), len(PANELS), squeeze=False)
+    if not trained:
+        for axes in grid.flat:
+            axes.set_axis_off()
+        figure.text(0.5, 0.5, "nothing was trained", ha="center")
+    for row, (stage, curves) in zip(grid, trained.items(), strict=False):
+        for axes, (title, quantities) in zip(row, PANELS.items(), strict=True):
+            for quantity, color in quantities.items():
+                _draw(axes, curves, quantity, color)
+            axes.set_title(f"{stage}: {title}")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(linewidth=0.4, alpha=0.5)
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(fontsize=SMALL, framealpha=0.6)
+    return figure
+
+
+def _draw(axes: Axes, curves: Curves, quantity: str, color: str) -> None:
+    for part, style in (("train", "--"), ("val", "-")):
+        values = curves.get(f"{part}/{quantity}")
+        if values is not None:
+            label = f"{quantity}, {'training' if part == 'train' else 'validation'}"
+            axes.plot(
+                values.index, values, style, color=color, marker="o", markersize=2, label=label
+            )
+
+
+def write_page(figure: Figure, curves: Mapping[str, Curves], path: Path) -> None:
+    """One HTML file that needs no network: the figure, and the last epoch's values as a table."""
+    image = io.BytesIO()
+    figure.savefig(image, format="svg", metadata={"Date": None})
+    encoded = base64.b64encode(image.getvalue()).decode()
+    rows = "".join(
+        f"<tr><td>{html.escape(stage)}</td><td>{html.escape(name)}</td>"
+        f"<td>{values.index[-1]}</td><td>{values.iloc[-1]:.5g}</td></tr>"
+        for stage, of_stage in curves.items()
+        for name, values in of_stage.items()
+    )
+    text = (
+        '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Training curves</title>'
+        "<style>body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
+        "img{width:100%}td,th{text-align:left;padding:.1em 1em .1em 0}</style>"
+        "<h1>Training curves</h1><p>Dashed: training. Solid: validation. "
+        "Stage two's loss is shown without the mask's share.</p>"
+        f'<img alt="loss and scores by epoch" src="data:image/svg+xml;base64,{encoded}">'
+        "<h2>Last epoch</h2><table><tr><th>stage<th>quantity<th>epoch<th>value</tr>"
+        f"{rows}</table></html>\n"
+    )
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
