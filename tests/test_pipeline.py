@@ -342,9 +342,9 @@ def test_an_export_of_two_runs_is_refused(
 ) -> None:
     shutil.copytree(chain, tmp_path / "other", ignore=shutil.ignore_patterns("raw"))
     monkeypatch.chdir(tmp_path / "other")
-    metrics = json.loads(paths.METRICS.read_text())
-    paths.METRICS.write_text(json.dumps(metrics | {"checkpoint_epoch": 99}))
-    with pytest.raises(UserError, match="evaluation/metrics.json has SHA-256 .* but evaluate made"):
+    details = json.loads(paths.DETAILS.read_text())
+    paths.DETAILS.write_text(json.dumps(details | {"checkpoint_epoch": 99}))
+    with pytest.raises(UserError, match="evaluation/details.json has SHA-256 .* but evaluate made"):
         run("export")
 
 
