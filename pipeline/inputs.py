@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline import paths
 from uar.core.config import Params
-from uar.core.files import existing, read_table
+from uar.core.files import open_array, read_table
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
@@ -19,7 +19,7 @@ from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 def open_images() -> np.ndarray:
     """The packed image array, memory-mapped."""
-    return np.load(existing(paths.IMAGES), mmap_mode="r")
+    return open_array(paths.IMAGES)
 
 
 def image_rows(params: Params, split: Split) -> np.ndarray:

@@ -59,7 +59,7 @@ def check(
 
     Args:
         inputs: the files.
-        params: of the stage, by dotted key. Those that an earlier stage has too must be the same.
+        params: by dotted key. Those that an earlier stage depends on must be as they were then.
         makers: path -> the stage that makes it.
         records: folder of the records, `STAGE.json`.
 
