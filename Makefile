@@ -1,4 +1,5 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
+# make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them.
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -9,13 +10,17 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro test lint docs bench venv
+.PHONY: repro test faults lint docs bench venv
 
 repro: venv
+	python -m pipeline doctor --locks
 	dvc repro
 
 test: $(VENV)/test.done
 	pytest
+
+faults: $(VENV)/test.done
+	python -m tests.faults $(if $(LONG),--long)
 
 lint: $(VENV)/test.done
 	ruff check .

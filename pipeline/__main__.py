@@ -42,7 +42,7 @@ COMMANDS: dict[
         "pipeline.experiments": ("ablate", "compare"),
         "pipeline.tools": ("check_labeller",),
     },
-    "Configuration": {"pipeline.tools": ("use",)},
+    "Configuration": {"pipeline.tools": ("use", "doctor")},
     "Development": {"pipeline.tools": ("layout",)},
 }
 _MODULES = {

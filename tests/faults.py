@@ -1,7 +1,7 @@
 """What happens when runs are killed, files damaged or mixed, loads hostile and disks full.
 
     python -m tests.faults              # some of each kind, about a minute
-    python -m tests.faults --long       # all: tens of minutes
+    python -m tests.faults --long --most 25     # tens of minutes; without --most hours
 
 A demo of twenty studies runs once, whole. Then each case works on a copy of it in a process of its
 own, forked. The table that is printed at the end is in docs/faults.md; the exit status is 1 if any
@@ -491,6 +491,7 @@ def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--long", action="store_true", help="every case")
+    parser.add_argument("--most", type=int, help="kills a stage, spread over its operations")
     parser.add_argument("--only", help="kills, refused, hostile or full")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -502,7 +503,7 @@ def main() -> None:
         other = another(whole)
         long = arguments.long
         kinds: dict[str, Iterator[tuple[str, str]]] = {
-            "kills": kills(whole, names if long else short, None if long else 2),
+            "kills": kills(whole, names if long else short, arguments.most if long else 2),
             "refused": refused(whole, other, None if long else 20),
             "hostile": hostile(whole, None),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),

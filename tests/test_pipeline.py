@@ -535,6 +535,18 @@ def test_a_token_cache_of_another_encoder_is_refused(
         run(stage)
 
 
+@pytest.mark.parametrize("changes", [{}, {"model.lsu": False}])
+def test_films_of_other_studies_than_the_reports_are_refused(
+    project: Callable[[dict[str, Any]], dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    project(changes)
+    write_table(paths.REPORTS, read_table(paths.REPORTS)[1:])
+    seal()
+    message = r"reports.parquet has 19 studies .* 38 rows, but data/\w+.npy has 40"
+    with pytest.raises(UserError, match=message):
+        run("train_stage_one")
+
+
 def test_a_token_cache_of_another_shape_is_refused(
     project: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
