@@ -16,7 +16,7 @@ from pipeline.stages.labellers import open_graph_scorers, open_labellers
 from pipeline.stages.page import Evaluated, write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
-from uar.core.files import sha256, whole_file, write_json
+from uar.core.files import sha256, write_csv, write_json
 from uar.data.batches import Studies
 from uar.evaluation.baselines import (
     constant_report,
@@ -104,8 +104,7 @@ def evaluate() -> None:
         "checkpoint_epoch": checkpoint.epoch,
     }
     per_study = per_study_scores(predictions, model_scores)
-    with whole_file(paths.STUDY_SCORES) as temporary:
-        per_study.to_csv(temporary, index=False)
+    write_csv(paths.STUDY_SCORES, per_study)
     write_json(paths.METRICS, metrics)
     write_json(paths.PROTOCOL, protocol(params, checkpoint, constant, absent))
     clinical = labellers["clinical"]

@@ -90,6 +90,26 @@ def read_table(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is no whole Parquet file ({error}). Restore it.") from None
 
 
+def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
+    """Write a CSV file in which no text, such as a study's id, is a formula to a spreadsheet.
+
+    Args:
+        options: of `pandas.DataFrame.to_csv`; without `index`, no index is written.
+    """
+    with whole_file(path) as temporary:
+        table.map(_no_formula).rename(index=_no_formula).to_csv(
+            temporary, **{"index": False, **options}
+        )
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would compute, behind an apostrophe (OWASP's CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
 def open_array(path: Path) -> np.ndarray:
     """Memory-map a `.npy` file. Raises UserError if it is absent or is none."""
     import numpy as np
