@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import functools
+import hashlib
 import logging
 import os
 import shutil
@@ -19,6 +20,9 @@ from pipeline import paths
 from uar.core.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_KEPT_FOR_DVC = ("train_stage_one", "train_stage_two")  # their scratch, until dvc.lock has the run
+_ENDED = "ended.json"  # the record of a whole run, in its scratch folder
 
 _UNWRITABLE = {
     errno.ENOSPC,
@@ -45,13 +49,43 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
         stage = stages()[name]
         scratch = paths.SCRATCH / name
         with interruptions_said(scratch), full_disks_said(), alone(name):
+            if _first_process():
+                forget_recorded_runs()
             stage.check(params)
             function(*arguments, **options)
             if _first_process():
                 stage.write_record(params)
-                shutil.rmtree(scratch, ignore_errors=True)
+                if "DVC_STAGE" in os.environ and name in _KEPT_FOR_DVC and scratch.is_dir():
+                    shutil.copyfile(stage.record, scratch / _ENDED)
+                else:
+                    shutil.rmtree(scratch, ignore_errors=True)
 
     return run
+
+
+def forget_recorded_runs() -> None:
+    """Remove the scratch folders of whole runs that dvc.lock holds.
+
+    DVC writes dvc.lock after a stage has ended; killed in between, it runs the stage again, and a
+    training finds its last epoch. Once the run is in dvc.lock, another one is meant to be anew.
+    """
+    ended = {name: paths.SCRATCH / name / _ENDED for name in _KEPT_FOR_DVC}
+    ended = {name: record for name, record in ended.items() if record.is_file()}
+    if not ended:
+        return
+    import yaml
+
+    try:
+        lock = yaml.safe_load(paths.DVC_LOCK.read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return  # DVC has recorded nothing, or will say what is wrong with it
+    for name, record in ended.items():
+        outs = lock.get(name, {}).get("outs", [])
+        digest = hashlib.md5(record.read_bytes()).hexdigest()
+        if {"path": f"{paths.PROVENANCE}/{name}.json", "md5": digest} in [
+            {key: out.get(key) for key in ("path", "md5")} for out in outs
+        ]:
+            shutil.rmtree(record.parent)
 
 
 @contextmanager

@@ -223,7 +223,7 @@ def damages(path: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
         "cut to half",
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
     )
-    yield "last byte gone", lambda path: path.write_bytes(path.read_bytes()[:-1])
+    yield "last bytes gone", lambda path: path.write_bytes(path.read_bytes()[:-2])
     yield "a bit flipped", flipped
     yield (
         "random bytes",
