@@ -1,5 +1,6 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
 # make show: experiments, what they changed and the numbers that say most, in 120 columns.
+# make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them.
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -10,9 +11,10 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro show test lint docs bench venv
+.PHONY: repro show test faults lint docs bench venv
 
 repro: venv
+	python -m pipeline doctor --locks
 	dvc repro
 	@echo "Reports with films and attention: evaluation/reports.html"
 	@echo "Training curves: analysis/curves.html; figures: analysis/figures"
@@ -23,6 +25,9 @@ show: venv
 
 test: $(VENV)/test.done
 	pytest
+
+faults: $(VENV)/test.done
+	python -m tests.faults $(if $(LONG),--long)
 
 lint: $(VENV)/test.done
 	ruff check .

@@ -42,7 +42,7 @@ COMMANDS: dict[
         "pipeline.experiments": ("ablate", "compare"),
         "pipeline.tools": ("score", "export_predictions", "check_labeller"),
     },
-    "Configuration": {"pipeline.tools": ("use",)},
+    "Configuration": {"pipeline.tools": ("use", "doctor", "push")},
     "Development": {"pipeline.tools": ("layout",)},
 }
 _MODULES = {

@@ -7,7 +7,8 @@ import pandas as pd
 
 from pipeline import paths
 from uar.core.config import Params
-from uar.core.files import existing, read_table
+from uar.core.errors import UserError
+from uar.core.files import open_array, read_table
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
@@ -19,7 +20,7 @@ from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 def open_images() -> np.ndarray:
     """The packed image array, memory-mapped."""
-    return np.load(existing(paths.IMAGES), mmap_mode="r")
+    return open_array(paths.IMAGES)
 
 
 def image_rows(params: Params, split: Split) -> np.ndarray:
@@ -53,15 +54,25 @@ class Inputs:
         self.reports = read_table(paths.REPORTS)
         self.visual: VisualSource
         self.encoder_sha256: str | None = None
+        films: np.ndarray
         per_study, crop = params.dataset.images_per_study, params.image.crop
         if params.model.lsu:
             info = TokenCacheInfo.load(paths.TOKENS_INFO)
-            self.visual = TokenSource(open_tokens(paths.TOKENS, info), params.train.whole_view)
+            films = open_tokens(paths.TOKENS, info)
+            self.visual = TokenSource(films, params.train.whole_view)
             self.encoder_sha256 = info.encoder_sha256
             codebook, length = info.codebook_size, per_study * info.shape[2]
         else:
-            self.visual = PixelSource(open_images(), crop)
+            films = open_images()
+            self.visual = PixelSource(films, crop)
             codebook, length = 0, per_study * resnet_cells(crop)
+        if len(films) != per_study * len(self.reports):
+            raise UserError(
+                f"{paths.REPORTS} has {len(self.reports)} studies and the films of {per_study} a "
+                f"study would be {per_study * len(self.reports)} rows, but "
+                f"{paths.TOKENS if params.model.lsu else paths.IMAGES} has {len(films)}. The two "
+                "are not of one run: `dvc repro` makes them anew."
+            )
         self.sizes = ModelSizes(
             len(self.vocabulary), codebook, length, params.report.max_length, len(FINDINGS)
         )

@@ -7,6 +7,7 @@ PARAMS = Path("params.yaml")
 PRESETS = Path("presets")
 ABLATIONS = Path("ablations.yaml")
 DVC = Path("dvc.yaml")
+DVC_LOCK = Path("dvc.lock")
 RESULTS = Path("results")
 RESULTS_LOG = Path("results/results.jsonl")
 RUN_LOG = Path(".runs.jsonl")  # of this clone, outside version control

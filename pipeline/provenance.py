@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -11,7 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline import paths
-from uar.core.config import Params
+from uar.core.config import Params, known_keys
 from uar.core.files import sha256
 from uar.core.provenance import Record, check
 
@@ -48,18 +51,16 @@ class Stage:
 
     def values(self, params: Params) -> dict[str, Any]:
         """Its parameters by dotted key."""
-        whole = params.model_dump(mode="json")
-        return {key: _value(whole, key) for key in self.params}
+        return _values(params, self.params)
 
     def check(self, params: Params) -> None:
-        """Compare its inputs with their records, and its parameters with those in them.
+        """Compare its inputs with their records, and params.yaml with the parameters in them.
 
         Raises:
             UserError: as `uar.core.provenance.check`.
         """
-        values = self.values(params)
-        compared = {k: v for k, v in values.items() if not k.startswith(_MAY_DIFFER)}
-        check(self.inputs, compared, makers(), paths.PROVENANCE)
+        compared = [key for key in known_keys() if not key.startswith(_MAY_DIFFER)]
+        check(self.inputs, _values(params, compared), makers(), paths.PROVENANCE)
 
     def write_record(self, params: Params) -> None:
         """Write what it read and made."""
@@ -121,7 +122,6 @@ def _python_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def _value(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
+def _values(params: Params, keys: Iterable[str]) -> dict[str, Any]:
+    whole = params.model_dump(mode="json")
+    return {key: functools.reduce(operator.getitem, key.split("."), whole) for key in keys}

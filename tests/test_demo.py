@@ -76,6 +76,28 @@ def test_a_larger_data_set_begins_with_the_smaller_and_replaces_it(
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]  # no partial folder is left
 
 
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_kill_between_the_old_data_set_and_the_new_leaves_no_riddle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    root, renamed = tmp_path / "demo", []
+    demo.generate(root, studies=2, film_size=32, seed=1)
+    rename = Path.rename
+
+    def dying(path: Path, target: Path) -> None:
+        if len(renamed) == before:
+            raise KeyboardInterrupt
+        renamed.append(path)
+        rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", dying)
+        demo.generate(root, studies=3, film_size=32, seed=1)
+    demo.generate(root, studies=3, film_size=32, seed=1)
+    assert len(list((root / "images").iterdir())) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
 def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "annotation.json").write_text("{}")
     with pytest.raises(UserError, match="no generated data set"):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from tests.film_files import SYNTAXES, compress, lut, save_dicom
 from uar.core.errors import UserError
@@ -385,6 +387,36 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
     ),
     "broken frame": (SMOOTH, {}, cut_frame, "pixels cannot be decoded (JPEG Lossless"),
 }
+
+
+def deflated(path: Path, padding: int = 0) -> Path:
+    """A film in the deflated syntax, followed by an element of so many zeros."""
+    film = pydicom.dcmread(save_dicom(path, WIDE))
+    film.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    if padding:
+        film.add_new((0xFFFC, 0xFFFC), "OB", bytes(padding))  # trailing padding
+    film.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_deflated_film_is_read(tmp_path: Path) -> None:
+    plain = read_film(save_dicom(tmp_path / "plain.dcm", WIDE)).pixels
+    for padding in (0, 10_000_000):
+        path = deflated(tmp_path / "film.dcm", padding)
+        np.testing.assert_array_equal(read_film(path).pixels, plain)
+
+
+def test_a_deflated_bomb_is_refused_before_it_fills_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = deflated(tmp_path / "film.dcm", 300_000_000)
+    assert path.stat().st_size < 1_000_000
+    monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("it is read whole"))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="a deflated file of more than 256,000,000 bytes"):
+        read_film(path)
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
 
 
 @pytest.mark.filterwarnings("ignore")  # of pydicom, in writing what is wrong by intent

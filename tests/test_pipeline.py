@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import hashlib
 import io
 import json
 import math
@@ -42,6 +43,7 @@ from uar.evaluation.summary import HEADLINE
 from uar.inference.attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
+from uar.training import stage as stage_module
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -561,6 +563,18 @@ def test_a_token_cache_of_another_encoder_is_refused(
         run(stage)
 
 
+@pytest.mark.parametrize("changes", [{}, {"model.lsu": False}])
+def test_films_of_other_studies_than_the_reports_are_refused(
+    project: Callable[[dict[str, Any]], dict[str, Any]], changes: dict[str, Any]
+) -> None:
+    project(changes)
+    write_table(paths.REPORTS, read_table(paths.REPORTS)[1:])
+    seal()
+    message = r"reports.parquet has 19 studies .* 38 rows, but data/\w+.npy has 40"
+    with pytest.raises(UserError, match=message):
+        run("train_stage_one")
+
+
 def test_a_token_cache_of_another_shape_is_refused(
     project: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
@@ -569,6 +583,42 @@ def test_a_token_cache_of_another_shape_is_refused(
     seal()
     with pytest.raises(UserError, match=r"data/tokens.npy is uint16 \(40, 3, 4\).*\(40, 3, 9\)"):
         run("train_stage_one")
+
+
+def test_a_training_that_dvc_has_not_recorded_is_not_trained_again(
+    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC is killed after the stage and before it writes dvc.lock; then it is not; then --force."""
+    project({})
+    monkeypatch.setenv("DVC_STAGE", "train_stage_one")
+    trained: list[int] = []
+    train_epoch = stage_module.train_epoch
+
+    def counting(*arguments: Any, **options: Any) -> dict[str, float]:
+        trained.append(1)
+        return train_epoch(*arguments, **options)
+
+    monkeypatch.setattr(stage_module, "train_epoch", counting)
+    run("train_stage_one")
+    assert len(trained) == 2
+    whole = {path: path.read_bytes() for path in (paths.STAGE_ONE, record("train_stage_one"))}
+    for path in whole:
+        path.unlink()
+    run("train_stage_one")
+    assert len(trained) == 2
+    assert {path: path.read_bytes() for path in whole} == whole
+
+    digest = hashlib.md5(whole[record("train_stage_one")]).hexdigest()
+    outs = [{"path": str(record("train_stage_one")), "hash": "md5", "md5": digest, "size": 1}]
+    paths.DVC_LOCK.write_text(yaml.safe_dump({"stages": {"train_stage_one": {"outs": outs}}}))
+    run("train_stage_one")
+    assert len(trained) == 4
+    run("train_stage_two")  # whichever stage is next makes room
+    assert not (paths.SCRATCH / "train_stage_one").exists()
+
+
+def record(stage: str) -> Path:
+    return paths.PROVENANCE / f"{stage}.json"
 
 
 @pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
@@ -607,7 +657,7 @@ def test_commands_exist_in_the_documented_order() -> None:
 
 def test_every_output_path_is_tracked() -> None:
     # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
-    inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC}
+    inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC, paths.DVC_LOCK}
     untracked = inputs | {paths.RESULTS, paths.RESULTS_LOG, paths.RUN_LOG}
     untracked |= {paths.LOGS, paths.SCRATCH, paths.PROVENANCE}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}

@@ -106,6 +106,18 @@ def test_a_damaged_record_is_refused(folder: Path, content: str) -> None:
         compare("a")
 
 
+def test_no_changed_byte_of_a_record_goes_unseen(folder: Path) -> None:
+    path = Path("records/first.json")
+    content = path.read_bytes()
+    for position in range(len(content)):
+        changed = bytearray(content)
+        changed[position] ^= 1
+        path.write_bytes(changed)
+        if changed.split() != content.split():  # but of blanks between its words
+            with pytest.raises(UserError, match="records/first.json"):
+                compare("a")
+
+
 def test_differences_are_named_by_their_place() -> None:
     old = {"code": {"a.py": "1", "b.py": "2"}, "params": {"seed": 0}, "gone": 1}
     new = {"code": {"a.py": "1", "b.py": "3"}, "params": {"seed": 0, "more": 1}}

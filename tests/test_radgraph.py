@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -321,3 +322,36 @@ def test_a_folder_of_another_name_is_refused(
     monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", True)
     with pytest.raises(UserError, match=", ".join(MODELS)):
         RadGraph(tmp_path / "echograph", CPU)
+
+
+@pytest.mark.parametrize(
+    "place", [("model",), ("model", "embedder", "token_embedders", "bert"), ("dataset_reader",),
+              ("model", "list", 0)],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["os.path.join", "evil.module.Class", "./evil", "a b", ["x.y"]])
+def test_a_type_that_the_package_would_import_is_refused(
+    place: tuple[Any, ...], name: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", True)
+    config = json.loads(json.dumps(CONFIG))
+    config["model"]["list"] = [{}]
+    section = config
+    for key in place:
+        section = section[key]
+    section["type"] = name
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"config.json names the type .* would import"):
+        RadGraph(folder, CPU)
+
+
+@needs_radgraph
+@pytest.mark.usefixtures("offline", "weights")
+def test_the_packages_registry_cannot_import(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Should a name ever pass the list."""
+    monkeypatch.setattr("uar.evaluation.clinical.radgraph._types", lambda config: set())
+    config = json.loads(json.dumps(CONFIG))
+    config["model"]["modules"]["ner"]["regularizer"] = {"regexes": [["x", "antigravity.Class"]]}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="would have the package import 'antigravity'"):
+        RadGraph(folder, CPU)
+    assert "antigravity" not in sys.modules

@@ -28,7 +28,7 @@ from uar.analysis import (
 from uar.analysis.drawing import save_figure
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
-from uar.core.files import read_table, whole_file, write_json
+from uar.core.files import read_table, write_csv, write_json
 from uar.data.batches import Studies
 from uar.data.views import resize_view
 from uar.evaluation.published import published_alignment_scores
@@ -327,8 +327,7 @@ def draw(name: str, figure: Figure) -> None:
 
 def write_numbers(name: str, table: pd.DataFrame, index: bool = False) -> None:
     """Write the numbers behind a figure."""
-    with whole_file(paths.FIGURE_NUMBERS / f"{name}.csv") as temporary:
-        table.to_csv(temporary, index=index, float_format="%.5g")
+    write_csv(paths.FIGURE_NUMBERS / f"{name}.csv", table, index=index, float_format="%.5g")
 
 
 def slug(name: str) -> str:

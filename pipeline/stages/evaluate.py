@@ -17,7 +17,7 @@ from pipeline.stages.measures import open_measures
 from pipeline.stages.page import Evaluated, write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
-from uar.core.files import sha256, whole_file, write_json
+from uar.core.files import sha256, write_csv, write_json
 from uar.data.batches import Studies
 from uar.evaluation.baselines import (
     constant_report,
@@ -62,8 +62,7 @@ def evaluate() -> None:
     constant = systems["constant_report"][0].generated
     details = summary | origins(params, checkpoint, constant)
     per_study = per_study_scores(systems["model"], scores["model"])
-    with whole_file(paths.STUDY_SCORES) as temporary:
-        per_study.to_csv(temporary, index=False)
+    write_csv(paths.STUDY_SCORES, per_study)
     write_json(paths.DETAILS, details)
     write_json(paths.METRICS, headline(summary))
     clinical = measures.labellers["clinical"]

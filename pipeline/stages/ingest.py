@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline import paths
 from uar.core.config import DatasetParams, load_params
-from uar.core.files import give_name, whole_file, write_json, write_table
+from uar.core.files import give_name, whole_file, write_csv, write_json, write_table
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
@@ -52,8 +52,7 @@ def ingest() -> None:
         give_name(packed.array, paths.IMAGES)
     write_table(paths.STUDIES, dataset.table())
     write_table(paths.BOXES, dataset.boxes)
-    with whole_file(paths.LEFT_OUT) as out:
-        pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS).to_csv(out, index=False)
+    write_csv(paths.LEFT_OUT, pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS))
     summary = summarize(dataset, left_out, per_study)
     summary["header_failed"] = [slots[film].path for film in packed.header_failed]
     if packed.header_failed:

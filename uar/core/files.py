@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from uar.core.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 
@@ -78,10 +79,57 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file. Raises UserError if it is absent."""
+    """Read a Parquet file. Raises UserError if it is absent or is none."""
     import pandas as pd  # half a second that `use` need not wait
 
-    return pd.read_parquet(existing(path))
+    try:
+        return pd.read_parquet(existing(path))
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no whole Parquet file ({error}). Restore it.") from None
+
+
+def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
+    """Write a CSV file in which no text, such as a study's id, is a formula to a spreadsheet.
+
+    Args:
+        options: of `pandas.DataFrame.to_csv`; without `index`, no index is written.
+    """
+    with whole_file(path) as temporary:
+        table.map(_no_formula).rename(index=_no_formula).to_csv(
+            temporary, **{"index": False, **options}
+        )
+
+
+def _no_formula(value: Any) -> Any:
+    """A text that a spreadsheet would compute, behind an apostrophe (OWASP's CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Memory-map a `.npy` file. Raises UserError if it is absent or is none."""
+    import numpy as np
+
+    try:
+        array = np.load(existing(path), mmap_mode="r", allow_pickle=False)
+        if not isinstance(array, np.ndarray):  # of a ZIP archive numpy makes something else
+            raise ValueError("an archive")
+        return array
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is no whole array of numbers ({error}). Restore it.") from None
+
+
+def allocate(path: Path) -> None:
+    """Take a sparse file's room on the disk now, so that a full disk is known before long work."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 def sha256(path: Path) -> str:

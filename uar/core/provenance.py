@@ -8,6 +8,8 @@ runs, damaged files and files made with other parameters never meet.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,24 +31,27 @@ class Record:
     made: dict[str, str]
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        write_json(path, asdict(self))
+        """Write as JSON, with a hash of its own."""
+        write_json(path, asdict(self) | {"sha256": self._hash()})
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read a record. Raises UserError if the file is absent or is none."""
+        """Read a record. Raises UserError if the file is absent, changed or none."""
         raw = read_json(path)
         names = [field.name for field in fields(cls)]
-        if (
-            not isinstance(raw, dict)
-            or sorted(raw) != sorted(names)
-            or not all(isinstance(raw[name], dict) for name in names if name != "stage")
-        ):
-            raise UserError(
-                f"{path} is no record of a stage. Fetch it with `dvc pull`, "
-                f"or make it with `dvc repro --force {path.stem}`."
-            )
-        return cls(**raw)
+        if isinstance(raw, dict) and sorted(raw) == sorted([*names, "sha256"]):
+            record = cls(**{name: raw[name] for name in names})
+            if record._hash() == raw["sha256"] and all(
+                isinstance(part, dict) for part in (record.params, record.made_from, record.made)
+            ):
+                return record
+        raise UserError(
+            f"{path} is no record of a stage, or was changed. Fetch it with `dvc pull`, "
+            f"or make it with `dvc repro --force {path.stem}`."
+        )
+
+    def _hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 def check(
@@ -59,7 +64,7 @@ def check(
 
     Args:
         inputs: the files.
-        params: of the stage, by dotted key. Those that an earlier stage has too must be the same.
+        params: by dotted key. Those that an earlier stage depends on must be as they were then.
         makers: path -> the stage that makes it.
         records: folder of the records, `STAGE.json`.
 

@@ -9,6 +9,7 @@ Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -16,7 +17,13 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
-from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGBaseline8Bit
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+)
 
 from uar.core.errors import UserError
 
@@ -24,6 +31,10 @@ if TYPE_CHECKING:
     from uar.data.study import View
 
 MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
+_MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much of header
+_PIECE = 2**16  # bytes
+_META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, after which it counts
+_GROUP_LENGTH = b"\x02\x00\x00\x00"  # its tag
 _PERCENTILES = (0.5, 99.5)  # the window of a film that brings none
 
 _VIEWS: dict[str, View] = {
@@ -85,6 +96,7 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
     """
     with warnings.catch_warnings():  # pydicom's warnings quote values
         warnings.simplefilter("ignore")
+        _refuse_bombs(stream)
         film = pydicom.dcmread(stream, specific_tags=_ELEMENTS)
         for element in list(film):
             if element.is_empty:
@@ -93,6 +105,27 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
         gray, failed = (_luma(stored), False) if stored.ndim == 3 else _displayed(stored, film)
     view = str(film.get("ViewPosition", "")).strip().upper()
     return gray, _VIEWS.get(view, "unknown"), failed
+
+
+def _refuse_bombs(stream: BinaryIO) -> None:
+    """Raise UserError for a deflated file that would fill memory before its header can be read.
+
+    pydicom inflates such a file whole; here it is inflated piece by piece, and nothing is kept.
+    The stream is left at its beginning.
+    """
+    head = stream.read(_META_START)
+    length = int.from_bytes(head[-4:], "little") if head[132:136] == _GROUP_LENGTH else 0
+    meta = stream.read(length or _PIECE)
+    if DeflatedExplicitVRLittleEndian.encode() in meta:
+        if not length:
+            raise UserError("a deflated file whose meta header does not say how long it is")
+        inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+        total = 0
+        while not inflate.eof and (pressed := inflate.unconsumed_tail or stream.read(_PIECE)):
+            total += len(inflate.decompress(pressed, 16 * _PIECE))
+            if total > _MOST_INFLATED:
+                raise UserError(f"a deflated file of more than {_MOST_INFLATED:,} bytes")
+    stream.seek(0)
 
 
 def refuse_huge(width: int, height: int) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from uar.core.errors import UserError
+from uar.core.files import allocate
 from uar.core.progress import progress_bar
 from uar.data import dicom, films
 from uar.data.films import read_film, squash
@@ -155,6 +156,7 @@ def copy_studies(packed: Path, studies: Iterable[int], images_per_study: int, ou
 
 def _create_array(path: Path, shape: tuple[int, int, int]) -> None:
     open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    allocate(path)
 
 
 def _is_array(path: Path, shape: tuple[int, int, int]) -> bool:

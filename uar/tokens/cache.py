@@ -26,7 +26,15 @@ from torch import Tensor
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
-from uar.core.files import existing, give_name, read_json, set_aside, sha256, write_json
+from uar.core.files import (
+    allocate,
+    give_name,
+    open_array,
+    read_json,
+    set_aside,
+    sha256,
+    write_json,
+)
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.provenance import differences
@@ -323,6 +331,7 @@ class UnfinishedArray:
         shutil.rmtree(self.array.parent, ignore_errors=True)
         self.array.parent.mkdir(parents=True)
         open_memmap(self.array, mode="w+", dtype=np.uint16, shape=self.shape)
+        allocate(self.array)
         self.done.write_bytes(bytes(self.batches))
         write_json(self.identity, identity)  # last: without it the folder counts for nothing
         return np.arange(self.batches)
@@ -383,7 +392,7 @@ def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:
     Raises:
         UserError: the file is absent, or its shape or dtype differ from what the JSON says.
     """
-    tokens = np.load(existing(path), mmap_mode="r")
+    tokens = open_array(path)
     if (tokens.shape, str(tokens.dtype)) != (info.shape, info.dtype):
         raise UserError(
             f"{path} is {tokens.dtype} {tokens.shape}, its JSON says {info.dtype} {info.shape}. "

