@@ -63,7 +63,7 @@ def run_stage(
         def record(epoch: int, values: dict[str, float]) -> None:
             assert live is not None  # told of epochs on the first process alone
             live.step = epoch
-            for metric, value in values.items():
+            for metric, value in sorted(values.items()):  # as a resumed run has them
                 live.log_metric(metric, value)
             live.make_summary()
 
