@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.common import machine
 from uar.core.device import resolve_device
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 
 MODULES = (
     "cra",
@@ -56,7 +56,7 @@ def main() -> None:
     rows = "".join(run(module) for module in MODULES)
     table = f"`make bench`, {date.today()}, {machine(device)}:\n\n{HEAD}{rows}"
     text = with_table(README.read_text(), device.type, table)
-    with whole_file(README) as temporary:
+    with atomic_write(README) as temporary:
         temporary.write_text(text)
     print(f"{README} has the new table")
 

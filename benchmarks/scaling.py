@@ -23,7 +23,7 @@ from benchmarks.iu_xray import (
 from benchmarks.step import training_step
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.core.special_words import EOS
 from uar.inference.decoding import generate
 
@@ -112,7 +112,7 @@ def draw(table: pd.DataFrame, title: str, path: Path) -> None:
         axis.set(title=what, xlabel=grows, ylabel="seconds", xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=9)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110, format="png")
 
 
@@ -126,7 +126,7 @@ def main() -> None:
         for size, time in measure(params, device).items()
     ]
     table = pd.DataFrame(rows)
-    with whole_file(HERE / "scaling.csv") as temporary:
+    with atomic_write(HERE / "scaling.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.4f")
     draw(table, machine(device), HERE / "scaling.png")
     print(table.to_string(index=False))

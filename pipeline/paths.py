@@ -46,7 +46,7 @@ ANALYSIS = Path("analysis/metrics.json")
 ANALYSIS_DETAILS = Path("analysis/details.json")
 
 
-def untracked(path: Path | str) -> Path:
+def external(path: Path | str) -> Path:
     """A file or folder from outside version control; what is not here is in the project's folder.
 
     DVC runs queued experiments in copies of the project that lack such files, and says in the

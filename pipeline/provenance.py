@@ -85,7 +85,7 @@ class Stage:
 
     def _outside(self, params: Params) -> dict[str, str]:
         values = self.values(params)
-        named = {key: paths.untracked(values[key]) for key in _OUTSIDE if values.get(key)}
+        named = {key: paths.external(values[key]) for key in _OUTSIDE if values.get(key)}
         return {str(values[k]): sha256(path) for k, path in named.items() if path.exists()}
 
 

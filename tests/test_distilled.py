@@ -105,15 +105,25 @@ def test_nearest_codes_in_chunks_are_those_of_all(monkeypatch: pytest.MonkeyPatc
     assert torch.equal(nearest_codes(points, codes), whole)
 
 
-def test_kmeans_finds_separate_clusters() -> None:
-    generator = torch.Generator().manual_seed(1)
-    centres = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
-    points = centres.repeat_interleave(30, 0) + 0.1 * torch.randn(90, 2, generator=generator)
-    for seed in range(20):  # Lloyd's algorithm may start with two centres in one cluster
-        found = kmeans(points, 3, torch.Generator().manual_seed(seed))
-        if (torch.cdist(centres, found).amin(1) < 0.2).all():
-            return
-    pytest.fail("no start finds the clusters")
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+def test_kmeans_is_lloyds_algorithm(rounds: int) -> None:
+    """Against loops; one centre starts twice, so that one of the two loses all its points."""
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(1)).double()
+    points[1] = points[0]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(2))
+    points = points[order.argsort()]  # the drawn centres are the first points, equal ones too
+    centres = [points[i].clone() for i in order[:5]]
+    assert torch.equal(centres[0], centres[1])
+    for _ in range(rounds):
+        nearest = [
+            min(range(5), key=lambda c: float((p - centres[c]).square().sum())) for p in points
+        ]
+        for c in range(5):
+            own = [p for p, n in zip(points, nearest, strict=True) if n == c]
+            if own:
+                centres[c] = torch.stack(own).mean(0)
+    found = kmeans(points, 5, torch.Generator().manual_seed(2), rounds)
+    torch.testing.assert_close(found, torch.stack(centres))
 
 
 @pytest.mark.parametrize("whitening", [0.0, 0.5, 1.0])

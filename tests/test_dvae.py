@@ -17,7 +17,7 @@ from uar.tokens.dvae import (
     Dvae,
     load_dvae,
     logit_laplace,
-    spread_codes,
+    start_codes_by_kmeans,
     train_dvae,
 )
 from uar.tokens.tokenizer import reconstruction_quality
@@ -196,14 +196,14 @@ def test_spread_codes_put_the_codebook_to_use() -> None:
     model = Dvae(codebook_size=512, hidden=64).eval()
     pixels = varied(128, 32)  # 2048 cells for 512 codes
     collapsed = perplexity(model, pixels)
-    spread_codes(model, pixels, torch.Generator().manual_seed(0))
+    start_codes_by_kmeans(model, pixels, torch.Generator().manual_seed(0))
     assert perplexity(model, pixels) > max(256, 2 * collapsed)
     assert perplexity(model, varied(64, 32, seed=1)) > 128
 
 
 def test_more_codes_than_cells_are_refused(model: Dvae) -> None:
     with pytest.raises(UserError, match="codebook_size 512 is more than the 36 cells of 4 images"):
-        spread_codes(model, varied(4, 24), torch.Generator())
+        start_codes_by_kmeans(model, varied(4, 24), torch.Generator())
 
 
 def test_reconstruction_quality_counts_codes(model: Dvae, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from uar.core.errors import UserError
 from uar.core.files import (
+    atomic_write,
     give_name,
     open_array,
     read_json,
     read_table,
     set_aside,
-    whole_file,
     write_csv,
     write_json,
     write_table,
@@ -28,9 +28,9 @@ from uar.core.files import (
 
 def test_a_file_has_its_old_content_or_its_new(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "x"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("old")
-    with pytest.raises(KeyError), whole_file(path) as temporary:
+    with pytest.raises(KeyError), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyError
     assert path.read_text() == "old"

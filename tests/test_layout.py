@@ -106,10 +106,14 @@ def test_forbidden_arrows_are_of_rooms() -> None:
     assert {room for arrow in FORBIDDEN for room in arrow} <= set(ROOMS)
 
 
-def test_the_picture_is_drawn(tmp_path: Path) -> None:
-    draw(Counter({("uar.data", "uar.core"): 3}), tmp_path / "layout.svg")
-    text = (tmp_path / "layout.svg").read_text()
-    assert "<svg" in text
+def test_the_picture_shows_each_arrow(tmp_path: Path) -> None:
+    one = Counter({("uar.data", "uar.core"): 3, ("uar.tokens", "uar.data"): 1})
+    pictures = []
+    for arrows in (one, one, one | Counter({("uar.tokens", "uar.core"): 1})):
+        draw(arrows, tmp_path / "layout.svg")
+        text = (tmp_path / "layout.svg").read_text()
+        pictures.append(text.count("<path "))
+    assert pictures[0] == pictures[1] < pictures[2]
 
 
 def test_every_command_is_where_the_table_says() -> None:

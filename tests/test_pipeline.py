@@ -494,11 +494,11 @@ def test_untracked_files_are_found_from_a_queued_experiments_folder(
     if queued:
         monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     relative = Path("data/raw")
-    assert paths.untracked(relative) == (tmp_path / relative if queued else relative)
-    assert paths.untracked(tmp_path / relative) == tmp_path / relative
-    assert paths.untracked("imagenet") == Path("imagenet")
+    assert paths.external(relative) == (tmp_path / relative if queued else relative)
+    assert paths.external(tmp_path / relative) == tmp_path / relative
+    assert paths.external("imagenet") == Path("imagenet")
     relative.mkdir(parents=True)
-    assert paths.untracked(relative) == relative
+    assert paths.external(relative) == relative
 
 
 def assert_figures_that_apply(model: dict[str, Any], train: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from uar.core.errors import UserError
 from uar.core.schedule import warmup_cosine
 from uar.core.special_words import PAD
 from uar.core.weights import read_weights, write_weights
-from uar.data.batches import Batch, Share, Studies, TokenSource
+from uar.data.batches import Batch, Shard, Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
@@ -591,19 +591,19 @@ def test_a_last_batch_of_one_study_is_no_step(batch_size: int, steps: int) -> No
         assert int((batch.report_ids >= 0).sum()) == batch.studies
 
 
-# ---- shares of a batch: micro-batches and processes
+# ---- shards of a batch: micro-batches and processes
 
 
-def shares(share: Share, batch_size: int = 3) -> list[list[Batch]]:
+def shards(shard: Shard, batch_size: int = 3) -> list[list[Batch]]:
     generator = torch.Generator().manual_seed(4)
-    return list(make_studies().training_batches(batch_size, generator, share))
+    return list(make_studies().training_batches(batch_size, generator, shard))
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (2, 1), (3, 1), (4, 1), (1, 2), (2, 2)])
-def test_the_shares_of_a_batch_are_the_batch(ranks: int, accumulate: int) -> None:
-    """Eight studies by fives: the last batch of three leaves some shares without a study."""
-    whole = shares(Share(), 5)
-    of_ranks = [shares(Share(rank, ranks, accumulate), 5) for rank in range(ranks)]
+def test_the_shards_of_a_batch_are_the_batch(ranks: int, accumulate: int) -> None:
+    """Eight studies by fives: the last batch of three leaves some shards without a study."""
+    whole = shards(Shard(), 5)
+    of_ranks = [shards(Shard(rank, ranks, accumulate), 5) for rank in range(ranks)]
     for number, (batch,) in enumerate(whole):
         assert batch.studies is not None
         count = batch.studies
@@ -629,7 +629,7 @@ def test_the_shares_of_a_batch_are_the_batch(ranks: int, accumulate: int) -> Non
 def test_a_filled_up_batch_has_the_loss_and_gradient_of_its_studies(
     tiny_params: Params, tir: bool
 ) -> None:
-    (_, _, (filled,)) = shares(Share())
+    (_, _, (filled,)) = shards(Shard())
     count = filled.studies
     assert count == 2 and len(filled.report) == 3
     alone = Batch(filled.visual[:count], filled.report[:count], filled.report_ids[:count])
@@ -651,9 +651,9 @@ def test_accumulated_micro_batches_have_the_gradient_of_their_batch(tiny_params:
     settings = tiny_params.train.model_copy(update={"lambda2": 0.0})
     objective = Objective.of_stage(settings, with_mask=True)
     gradients = []
-    for share in (Share(), Share(accumulate=3)):
+    for shard in (Shard(), Shard(accumulate=3)):
         model.zero_grad()
-        for batch in shares(share, 7)[0]:
+        for batch in shards(shard, 7)[0]:
             objective(model, batch)[0].backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, expected in gradients[0].items():

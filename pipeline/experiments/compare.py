@@ -25,7 +25,7 @@ from pipeline.experiments.results import (
 from pipeline.experiments.rows import Ablations
 from pipeline.experiments.tables import EVIDENCE, LOOKING, MODEL, csv_text, markdown
 from uar.core.config import load_params
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.evaluation.summary import COLLAPSE
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def compare(
             ("RESULTS.md", markdown(settings, ablations)),
             ("RESULTS.csv", csv_text(settings, ablations)),
         ):
-            with whole_file(paths.RESULTS / name) as temporary:
+            with atomic_write(paths.RESULTS / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         log.info(f"{paths.RESULTS_LOG}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
 

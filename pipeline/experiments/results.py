@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, read_file
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.core.runs import read_runs
 from uar.evaluation.summary import is_collapsed, look_up
 
@@ -128,7 +128,7 @@ def read_results(path: Path) -> list[Result]:
 def append_results(path: Path, results: Iterable[Result]) -> None:
     """Add lines; those that are there stay as they are."""
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         lines = (json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
         temporary.write_text(old + "".join(lines), encoding="utf-8")
 

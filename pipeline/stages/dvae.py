@@ -37,7 +37,7 @@ def dvae() -> None:
     else:
         assert params.dvae.encoder is not None and params.dvae.decoder is not None
         model = load_tokenizer(
-            paths.untracked(params.dvae.encoder), paths.untracked(params.dvae.decoder)
+            paths.external(params.dvae.encoder), paths.external(params.dvae.decoder)
         )
     model.cpu().save(paths.DVAE_ENCODER, paths.DVAE_DECODER)
 
@@ -57,7 +57,7 @@ def _train(images: torch.Tensor, params: Params) -> Tokenizer:
 
 def _distill(images: torch.Tensor, params: Params) -> Tokenizer:
     chosen, device = params.dvae.distill, resolve_device(params.device)
-    weights = None if chosen.weights is None else paths.untracked(chosen.weights)
+    weights = None if chosen.weights is None else paths.external(chosen.weights)
     network = load_network(chosen.network, weights)
     model = DistilledTokenizer(
         network, params.dvae.codebook_size, chosen.components, params.dvae.hidden

@@ -11,7 +11,7 @@ import pandas as pd
 
 from pipeline import paths
 from uar.core.config import DatasetParams, load_params
-from uar.core.files import give_name, whole_file, write_csv, write_json, write_table
+from uar.core.files import atomic_write, give_name, write_csv, write_json, write_table
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
@@ -46,7 +46,7 @@ def ingest() -> None:
     dataset = _with_views(dataset, packed.views).without(bad)
     if bad:
         kept = [study for study in range(len(ids)) if study not in bad]
-        with whole_file(paths.IMAGES) as out:
+        with atomic_write(paths.IMAGES) as out:
             copy_studies(packed.array, kept, per_study, out)
     else:
         give_name(packed.array, paths.IMAGES)
@@ -68,7 +68,7 @@ def _where_it_is(params: DatasetParams) -> DatasetParams:
     """With a root that a queued experiment sees too; the demo is generated where it runs."""
     if params.name == "demo":
         return params
-    return params.model_copy(update={"root": paths.untracked(params.root)})
+    return params.model_copy(update={"root": paths.external(params.root)})
 
 
 def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:

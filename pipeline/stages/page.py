@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.console import number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
-from uar.core.files import read_table, whole_file
+from uar.core.files import atomic_write, read_table
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
@@ -87,7 +87,7 @@ def write_page(
         rows=headline_rows(evaluated.details),
         notes=notes(params, len(chosen), len(studies)),
     )
-    with whole_file(paths.PAGE) as temporary:
+    with atomic_write(paths.PAGE) as temporary:
         temporary.write_text(render_page(headline, shown), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pipeline import paths
 from pipeline.console import new_table, number
 from pipeline.inputs import finding_labels, open_images, study_rows
 from uar.core.config import load_params
-from uar.core.files import read_table, whole_file, write_json
+from uar.core.files import atomic_write, read_table, write_json
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.evaluation.probe import Probe, thumbnails, token_bags
 from uar.evaluation.probe import probe as fit_probe
@@ -44,7 +44,7 @@ def probe() -> None:
     means = {name: _or_none(result.mean_auc) for name, result in found.items()}
     write_json(paths.PROBE, {"auc": means["tokens"], "thumbnail_auc": means["thumbnail"], **use})
     studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
-    with whole_file(paths.PROBE_FINDINGS) as temporary:
+    with atomic_write(paths.PROBE_FINDINGS) as temporary:
         temporary.write_text(_csv(found, studies))
     table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
     for name, of_tokens in found["tokens"].auc.items():

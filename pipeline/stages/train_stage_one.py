@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def train_stage_one(
-    restart: Annotated[bool, typer.Option(help="Do not go on from a killed run.")] = False,
+    restart: Annotated[bool, typer.Option(help="Do not resume a killed run.")] = False,
 ) -> None:
     """Train without the mask; with `train.two_stage: false`, only initialise the model."""
     params = load_params(paths.PARAMS)
@@ -29,7 +29,7 @@ def train_stage_one(
     seed_everything(params.train.seed)
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
     if model.unifier is None and params.model.resnet.weights != "none":
-        model.resnet.load_pretrained(str(paths.untracked(params.model.resnet.weights)))
+        model.resnet.load_pretrained(str(paths.external(params.model.resnet.weights)))
     if model.unifier is not None and params.model.token_embedding == "codes":
         model.unifier.start_from_codes(read_code_vectors(paths.DVAE_ENCODER))
     if not params.train.two_stage:

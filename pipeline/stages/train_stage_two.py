@@ -14,7 +14,7 @@ from uar.model.checkpoint import Checkpoint
 
 
 def train_stage_two(
-    restart: Annotated[bool, typer.Option(help="Do not go on from a killed run.")] = False,
+    restart: Annotated[bool, typer.Option(help="Do not resume a killed run.")] = False,
 ) -> None:
     """Go on from stage one's best epoch with the mask and its loss."""
     params = load_params(paths.PARAMS)

@@ -47,7 +47,7 @@ def run_stage(
         name: of the stage, for its logs and its resume file.
         fabric: the processes that train together; the first one writes and logs.
         start: checkpoint the stage starts from.
-        restart: do not go on from an earlier, killed run.
+        restart: do not resume an earlier, killed run.
     """
     scratch = paths.SCRATCH / f"train_{name}"
     if restart and fabric.is_global_zero:

@@ -136,7 +136,7 @@ def _show(name: str, result: Report, many: bool, as_json: bool) -> None:
 
 def _draw(result: Report, out: Path) -> None:
     from uar.bundle.drawing import heatmap
-    from uar.core.files import whole_file
+    from uar.core.files import atomic_write
 
-    with whole_file(out) as temporary:
+    with atomic_write(out) as temporary:
         heatmap(result).save(temporary, "PNG")

@@ -17,7 +17,7 @@ from ruamel.yaml.tokens import CommentToken
 from pipeline import paths
 from uar.core.config import load_params, params_text, parse_params
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.data.readers import READERS, checked_layout
 
 _COMMENTS = 30  # column of params.yaml's comments
@@ -64,7 +64,7 @@ def use(
     params = parse_params(yaml.safe_load(text.getvalue()), f"{paths.PARAMS} with {source}")
     if root is not None or layout is not None or params.dataset.root.exists():
         checked_layout(params.dataset)
-    with whole_file(paths.PARAMS) as temporary:
+    with atomic_write(paths.PARAMS) as temporary:
         temporary.write_text(text.getvalue())
     for key, old, new in changes:
         log.info(f"{key}: {old} -> {new}")

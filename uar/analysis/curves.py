@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 
 Curves = Mapping[str, pd.Series]  # values by epoch, by name: train/loss, val/CIDEr, ...
 
@@ -109,5 +109,5 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], path: Path) -> None
         "<h2>Last epoch</h2><table><tr><th>stage<th>quantity<th>epoch<th>value</tr>"
         f"{rows}</table></html>\n"
     )
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

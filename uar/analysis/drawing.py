@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 
 BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
 PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
@@ -44,9 +44,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save_figure(figure: Figure, png: Path, pdf: Path) -> None:
     """Write a figure for the screen and for print, without the metadata that tells runs apart."""
-    with whole_file(png) as temporary:
+    with atomic_write(png) as temporary:
         figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
-    with whole_file(pdf) as temporary:
+    with atomic_write(pdf) as temporary:
         metadata = {"Creator": None, "Producer": None, "CreationDate": None}
         figure.savefig(temporary, format="pdf", dpi=_DPI, metadata=metadata)
 

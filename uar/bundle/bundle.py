@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uar.core.config import DecodeParams
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.data.text import Vocabulary
 from uar.model.checkpoint import Checkpoint
 from uar.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -112,7 +112,7 @@ class Bundle:
             "provenance": self.provenance,
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
-        with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for part, data in {_MANIFEST: text.encode(), **parts}.items():
                 archive.writestr(zipfile.ZipInfo(part, _LONG_AGO), data)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     Its bytes are on the disk before it takes the name: a power cut leaves the old file or the new.
@@ -40,7 +40,7 @@ def give_name(file: Path, path: Path) -> None:
 
     A copy where the file system has no second names.
     """
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.unlink(missing_ok=True)
         try:
             os.link(file, temporary)
@@ -59,7 +59,7 @@ def set_aside(path: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -74,7 +74,7 @@ def read_json(path: Path) -> Any:
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
     """Write a Parquet file."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
 
 
@@ -96,7 +96,7 @@ def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
     Args:
         options: of `pandas.DataFrame.to_csv`; without `index`, no index is written.
     """
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         table.map(_no_formula).rename(index=_no_formula).to_csv(
             temporary, **{"index": False, **options}
         )

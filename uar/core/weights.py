@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from uar.core.errors import UserError
-from uar.core.files import existing, whole_file
+from uar.core.files import atomic_write, existing
 
 _KEY = "uar"
 
@@ -32,7 +32,7 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
     header = {"kind": kind, "digest": _digest(whole), "about": about}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(whole, temporary, metadata={_KEY: text})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -18,9 +19,9 @@ from uar.data.views import crops_at, resize_view
 
 @dataclass(frozen=True)
 class Batch:
-    """B studies, or a share of more: with ranks, one process's part of `ranks * B` studies.
+    """B studies, or a shard of more: with ranks, one process's part of `ranks * B` studies.
 
-    Shares are filled up to equal size: a row that is no study has a report of padding only and a
+    Shards are filled up to equal size: a row that is no study has a report of padding only and a
     report id of -1.
     """
 
@@ -47,7 +48,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """Which part of every batch this process computes, and in how many micro-batches."""
 
     rank: int = 0
@@ -55,7 +56,7 @@ class Share:
     accumulate: int = 1
 
 
-WHOLE = Share()
+WHOLE = Shard()
 
 
 class VisualSource(Protocol):
@@ -166,22 +167,22 @@ class Studies:
         return full + (rest > 1)
 
     def training_batches(
-        self, batch_size: int, generator: torch.Generator, share: Share = WHOLE
+        self, batch_size: int, generator: torch.Generator, shard: Shard = WHOLE
     ) -> Iterator[list[Batch]]:
         """One epoch in random order, of random crops, as the micro-batches of each step.
 
-        Every process draws the same whole batches and builds its share of them. All micro-batches
+        Every process draws the same whole batches and builds its shard of them. All micro-batches
         have the same shape; the last batch has fewer of them, and filled-up ones, if it is smaller.
         A last batch of one study is dropped.
         """
-        micro_size = math.ceil(batch_size / share.accumulate)
+        micro_size = math.ceil(batch_size / shard.accumulate)
         for chosen in self._order(generator).split(batch_size):
             drawn = self.visual.draw((len(chosen), self.rows.shape[1]), generator)
             if len(chosen) > 1:
                 words = int((self.reports[chosen, 1:] != PAD).sum())
                 micro_batches = zip(chosen.split(micro_size), drawn.split(micro_size), strict=True)
                 yield [
-                    replace(self._part(*each, micro_size, share), words=words, studies=len(chosen))
+                    replace(self._part(*each, micro_size, shard), words=words, studies=len(chosen))
                     for each in micro_batches
                 ]
 
@@ -191,13 +192,13 @@ class Studies:
             return torch.randperm(len(self), generator=generator)
         return torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
 
-    def _part(self, chosen: Tensor, drawn: Tensor, micro_size: int, share: Share) -> Batch:
+    def _part(self, chosen: Tensor, drawn: Tensor, micro_size: int, shard: Shard) -> Batch:
         """This process's rows of a micro-batch, filled up with its studies again but no reports."""
-        per_rank = math.ceil(micro_size / share.ranks)
-        row = torch.arange(per_rank * share.ranks)
+        per_rank = math.ceil(micro_size / shard.ranks)
+        row = torch.arange(per_rank * shard.ranks)
         filler, study = row >= len(chosen), row % len(chosen)
         ids = self.report_ids[chosen[study]].masked_fill(filler, -1)
-        own = slice(share.rank * per_rank, (share.rank + 1) * per_rank)
+        own = slice(shard.rank * per_rank, (shard.rank + 1) * per_rank)
         mine = study[own]
         part = self._batch(chosen[mine], lambda rows: self.visual.cropped(rows, drawn[mine]))
         report = part.report.masked_fill(filler[own].unsqueeze(1), PAD)
@@ -213,14 +214,14 @@ class Studies:
             findings=None if self.findings is None else self.findings[chosen],
         )
 
-    def batches(self, batch_size: int, share: Share = WHOLE) -> Iterator[Batch]:
+    def batches(self, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
         """Whole images in order; of many processes, each gets every `ranks`-th batch."""
-        for chosen in torch.arange(len(self)).split(batch_size)[share.rank :: share.ranks]:
+        for chosen in torch.arange(len(self)).split(batch_size)[shard.rank :: shard.ranks]:
             yield self._batch(chosen, self.visual.whole)
 
     def with_images_of(self, others: np.ndarray) -> Studies:
         """The same reports, study i with the images of study `others[i]`."""
-        shuffled = object.__new__(Studies)
-        present = None if self.present is None else self.present[others]
-        shuffled.__dict__.update(self.__dict__, rows=self.rows[others], present=present)
+        shuffled = copy(self)
+        shuffled.rows = self.rows[others]
+        shuffled.present = None if self.present is None else self.present[others]
         return shuffled

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uar.core.errors import UserError
-from uar.core.files import existing, whole_file
+from uar.core.files import atomic_write, existing
 from uar.evaluation.predictions import Prediction, read_predictions
 
 Section = Literal["findings", "impression", "findings+impression"]
@@ -214,7 +214,7 @@ def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         text = json.dumps(content, indent=4, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Prediction:
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
     """Write one JSON object per line to `path`, under a temporary name until whole."""
-    with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with atomic_write(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for prediction in predictions:
             file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
 

@@ -73,7 +73,7 @@ def generate(
         for row in finished.nonzero().flatten().tolist():
             best = int((scores[row] / lengths[row] ** length_penalty).argmax())
             done[int(waiting[row])] = _strip(history[row, best].tolist(), float(scores[row, best]))
-        kept = _closed_up(~finished)
+        kept = _compact_rows(~finished)
         if not len(kept):
             break
         cache.branch(parent)
@@ -99,7 +99,7 @@ def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
     return words.masked_fill(ended.unsqueeze(2), PAD), log_probabilities
 
 
-def _closed_up(stay: Tensor) -> Tensor:
+def _compact_rows(stay: Tensor) -> Tensor:
     """Rows where `(B,)` is true; the last of them take the places of those that leave."""
     count = int(stay.sum())
     rows = torch.arange(count, device=stay.device)

@@ -50,7 +50,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(params.dropout)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """`(B, L, d)` -> `(B, L, d)`; `seen` as `seen_bias` makes it."""
+        """`(B, L, d)` -> `(B, L, d)`; `seen` as `missing_view_mask` makes it."""
         normed = self.attention_norm(x)
         keys_and_values = self.attention.keys_and_values(normed)
         x = x + self.dropout(self.attention(normed, keys_and_values, bias=seen))
@@ -71,7 +71,7 @@ class Encoder(nn.Module):
         """F^(I) `(B, L, d)` -> encoded visual features `(B, L, d)`.
 
         Args:
-            seen: hides the tokens of missing views, as `seen_bias` makes it.
+            seen: hides the tokens of missing views, as `missing_view_mask` makes it.
         """
         x = self.dropout(visual + self.positions(0, visual.shape[1]))
         for layer in self.layers:
@@ -89,7 +89,7 @@ def tokens_of(present: Tensor, visual: Tensor) -> Tensor:
     return present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)
 
 
-def seen_bias(present: Tensor | None, visual: Tensor) -> Tensor | None:
+def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
     """Attention bias `(B, 1, 1, L)`: 0 on `tokens_of` views, -inf on others; None: all are seen."""
     if present is None:
         return None
@@ -118,7 +118,7 @@ class Cache:
 
     layers: list[LayerCache]
     ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
-    seen: Tensor | None = None  # (B, 1, 1, L), see `seen_bias`
+    seen: Tensor | None = None  # (B, 1, 1, L), see `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
 

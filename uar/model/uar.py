@@ -15,7 +15,7 @@ from uar.core.config import ModelParams
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.findings import FindingsHead
-from uar.model.transformer import Cache, Decoder, Encoder, seen_bias, tokens_of
+from uar.model.transformer import Cache, Decoder, Encoder, missing_view_mask, tokens_of
 from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
 
 
@@ -134,13 +134,13 @@ class UAR(nn.Module):
     def _encode(
         self, image: Tensor, views: int, present: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """F^(I) of `views` films to what the decoder attends to, and its `seen_bias`."""
+        """F^(I) of `views` films to what the decoder attends to, and its `missing_view_mask`."""
         pool = self.pool
         if pool > 1:
             side = math.isqrt(image.shape[1] // views)
             squares = image.unflatten(1, (views, side // pool, pool, side // pool, pool))
             image = squares.mean(dim=(3, 5)).flatten(1, 3)
-        seen = seen_bias(present, image)
+        seen = missing_view_mask(present, image)
         return self.encoder(image, seen), seen
 
     def _findings(
@@ -259,7 +259,7 @@ def global_image_feature(
 
 
 def pool_seen(memory: Tensor, seen: Tensor | None) -> Tensor:
-    """Mean of `(B, L, d)` over the tokens that `seen_bias` leaves, `(B, d)`."""
+    """Mean of `(B, L, d)` over the tokens that `missing_view_mask` leaves, `(B, d)`."""
     return memory.mean(dim=1) if seen is None else masked_mean(memory, seen[:, 0, 0] == 0)
 
 

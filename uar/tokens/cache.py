@@ -326,7 +326,7 @@ class UnfinishedArray:
         identity = json.loads(json.dumps(identity))
         if (done := self._done(identity)) is not None:
             if done.any():
-                log.info(f"going on after {done.sum()} of {len(done)} batches ({self.array})")
+                log.info(f"resuming after {done.sum()} of {len(done)} batches ({self.array})")
             return np.flatnonzero(done == 0)
         shutil.rmtree(self.array.parent, ignore_errors=True)
         self.array.parent.mkdir(parents=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from uar.core.config import DistillParams, DvaeTrainParams
 from uar.core.device import autocast
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.tokens.dvae import dall_e, logit_laplace
@@ -104,7 +104,7 @@ class DistilledTokenizer(Tokenizer):
             (self.decoder.state_dict(), decoder),
         ):
             weights = {name: w.contiguous() for name, w in state.items()}
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 save_file(weights, temporary, metadata)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
 from uar.core.errors import UserError
-from uar.core.files import whole_file
+from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.tokens.tokenizer import Tokenizer, kmeans
@@ -100,7 +100,7 @@ class Dvae(Tokenizer):
         """Write both halves as safetensors."""
         for half, path in ((self.encoder, encoder), (self.decoder, decoder)):
             weights = {name: w.contiguous() for name, w in half.state_dict().items()}
-            with whole_file(path) as temporary:
+            with atomic_write(path) as temporary:
                 save_file(weights, temporary)
 
 
@@ -157,8 +157,8 @@ def train_dvae(
 
     Codes are Gumbel-softmax samples whose temperature falls from 1 to `params.temperature`;
     reconstruction is the logit-Laplace likelihood of their appendix A.3. Theirs took millions of
-    steps; so that hundreds do, codes start from k-means (`spread_codes`), the decoder learns to
-    read them first, and the encoder follows at `params.encoder_rate` of its learning rate.
+    steps; so that hundreds do, codes start by k-means (`start_codes_by_kmeans`), the decoder learns
+    to read them first, and the encoder follows at `params.encoder_rate` of its learning rate.
 
     Args:
         images: `(N, size, size)` uint8, the training split only.
@@ -169,7 +169,7 @@ def train_dvae(
     generator = torch.Generator().manual_seed(seed)
     model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     rows = torch.randint(len(images), (_KMEANS_IMAGES,), generator=generator)
-    spread_codes(model, (images[rows].float() / 255).to(device), generator)
+    start_codes_by_kmeans(model, (images[rows].float() / 255).to(device), generator)
     encoder_rate = params.learning_rate * params.encoder_rate
     optimizer = torch.optim.AdamW(
         [
@@ -208,7 +208,7 @@ def train_dvae(
 
 
 @torch.no_grad()
-def spread_codes(model: Dvae, pixels: Tensor, generator: torch.Generator) -> None:
+def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generator) -> None:
     """Initialise the encoder's last layer so that every code is in use from the first step.
 
     A random last layer lets a short training collapse onto a few codes. Here code c scores

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,7 @@ _LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(nn.Module, ABC):
     """A network up to the feature map that tokens are made of.
 
     Attributes:
@@ -40,9 +41,9 @@ class FeatureNetwork(nn.Module):
     stride: ClassVar[int]
     channels: ClassVar[int]
 
+    @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """`(N, H, W)` gray pixels in [0, 1] to the map `(N, C, H/M, W/M)`."""
-        raise NotImplementedError
 
 
 class EfficientNetLite0(FeatureNetwork):

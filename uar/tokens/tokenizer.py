@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from uar.core.errors import UserError
 _AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 
 
-class Tokenizer(nn.Module):
+class Tokenizer(nn.Module, ABC):
     """Films to tokens of a codebook and back.
 
     Attributes:
@@ -25,25 +26,25 @@ class Tokenizer(nn.Module):
     stride: int
 
     @property
+    @abstractmethod
     def codebook_size(self) -> int:
         """Number of visual words, |V_I|."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, pixels: Tensor) -> Tensor:
         """Tokens `(N, H/M, W/M)` int64 of `(N, H, W)` gray pixels in [0, 1]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def reconstruct(self, tokens: Tensor) -> Tensor:
         """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encoder_state(self) -> dict[str, Tensor]:
         """All that decides which tokens a film gets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, encoder: Path, decoder: Path) -> None:
         """Write what makes tokens and what makes pixels of them, as safetensors."""
-        raise NotImplementedError
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""

@@ -1,4 +1,4 @@
-"""One training stage (section 3.5): epochs, validation, selection, and going on after a kill."""
+"""One training stage (section 3.5): epochs, validation, selection, and resuming."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from uar.core.errors import UserError
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.schedule import warmup_cosine
-from uar.data.batches import Batch, Share, Studies
+from uar.data.batches import Batch, Shard, Studies
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.training.objective import Objective
@@ -54,7 +54,7 @@ class TrainingStep(nn.Module):
     """Forward pass and loss of a micro-batch as one module, for DDP or FSDP to wrap.
 
     Args:
-        compiled: pass the model through `torch.compile`; shapes never change (`Share`).
+        compiled: pass the model through `torch.compile`; shapes never change (`Shard`).
     """
 
     def __init__(
@@ -151,7 +151,7 @@ def train_stage(
         schedule.load_state_dict(state.schedule)
         past, best, seconds = state.past, state.best, state.seconds
         if fabric.is_global_zero:
-            log.info(f"going on after epoch {first + len(past) - 1} of {epochs} ({resume})")
+            log.info(f"resuming after epoch {first + len(past) - 1} of {epochs} ({resume})")
     fabric.barrier()  # nobody overwrites the file before everybody has read it
     if fabric.is_global_zero:
         for epoch, values in enumerate(past, first):
@@ -216,8 +216,8 @@ def train_epoch(
     own_rate = set(map(id, _masks(step))) if params.mask_learning_rate is not None else set()
     clipped_ones = [weight for weight in step.parameters() if id(weight) not in own_rate]
     steps = studies.training_steps(params.batch_size)
-    share = Share(fabric.global_rank, fabric.world_size, params.accumulate)
-    batches = studies.training_batches(params.batch_size, order, share)
+    shard = Shard(fabric.global_rank, fabric.world_size, params.accumulate)
+    batches = studies.training_batches(params.batch_size, order, shard)
     if fabric.device.type == "cuda":
         batches = ([batch.pin_memory() for batch in parts] for parts in batches)
     sums: dict[str, Tensor] = {}

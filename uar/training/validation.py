@@ -11,7 +11,7 @@ import torch
 
 from uar.core.config import DecodeParams
 from uar.core.distributed import gather_objects
-from uar.data.batches import Batch, Share, Studies
+from uar.data.batches import Batch, Shard, Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.detection import best_thresholds, mean_auc
 from uar.evaluation.metrics import score
@@ -65,10 +65,10 @@ class Validation:
             `findings_f1` of the head and, where enough studies have any, `findings_auc`.
         """
         model.eval()
-        share = Share(self.fabric.global_rank, self.fabric.world_size)
-        batches = self.studies.batches(self.params.batch_size, share)
+        shard = Shard(self.fabric.global_rank, self.fabric.world_size)
+        batches = self.studies.batches(self.params.batch_size, shard)
         others = self.studies.with_images_of(another_each(len(self.studies)))
-        strangers = others.batches(self.params.batch_size, share)
+        strangers = others.batches(self.params.batch_size, shard)
         seen = self._find(model) if model.findings is not None else {}
         with torch.inference_mode():
             tables = model.tables()
@@ -88,17 +88,17 @@ class Validation:
                             part.without_mask = self._write(model, batch, tables)
                 mine.append(part)
         parts = gather_objects(self.fabric, mine)
-        ordered = [parts[i % share.ranks][i // share.ranks] for i in range(sum(map(len, parts)))]
+        ordered = [parts[i % shard.ranks][i // shard.ranks] for i in range(sum(map(len, parts)))]
         values = self._values(ordered) | seen if self.fabric.is_global_zero else {}
         return self.fabric.broadcast(values)
 
     def _find(self, model: UAR) -> dict[str, float]:
         """Set the findings head's thresholds, on every rank; what the head sees."""
-        share = Share(self.fabric.global_rank, self.fabric.world_size)
+        shard = Shard(self.fabric.global_rank, self.fabric.world_size)
         mine = []
         with torch.inference_mode():
             tables = model.tables()
-            for batch in self.studies.batches(self.params.batch_size, share):
+            for batch in self.studies.batches(self.params.batch_size, shard):
                 batch = batch.to(self.fabric.device)
                 logits = model.finding_logits(batch.visual, tables, batch.present)
                 mine.append(logits.sigmoid().cpu().numpy())
@@ -109,7 +109,7 @@ class Validation:
         parts = gather_objects(self.fabric, mine)
         if self.fabric.is_global_zero:
             count = sum(map(len, parts))
-            ordered = [parts[i % share.ranks][i // share.ranks] for i in range(count)]
+            ordered = [parts[i % shard.ranks][i // shard.ranks] for i in range(count)]
             probabilities = np.concatenate(ordered)
             true = labels.numpy() > 0
             thresholds, f1 = best_thresholds(probabilities, true)

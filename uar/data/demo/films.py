@@ -55,7 +55,7 @@ def _cover(distance: Pixels, softness: float) -> Pixels:
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
-class Film:
+class Canvas:
     """A film being drawn, in patient coordinates: the unit square, (0, 0) at the upper left.
 
     `pixels` is `(H, W)` float32, bone bright. `x` and `y` are each pixel's patient coordinates.
@@ -143,7 +143,7 @@ def draw_frontal(
 ) -> tuple[Pixels, dict[Finding, Box]]:
     """The PA film, `(H, film_size)` in [0, 1] with bone bright, and the box of each finding."""
     rng = np.random.default_rng(pose.texture)
-    film = Film(film_size, pose)
+    film = Canvas(film_size, pose)
     x, y = film.x, film.y
     hyperinflation = _named(findings, "hyperinflation")
     cardiomegaly = _named(findings, "cardiomegaly")
@@ -303,7 +303,7 @@ def draw_lateral(
 ) -> tuple[Pixels, dict[Finding, Box]]:
     """The lateral film, patient facing left; as `draw_frontal`. A pneumothorax is not visible."""
     rng = np.random.default_rng([pose.texture, 1])
-    film = Film(film_size, pose)
+    film = Canvas(film_size, pose)
     x, y = film.x, film.y
     hyperinflation = _named(findings, "hyperinflation")
     cardiomegaly = _named(findings, "cardiomegaly")

@@ -44,7 +44,7 @@ class ListedStudy:
 
 
 @dataclass(frozen=True)
-class Film:
+class ListedFilm:
     """A film that a report claims."""
 
     name: str  # as the collection names it, "1_IM-0001-3001"
@@ -59,7 +59,7 @@ class Examination:
 
     uid: int
     sections: dict[str, str]  # findings, impression
-    films: tuple[Film, ...]
+    films: tuple[ListedFilm, ...]
     source: str  # file, or file and row
 
 

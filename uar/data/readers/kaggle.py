@@ -18,7 +18,7 @@ from uar.data.readers.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
     Examination,
-    Film,
+    ListedFilm,
     assemble,
 )
 from uar.data.readers.tables import read_csv
@@ -44,10 +44,10 @@ def read(params: DatasetParams) -> Dataset:
         if leaves_folder(name)
     ]
     refuse(_faults(projections, "filename") + leaving, path, "Restore the file.")
-    films: defaultdict[int, list[Film]] = defaultdict(list)
+    films: defaultdict[int, list[ListedFilm]] = defaultdict(list)
     for row in projections.itertuples():
         name = row.filename
-        film = Film(
+        film = ListedFilm(
             name=name.split(".")[0],
             path=on_disk.get(name, name),
             on_disk=name in on_disk,

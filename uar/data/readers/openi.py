@@ -25,7 +25,7 @@ from uar.data.readers.iu_xray import (
     SECTIONS_OFFERED,
     SPLITS_OFFERED,
     Examination,
-    Film,
+    ListedFilm,
     assemble,
 )
 from uar.data.study import (
@@ -100,10 +100,10 @@ def _examination(report: ElementTree, source: str, on_disk: dict[str, str]) -> E
     return Examination(int(uid[1]), sections, films, source)
 
 
-def _film(parent_image: str, uid: str, on_disk: dict[str, str]) -> Film:
+def _film(parent_image: str, uid: str, on_disk: dict[str, str]) -> ListedFilm:
     name = parent_image.removeprefix(f"{uid}_")  # the DICOM files' names lack the CXR1_ in front
     path = on_disk.get(parent_image) or on_disk.get(name)
-    return Film(name, path or f"{parent_image}.png", on_disk=path is not None)
+    return ListedFilm(name, path or f"{parent_image}.png", on_disk=path is not None)
 
 
 def _explain(fault: Exception) -> str:
