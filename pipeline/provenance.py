@@ -71,7 +71,7 @@ class Stage:
         )
 
     def identity(self, params: Params) -> dict[str, Any]:
-        """All that its result depends on: a run that goes on after a kill must share it."""
+        """All that its result depends on: a resumed run must share it."""
         return {
             "code": {
                 file.relative_to(_ROOT).as_posix(): sha256(file)

@@ -147,7 +147,7 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return any(not torch.equal(one[name], other[name]) for name in one)
 
 
-# ---- going on after a kill
+# ---- resuming after a kill
 
 
 @pytest.mark.parametrize("tir", [False, True], ids=["stage one", "stage two"])
