@@ -349,6 +349,23 @@ def test_only_epochs_with_reports_are_candidates(
     assert (trained.best.epoch, trained.best.validation["CIDEr"]) == (4, 0.3)
 
 
+@pytest.mark.parametrize(
+    ("nats", "best"), [((60.0, 55.0, 58.0), 2), ((60.0, 55.0, 54.0), 3), ((55.0, 55.0, 60.0), 2)]
+)
+def test_cross_entropy_chooses_among_all_epochs(
+    tiny_params: Params, train: Callable[..., Any], nats: tuple[float, ...], best: int
+) -> None:
+    """With reports or without, and whatever these score."""
+    changes = {"batch_size": 3, "report_every": 3, "select_by": "cross_entropy"}
+    settings = tiny_params.train.model_copy(update=changes)
+    scripted = Scripted(0.9, 0.1, 0.2, nats=nats)
+    trained, _ = train(make_model(tiny_params), settings=settings, scores=scripted)
+    assert scripted.wrote == [False, False, True]
+    assert trained.best.epoch == best
+    assert trained.best.validation["cross_entropy"] == nats[best - 1]
+    assert_same_bits(trained.best.weights, scripted.weights[best - 1])
+
+
 def test_stages_draw_their_own_order_and_dropout(
     tiny_params: Params, train: Callable[..., Any]
 ) -> None:

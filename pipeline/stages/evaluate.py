@@ -97,7 +97,7 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
     constant = constant_report(
         train_reports,
         references(inputs.studies("val"), inputs),
-        select_by=params.train.select_by,
+        select_by=params.evaluate.constant_by,
         candidates=params.evaluate.constant_candidates,
     )
     by_tokens = nearest_by_tokens(studies, training)
@@ -174,7 +174,7 @@ def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, 
         "systems": {
             "constant_report": {
                 "report": constant,
-                "chosen_by": f"validation {params.train.select_by}",
+                "chosen_by": f"validation {params.evaluate.constant_by}",
             },
             "nearest_tokens": "report of the training study whose codebook histograms have the "
             "largest Bhattacharyya coefficient, mean over views",

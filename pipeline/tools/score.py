@@ -97,7 +97,7 @@ def score(
         constant = constant_report(
             truth.train,
             truth.val,
-            select_by=params.train.select_by,
+            select_by=params.evaluate.constant_by,
             candidates=params.evaluate.constant_candidates,
         )
         systems["constant_report"] = with_reports_of(predictions, [constant] * len(predictions))

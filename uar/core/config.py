@@ -23,6 +23,7 @@ from pydantic import (
 from uar.core.errors import UserError
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
+Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
 STRIDE = {"distill": 16}  # M (section 3.2) by `dvae.source`; of a dVAE, with its three poolings, 8
 
@@ -240,7 +241,7 @@ class TrainParams(Section):
     betas: tuple[Decay, Decay]
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0)
-    select_by: MetricName
+    select_by: Selection
     report_every: int = Field(ge=1)  # epochs
     accumulate: int = Field(ge=1)  # micro-batches of a batch
     compile: bool
@@ -269,6 +270,7 @@ class EvaluateParams(Section):
     """Controls and uncertainty of the evaluation."""
 
     constant_candidates: int = Field(ge=1)
+    constant_by: MetricName
     protocols: tuple[Literal["r2gen", "coco"], ...]
     meteor: bool
     labellers: tuple[Literal["rules", "chexbert"], ...]

@@ -94,9 +94,10 @@ def train_stage(
 ) -> Trained | None:
     """Train and return the best epoch by `params.select_by` on validation.
 
-    An epoch is a candidate if its reports were scored: every `params.report_every`-th and the last,
-    and epoch 0, the model that the stage starts from, with `from_start`. Of equal scores the lower
-    cross-entropy wins, and then the later epoch.
+    Every epoch has a cross-entropy; its reports are scored every `params.report_every`-th and the
+    last time. Candidates are the epochs with the value that chooses, and with `from_start` epoch 0,
+    the model that the stage starts from, too. Of equal scores the lower cross-entropy wins, and
+    then the later epoch.
 
     After each epoch everything needed to go on is in `scratch`: called again with the same
     `identity` after a kill, training goes on there with the same result as if never stopped.
@@ -181,7 +182,8 @@ def train_stage(
             continue
         on_epoch(epoch, values)
         log.info(_line(epoch, values, params.select_by))
-        if written and (best is None or _beats(scores, best.validation, params.select_by)):
+        candidate = params.select_by in scores
+        if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             best = Checkpoint.of(model, weights, encoder_sha256, epoch, scores)
         ResumeState(weights, optimizer_state, schedule.state_dict(), past, best, seconds).save(
             resume, identity
@@ -191,7 +193,10 @@ def train_stage(
 
 def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
     """Whether a later epoch is better: higher score, or as high with no higher cross-entropy."""
-    later, earlier = ((of[select_by], -of["cross_entropy"]) for of in (scores, best))
+    higher = () if select_by == "cross_entropy" else (select_by,)
+    later, earlier = (
+        (*(of[name] for name in higher), -of["cross_entropy"]) for of in (scores, best)
+    )
     return later >= earlier
 
 
