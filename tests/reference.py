@@ -151,7 +151,11 @@ def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: UAR, visual: Tensor, beam_size: int, length_penalty: float = 0.0
+    model: UAR,
+    visual: Tensor,
+    beam_size: int,
+    length_penalty: float = 0.0,
+    guidance: float = 0.0,
 ) -> list[Generated]:
     """As `uar.inference.decoding.generate`: lists of beams, prefixes decoded anew for each word."""
 
@@ -167,7 +171,12 @@ def generate(
         padded = [ids + [PAD] * (position + 1 - len(ids)) for ids in prefixes]
         text = text_features(model, torch.tensor(padded, device=visual.device))
         states, _ = decode(model, text, encoded[rows])
-        ordered = model.head(states[:, -1]).log_softmax(-1).sort(descending=True)
+        words_after = model.head(states[:, -1]).log_softmax(-1)
+        if guidance:
+            states, _ = decode(model, text, model.no_image.expand_as(encoded[rows]))
+            unseen = model.head(states[:, -1]).log_softmax(-1)
+            words_after = ((1 + guidance) * words_after - guidance * unseen).log_softmax(-1)
+        ordered = words_after.sort(descending=True)
         following = zip(ordered.indices.tolist(), ordered.values.tolist(), strict=True)
         for study, beams in enumerate(kept):
             candidates = []

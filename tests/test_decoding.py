@@ -124,6 +124,20 @@ def test_generated_reports_equal_the_reference(
     assert_same(generate(model, visual, beams, length_penalty), expected)
 
 
+@pytest.mark.parametrize("guidance", [0.5, 3.0])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_guided_reports_equal_the_reference(
+    make_model: MakeModel, make_visual: MakeVisual, beams: int, guidance: float
+) -> None:
+    model = biased_to_end(make_model(SEED, image_dropout=0.5), by=1.0).double()
+    torch.nn.init.normal_(model.no_image, generator=torch.Generator().manual_seed(SEED))
+    visual = make_visual(model, 6)
+    expected = reference.generate(model, visual, beams, 1.0, guidance)
+    guided = generate(model, visual, beams, 1.0, guidance=guidance)
+    assert_same(guided, expected)
+    assert [g.ids for g in guided] != [g.ids for g in generate(model, visual, beams, 1.0)]
+
+
 def test_tables_made_once_serve_every_batch(
     make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,35 @@ def test_feature_dropout_averages_some_tokens_in_training_alone(
     assert not torch.allclose(output.report_global, exact.report_global)
 
 
+def test_image_dropout_hides_the_films_of_its_share_of_reports_in_training_alone(
+    make_model: MakeModel,
+) -> None:
+    plain = make_model(dropout=0.0, findings=True)
+    model = make_model(dropout=0.0, findings=True, image_dropout=0.25)
+    model.load_state_dict(plain.state_dict() | {"no_image": torch.randn(16)})
+    true = torch.ones(2, model.sizes.findings)
+    torch.testing.assert_close(model(VISUAL, REPORT).logits, plain(VISUAL, REPORT).logits)
+
+    visual, report = VISUAL[:1].repeat(2000, 1, 1), REPORT[1:].repeat(2000, 1)
+    seen = plain.train()(VISUAL[:1], REPORT[1:], findings=true[:1]).logits
+    unseen = model.decoder(
+        model.features(VISUAL[:1], REPORT[1:, :-1])[1], model.no_image.expand(1, 8, -1)
+    )[0]
+    torch.manual_seed(0)
+    logits = model.train()(visual, report, findings=true[:1].expand(2000, -1)).logits
+    blind = torch.isclose(logits, model.head(unseen), atol=1e-5).flatten(1).all(dim=1)
+    assert float(blind.float().mean()) == pytest.approx(0.25, abs=0.03)
+    torch.testing.assert_close(logits[~blind], seen.expand(int((~blind).sum()), -1, -1))
+
+
+def test_guidance_needs_a_model_that_learnt_without_films(tiny_raw: dict[str, Any]) -> None:
+    tiny_raw["decode"]["guidance"] = 1.0
+    with pytest.raises(UserError, match=r"decode\.guidance 1 needs.*model\.image_dropout"):
+        parse_params(tiny_raw, "params.yaml")
+    tiny_raw["model"]["image_dropout"] = 0.1
+    assert parse_params(tiny_raw, "params.yaml").decode.guidance == 1.0
+
+
 # ---- pooled tokens
 
 

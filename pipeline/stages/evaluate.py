@@ -114,9 +114,10 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
 def setup_of(params: Params) -> Setup:
     """What a signature says of references and reports."""
     decode, weights = params.decode, params.evaluate.radgraph
+    guidance = f",guidance:{decode.guidance:g}" if decode.guidance else ""
     return Setup(
         references=f"cleaned,cut:{params.report.max_length},unk:yes",
-        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}",
+        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}{guidance}",
         radgraph=weights.name if weights else None,
     )
 

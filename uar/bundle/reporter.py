@@ -249,7 +249,13 @@ class Reporter:
             there = np.stack([study.present for study in studies])
             present = torch.from_numpy(there).to(self._device)
         written = generate(
-            model, visual, decode.beam_size, decode.length_penalty, self._tables, present
+            model,
+            visual,
+            decode.beam_size,
+            decode.length_penalty,
+            self._tables,
+            present,
+            decode.guidance,
         )
         rows = torch.full((len(studies), model.sizes.max_length + 1), PAD)
         for row, beam in zip(rows, written, strict=True):

@@ -189,6 +189,7 @@ class ModelParams(Section):
     dropout: float = Field(ge=0, lt=1)
     word_dropout: float = Field(ge=0, lt=1)  # share of the decoder's input words
     feature_dropout: float = Field(ge=0, lt=1)  # share of tokens and words outside Eq. 10's means
+    image_dropout: float = Field(ge=0, lt=1)  # share of reports learnt without their films
     visual_pool: int = Field(ge=1)  # side of a square of tokens that the encoder sees as one
     findings: bool
     resnet: ResNetParams
@@ -263,6 +264,7 @@ class DecodeParams(Section):
 
     beam_size: int = Field(ge=1)
     length_penalty: float = Field(ge=0)
+    guidance: float = Field(ge=0)
     batch_size: int = Field(ge=1)  # studies
 
 
@@ -341,6 +343,15 @@ class Params(Section):
         if self.model.lsu and side % pool:
             raise ValueError(
                 f"model.visual_pool {pool} does not divide the {side} tokens along a view's side"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _guidance_is_trained(self) -> Params:
+        if self.decode.guidance and not self.model.image_dropout:
+            raise ValueError(
+                f"decode.guidance {self.decode.guidance:g} needs a model trained with "
+                "model.image_dropout above 0"
             )
         return self
 

@@ -27,6 +27,7 @@ def generate(
     length_penalty: float = 0.0,
     tables: Tables | None = None,
     present: Tensor | None = None,
+    guidance: float = 0.0,
 ) -> list[Generated]:
     """Write a report for each of B studies.
 
@@ -41,11 +42,16 @@ def generate(
         length_penalty: 0 ranks by log-probability alone, 1 by its mean per word.
         tables: of this model, for many batches; else they are made here.
         present: views that each study has, as `UAR.forward` takes them.
+        guidance: gamma of classifier-free guidance (Kornblith et al. 2023, "Guiding image
+            captioning models toward more specific captions"): words are ranked by
+            (1 + gamma) log p(word | films) - gamma log p(word | no films), normalised again. Above
+            0 it needs a model with `image_dropout`.
     """
     device = model.head.weight.device
     studies, beams, length = len(visual), beam_size, model.sizes.max_length
     tables = tables or model.tables()
     cache = model.start(visual, beams, tables, present)
+    caches = [cache, model.start_without_image(cache)] if guidance else [cache]
     waiting = torch.arange(studies, device=device)  # study behind each row of the batch
     history = torch.full((studies, beams, length), PAD, device=device)
     last = torch.full((studies, beams), BOS, device=device)
@@ -56,7 +62,8 @@ def generate(
     done: list[Generated | None] = [None] * studies
 
     for position in range(length):
-        words, following = _best_words(model.step(tables.words[last], cache), ended)
+        logits = [model.step(tables.words[last], cache) for cache in caches]
+        words, following = _best_words(_guided(logits, guidance), ended)
         totals = scores.unsqueeze(2) + following  # (B, G, G): G words after each of G beams
         new_lengths = (lengths + ~ended).unsqueeze(2)
         ranked = totals / new_lengths**length_penalty
@@ -76,13 +83,23 @@ def generate(
         kept = _compact_rows(~finished)
         if not len(kept):
             break
-        cache.branch(parent)
+        for cache in caches:
+            cache.branch(parent)
         if len(kept) < len(waiting):
-            cache.keep(kept)
+            for cache in caches:
+                cache.keep(kept)
             waiting, last, scores, lengths, ended, history = (
                 state[kept] for state in (waiting, last, scores, lengths, ended, history)
             )
     return [study for study in done if study is not None]
+
+
+def _guided(logits: list[Tensor], guidance: float) -> Tensor:
+    """Logits with films, moved away from those without where there are such."""
+    if len(logits) == 1:
+        return logits[0]
+    seen, unseen = (each.log_softmax(-1) for each in logits)
+    return seen + guidance * (seen - unseen)
 
 
 def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,13 @@ def write_reports(
     for batch in progress_batches(studies, params.batch_size, what):
         batch = batch.to(device)
         generated += generate(
-            model, batch.visual, params.beam_size, params.length_penalty, tables, batch.present
+            model,
+            batch.visual,
+            params.beam_size,
+            params.length_penalty,
+            tables,
+            batch.present,
+            params.guidance,
         )
     return [
         Prediction(

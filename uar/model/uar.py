@@ -81,6 +81,7 @@ class UAR(nn.Module):
         self.encoder = Encoder(params, encoded)
         self.decoder = Decoder(params, sizes.max_length, encoded)
         self.findings = FindingsHead(d, sizes.findings) if params.findings else None
+        self.no_image = nn.Parameter(torch.zeros(d)) if params.image_dropout else None
         self.head = nn.Linear(d, sizes.vocabulary)  # Eq. 4
 
     def forward(
@@ -106,6 +107,10 @@ class UAR(nn.Module):
         whole, text = text[: len(inputs)], text[-len(inputs) :]
         memory, seen = self._encode(image, visual.shape[1], present)
         logits, prompt = self._findings(memory, seen, findings if self.training else None)
+        if self.training and self.no_image is not None:
+            blind = torch.rand(len(memory), 1, 1, device=memory.device) < self.params.image_dropout
+            memory = torch.where(blind, self.no_image.to(memory.dtype), memory)
+            prompt = None if prompt is None else prompt.masked_fill(blind, 0)
         states, masks = self.decoder(
             text if prompt is None else text + prompt, memory, seen
         )  # Eq. 3
@@ -219,6 +224,16 @@ class UAR(nn.Module):
         memory, seen = self._encode(image, visual.shape[1], present)
         _, prompt = self._findings(memory, seen)
         return self.decoder.start(memory, beams, seen, prompt)
+
+    def start_without_image(self, cache: Cache) -> Cache:
+        """A cache like one that `start` has just opened, of studies whose films are not seen.
+
+        What it leads to is the language alone, which `image_dropout` has trained.
+        """
+        assert self.no_image is not None  # of a model with `image_dropout`
+        studies, beams = cache.ancestors.shape[0], cache.ancestors.shape[2]
+        memory = self.no_image.expand(studies, cache.layers[0].visual_keys.shape[2], -1)
+        return self.decoder.start(memory, beams)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""

@@ -133,8 +133,16 @@ class Validation:
             part.sums["mask_spread"] = float(torch.stack(spreads).mean()) * len(targets)
 
     def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
-        beams, penalty = self.params.beam_size, self.params.length_penalty
-        reports = generate(model, batch.visual, beams, penalty, tables, batch.present)
+        decode = self.params
+        reports = generate(
+            model,
+            batch.visual,
+            decode.beam_size,
+            decode.length_penalty,
+            tables,
+            batch.present,
+            decode.guidance,
+        )
         return [self.vocabulary.decode(report.ids) for report in reports]
 
     def _values(self, parts: list[_Part]) -> dict[str, float]:
