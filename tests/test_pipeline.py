@@ -448,7 +448,10 @@ def test_variants_of_tables_2_to_4(
         if model["basis"] == "uniform":
             assert built.aligner.basis.abs().max() <= math.sqrt(3 / 32)
 
-    assert (0 if train["two_stage"] else 1) <= two.epoch <= 2
+    begin, end = (0, 2) if train["two_stage"] else (1, 4)  # one stage has the epochs of both
+    assert begin <= two.epoch <= end
+    learning_rate = paths.LOGS / "stage_two" / "plots" / "metrics" / "learning_rate.tsv"
+    assert len(learning_rate.read_text().splitlines()) == 1 + end - begin + 1
     assert (one.epoch > 0) == train["two_stage"]
     assert bool(logged("stage_one")) == train["two_stage"]
     runs = read_runs(paths.RUN_LOG)

@@ -25,7 +25,7 @@ def train_stage_two(
     seed_everything(params.train.seed)
     refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
     model = checkpoint.build(**refiner)
-    stage = params.train.stage_two if params.train.two_stage else params.train.stage_one
+    stage = params.train.stage_two if params.train.two_stage else params.train.one_stage
     run_stage(
         "stage_two",
         fabric,

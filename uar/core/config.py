@@ -249,6 +249,21 @@ class TrainParams(Section):
     deterministic: bool
     strategy: Literal["ddp", "fsdp"]
 
+    @property
+    def one_stage(self) -> StageParams:
+        """Without `two_stage`: stage one's rate, for as long as both stages take together."""
+        one, two = self.stage_one, self.stage_two
+        steps = None if one.steps is None or two.steps is None else one.steps + two.steps
+        return one.model_copy(update={"epochs": one.epochs + two.epochs, "steps": steps})
+
+    @model_validator(mode="after")
+    def _budgets_add_up(self) -> TrainParams:
+        if not self.two_stage and (self.stage_one.steps is None) != (self.stage_two.steps is None):
+            raise ValueError(
+                "two_stage false trains as long as both stages: give both of them steps, or neither"
+            )
+        return self
+
     @model_validator(mode="after")
     def _negatives_left(self) -> TrainParams:
         if self.batch_size < 2 * self.accumulate:
