@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,13 +20,13 @@ from uar.core.config import Params, known_keys
 from uar.core.files import sha256
 from uar.core.provenance import Record, check
 
-_ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
+ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
 _CODE = ("uar/", "pipeline/")
 _LIBRARIES = ("torch", "numpy", "safetensors")
 # How validation writes and chooses reports: evaluate may write them in another way.
 _MAY_DIFFER = ("decode.", "train.select_by")
 # Parameters that name files from outside version control.
-_OUTSIDE = (
+OUTSIDE = (
     "dvae.encoder",
     "dvae.decoder",
     "dvae.distill.weights",
@@ -51,7 +53,7 @@ class Stage:
 
     def values(self, params: Params) -> dict[str, Any]:
         """Its parameters by dotted key."""
-        return _values(params, self.params)
+        return values_of(params, self.params)
 
     def check(self, params: Params) -> None:
         """Compare its inputs with their records, and params.yaml with the parameters in them.
@@ -60,47 +62,55 @@ class Stage:
             UserError: as `uar.core.provenance.check`.
         """
         compared = [key for key in known_keys() if not key.startswith(_MAY_DIFFER)]
-        check(self.inputs, _values(params, compared), makers(), paths.PROVENANCE)
+        check(self.inputs, values_of(params, compared), makers(), paths.PROVENANCE)
 
     def write_record(self, params: Params) -> None:
         """Write what it read and made."""
         made_from = {str(path): sha256(path) for path in self.inputs}
         made = {str(path): sha256(path) for path in self.outs}
-        Record(self.name, self.values(params), made_from | self._outside(params), made).save(
-            self.record
-        )
+        made_from |= self._outside(params)
+        record = Record(self.name, self.values(params), made_from, made, self.code_hash())
+        record.save(self.record)
 
     def identity(self, params: Params) -> dict[str, Any]:
         """All that its result depends on: a resumed run must share it."""
         return {
-            "code": {
-                file.relative_to(_ROOT).as_posix(): sha256(file)
-                for path in self.code
-                for file in _python_files(_ROOT / path)
-            },
+            "code": self.code_files(),
             "params": self.values(params),
             "input": {str(path): sha256(path) for path in self.inputs} | self._outside(params),
             "version": {name: version(name) for name in _LIBRARIES},
         }
 
+    def code_files(self, root: Path = ROOT) -> dict[str, str]:
+        """SHA-256 of each file of its code, which lies in `root`."""
+        return {
+            file.relative_to(root).as_posix(): sha256(file)
+            for path in self.code
+            for file in _python_files(root / path)
+        }
+
+    def code_hash(self, root: Path = ROOT) -> str:
+        """SHA-256 that stands for all of them."""
+        return hashlib.sha256(json.dumps(self.code_files(root)).encode()).hexdigest()
+
     def _outside(self, params: Params) -> dict[str, str]:
         values = self.values(params)
-        named = {key: paths.external(values[key]) for key in _OUTSIDE if values.get(key)}
+        named = {key: paths.external(values[key]) for key in OUTSIDE if values.get(key)}
         return {str(values[k]): sha256(path) for k, path in named.items() if path.exists()}
 
 
 @cache
-def stages() -> dict[str, Stage]:
-    """Every stage of dvc.yaml, by name."""
-    read = yaml.safe_load((_ROOT / paths.DVC).read_text(encoding="utf-8"))["stages"]
+def stages(root: Path = ROOT) -> dict[str, Stage]:
+    """Every stage of the dvc.yaml in `root`, by name."""
+    read = yaml.safe_load((root / paths.DVC).read_text(encoding="utf-8"))["stages"]
     used = {path for spec in read.values() for path in spec["deps"]}
     return {name: _stage(name, spec, used) for name, spec in read.items()}
 
 
 @cache
-def makers() -> dict[str, str]:
+def makers(root: Path = ROOT) -> dict[str, str]:
     """Output path -> the stage that makes it."""
-    return {str(out): stage.name for stage in stages().values() for out in stage.outs}
+    return {str(out): stage.name for stage in stages(root).values() for out in stage.outs}
 
 
 def _stage(name: str, spec: dict[str, Any], used: set[str]) -> Stage:
@@ -122,6 +132,7 @@ def _python_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(path.rglob("*.py"))
 
 
-def _values(params: Params, keys: Iterable[str]) -> dict[str, Any]:
+def values_of(params: Params, keys: Iterable[str]) -> dict[str, Any]:
+    """Parameters by dotted key."""
     whole = params.model_dump(mode="json")
     return {key: functools.reduce(operator.getitem, key.split("."), whole) for key in keys}

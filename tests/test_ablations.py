@@ -10,8 +10,8 @@ import yaml
 
 from pipeline import paths
 from pipeline.experiments import ablate
-from pipeline.experiments.ablate import SHARED, hash_of_code, to_queue, tracked_keys
-from pipeline.experiments.dvc import Experiment, State
+from pipeline.experiments.ablate import SHARED, to_queue, tracked_keys
+from pipeline.experiments.dvc import Experiment, State, code_in
 from pipeline.experiments.rows import (
     SEED,
     Ablations,
@@ -245,7 +245,7 @@ def test_the_hash_of_code_is_of_what_stages_depend_on(
     Path("uar/package").mkdir(parents=True)
     Path("data").mkdir()
     Path("uar/one.py").write_text("1")
-    last = hash_of_code()
+    last = code_in(Path())
     for path, matters in {
         "uar/one.py": True,
         "uar/package/two.py": True,
@@ -255,5 +255,5 @@ def test_the_hash_of_code_is_of_what_stages_depend_on(
         "data/made.csv": False,
     }.items():
         Path(path).write_text("2")
-        assert (hash_of_code() != last) == matters, path
-        last = hash_of_code()
+        assert (code_in(Path()) != last) == matters, path
+        last = code_in(Path())

@@ -27,6 +27,8 @@ from typer.testing import CliRunner
 import uar
 from pipeline import paths
 from pipeline.__main__ import COMMANDS, app
+from pipeline.experiments.dvc import code_in
+from pipeline.experiments.folders import read_folder
 from pipeline.experiments.rows import Ablations
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
@@ -378,6 +380,23 @@ def test_paired_comparison_of_a_model_and_its_control(
     write_predictions(Path("fewer.jsonl"), read_predictions(model)[1:])
     with pytest.raises(UserError, match=r"fewer.jsonl: \d studies against \d; evaluate both"):
         run("compare", "--paired", str(model), "fewer.jsonl")
+
+
+def test_the_chain_is_a_result_with_its_epochs(chain: Path) -> None:
+    """Made stage by stage without DVC; what was chosen is the best of what validation saw."""
+    result = read_folder(chain, ABLATIONS)
+    assert (result.seed, result.device, result.code) == (0, "cpu", code_in(ROOT))
+    assert result.details == read_json(chain / paths.DETAILS)
+    chosen = result.details["selection"]
+    assert result.curves is not None
+    for name in (chosen["by"], "image_gain", "cross_entropy", "distinct_reports"):
+        curve = dict(result.curves["stage_two"][name])
+        assert curve[chosen["epoch"]] == chosen["validation"][name]
+    assert (
+        max(curve for _, curve in result.curves["stage_two"][chosen["by"]])
+        == (chosen["validation"][chosen["by"]])
+    )
+    assert set(result.curves) == {"stage_one", "stage_two"}
 
 
 def logged(stage: str) -> dict[str, Any]:

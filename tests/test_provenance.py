@@ -30,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def make(stage: str, sources: list[str], out: str, **params: Any) -> None:
     made_from = {source: sha256(Path(source)) for source in sources}
     made = {out: sha256(Path(out))}
-    Record(stage, params, made_from, made).save(Path(f"records/{stage}.json"))
+    Record(stage, params, made_from, made, "c0de").save(Path(f"records/{stage}.json"))
 
 
 def compare(*inputs: str, **params: Any) -> dict[str, str]:
@@ -116,6 +116,25 @@ def test_no_changed_byte_of_a_record_goes_unseen(folder: Path) -> None:
         if changed.split() != content.split():  # but of blanks between its words
             with pytest.raises(UserError, match="records/first.json"):
                 compare("a")
+
+
+def test_a_record_of_before_code_was_kept_is_read(folder: Path) -> None:
+    path = Path("records/first.json")
+    old = Record("first", {"size": 8}, {}, {"a": sha256(Path("a"))})
+    old.save(path)
+    assert "code" not in json.loads(path.read_text())
+    assert Record.load(path) == old
+    compare("a", "c", size=8)
+
+
+def test_files_and_records_of_another_folder(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    inputs, records = [Path("a"), Path("c")], Path("records")
+    assert set(check(inputs, {"size": 8}, MAKERS, records, folder)) == {"a", "c"}
+    with pytest.raises(UserError, match="made by first with size 8, params.yaml says 9"):
+        check(inputs, {"size": 9}, MAKERS, records, folder)
 
 
 def test_differences_are_named_by_their_place() -> None:

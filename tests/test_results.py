@@ -15,7 +15,15 @@ from typer.testing import CliRunner
 from pipeline import paths
 from pipeline.__main__ import app
 from pipeline.experiments import compare, dvc, paired, results
-from pipeline.experiments.dvc import Experiment, code_of, is_clean, parse_experiments, read_file
+from pipeline.experiments.dvc import (
+    Experiment,
+    code_in,
+    code_of,
+    commit_of,
+    is_clean,
+    parse_experiments,
+    read_file,
+)
 from pipeline.experiments.results import (
     Cell,
     Result,
@@ -82,6 +90,7 @@ def result(fusion: str, seed: int, scores: float | None, **changes: Any) -> Resu
         params=overridden({}, flat),
         details=details(scores),
         analysis={"alignment": {"stage_two": {"score": scores}}, "grounding": None},
+        curves={"stage_two": {"CIDEr": [[7, scores or 0.0]]}},
     )
     return replace(made, **changes)
 
@@ -97,11 +106,12 @@ def shown() -> list[dict[str, Any]]:
 @pytest.fixture
 def kept_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What experiments left, by path; their code is the commit's."""
-    files: dict[str, Any] = {str(paths.DETAILS): details(0.5)}
+    curve = "dvclive/stage_two/plots/metrics/val/CIDEr.tsv"
+    files = {str(paths.DETAILS): json.dumps(details(0.5)), curve: "step\tCIDEr\n0\t1.25\n1\t0.5\n"}
     monkeypatch.setattr(
         results,
         "read_file",
-        lambda rev, path: json.dumps(files[str(path)]).encode() if str(path) in files else None,
+        lambda rev, path: files[str(path)].encode() if str(path) in files else None,
     )
     monkeypatch.setattr(results, "code_of", lambda rev: f"code of {rev[:4]}")
     monkeypatch.setattr(results, "is_clean", lambda commit, rev: commit[:4] == "c17f")
@@ -125,6 +135,7 @@ def test_a_recorded_dvc_exp_show(kept_files: dict[str, Any]) -> None:
     assert (one.code, one.clean) == ("code of c1e5", True)
     assert one.details == details(0.5)
     assert one.analysis == {}
+    assert one.curves == {"stage_two": {"CIDEr": [[0, 1.25], [1, 0.5]]}}
     assert Result.of_experiment(found["none-s2"]) is None
     assert Result.of_experiment(replace(found["uar-s1"], name="data-0a1b2c3d")) is None
     paths.RUN_LOG.unlink()
@@ -187,10 +198,18 @@ def test_code_and_files_of_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "uar" / "sub" / "b.py").write_text("b = 1")
     first = commit(notes="one", uar__other="1")
     same = commit(notes="two")
-    assert code_of(first) == code_of(same)
+    assert code_of(first) == code_of(same) == code_in(tmp_path)
+    assert commit_of(code_of(first)) == first
     assert is_clean(first, same)
-    (tmp_path / "uar" / "sub" / "b.py").write_text("b = 2")
+    for name in ("b.py", "c.py", "b/c.csv", "b-c.py", "b.csv"):  # git has an order of its own
+        (tmp_path / "uar" / "sub" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "uar" / "sub" / name).write_text("b = 2")
+    (tmp_path / "uar" / "sub" / "c.py").chmod(0o755)
+    assert commit_of(code_in(tmp_path)) is None
     other = commit(notes="three")
+    assert code_of(other) == code_in(tmp_path)
+    assert commit_of(code_in(tmp_path)) == other == dvc.head()
+    assert commit_of(code_of(first)) == first
     assert code_of(other) != code_of(first)
     assert not is_clean(first, other)
     assert read_file(first, Path("notes")) == b"one"

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
 from pipeline import paths
 from pipeline.experiments import dvc
-from pipeline.experiments.dvc import CODE, Experiment, State, read_experiments
+from pipeline.experiments.dvc import Experiment, State, code_in, read_experiments
 from pipeline.experiments.rows import (
     Ablations,
     Run,
@@ -55,7 +54,7 @@ def ablate(
         raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {there}, and all.")
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
-    raw, code = yaml.safe_load(params_text(paths.PARAMS)), hash_of_code()
+    raw, code = yaml.safe_load(params_text(paths.PARAMS)), code_in(Path())
     models = choose_rows(ablations.models(tables), rows)
     runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
     known = read_experiments()
@@ -123,22 +122,5 @@ def outcome(experiment: Experiment) -> str:
 
 def tracked_keys() -> list[str]:
     """Keys of params.yaml that decide what some stage computes."""
-    return sorted({key for stage in _stages() for key in stage.get("params", [])})
-
-
-def hash_of_code() -> str:
-    """Hash of the code that the stages name as dependencies."""
-    named = {Path(d) for stage in _stages() for d in stage["deps"] if d.startswith(CODE)}
-    code = {file for path in named for file in _files(path) if file.suffix in (".py", ".csv")}
-    whole = hashlib.sha256()
-    for file in sorted(code):
-        whole.update(f"{file}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
-
-
-def _stages() -> Iterable[dict[str, Any]]:
-    return yaml.safe_load(paths.DVC.read_text())["stages"].values()
-
-
-def _files(path: Path) -> Iterator[Path]:
-    return path.rglob("*") if path.is_dir() else iter([path])
+    stages = yaml.safe_load(paths.DVC.read_text())["stages"].values()
+    return sorted({key for stage in stages for key in stage.get("params", [])})

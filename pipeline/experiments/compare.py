@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +13,7 @@ from rich.console import Console
 from pipeline import paths
 from pipeline.console import new_table, number
 from pipeline.experiments.dvc import Experiment, read_experiments
+from pipeline.experiments.folders import read_folder
 from pipeline.experiments.results import (
     Cell,
     Result,
@@ -40,6 +43,13 @@ _SHOWN = {  # column on the terminal -> where a result has it
 
 
 def compare(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER]...",
+            help="Copies of the project in which a row was run without DVC, stage by stage.",
+        ),
+    ] = None,
     paired: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -57,25 +67,25 @@ def compare(
     save: Annotated[
         bool,
         typer.Option(
-            help="Append new experiments to results/results.jsonl, for other clones, and write "
+            help="Append new runs to results/results.jsonl, for other clones, and write "
             "results/RESULTS.md and .csv."
         ),
     ] = False,
 ) -> None:
     """Show every run's scores, row by row; with --save, keep them and write the tables."""
     params = load_params(paths.PARAMS)
+    apart = {folder: read_folder(folder, Ablations.load()) for folder in folders or []}
     if paired is not None or against is not None:
         from pipeline.experiments import paired as tests  # spaCy and more, for the labels' sake
 
-        known = tests.Known()
+        known = tests.Known(apart)
         if paired is not None:
             tests.print_paired(*paired, known, params)
         if against is not None:
             tests.print_against(against, known, params)
         return
-    ablations = Ablations.load()
-    kept = read_results(paths.RESULTS_LOG)
-    new = new_results(read_experiments(), kept)
+    kept, ablations = read_results(paths.RESULTS_LOG), Ablations.load()
+    new = new_results(read_experiments(), apart.values(), kept)
     settings = group([*kept, *new], ablations)
     for setting in settings:
         show(setting, ablations)
@@ -92,15 +102,22 @@ def compare(
         log.info(f"{paths.RESULTS_LOG}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
 
 
-def new_results(experiments: dict[str, Experiment], kept: list[Result]) -> list[Result]:
-    """Finished experiments that results.jsonl lacks."""
+def new_results(
+    experiments: dict[str, Experiment], apart: Iterable[Result], kept: list[Result]
+) -> list[Result]:
+    """Finished experiments, and runs apart from them, that results.jsonl lacks."""
     known = {(result.experiment, result.finished) for result in kept}
-    return [
+    found = [
         result
         for experiment in experiments.values()
         if (experiment.name, experiment.finished) not in known
         and (result := Result.of_experiment(experiment)) is not None
     ]
+    for result in apart:
+        if (result.experiment, result.finished) not in known:
+            known.add((result.experiment, result.finished))
+            found.append(result)
+    return found
 
 
 def show(setting: Setting, ablations: Ablations) -> None:

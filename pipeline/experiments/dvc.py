@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import re
+import stat
 import subprocess
 import sys
 import time
@@ -13,12 +15,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from pipeline import paths
 from uar.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dvc.api import DVCFileSystem
 
 CODE = ("pipeline/", "uar/")
 State = Literal["success", "running", "queued", "failed"]
@@ -127,20 +132,59 @@ def start_workers(jobs: int) -> None:
 
 def read_file(rev: str, path: Path) -> bytes | None:
     """A file as an experiment left it, from git or from DVC's cache; None if it has none."""
-    from dvc.api import DVCFileSystem  # half a second
-    from dvc.scm import RevError
+    from dvc.scm import RevError  # half a second
 
     try:
-        return DVCFileSystem(rev=rev).read_bytes(path.as_posix())
+        return _files_of(rev).read_bytes(path.as_posix())
     except (FileNotFoundError, RevError):
         return None
 
 
+@functools.lru_cache(maxsize=1)
+def _files_of(rev: str) -> DVCFileSystem:
+    from dvc.api import DVCFileSystem
+
+    return DVCFileSystem(rev=rev)
+
+
 def code_of(rev: str) -> str:
     """Hash of the code that the stages name as dependencies, in a commit."""
-    stages = yaml.safe_load(_checked(["git", "show", f"{rev}:{paths.DVC}"]))["stages"].values()
-    named = sorted({d for stage in stages for d in stage["deps"] if d.startswith(CODE)})
-    listed = _checked(["git", "ls-tree", "-r", rev, "--", *named]).splitlines()
+    named = _stages_code(_checked(["git", "show", f"{rev}:{paths.DVC}"]))
+    return _code_hash(_checked(["git", "ls-tree", "-r", rev, "--", *named]).splitlines())
+
+
+def code_in(folder: Path) -> str:
+    """The same of a folder's files: equal to that of a commit whose code these are."""
+    listed = {}
+    for named in _stages_code((folder / paths.DVC).read_text(encoding="utf-8")):
+        path = folder / named
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            if file.is_file():
+                content = file.read_bytes()
+                blob = hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+                mode = "100755" if file.stat().st_mode & stat.S_IXUSR else "100644"
+                name = file.relative_to(folder).as_posix()
+                listed[name] = f"{mode} blob {blob}\t{name}"  # as `git ls-tree` prints it
+    return _code_hash(line for _, line in sorted(listed.items()))
+
+
+def commit_of(code: str) -> str | None:
+    """The last commit of this clone's branches that has code of this hash; None if none has."""
+    command = ["git", "rev-list", "HEAD", "--branches", "--", *CODE, str(paths.DVC)]
+    return next((rev for rev in _checked(command).split() if code_of(rev) == code), None)
+
+
+def head() -> str:
+    """The commit that is checked out."""
+    return _checked(["git", "rev-parse", "HEAD"]).strip()
+
+
+def _stages_code(dvc_yaml: str) -> list[str]:
+    stages = yaml.safe_load(dvc_yaml)["stages"].values()
+    return sorted({d for stage in stages for d in stage["deps"] if d.startswith(CODE)})
+
+
+def _code_hash(listed: Iterable[str]) -> str:
     code = "\n".join(line for line in listed if line.endswith((".py", ".csv")))
     return hashlib.sha256(code.encode()).hexdigest()[:10]
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from rich.console import Console
 
 from pipeline import paths
 from pipeline.console import new_table, number
 from pipeline.experiments.dvc import Experiment, code_of, read_experiments, read_file
-from pipeline.experiments.results import WHERE_NOT_WHAT
+from pipeline.experiments.results import WHERE_NOT_WHAT, Result
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from pipeline.stages.measures import open_measures
 from uar.core.config import Params
@@ -31,36 +33,47 @@ AGAINST = (  # what rows are tested by: group and metric
     ("clinical", "micro F1"),
 )
 
+Source = Experiment | Path  # of predictions
 Runs = dict[int, list[Prediction]]  # by training seed; of a file, seed 0 stands for its one run
 Tests = dict[tuple[str, str], PairedTest]  # by group and metric
 
 
+@dataclass(frozen=True)
 class Known:
-    """What this clone can compare, asked of DVC when it is needed."""
+    """What can be compared: runs in folders, and this clone's, asked of DVC when needed."""
+
+    folders: Mapping[Path, Result]
 
     @cached_property
     def experiments(self) -> dict[str, Experiment]:
         """All of them by name."""
         return read_experiments()
 
-    def rows(self) -> dict[str, dict[int, Experiment]]:
+    def rows(self) -> dict[str, dict[int, Source]]:
         """Finished runs of the last setting, by row and seed: same parameters and code."""
-        settings: dict[str, dict[str, dict[int, Experiment]]] = {}
+        found: list[tuple[str, str, dict[str, Any], Source]] = [  # time, code, parameters, source
+            (run.finished, run.code or run.commit, run.params, folder / paths.PREDICTIONS)
+            for folder, run in self.folders.items()
+        ]
+        found += [
+            (of.finished, code_of(of.rev), of.params, of)
+            for of in self.experiments.values()
+            if of.state == "success" and str(paths.METRICS) in of.metrics
+        ]
+        settings: dict[str, dict[str, dict[int, Source]]] = {}
         last, ablations = "", Ablations.load()
-        for experiment in sorted(self.experiments.values(), key=lambda found: found.finished):
-            params = flat(experiment.params)
+        for _, code, nested, source in sorted(found, key=lambda of: of[0]):
+            params = flat(nested)
             row = ablations.name_of(params)
-            if experiment.state != "success" or row is None or SEED not in params:
-                continue
-            if str(paths.METRICS) not in experiment.metrics:
+            if row is None or SEED not in params:
                 continue
             apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
             shared = {key: value for key, value in params.items() if key not in apart}
-            last = digest([shared, code_of(experiment.rev)])
-            settings.setdefault(last, {}).setdefault(row, {})[params[SEED]] = experiment
+            last = digest([shared, code])
+            settings.setdefault(last, {}).setdefault(row, {})[params[SEED]] = source
         return settings.get(last, {})
 
-    def runs(self, source: str) -> dict[int, Experiment] | Path:
+    def runs(self, source: str) -> dict[int, Source] | Path:
         """The file, experiment or row of this name.
 
         Raises:
@@ -130,7 +143,7 @@ def print_against(row: str, known: Known, params: Params) -> None:
     others = [name for name in rows if name != row]
     if not others:
         raise UserError(f"there is no row to test against {row}; `ablate` runs them")
-    sources: dict[str, dict[int, Experiment] | Path] = {name: rows[name] for name in (row, *others)}
+    sources: dict[str, dict[int, Source] | Path] = {name: rows[name] for name in (row, *others)}
     runs = matched(sources)
     results = test_all(runs, [row, *others], params)
     console = Console()
@@ -156,7 +169,7 @@ def print_against(row: str, known: Known, params: Params) -> None:
     console.print(f"{_method(runs[0], params)} Holm's correction over {len(others)} rows.")
 
 
-def matched(sources: Mapping[str, dict[int, Experiment] | Path]) -> list[Runs]:
+def matched(sources: Mapping[str, dict[int, Source] | Path]) -> list[Runs]:
     """Predictions of each source, for the seeds that all have; single runs match whatever theirs.
 
     Raises:
@@ -216,7 +229,7 @@ def test_all(runs: Sequence[Runs], names: Sequence[str], params: Params) -> list
     ]
 
 
-def predictions(source: Path | Experiment) -> list[Prediction]:
+def predictions(source: Source) -> list[Prediction]:
     """Of a file, else of an experiment's cached output."""
     if isinstance(source, Path):
         return read_predictions(source)

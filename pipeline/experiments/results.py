@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import paths
 from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, read_file
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
+from pipeline.provenance import OUTSIDE
 from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.runs import read_runs
@@ -25,6 +26,7 @@ WHERE_NOT_WHAT = (  # same numbers elsewhere
     "dataset.root",
     "dataset.preset",
 )
+CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Result:
         params: params.yaml, nested; without dataset.root, which is of one machine.
         details: evaluation/details.json: scores, signatures, selection, packages.
         analysis: analysis/details.json; empty if that stage did not run.
+        curves: validation's values: stage -> metric -> `[epoch, value]` for each epoch that has it.
     """
 
     experiment: str
@@ -58,6 +61,7 @@ class Result:
     params: dict[str, Any]
     details: dict[str, Any]
     analysis: dict[str, Any]
+    curves: dict[str, dict[str, list[list[float]]]] | None
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Result | None:
@@ -71,8 +75,6 @@ class Result:
         details = _json_at(experiment.rev, paths.DETAILS)
         if details is None:
             return None
-        params = deepcopy(experiment.params)
-        params.get("dataset", {}).pop("root", None)
         run = read_runs(paths.RUN_LOG).get(details["checkpoint_sha256"])
         return cls(
             experiment=experiment.name,
@@ -84,15 +86,50 @@ class Result:
             seed=seed,
             device=run.device if run else None,
             seconds=run.seconds if run else None,
-            params=params,
+            params=without_places(experiment.params),
             details=details,
             analysis=_json_at(experiment.rev, paths.ANALYSIS_DETAILS) or {},
+            curves=curves(details, lambda path: read_file(experiment.rev, path)),
         )
 
     @property
     def collapsed(self) -> bool:
         """By the rule of `uar.evaluation.summary`."""
         return is_collapsed(self.details)
+
+
+def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested parameters without where files lie on one machine; of weights, their names."""
+    kept = deepcopy(dict(params))
+    kept.get("dataset", {}).pop("root", None)
+    for key in OUTSIDE:
+        *sections, name = key.split(".")
+        section: Any = kept
+        for part in sections:
+            section = section.get(part, {})
+        if section.get(name):
+            section[name] = Path(section[name]).name
+    return kept
+
+
+def curves(
+    details: Mapping[str, Any], read: Callable[[Path], bytes | None]
+) -> dict[str, dict[str, list[list[float]]]]:
+    """Of both training stages what says how an epoch was chosen, as `Result.curves`.
+
+    Args:
+        details: evaluation/details.json.
+        read: gives a file of the run; None if it has none.
+    """
+    metrics = dict.fromkeys((details["selection"]["by"], *CURVES))
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for stage in ("stage_one", "stage_two"):
+        for metric in metrics:
+            content = read(paths.LOGS / stage / "plots" / "metrics" / "val" / f"{metric}.tsv")
+            if content is not None:
+                rows = [line.split("\t") for line in content.decode().splitlines()[1:]]
+                found.setdefault(stage, {})[metric] = [[int(e), float(value)] for e, value in rows]
+    return found
 
 
 def _json_at(rev: str, path: Path) -> dict[str, Any] | None:

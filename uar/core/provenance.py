@@ -1,6 +1,6 @@
 """What each file was made from and with which parameters, compared before it is used.
 
-A stage leaves one record beside its outputs: `{stage, params, made_from, made}`, hashes being
+A stage leaves one record beside its outputs: `{stage, params, made_from, made, code}`, hashes being
 SHA-256. Records form a chain: what one was made from, another has made. Whoever reads files
 compares them, their records and their makers' records before any work, so that files of different
 runs, damaged files and files made with other parameters never meet.
@@ -29,18 +29,21 @@ class Record:
     params: dict[str, Any]  # by dotted key
     made_from: dict[str, str]  # path -> SHA-256
     made: dict[str, str]
+    code: str | None = (
+        None  # SHA-256 of the stage's own code; None in records of before it was kept
+    )
 
     def save(self, path: Path) -> None:
         """Write as JSON, with a hash of its own."""
-        write_json(path, asdict(self) | {"sha256": self._hash()})
+        write_json(path, self._content() | {"sha256": self._hash()})
 
     @classmethod
     def load(cls, path: Path) -> Record:
         """Read a record. Raises UserError if the file is absent, changed or none."""
         raw = read_json(path)
-        names = [field.name for field in fields(cls)]
-        if isinstance(raw, dict) and sorted(raw) == sorted([*names, "sha256"]):
-            record = cls(**{name: raw[name] for name in names})
+        names = {field.name for field in fields(cls)}
+        if isinstance(raw, dict) and set(raw) | {"code"} == names | {"sha256"}:
+            record = cls(**{name: raw[name] for name in names & set(raw)})
             if record._hash() == raw["sha256"] and all(
                 isinstance(part, dict) for part in (record.params, record.made_from, record.made)
             ):
@@ -50,8 +53,11 @@ class Record:
             f"or make it with `dvc repro --force {path.stem}`."
         )
 
+    def _content(self) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def _hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
 
 def check(
@@ -59,6 +65,7 @@ def check(
     params: Mapping[str, Any],
     makers: Mapping[str, str],
     records: Path,
+    folder: Path = Path(),
 ) -> dict[str, str]:
     """Compare the files that a stage is about to read with how they came about.
 
@@ -67,6 +74,7 @@ def check(
         params: by dotted key. Those that an earlier stage depends on must be as they were then.
         makers: path -> the stage that makes it.
         records: folder of the records, `STAGE.json`.
+        folder: of all these; paths are relative to it.
 
     Returns:
         SHA-256 of each input.
@@ -76,13 +84,13 @@ def check(
             not made from the same third; a parameter differs. Every such fault is named, with both
             sides.
     """
-    hashes = {str(path): sha256(path) for path in inputs}
+    hashes = {str(path): sha256(folder / path) for path in inputs}
     known: dict[str, Record] = {}
     open_stages = sorted({makers[path] for path in hashes})
     required = set(open_stages)
     while open_stages:
         stage = open_stages.pop()
-        path = records / f"{stage}.json"
+        path = folder / records / f"{stage}.json"
         if stage in known or (stage not in required and not path.is_file()):
             continue
         known[stage] = Record.load(path)

@@ -1,0 +1,114 @@
+"""Runs made stage by stage in folders of their own, without DVC, as results."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from pathlib import Path
+
+from pipeline import paths
+from pipeline.experiments.ablate import tracked_keys
+from pipeline.experiments.dvc import code_in, commit_of, head
+from pipeline.experiments.results import Result, curves, without_places
+from pipeline.experiments.rows import SEED, Ablations, digest, flat, run_name
+from pipeline.provenance import ROOT, makers, stages, values_of
+from uar.core.config import Params, known_keys, load_params
+from uar.core.errors import UserError
+from uar.core.files import read_json
+from uar.core.provenance import Record, check
+from uar.core.runs import Run, read_runs
+from uar.evaluation.summary import headline
+
+log = logging.getLogger(__name__)
+
+_SCORED = ("train_stage_one", "train_stage_two", "evaluate")  # what a result is made of
+
+
+def read_folder(folder: Path, ablations: Ablations) -> Result:
+    """The run in a folder that is laid out as the project's.
+
+    Its code is the folder's, if it has any, else that which runs this.
+
+    Raises:
+        UserError: something is missing; its files are not of one run, of its params.yaml and of
+            its code; or its parameters are no row of any table.
+    """
+    params = load_params(folder / paths.PARAMS)
+    flat_params = flat(params.model_dump(mode="json"))
+    row = ablations.name_of(flat_params)
+    if row is None:
+        keys = ", ".join(f"{key} {flat_params[key]}" for key in ablations.whole)
+        raise UserError(f"{folder}: its parameters are no row of {paths.ABLATIONS}: {keys}.")
+    root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
+    refuse_mixed(folder, params, root)
+    details = read_json(folder / paths.DETAILS)
+    if headline(details) != read_json(folder / paths.METRICS):
+        raise UserError(
+            f"{folder}: {paths.METRICS} and {paths.DETAILS} are of two evaluations; "
+            "`python -m pipeline evaluate` in that folder writes both."
+        )
+    code = code_in(root)
+    commit, known = commit_of(code), recorded(folder, root)
+    if not known:
+        log.warning(f"{folder}: its records do not hold its code; the commit is that of its files")
+    run = read_runs(paths.RUN_LOG) | read_runs(folder / paths.RUN_LOG)
+    trained = run.get(details["checkpoint_sha256"])
+    return Result(
+        experiment=run_name(row, flat_params, tracked_keys(), code),
+        commit=commit or head(),
+        clean=commit is not None if known else None,
+        code=code if known else None,
+        data=digest(details["data_sha256"]),
+        finished=_finished(folder, trained),
+        seed=flat_params[SEED],
+        device=trained.device if trained else None,
+        seconds=trained.seconds if trained else None,
+        params=without_places(params.model_dump(mode="json")),
+        details=details,
+        analysis=read_json(folder / paths.ANALYSIS_DETAILS) if _analyzed(folder) else {},
+        curves=curves(details, lambda path: _content(folder / path)),
+    )
+
+
+def refuse_mixed(folder: Path, params: Params, root: Path) -> None:
+    """Compare everything of a folder's training and evaluation with its records.
+
+    Raises:
+        UserError: files of two runs, of other parameters than params.yaml's, or of other code.
+    """
+    names = [*_SCORED, *(["analyze"] if _analyzed(folder) else [])]
+    files = [path for name in names for path in stages(root)[name].outs]
+    try:
+        check(files, values_of(params, known_keys()), makers(root), paths.PROVENANCE, folder)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    for name in names:
+        record, stage = Record.load(folder / stages(root)[name].record), stages(root)[name]
+        if record.code is not None and record.code != stage.code_hash(root):
+            raise UserError(
+                f"{folder}: {name} was run with other code than {root} holds now. Bring that code "
+                "back, or run the stage again."
+            )
+
+
+def recorded(folder: Path, root: Path) -> bool:
+    """Whether the records say by which code the run was made."""
+    records = (Record.load(folder / stages(root)[name].record) for name in _SCORED)
+    return all(record.code is not None for record in records)
+
+
+def _analyzed(folder: Path) -> bool:
+    return (folder / paths.ANALYSIS_DETAILS).is_file()
+
+
+def _finished(folder: Path, trained: Run | None) -> str:
+    """In this machine's time, as DVC gives it."""
+    if trained is not None:
+        then = datetime.fromisoformat(trained.finished).astimezone()
+    else:
+        then = datetime.fromtimestamp((folder / paths.DETAILS).stat().st_mtime)
+    return then.replace(tzinfo=None).isoformat(timespec="seconds")
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
