@@ -40,7 +40,7 @@ COMMANDS: dict[
     "Reports of new films": {"pipeline.tools": ("report", "serve")},
     "Evidence": {
         "pipeline.experiments": ("ablate", "compare"),
-        "pipeline.tools": ("score", "export_predictions", "check_labeller"),
+        "pipeline.tools": ("tune", "score", "export_predictions", "check_labeller"),
     },
     "Configuration": {"pipeline.tools": ("use", "doctor", "push")},
     "Development": {"pipeline.tools": ("layout",)},

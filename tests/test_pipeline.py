@@ -434,6 +434,39 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     assert len(read_predictions(paths.PREDICTIONS)) == (reports["split"] == "test").sum()
 
 
+def test_tune_compares_decoding_on_validation(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    project({})
+    monkeypatch.setenv("COLUMNS", "140")
+    beam = load_params(paths.PARAMS).decode.beam_size
+    splits: list[str] = []
+    studies = Inputs.studies
+    monkeypatch.setattr(
+        Inputs, "studies", lambda self, split: splits.append(split) or studies(self, split)
+    )
+    result = CliRunner().invoke(app, ["tune", "--beams", f"1,{beam}"])
+    assert result.exception is None
+    assert splits == ["val"]
+    rows = [line for line in result.output.splitlines() if line.startswith("beam")]
+    assert [row.split(",")[0] for row in rows] == ["beam 1", f"beam {beam}"]
+    validation = Checkpoint.load(paths.STAGE_TWO).validation
+    values = rows[1].split("guidance 0")[1].split()
+    for place, name in ((0, "BLEU-1"), (1, "BLEU-4"), (3, "CIDEr")):
+        assert float(values[place]) == pytest.approx(validation[name], abs=5.1e-4)
+    assert float(values[8]) == validation["distinct_reports"]
+
+    for arguments, message in (
+        (("--guidances", "1"), "needs a model trained with model.image_dropout"),
+        (("--beams", "0"), "decode.beam_size"),
+        (("--beams", "1.5"), "decode.beam_size"),
+        (("--length-penalties", "a"), "--length-penalties: found 'a'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            run("tune", *arguments)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_of_tables_2_to_4(
     name: str, project: Callable[[dict[str, Any]], dict[str, Any]]
