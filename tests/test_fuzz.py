@@ -50,9 +50,7 @@ def check_cleaned(cleaned: str) -> None:
 @given(REPORTS)
 def test_cleaner_takes_any_report(report: str) -> None:
     check_cleaned(clean_iu_xray(report))
-    cleaned = clean_mimic_cxr(report)
-    check_cleaned(f" {cleaned}")
-    assert all(word == "." or word.isalpha() for word in cleaned.split())
+    check_cleaned(clean_mimic_cxr(report))
 
 
 def check_sections(report: str, sections: dict[str, str]) -> None:
@@ -73,7 +71,7 @@ def test_section_parser_takes_any_report(report: str) -> None:
 def test_long_reports_take_linear_time(name: str) -> None:
     """A quadratic step on these would take hours."""
     check_cleaned(clean_iu_xray(LONG[name]))
-    check_cleaned(f" {clean_mimic_cxr(LONG[name])}")
+    check_cleaned(clean_mimic_cxr(LONG[name]))
     sections = read_sections(LONG[name])
     assert sections.keys() <= {"findings", "impression", "findings+impression"}
 

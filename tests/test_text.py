@@ -53,24 +53,46 @@ def test_iu_xray_cleaning(report: str, cleaned: str) -> None:
 
 
 def test_cleaning_deletes_exactly_these_characters() -> None:
-    deleted = {c for c in string.punctuation if clean_iu_xray(f"a{c}b") == "ab ."}
-    assert deleted == set(".,?;*!%^&_+():<=>@[]{}\"'/\\")
+    for clean in (clean_iu_xray, clean_mimic_cxr):
+        deleted = {c for c in string.punctuation if clean(f"a{c}b") == "ab ."}
+        assert deleted == set(".,?;*!%^&_+():<=>@[]{}\"'/\\")
 
 
 @pytest.mark.parametrize(
     ("report", "cleaned"),
     [
         ("The heart\nis normal.\n\nNo effusion.", "the heart is normal . no effusion ."),
-        ("Compared to ___ , the ____ lung is clear", "compared to the lung is clear ."),
         ("tube      in   place", "tube in place ."),
         ("clear........ No effusion", "clear . no effusion ."),
-        # Words that are not alphabetic are dropped, whole.
-        ("a 5 mm nodule at T11 on follow-up", "a mm nodule at on ."),
-        ("Opacity. 12. Clear", "opacity . . clear ."),
+        # The mark of an anonymised word goes, its blanks stay.
+        ("Compared to ___ , the ____ lung is clear", "compared to   the  lung is clear ."),
+        # Words with a hyphen or a number stay, as in R2Gen: ":-[" is a range without the hyphen.
+        ("Right-sided PICC", "right-sided picc ."),
+        ("left-sided port-a-cath", "left-sided port-a-cath ."),
+        ("well-expanded, re-demonstrated", "well-expanded re-demonstrated ."),
+        ("a 5 mm nodule at T11 on follow-up", "a 5 mm nodule at t11 on follow-up ."),
+        ("3-4 mm; 9:15", "3-4 mm 915 ."),
+        ("non-displaced - old - fracture", "non-displaced - old - fracture ."),
+        ("---", "--- ."),
+        ("AP/PA x-ray", "appa x-ray ."),
+        ("<right-sided> @left-sided [=mid-lung]", "right-sided left-sided mid-lung ."),
+        ("Opacity. 12. Clear", "opacity . 12 . clear ."),
+        # Letters with marks, and marks in no rule.
+        ("d\u00e9j\u00e0-vu", "d\u00e9j\u00e0-vu ."),
+        ("a#b $5 ~3 `x` a|b", "a#b $5 ~3 `x` a|b ."),
     ],
 )
 def test_mimic_cxr_cleaning(report: str, cleaned: str) -> None:
     assert clean_mimic_cxr(report) == cleaned
+
+
+@pytest.mark.parametrize("side", ["right", "left", "one", "two"])
+@pytest.mark.parametrize("rest", ["sided", "lower-lobe", "2"])
+def test_a_hyphenated_word_reaches_the_vocabulary_whole(side: str, rest: str) -> None:
+    word = f"{side}-{rest}"
+    for clean in (clean_iu_xray, clean_mimic_cxr):
+        assert clean(f"{word.capitalize()} effusion.").split() == [word, "effusion", "."]
+        assert word in Vocabulary.build([clean(f"A {word} line.")], min_count=1).words
 
 
 def test_only_mimic_cxr_joins_lines() -> None:

@@ -32,11 +32,10 @@ def clean_iu_xray(report: str) -> str:
 def clean_mimic_cxr(report: str) -> str:
     """As `clean_iu_xray`, after undoing MIMIC-CXR's line breaks and anonymisation marks.
 
-    Words that are not alphabetic are removed (section 4.1, Datasets).
+    Hyphenated words and numbers stay, as in R2Gen; section 4.1 removes non-alphabetic tokens.
     """
     unmarked = [("\n", " "), *[("__", "_")] * 7, *[("  ", " ")] * 6, *[("..", ".")] * 8]
-    words = _clean(_replace(report, unmarked)).split()
-    return " ".join(word for word in words if word == "." or word.isalpha())
+    return _clean(_replace(report, unmarked))
 
 
 CLEANERS: dict[Literal["iu_xray", "mimic_cxr"], Callable[[str], str]] = {
