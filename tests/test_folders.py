@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,28 @@ def test_code_in_the_folder_is_the_runs(make_run: MakeRun) -> None:
     (folder / "uar" / "model" / "uar.py").write_text("changed")
     with pytest.raises(UserError, match="train_stage_one was run with other code"):
         read_folder(folder, ABLATIONS)
+
+
+def test_a_run_of_older_or_newer_code_has_the_parameters_of_then(make_run: MakeRun) -> None:
+    folder = make_run("one")
+    shutil.copy(ROOT / paths.DVC, folder)
+    for name in ("pipeline", "uar"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    raw = yaml.safe_load((folder / paths.PARAMS).read_text())
+    del raw["decode"]["length_penalty"]
+    raw["train"]["lambda4"] = 1
+    raw["train"]["warmup"] = "1e-1"  # a text to YAML
+    (folder / paths.PARAMS).write_text(yaml.safe_dump(raw))
+    for name in STAGES:  # as that code would have written them
+        record = Record.load(folder / stages()[name].record)
+        params = {k: v for k, v in record.params.items() if k != "decode.length_penalty"}
+        replace(record, params=params).save(folder / stages()[name].record)
+    (folder / paths.DVC).write_text(
+        (ROOT / paths.DVC).read_text().replace("decode.length_penalty, ", "")
+    )
+    found = read_folder(folder, ABLATIONS).params
+    assert "length_penalty" not in found["decode"]
+    assert (found["train"]["lambda4"], found["train"]["warmup"]) == (1, 0.1)
 
 
 def test_parameters_of_no_row_are_refused(make_run: MakeRun) -> None:

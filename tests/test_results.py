@@ -61,14 +61,20 @@ CODE, DATA = "c0dec0dec0", "da7ada7a"
 
 def details(scores: float | None, distinct: int = 50, same: float | None = 0.25) -> dict[str, Any]:
     values = {"r2gen": dict.fromkeys(METRICS, scores)}
+    found = {"clinical": {"micro": {"precision": 0.75, "recall": 0.5, "F1": 0.6}}}
+    nothing = {"clinical": {"micro": {"precision": 0.0, "recall": 0.0, "F1": 0.0}}}
     return {
         "studies": 100,
-        "scores": {"model": values, "constant_report": values, "shuffled_images": values},
+        "scores": {
+            "model": values | found,
+            "constant_report": values | nothing,
+            "shuffled_images": values,
+        },
         "text": {"model": {"distinct_reports": distinct}},
         "unchanged_with_other_images": same,
         "signatures": {"r2gen": {"BLEU-4": "BLEU-4|r2gen|n:100"}},
         "packages": {"torch": "2.13.0"},
-        "selection": {"by": "CIDEr", "epoch": 7},
+        "selection": {"by": "CIDEr", "epoch": 7, "validation": {"image_gain": 1.25}},
         "data_sha256": {"data/reports.parquet": "ab"},
         "checkpoint_sha256": "cd",
     }
@@ -90,7 +96,7 @@ def result(fusion: str, seed: int, scores: float | None, **changes: Any) -> Resu
         params=overridden({}, flat),
         details=details(scores),
         analysis={"alignment": {"stage_two": {"score": scores}}, "grounding": None},
-        curves={"stage_two": {"CIDEr": [[7, scores or 0.0]]}},
+        curves={"stage_two": {"CIDEr": [[8, 0.5]], "cross_entropy": [[7, 30.0], [8, 31.0]]}},
     )
     return replace(made, **changes)
 
@@ -305,19 +311,22 @@ def test_the_pages_exact_text() -> None:
     runs = [
         result("dual_gate", 0, 0.25),
         result("dual_gate", 1, 0.35, details=details(0.35, 3, None)),
-        result("none", 0, 0.5, clean=False),
+        result("none", 0, 0.5, clean=False, curves=None),
     ]
     (setting,) = settings = group(runs, ABLATIONS)
     text = markdown(settings, ABLATIONS)
     head = "|  | BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr |"
-    looking = " distinct reports | same with other images |"
+    looking = (
+        " distinct reports | same with other images | image gain | CIDEr, another study's images |"
+        " findings, micro F1 | precision | recall |"
+    )
+    findings = "0.600 ± 0.000 | 0.750 ± 0.000 | 0.500 ± 0.000"
     rule = " --- |"
     tables = f"""
 ## iu_xray, setting {setting.id}
 
 Code: c0dec0dec0. Data: da7ada7a. Signature: `BLEU-4|r2gen|n:100`. Packages: torch 2.13.0. \
-Epochs chosen on the validation split by CIDEr: 7 7 7. No earlier recipe of this data set was \
-scored on the test split.
+No earlier recipe of this data set was scored on the test split.
 
 <details><summary>parameters that its rows share</summary>
 
@@ -330,40 +339,47 @@ model.d_model: 8
 
 ### Table 4: the fusion
 
-{head}{looking} seeds | commit | tree | device | time | params |
-|{rule * 16}
+{head}{looking} epoch | seeds | commit | tree | device | time | params |
+|{rule * 22}
 | dual_gate †1/2 | 0.300 ± 0.071 (0.530) | 0.300 ± 0.071 (0.365) | 0.300 ± 0.071 (0.263) \
 | 0.300 ± 0.071 (0.200) | 0.300 ± 0.071 (0.218) | 0.300 ± 0.071 (0.405) | 0.300 ± 0.071 (0.501) \
-| 50 3 of 100 | 25% – | 0 1 | 0123456789 | clean | cpu | 60 s |  |
+| 50 3 of 100 | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 | {findings} | CIDEr: 7/8 7/8 | 0 1 \
+| 0123456789 | clean | cpu | 60 s |  |
 | none | 0.500 (0.439) | 0.500 (0.296) | 0.500 (0.208) | 0.500 (0.155) | 0.500 (0.193) \
-| 0.500 (0.373) | 0.500 (0.405) | 50 of 100 | 25% | 0 | 0123456789 | changed | cpu | 60 s \
-| model.fusion=none |
+| 0.500 (0.373) | 0.500 (0.405) | 50 of 100 | 25% | 1.250 | 0.500 | 0.600 | 0.750 | 0.500 \
+| CIDEr: 7 | 0 | 0123456789 | changed | cpu | 60 s | model.fusion=none |
 | addition | – (0.487) | – (0.318) | – (0.225) | – (0.167) | – (0.214) | – (0.386) | – (0.376) \
-| – | – |  |  |  |  |  | model.fusion=addition |
+| – | – | – | – | – | – | – |  |  |  |  |  |  | model.fusion=addition |
 
 ### Evidence beyond the paper's tables
 
-|  | CIDEr | CIDEr, another study's images |{looking} findings, micro F1 | precision | recall \
-| findings, macro F1 | five findings, micro F1 | No Finding F1 | micro F1, nearest study \
-| micro F1, constant | alignment score | alignment score, true pairs | R@5, image to report \
-| median rank | pointing, chance | pointing without TIR | pointing with TIR | seeds |
-|{rule * 21}
-| dual_gate †1/2 | 0.300 ± 0.071 | 0.300 ± 0.071 | 50 3 of 100 | 25% – |{" – |" * 8} \
-0.300 ± 0.071 |{" – |" * 6} 0 1 |
-| none | 0.500 | 0.500 | 50 of 100 | 25% |{" – |" * 8} 0.500 |{" – |" * 6} 0 |
+|  | CIDEr |{looking} findings, macro F1 | five findings, micro F1 | No Finding F1 \
+| micro F1, nearest study | micro F1, constant | alignment score | alignment score, true pairs \
+| R@5, image to report | median rank | pointing, chance | pointing without TIR | pointing with TIR \
+| epoch | seeds |
+|{rule * 23}
+| dual_gate †1/2 | 0.300 ± 0.071 | 50 3 of 100 | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 \
+| {findings} |{" – |" * 4} 0.000 ± 0.000 | 0.300 ± 0.071 |{" – |" * 6} CIDEr: 7/8 7/8 | 0 1 |
+| none | 0.500 | 50 of 100 | 25% | 1.250 | 0.500 | 0.600 | 0.750 | 0.500 |{" – |" * 4} 0.000 \
+| 0.500 |{" – |" * 6} CIDEr: 7 | 0 |
 """
     assert text.endswith(tables)
     first = text.removesuffix(tables)
+    assert f"## Table 1: IU X-Ray\n\n{head}{looking} epoch | seeds |\n|{rule * 17}\n" in first
+    blank = "|  " * 9
     assert (
-        f"## Table 1: IU X-Ray\n\n{head}{looking} seeds |\n|{rule * 11}\n| CoAtt | (0.455)" in first
+        f"| CoAtt | (0.455) | (0.288) | (0.205) | (0.154) | (–) | (0.369) | (0.277) {blank}|"
+        in first
     )
     assert "| SentSAT+KG ‡ | (0.441) | (0.291) | (0.203) | (0.417) |" in first
     assert first.count("‡ SentSAT+KG: printed so in the paper") == 1
     cells = "| 0.300 ± 0.071 " * 7
     label = "UAR, this project †1/2"
-    assert f"| {label}, {setting.id} {cells}| 50 3 of 100 | 25% – | 0 1 |\n" in first
-    for label in ("constant report", "another study's images"):
-        assert f"| {label}, {setting.id} {cells}|  |  | 0 1 |\n" in first
+    own = f"| 50 3 of 100 | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 | {findings} | CIDEr: 7/8 7/8 "
+    assert f"| {label}, {setting.id} {cells}{own}| 0 1 |\n" in first
+    zeros = "| 0.000 ± 0.000 " * 3
+    for label, said in {"constant report": zeros, "another study's images": "| – | – | – "}.items():
+        assert f"| {label}, {setting.id} {cells}|  |  |  |  {said}|  | 0 1 |\n" in first
     assert "† A run is collapsed where its distinct reports are fewer than 5 %" in first
 
 
@@ -390,6 +406,8 @@ def test_the_csv_has_every_cell_and_digit() -> None:
         "paper": "0.405",
         "collapsed": "0",
         "seeds": "3",
+        "selected_by": "CIDEr",
+        "epochs": "7/8",
         "commits": "0123456789",
         "tree": "clean",
         "code": CODE,

@@ -25,7 +25,7 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
-from uar.core.config import load_params, params_text
+from uar.core.config import load_params, read_raw
 from uar.core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def ablate(
         raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {there}, and all.")
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
-    raw, code = yaml.safe_load(params_text(paths.PARAMS)), code_in(Path())
+    raw, code = read_raw(paths.PARAMS), code_in(Path())
     models = choose_rows(ablations.models(tables), rows)
     runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
     known = read_experiments()

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table, number
+from pipeline.console import new_table
 from pipeline.experiments.dvc import Experiment, read_experiments
 from pipeline.experiments.folders import read_folder
 from pipeline.experiments.results import (
@@ -26,19 +26,21 @@ from pipeline.experiments.results import (
     values,
 )
 from pipeline.experiments.rows import Ablations
-from pipeline.experiments.tables import EVIDENCE, LOOKING, MODEL, csv_text, markdown
+from pipeline.experiments.tables import EVIDENCE, MODEL, RUN_BY_RUN, csv_text, markdown
 from uar.core.config import load_params
 from uar.core.files import atomic_write
 from uar.evaluation.summary import COLLAPSE
 
 log = logging.getLogger(__name__)
 
-_SHOWN = {  # column on the terminal -> where a result has it
-    "BLEU-4": f"{MODEL} BLEU-4",
-    "CIDEr": f"{MODEL} CIDEr",
-    "shuffled": EVIDENCE["CIDEr, another study's images"],
-    "F1": EVIDENCE["findings, micro F1"],
-    "nearest": EVIDENCE["micro F1, nearest study"],
+_SHOWN = {  # column on the terminal -> where a result has it, with how many decimals
+    "\nBLEU-4": (f"{MODEL} BLEU-4", 3),
+    "\nCIDEr": (f"{MODEL} CIDEr", 3),
+    "CIDEr,\nothers'": (EVIDENCE["CIDEr, another study's images"], 3),
+    "image\ngain": (EVIDENCE["image gain"], 2),
+    "findings\nF1": (EVIDENCE["findings, micro F1"], 3),
+    "\nP": (EVIDENCE["precision"], 2),
+    "\nR": (EVIDENCE["recall"], 2),
 }
 
 
@@ -122,18 +124,25 @@ def new_results(
 
 def show(setting: Setting, ablations: Ablations) -> None:
     """A setting's rows on the terminal, means over seeds; what --save writes has more."""
-    title = f"{setting.dataset}, setting {setting.id}, code {setting.code}"
-    table = new_table(title, ["seeds", *_SHOWN, "distinct", "same"])
+    by = " ".join(sorted({run.details["selection"]["by"] for run in setting.runs}))
+    studies = " ".join(sorted({str(run.details["studies"]) for run in setting.runs}))
+    title = (
+        f"{setting.dataset}, setting {setting.id}, code {setting.code}\n"
+        f"{studies} test studies; epochs chosen by validation's {by}"
+    )
+    table = new_table(title, ["\nseeds", *_SHOWN, "distinct\nreports", "\nsame", "\nepoch"])
     for model in ablations.models(ablations.tables):
         if runs := setting.models.get(model):
-            cells = [number(Cell.of(values(runs, path)).mean) for path in _SHOWN.values()]
-            distinct, same = (values(runs, path) for path in LOOKING.values())
+            means = [(Cell.of(values(runs, path)).mean, of) for path, of in _SHOWN.values()]
+            distinct, same = (values(runs, path) for path in RUN_BY_RUN.values())
+            run = provenance(runs)
             table.add_row(
                 f"{model}{collapsed(runs)}",
-                provenance(runs)["seeds"],
-                *cells,
+                run["seeds"],
+                *("–" if mean is None else f"{mean:.{of}f}" for mean, of in means),
                 " ".join("–" if value is None else f"{value:.0f}" for value in distinct),
                 " ".join("–" if value is None else f"{value:.0%}" for value in same),
+                run["epochs"],
             )
     console = Console()
     console.print(table)

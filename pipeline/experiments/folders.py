@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pipeline import paths
-from pipeline.experiments.ablate import tracked_keys
 from pipeline.experiments.dvc import code_in, commit_of, head
 from pipeline.experiments.results import Result, curves, without_places
-from pipeline.experiments.rows import SEED, Ablations, digest, flat, run_name
-from pipeline.provenance import ROOT, makers, stages, values_of
-from uar.core.config import Params, known_keys, load_params
+from pipeline.experiments.rows import SEED, Ablations, digest, flat, overridden, run_name
+from pipeline.provenance import ROOT, makers, stages
+from uar.core.config import known_keys, load_params, parse_params, read_raw
 from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.core.provenance import Record, check
@@ -33,14 +33,13 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
         UserError: something is missing; its files are not of one run, of its params.yaml and of
             its code; or its parameters are no row of any table.
     """
-    params = load_params(folder / paths.PARAMS)
-    flat_params = flat(params.model_dump(mode="json"))
+    root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
+    flat_params = read_params(folder, root)
     row = ablations.name_of(flat_params)
     if row is None:
         keys = ", ".join(f"{key} {flat_params[key]}" for key in ablations.whole)
         raise UserError(f"{folder}: its parameters are no row of {paths.ABLATIONS}: {keys}.")
-    root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
-    refuse_mixed(folder, params, root)
+    refuse_mixed(folder, flat_params, root)
     details = read_json(folder / paths.DETAILS)
     if headline(details) != read_json(folder / paths.METRICS):
         raise UserError(
@@ -52,9 +51,10 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
     if not known:
         log.warning(f"{folder}: its records do not hold its code; the commit is that of its files")
     run = read_runs(paths.RUN_LOG) | read_runs(folder / paths.RUN_LOG)
+    tracked = {key for stage in stages(root).values() for key in stage.params}
     trained = run.get(details["checkpoint_sha256"])
     return Result(
-        experiment=run_name(row, flat_params, tracked_keys(), code),
+        experiment=run_name(row, flat_params, tracked, code),
         commit=commit or head(),
         clean=commit is not None if known else None,
         code=code if known else None,
@@ -63,14 +63,30 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
         seed=flat_params[SEED],
         device=trained.device if trained else None,
         seconds=trained.seconds if trained else None,
-        params=without_places(params.model_dump(mode="json")),
+        params=without_places(overridden({}, flat_params)),
         details=details,
         analysis=read_json(folder / paths.ANALYSIS_DETAILS) if _analyzed(folder) else {},
         curves=curves(details, lambda path: _content(folder / path)),
     )
 
 
-def refuse_mixed(folder: Path, params: Params, root: Path) -> None:
+def read_params(folder: Path, root: Path) -> dict[str, Any]:
+    """Flat params.yaml of a folder in the form that records have.
+
+    Code of its own, in `root`, may be older or newer than this: keys that this does not know stay
+    as they are written, and those that came later are absent.
+    """
+    path = folder / paths.PARAMS
+    if root == ROOT:
+        return flat(load_params(path).model_dump(mode="json"))
+    written, known = flat(read_raw(path)), known_keys()
+    common = {key: value for key, value in written.items() if key in known}
+    later = overridden(read_raw(paths.PARAMS), common)
+    params = flat(parse_params(later, str(path)).model_dump(mode="json"))
+    return {key: params.get(key, value) for key, value in written.items()}
+
+
+def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
     """Compare everything of a folder's training and evaluation with its records.
 
     Raises:
@@ -79,7 +95,7 @@ def refuse_mixed(folder: Path, params: Params, root: Path) -> None:
     names = [*_SCORED, *(["analyze"] if _analyzed(folder) else [])]
     files = [path for name in names for path in stages(root)[name].outs]
     try:
-        check(files, values_of(params, known_keys()), makers(root), paths.PROVENANCE, folder)
+        check(files, params, makers(root), paths.PROVENANCE, folder)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     for name in names:

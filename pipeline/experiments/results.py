@@ -93,6 +93,13 @@ class Result:
         )
 
     @property
+    def epoch(self) -> str:
+        """That validation chose, of the last training stage's, where their number was recorded."""
+        chosen = str(self.details["selection"]["epoch"])
+        last = (self.curves or {}).get("stage_two", {}).get("cross_entropy")
+        return f"{chosen}/{last[-1][0]:.0f}" if last else chosen
+
+    @property
     def collapsed(self) -> bool:
         """By the rule of `uar.evaluation.summary`."""
         return is_collapsed(self.details)
@@ -256,11 +263,13 @@ def values(runs: Iterable[Result], path: str) -> list[float | None]:
 
 
 def provenance(runs: Sequence[Result]) -> dict[str, str]:
-    """Seeds, code, cleanliness, commits, devices and the mean time of runs."""
+    """Seeds, chosen epochs, cleanliness, commits, devices and the mean time of runs."""
     times = [run.seconds for run in runs if run.seconds is not None]
     trees = {"?" if run.clean is None else "clean" if run.clean else "changed" for run in runs}
     return {
         "seeds": " ".join(str(run.seed) for run in runs),
+        "selected_by": " ".join(sorted({run.details["selection"]["by"] for run in runs})),
+        "epochs": " ".join(run.epoch for run in runs),
         "commits": " ".join(sorted({run.commit[:10] for run in runs})),
         "tree": ", ".join(sorted(trees)),
         "devices": ", ".join(sorted({run.device or "?" for run in runs})),

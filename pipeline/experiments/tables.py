@@ -23,19 +23,27 @@ TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
 MODEL = f"details scores model {TABLE_PROTOCOL}"
 COLUMNS = (
     "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper", "collapsed",
-    "seeds", "commits", "tree", "code", "data", "devices", "seconds", "params",
+    "seeds", "selected_by", "epochs", "commits", "tree", "code", "data", "devices", "seconds",
+    "params",
 )  # fmt: skip
-LOOKING = {  # whether the images matter: columns of every table
+RUN_BY_RUN = {  # heading to where a result has it
     "distinct reports": "details text model distinct_reports",
     "same with other images": "details unchanged_with_other_images",
 }
-EVIDENCE = {  # heading to where a result has it
-    "CIDEr": f"{MODEL} CIDEr",
+FINDINGS = {
+    "findings, micro F1": "clinical micro F1",
+    "precision": "clinical micro precision",
+    "recall": "clinical micro recall",
+}
+LOOKING = {  # whether the images matter, and what of them is said: columns of every table
+    **RUN_BY_RUN,
+    "image gain": "details selection validation image_gain",
     "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
+    **{heading: f"details scores model {path}" for heading, path in FINDINGS.items()},
+}
+EVIDENCE = {
+    "CIDEr": f"{MODEL} CIDEr",
     **LOOKING,
-    "findings, micro F1": "details scores model clinical micro F1",
-    "precision": "details scores model clinical micro precision",
-    "recall": "details scores model clinical micro recall",
     "findings, macro F1": "details scores model clinical macro F1",
     "five findings, micro F1": "details scores model clinical micro_5 F1",
     "No Finding F1": "details scores model clinical no_finding F1",
@@ -127,7 +135,10 @@ size, whatever ours are of. A setting is one code, one data set and one recipe: 
 code are never averaged. Time is that of both training stages by the clock, mean over seeds. – was
 not measured or not recorded. Findings are the 13 of CheXpert's 14 observations that are findings,
 by rule-based labels; No Finding is apart. Alignment, retrieval and pointing game are of the
-validation split (`analyze`); the paper's alignment scores are those of its Figure 4 (a).
+validation split (`analyze`); the paper's alignment scores are those of its Figure 4 (a). Image
+gain: nats of a validation report, at the chosen epoch, that it costs more to tell with another
+study's images; 0 says that the model does without them. Epoch: the one that validation chose, of
+how many, by what; of each seed.
 
 † {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
 whose share of the same reports was not recorded, the first half of the rule alone is applied.
@@ -140,7 +151,7 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
     for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
         parts.append(f"## Table 1: {title}\n")
         own = [setting for setting in settings if setting.dataset == dataset]
-        head = ["", *METRICS, *LOOKING, "seeds"]
+        head = ["", *METRICS, *LOOKING, "epoch", "seeds"]
         parts.append(_table(head, _table_one(dataset, own, ablations)))
         parts += [f"{note}\n" for system, note in FOOTNOTES.items()
                   if system in read_published(f"table1_{dataset}")]  # fmt: skip
@@ -154,10 +165,11 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
         )
         for table in ablations.tables.values():
             parts.append(f"### {table.title}\n")
-            head = ["", *METRICS, *LOOKING, "seeds", "commit", "tree", "device", "time", "params"]
+            head = ["", *METRICS, *LOOKING, "epoch", "seeds", "commit", "tree", "device", "time"]
+            head.append("params")
             parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
         parts.append("### Evidence beyond the paper's tables\n")
-        parts.append(_table(["", *EVIDENCE, "seeds"], _evidence_rows(setting, ablations)))
+        parts.append(_table(["", *EVIDENCE, "epoch", "seeds"], _evidence_rows(setting, ablations)))
     return "\n".join(parts)
 
 
@@ -167,9 +179,6 @@ def _origin(setting: Setting) -> str:
     signature = first.details.get("signatures", {}).get(TABLE_PROTOCOL, {}).get("BLEU-4")
     packages = first.details.get("packages")
     listed = ", ".join(f"{name} {version}" for name, version in (packages or {}).items())
-    chosen = sorted({run.details.get("selection", {}).get("by") or "?" for run in setting.runs})
-    epochs = " ".join(str(run.details.get("selection", {}).get("epoch", "?"))
-                      for run in setting.runs)  # fmt: skip
     known = (
         f"The test scores of {setting.scored_before} earlier recipes of this data set were known "
         "before these runs."
@@ -179,7 +188,7 @@ def _origin(setting: Setting) -> str:
     return (
         f"Code: {setting.code}. Data: {setting.data or 'not recorded'}. "
         f"Signature: `{signature or 'not recorded'}`. Packages: {listed or 'not recorded'}. "
-        f"Epochs chosen on the validation split by {', '.join(chosen)}: {epochs}. {known}\n"
+        f"{known}\n"
     )
 
 
@@ -189,7 +198,7 @@ def _table_one(
     for system, published in read_published(f"table1_{dataset}").items():
         mark = " ‡" if system in FOOTNOTES else ""
         numbers = (f"({_number(published[metric])})" for metric in METRICS)
-        yield [f"{system}{mark}", *numbers, *("" for _ in LOOKING), ""]
+        yield [f"{system}{mark}", *numbers, *("" for _ in LOOKING), "", ""]
     for setting in settings:
         runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
         if not runs:
@@ -198,17 +207,37 @@ def _table_one(
         for name, key in {label: "model", **CONTROLS}.items():
             path = f"details scores {key} {TABLE_PROTOCOL}"
             cells = [str(Cell.of(values(runs, f"{path} {metric}"))) for metric in METRICS]
-            looking = _looking(runs) if key == "model" else ["" for _ in LOOKING]
-            yield [f"{name}, {setting.id}", *cells, *looking, provenance(runs)["seeds"]]
+            run = provenance(runs)
+            if key == "model":
+                looking, epoch = list(_looking(runs).values()), _epochs(run)
+            else:
+                looking, epoch = _findings_alone(runs, key), ""
+            yield [f"{name}, {setting.id}", *cells, *looking, epoch, run["seeds"]]
 
 
-def _looking(runs: Sequence[Result]) -> list[str]:
-    """Distinct reports of how many studies, and the share that stays the same, run by run."""
+def _looking(runs: Sequence[Result]) -> dict[str, str]:
+    """Columns of `LOOKING`; those of `RUN_BY_RUN` run by run, with the number of studies."""
     studies = {run.details["studies"] for run in runs}
-    distinct, same = (values(runs, path) for path in LOOKING.values())
+    cells = {heading: str(Cell.of(values(runs, path))) for heading, path in LOOKING.items()}
+    distinct, same = (values(runs, path) for path in RUN_BY_RUN.values())
     counts = " ".join("–" if value is None else f"{value:.0f}" for value in distinct)
     shares = " ".join("–" if value is None else f"{value:.0%}" for value in same)
-    return [f"{counts} of {' '.join(map(str, sorted(studies)))}" if runs else "–", shares or "–"]
+    of = " ".join(map(str, sorted(studies)))
+    shown = (f"{counts} of {of}" if runs else "–", shares or "–")
+    return cells | dict(zip(RUN_BY_RUN, shown, strict=True))
+
+
+def _findings_alone(runs: Sequence[Result], key: str) -> list[str]:
+    """Columns of `LOOKING` of a control: what of the findings its reports say."""
+    cells = {
+        heading: str(Cell.of(values(runs, f"details scores {key} {path}")))
+        for heading, path in FINDINGS.items()
+    }
+    return [cells.get(heading, "") for heading in LOOKING]
+
+
+def _epochs(run: dict[str, str]) -> str:
+    return f"{run['selected_by']}: {run['epochs']}" if run["epochs"] else ""
 
 
 def _rows(
@@ -223,21 +252,21 @@ def _rows(
         ]
         run = provenance(runs)
         time = f"{run['seconds']} s" if run["seconds"] else ""
-        made = [run["seeds"], run["commits"], run["tree"], run["devices"], time]
-        name = f"{row}{collapsed(runs)}"
-        yield [name, *cells, *_looking(runs), *made, changes(overrides, ablations.whole)]
+        made = [_epochs(run), run["seeds"], run["commits"], run["tree"], run["devices"], time]
+        name, looking = f"{row}{collapsed(runs)}", _looking(runs).values()
+        yield [name, *cells, *looking, *made, changes(overrides, ablations.whole)]
 
 
 def _evidence_rows(setting: Setting, ablations: Ablations) -> Iterator[Sequence[str]]:
     for model in ablations.models(ablations.tables):
         if runs := setting.models.get(model):
-            looking = dict(zip(LOOKING, _looking(runs), strict=True))
+            looking, run = _looking(runs), provenance(runs)
             cells = []
             for heading, path in EVIDENCE.items():
                 paper = published_evidence(model, heading)
                 printed = "" if paper is None else f" ({_number(paper)})"
                 cells.append(looking.get(heading) or f"{Cell.of(values(runs, path))}{printed}")
-            yield [f"{model}{collapsed(runs)}", *cells, provenance(runs)["seeds"]]
+            yield [f"{model}{collapsed(runs)}", *cells, _epochs(run), run["seeds"]]
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -400,13 +400,18 @@ def load_params(path: Path) -> Params:
         UserError: the file is absent or not YAML, or a key is unknown, missing, of the wrong type
             or out of range. Every such key is named in one message.
     """
+    return parse_params(read_raw(path), source=str(path))
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The sections of params.yaml as written. Raises UserError if it is absent or not YAML."""
     try:
         raw = yaml.safe_load(params_text(path))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
-    return parse_params(raw, source=str(path))
+    return raw
 
 
 def params_text(path: Path) -> str:
