@@ -39,7 +39,7 @@ def make_bundle(tiny_raw: dict[str, Any], seed: int = 0, **changes: Any) -> Bund
         tokenizer,
         vocabulary,
         Preprocessing(**settings | changes),
-        DecodeParams(beam_size=2, length_penalty=0.0, batch_size=4),
+        DecodeParams(beam_size=2, length_penalty=0.0, batch_size=4, guidance=0.0),
         {"dataset": "invented", "commit": None},
         "# A test's model\n",
     )

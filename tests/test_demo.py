@@ -21,7 +21,7 @@ from uar.data.demo.findings import FINDINGS, KINDS, Finding, regions_of
 from uar.data.demo.generate import sample_study, write_dicom
 from uar.data.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
 from uar.data.films import read_film
-from uar.data.readers import demo as demo_reader
+from uar.data.readers import read_dataset
 from uar.data.study import BOX_COLUMNS
 
 STUDIES, FILM_SIZE, SEED = 24, 96, 7
@@ -123,8 +123,13 @@ def test_read_gives_views_and_the_boxes_of_the_views_asked_for(tmp_path: Path) -
         images_per_study=1,
         demo={"studies": 20, "film_size": FILM_SIZE, "seed": SEED},
     )
-    frontal = demo_reader.read(params)
-    both = demo_reader.read(params.model_copy(update={"images_per_study": 2}))
+    frontal = read_dataset(params)
+    both = read_dataset(params.model_copy(update={"images_per_study": 2}))
+    published = read_dataset(
+        params.model_copy(update={"images_per_study": 2, "order_views": False})
+    )
+    pd.testing.assert_frame_equal(both.table(), published.table())  # the frontal film is first
+    pd.testing.assert_frame_equal(both.boxes, read_table(tmp_path / "demo/boxes.parquet"))
     assert {study.views for study in frontal.studies} == {("frontal",)}
     assert {study.views for study in both.studies} == {("frontal", "lateral")}
     assert len(both.studies) == 20

@@ -60,6 +60,12 @@ def ingest() -> None:
             f"{len(packed.header_failed)} films have a header that leaves one gray value; their "
             f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
         )
+    unknown = sum("unknown" in study.views for study in dataset.studies)
+    if per_study == 1 and unknown:
+        log.warning(
+            f"{unknown} films may be lateral although dataset.images_per_study is 1: neither the "
+            f"layout {params.dataset.layout} nor a header states their view"
+        )
     write_json(paths.INGEST_SUMMARY, summary)
     log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
 

@@ -22,6 +22,7 @@ from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.dicom import refuse_huge, stretch
 from uar.data.films import Film, decode_film, read_film, squash
+from uar.data.study import frontal_first
 from uar.data.views import resize_view
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.attention import recorded_attention
@@ -215,8 +216,9 @@ class Reporter:
         names = names or [_name(source, i) for i, source in enumerate(study)]
         films = [_read(source, name) for source, name in zip(study, names, strict=True)]
         notes: list[str] = []
-        if [film.view for film in films] == ["lateral", "frontal"]:
-            films.reverse()
+        order = frontal_first([film.view for film in films])
+        if order != sorted(order):
+            films = [films[i] for i in order]
             notes.append("The films' headers name the lateral film first; it was put second.")
         if settings.views == 1 and films[0].view == "lateral":
             notes.append("The film's header says lateral; this model was trained on frontal films.")

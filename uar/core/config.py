@@ -68,6 +68,7 @@ class DatasetParams(Section):
     on_bad_image: Literal["error", "skip"]
     missing_view: Literal["error", "repeat", "mask"]
     images_per_study: int = Field(ge=1, le=2)
+    order_views: bool
     demo: DemoParams
 
 

@@ -8,6 +8,7 @@ Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output
 
 from __future__ import annotations
 
+import struct
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.errors import InvalidDicomError
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
 from pydicom.uid import (
     JPEG2000,
@@ -79,6 +81,20 @@ _NEEDED = (
     "PixelRepresentation",
     "SamplesPerPixel",
 )
+# What decoders raise of a damaged file: not MemoryError, which is no fault of the file.
+DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    InvalidDicomError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
@@ -103,8 +119,24 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
                 del film[element.tag]
         stored = _stored_pixels(film)
         gray, failed = (_luma(stored), False) if stored.ndim == 3 else _displayed(stored, film)
-    view = str(film.get("ViewPosition", "")).strip().upper()
-    return gray, _VIEWS.get(view, "unknown"), failed
+    return gray, _view(film), failed
+
+
+def read_view(stream: BinaryIO) -> View:
+    """The view that the header states; "unknown" also of a file that cannot be read."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            _refuse_bombs(stream)
+            return _view(
+                pydicom.dcmread(stream, specific_tags=["ViewPosition"], stop_before_pixels=True)
+            )
+        except (UserError, *DAMAGE):  # `read_dicom` says so
+            return "unknown"
+
+
+def _view(film: pydicom.Dataset) -> View:
+    return _VIEWS.get(str(film.get("ViewPosition", "")).strip().upper(), "unknown")
 
 
 def _refuse_bombs(stream: BinaryIO) -> None:

@@ -12,7 +12,7 @@ import png
 from PIL import Image, ImageOps
 
 from uar.core.errors import UserError
-from uar.data.dicom import read_dicom, refuse_huge, stretch_percentiles
+from uar.data.dicom import read_dicom, read_view, refuse_huge, stretch_percentiles
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -40,6 +40,16 @@ def read_film(path: Path) -> Film:
         raise UserError(f"{path}: no such file")
     with path.open("rb") as stream:
         return decode_film(stream, str(path))
+
+
+def stated_view(path: Path) -> View:
+    """The view that a DICOM file's header states, read without the pixels; else "unknown"."""
+    if not path.is_file():
+        return "unknown"
+    with path.open("rb") as stream:
+        is_dicom = stream.read(132)[128:] == _DICOM
+        stream.seek(0)
+        return read_view(stream) if is_dicom else "unknown"
 
 
 def decode_film(stream: BinaryIO, name: str) -> Film:

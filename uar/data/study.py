@@ -21,6 +21,7 @@ BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 View = Literal["frontal", "lateral", "unknown"]
+_RANK: dict[View, int] = {"frontal": 0, "unknown": 1, "lateral": 2}
 SHORT_OF_IMAGES = (
     "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."
 )
@@ -110,6 +111,11 @@ def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
         if leaves_folder(path):
             return f"has the image path {path!r}, which leaves the images folder"
     return None
+
+
+def frontal_first(views: Sequence[View]) -> list[int]:
+    """Positions of views in the order frontal, unknown, lateral; equal ones stay as they are."""
+    return sorted(range(len(views)), key=lambda i: _RANK[views[i]])
 
 
 def leaves_folder(path: str) -> bool:

@@ -1,4 +1,7 @@
-"""Raw layouts. Each reader is one file and one entry in `READERS`; all give the same `Dataset`."""
+"""Raw layouts. Each reader is one file and one entry in `READERS`; all give the same `Dataset`.
+
+A reader names all films that a study may use; `choice` picks those that it does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Collection
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.data.readers import demo, kaggle, openi, physionet, r2gen
+from uar.data.readers.choice import choose_films
 from uar.data.study import (
     BOX_COLUMNS,
     SPLITS,
@@ -43,7 +47,7 @@ def read_dataset(params: DatasetParams) -> Dataset:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root,
             files of another layout, any fault the reader finds, or a split without studies.
     """
-    dataset = checked_layout(params).read(params)
+    dataset = choose_films(checked_layout(params).read(params), params)
     _refuse_empty_splits(params, dataset)
     return dataset
 

@@ -20,13 +20,11 @@ def read(params: DatasetParams) -> Dataset:
     of = params.demo
     generate(params.root, studies=of.studies, film_size=of.film_size, seed=of.seed)
     dataset = r2gen.read(params)
-    both: tuple[View, ...] = ("frontal", "lateral")
-    views = both[: params.images_per_study]
-    boxes = read_table(params.root / "boxes.parquet")
+    views: tuple[View, ...] = ("frontal", "lateral")
     return Dataset(
         [replace(study, views=views) for study in dataset.studies],
         dataset.images,
-        boxes[boxes["view"] < params.images_per_study].reset_index(drop=True),
+        read_table(params.root / "boxes.parquet"),
     )
 
 

@@ -150,9 +150,9 @@ def assemble(
     for uid in sorted(reports, key=lambda uid: SPLITS.index(split_of[uid])):
         study_id = ids.get(uid, f"CXR{uid}")
         films = sorted(examinations[uid].films, key=lambda film: film.name)
-        films = films[: params.images_per_study]
-        paths = tuple(film.path for film in films)
         known = r2gen_studies().get(study_id)
+        films = films[: len(known.views)] if known else films
+        paths = tuple(film.path for film in films)
         views = known.views[: len(films)] if known else tuple(film.view for film in films)
         fault = image_fault(paths, params)
         if fault:

@@ -58,7 +58,7 @@ def read(params: DatasetParams) -> Dataset:
                 faults.append(f"{split}[{row}]: {fault}")
                 continue
             seen.add(record["id"])
-            paths = tuple(record["image_path"][: params.images_per_study])
+            paths = tuple(record["image_path"])
             views = tuple(_view(record["id"], path) for path in paths)
             studies.append(Study(record["id"], split, record["report"], paths, views))
     refuse(faults, path, "Correct or remove these records.")
