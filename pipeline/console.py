@@ -73,7 +73,7 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
     text = summary["text"][MODEL]
     console.print(
         f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
-        "word, given another study's images), "
+        "word, given another study's images; in brackets, of studies with a finding), "
         f"{text['words_used']} words used, {text['mean_length']:.1f} words a report (references: "
         f"{text['reference_words']} words, {text['reference_mean_length']:.1f} a report)"
     )
@@ -113,10 +113,14 @@ def _text_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _looking(summary: Mapping[str, Any]) -> str:
-    """`56 distinct, 31% same`: reports, and those that other images leave as they are."""
-    same = summary.get("unchanged_with_other_images")
-    distinct = f"{summary['text'][MODEL]['distinct_reports']} distinct"
-    return distinct if same is None else f"{distinct}, {same:.0%} same"
+    """`56 distinct, 31% same (4%)`: reports, and those that other images leave as they are."""
+    same, of_findings = (
+        summary.get(f"unchanged_with_{what}") for what in ("other_images", "findings")
+    )
+    shown = f"{summary['text'][MODEL]['distinct_reports']} distinct"
+    if same is not None:
+        shown += f", {same:.0%} same"
+    return shown if of_findings is None else f"{shown} ({of_findings:.0%})"
 
 
 _CLINICAL = {  # heading -> average and score of `clinical_metrics`

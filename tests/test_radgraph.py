@@ -94,13 +94,14 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
         "text": dict.fromkeys(("model", *BASELINES.values()), dict.fromkeys(names, 1)),
         "signatures": {"radgraph": {"partial": "radgraph,partial|model:radgraph-xl"}},
         "unchanged_with_other_images": 0.75,
+        "unchanged_with_findings": 0.5,
         "collapsed": True,
     }  # fmt: skip
     print_evaluation(summary)
     head, rows = capsys.readouterr().out.split("RadGraph F1")
     assert "0.432" not in head
     assert ["this", "model", "0.432"] in [line.split() for line in rows.splitlines()]
-    assert head.count("1 distinct, 75% same") == 2
+    assert head.count("1 distinct, 75% same (50%)") == 2
     assert ".25-.62" in rows
     assert rows.count("0.123") == len(BASELINES)
     assert "1 distinct reports of 20" in rows

@@ -104,13 +104,38 @@ def test_the_datas_hash_is_of_the_references_in_order() -> None:
 def test_the_rule_of_collapse(distinct: int, same: float | None, collapsed: bool) -> None:
     made: dict[str, Any] = {"studies": 100, "text": {"model": {"distinct_reports": distinct}}}
     if same is not None:
-        made["unchanged_with_other_images"] = same
+        made["unchanged_with_findings"] = same
+    made["unchanged_with_other_images"] = 0.9  # as of a right model where most have no finding
     assert is_collapsed(made) == collapsed
 
 
 def test_an_evaluation_says_whether_it_collapsed(summary: dict[str, Any]) -> None:
-    assert summary["unchanged_with_other_images"] == 0.5
+    assert summary["unchanged_with_other_images"] == 0.5  # the second and the third study
+    assert summary["unchanged_with_findings"] == 0.5  # the first and the third have a finding
     assert summary["collapsed"] is True
+
+
+def test_a_right_model_is_not_collapsed_where_most_studies_have_no_finding() -> None:
+    """One report for all that have none, which other such studies' images leave as it is."""
+    normal = "the lungs are clear ."
+    truths = [*[normal] * 8, "the heart is enlarged .", "there is an effusion ."]
+    rows = [Prediction(str(i), text, text, text, -1.0) for i, text in enumerate(truths)]
+    others = [replace(row, generated=truths[i - 1]) for i, row in enumerate(rows)]
+    blind = [replace(row, generated=normal) for row in rows]
+    measures = Measures({"clinical": Labeller()}, {}, ["r2gen"], meteor=False)
+
+    def summarised(own: list[Prediction], shuffled: list[Prediction]) -> dict[str, Any]:
+        systems = {"model": own, "shuffled_images": shuffled}
+        scores = score_systems(systems, measures)
+        return summarise(systems, scores, measures, SETUP, resamples=5, seed=0)
+
+    right = summarised(rows, others)
+    assert (right["unchanged_with_other_images"], right["unchanged_with_findings"]) == (0.7, 0)
+    assert right["collapsed"] is False
+    unseen = summarised(blind, blind)
+    assert (unseen["unchanged_with_findings"], unseen["collapsed"]) == (1, True)
+    healthy = summarised(rows[:8], rows[:8])
+    assert "unchanged_with_findings" not in healthy  # nobody has a finding
 
 
 def test_the_share_that_stays_the_same() -> None:

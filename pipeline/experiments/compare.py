@@ -134,7 +134,7 @@ def show(setting: Setting, ablations: Ablations) -> None:
     for model in ablations.models(ablations.tables):
         if runs := setting.models.get(model):
             means = [(Cell.of(values(runs, path)).mean, of) for path, of in _SHOWN.values()]
-            distinct, same = (values(runs, path) for path in RUN_BY_RUN.values())
+            distinct, _, same = (values(runs, path) for path in RUN_BY_RUN.values())
             run = provenance(runs)
             table.add_row(
                 f"{model}{collapsed(runs)}",
@@ -146,5 +146,6 @@ def show(setting: Setting, ablations: Ablations) -> None:
             )
     console = Console()
     console.print(table)
+    console.print("same: of studies with a finding, with another study's images", style="dim")
     if any(run.collapsed for run in setting.runs):
         console.print(f"† {COLLAPSE}", style="dim")

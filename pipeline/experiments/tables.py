@@ -29,6 +29,7 @@ COLUMNS = (
 RUN_BY_RUN = {  # heading to where a result has it
     "distinct reports": "details text model distinct_reports",
     "same with other images": "details unchanged_with_other_images",
+    "same, studies with a finding": "details unchanged_with_findings",
 }
 FINDINGS = {
     "findings, micro F1": "clinical micro F1",
@@ -141,7 +142,8 @@ study's images; 0 says that the model does without them. Epoch: the one that val
 how many, by what; of each seed.
 
 † {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
-whose share of the same reports was not recorded, the first half of the rule alone is applied.
+whose share of the same reports (of studies with a finding) was not recorded, the first half of the
+rule alone is applied.
 """
 
 
@@ -219,12 +221,13 @@ def _looking(runs: Sequence[Result]) -> dict[str, str]:
     """Columns of `LOOKING`; those of `RUN_BY_RUN` run by run, with the number of studies."""
     studies = {run.details["studies"] for run in runs}
     cells = {heading: str(Cell.of(values(runs, path))) for heading, path in LOOKING.items()}
-    distinct, same = (values(runs, path) for path in RUN_BY_RUN.values())
-    counts = " ".join("–" if value is None else f"{value:.0f}" for value in distinct)
-    shares = " ".join("–" if value is None else f"{value:.0%}" for value in same)
-    of = " ".join(map(str, sorted(studies)))
-    shown = (f"{counts} of {of}" if runs else "–", shares or "–")
-    return cells | dict(zip(RUN_BY_RUN, shown, strict=True))
+    for heading, path in RUN_BY_RUN.items():
+        form = ".0f" if heading == "distinct reports" else ".0%"
+        shown = ["–" if value is None else f"{value:{form}}" for value in values(runs, path)]
+        if form == ".0f" and runs:
+            shown += ["of", *map(str, sorted(studies))]
+        cells[heading] = " ".join(shown) or "–"
+    return cells
 
 
 def _findings_alone(runs: Sequence[Result], key: str) -> list[str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.evaluation.predictions import Prediction, share_unchanged, text_statistics
 from uar.evaluation.signatures import Setup, signatures
 from uar.evaluation.systems import Measures, SystemScores
@@ -23,8 +26,9 @@ MIN_DISTINCT = 0.05  # share of the studies
 MAX_UNCHANGED = 0.5  # likewise
 COLLAPSE = (
     f"A run is collapsed where its distinct reports are fewer than {MIN_DISTINCT:.0%} of the "
-    f"studies, or where at least {MAX_UNCHANGED:.0%} of its reports stay the same, word for word, "
-    "with another study's images: it says little of the images, and its scores say little of it."
+    f"studies, or where at least {MAX_UNCHANGED:.0%} of its reports of studies with a finding stay "
+    "the same, word for word, with another study's images: it says little of the images, and its "
+    "scores say little of it."
 ).replace("%", " %")
 
 # Short name -> path in `summarise`'s result. Those that an evaluation lacks are left out.
@@ -70,7 +74,8 @@ def summarise(
         `studies`, their number; `scores` and `text` statistics by system; 95 % `intervals` and
         `signatures` of the model's scores; `unchanged_with_other_images`, the share of studies of
         which the model says the same, word for word, given another study's images, where that was
-        tried; `collapsed` by the rule that `COLLAPSE` states.
+        tried; `unchanged_with_findings`, the share of those whose reference has a finding by the
+        rule-based labels, where there is any; `collapsed` by the rule that `COLLAPSE` states.
     """
     model = scores[MODEL].values()
     result: dict[str, Any] = {
@@ -81,7 +86,16 @@ def summarise(
         "signatures": signatures(model, systems[MODEL], measures, setup),
     }
     if SHUFFLED in systems:
-        result["unchanged_with_other_images"] = share_unchanged(systems[MODEL], systems[SHUFFLED])
+        own, others = systems[MODEL], systems[SHUFFLED]
+        result["unchanged_with_other_images"] = share_unchanged(own, others)
+        if "clinical" in measures.labellers:
+            references, _ = scores[MODEL].findings["clinical"]
+            positive = references[:, : len(FINDINGS)] == Label.POSITIVE
+            chosen = np.flatnonzero(positive.any(axis=1)).tolist()
+            if chosen:
+                result["unchanged_with_findings"] = share_unchanged(
+                    [own[study] for study in chosen], [others[study] for study in chosen]
+                )
     result["collapsed"] = is_collapsed(result)
     return result
 
@@ -89,7 +103,7 @@ def summarise(
 def is_collapsed(summary: Mapping[str, Any]) -> bool:
     """Whether `COLLAPSE` holds of an evaluation; its second half only where that is known."""
     distinct = summary["text"][MODEL]["distinct_reports"] / summary["studies"]
-    unchanged = summary.get("unchanged_with_other_images")
+    unchanged = summary.get("unchanged_with_findings")
     return bool(distinct < MIN_DISTINCT or (unchanged is not None and unchanged >= MAX_UNCHANGED))
 
 
