@@ -16,9 +16,10 @@ from tests.conftest import dataset_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
 from uar.data import demo
-from uar.data.demo.films import draw_frontal, draw_lateral
 from uar.data.demo.findings import FINDINGS, KINDS, Finding, regions_of
+from uar.data.demo.frontal import draw_frontal
 from uar.data.demo.generate import sample_study, write_dicom
+from uar.data.demo.lateral import draw_lateral
 from uar.data.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
 from uar.data.films import read_film
 from uar.data.readers import read_dataset

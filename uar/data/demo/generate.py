@@ -17,8 +17,10 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from uar.core.errors import UserError
 from uar.core.files import write_json, write_table
 from uar.core.progress import progress
-from uar.data.demo.films import Box, Pixels, Pose, draw_frontal, draw_lateral
+from uar.data.demo.canvas import Box, Pixels, Pose
 from uar.data.demo.findings import Finding, sample_findings
+from uar.data.demo.frontal import draw_frontal
+from uar.data.demo.lateral import draw_lateral
 from uar.data.demo.wording import write_report
 from uar.data.study import BOX_COLUMNS, SPLITS, Split
 
