@@ -21,7 +21,7 @@ from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, tokens_per_image
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
-from uar.tokens.cache import Views
+from uar.data.views import Views
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
 

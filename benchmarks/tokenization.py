@@ -24,8 +24,8 @@ from benchmarks.common import compare, machine, row
 from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
-from uar.data.views import crops_at, resize_view
-from uar.tokens.cache import TokenCacheInfo, Views, tokenize_images
+from uar.data.views import Views, crops_at, resize_view
+from uar.tokens.cache import TokenCacheInfo, tokenize_images
 from uar.tokens.dvae import Dvae
 
 IMAGES = 24
@@ -120,7 +120,7 @@ def measure_memory(folder: Path, count: int) -> None:
 
     Not `getrusage`: its peak counts the memory of the process that started this one.
     """
-    views = Views("crops", crops=1, crop=8, size=64, seed=0)
+    views = Views("crops", crops=1, crop=8, size=64, stride=8, seed=0)
     tokenized(folder, Dvae(512, 64), count, views, batch_size=128)
     status = Path("/proc/self/status").read_text()
     print(re.search(r"VmHWM:\s*(\d+) kB", status)[1])

@@ -14,7 +14,6 @@ from uar.data.study import Split
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.uar import ModelSizes
-from uar.model.unifier import resnet_cells
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 
@@ -55,17 +54,18 @@ class Inputs:
         self.visual: VisualSource
         self.encoder_sha256: str | None = None
         films: np.ndarray
-        per_study, crop = params.dataset.images_per_study, params.image.crop
+        per_study, whole_view = params.dataset.images_per_study, params.train.whole_view
+        info = TokenCacheInfo.load(paths.TOKENS_INFO)
         if params.model.lsu:
-            info = TokenCacheInfo.load(paths.TOKENS_INFO)
             films = open_tokens(paths.TOKENS, info)
-            self.visual = TokenSource(films, params.train.whole_view)
+            self.visual = TokenSource(films, whole_view)
             self.encoder_sha256 = info.encoder_sha256
             codebook, length = info.codebook_size, per_study * info.shape[2]
         else:
             films = open_images()
-            self.visual = PixelSource(films, crop)
-            codebook, length = 0, per_study * resnet_cells(crop)
+            self.visual = PixelSource(films, info.made_of, whole_view)
+            codebook = 0
+            length = per_study * params.model.extractor.side(params.image.crop) ** 2
         if len(films) != per_study * len(self.reports):
             raise UserError(
                 f"{paths.REPORTS} has {len(self.reports)} studies and the films of {per_study} a "

@@ -30,7 +30,7 @@ OUTSIDE = (
     "dvae.encoder",
     "dvae.decoder",
     "dvae.distill.weights",
-    "model.resnet.weights",
+    "model.extractor.weights",
     "evaluate.chexbert",
     "evaluate.radgraph",
 )

@@ -82,7 +82,7 @@ TINY = {
     "model.encoder_layers": 1,
     "model.decoder_layers": 2,
     "model.d_ff": 32,
-    "model.resnet.depths": [1, 1, 1, 1],
+    "model.extractor.depths": [1, 1, 1, 1],
     "train.stage_one.epochs": 2,
     "train.stage_two.epochs": 2,
     "train.batch_size": 7,
@@ -129,7 +129,7 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
         )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if name.startswith("resnet.resnet"):
+                if name.startswith("extractor.network"):
                     continue
                 if ".refiner." in name:  # k = 1,000 makes much of little
                     parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -139,7 +139,7 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
                 layer.visual_attention.output.weight.mul_(8)
                 layer.visual_attention.value.weight.mul_(3)
             if model.unifier is None:
-                model.resnet.project.weight.mul_(6)
+                model.extractor.project.weight.mul_(6)
             model.head.weight.mul_(6)
         return model.eval()
 

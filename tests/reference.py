@@ -74,7 +74,7 @@ def align(aligner: CrossModalRepresentationAligner | None, e: Tensor) -> Tensor:
 def image_features(model: UAR, visual: Tensor) -> Tensor:
     """F^(I) `(B, L, d)`."""
     if model.unifier is None:
-        return align(model.aligner, model.resnet(visual))
+        return align(model.aligner, model.extractor(visual))
     return align(model.aligner, model.unifier.visual(visual.flatten(1)))
 
 

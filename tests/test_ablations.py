@@ -195,13 +195,13 @@ def test_some_rows_in_the_order_asked() -> None:
 def test_overrides_are_yaml() -> None:
     texts = [
         "train.batch_size=4",
-        "model.resnet.depths=[1, 1]",
+        "model.extractor.depths=[1, 1]",
         "dvae.encoder=null",
         "dataset.root=a=b",
     ]
     assert parse_overrides(texts) == {
         "train.batch_size": 4,
-        "model.resnet.depths": [1, 1],
+        "model.extractor.depths": [1, 1],
         "dvae.encoder": None,
         "dataset.root": "a=b",
     }

@@ -139,7 +139,7 @@ def test_only_an_orthogonal_basis_needs_as_many_rows_as_columns(
 def test_nearest_key_leads_from_a_section_to_a_section() -> None:
     assert nearest_key("trian") == "train"
     assert nearest_key("train.stage_on") == "train.stage_one"
-    assert nearest_key("model.resnet.weight") == "model.resnet.weights"
+    assert nearest_key("model.extractor.weight") == "model.extractor.weights"
 
 
 @pytest.mark.parametrize(

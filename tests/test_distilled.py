@@ -21,10 +21,10 @@ from torch import nn
 from uar.core.config import STRIDE, DistillParams, DvaeTrainParams
 from uar.core.errors import UserError
 from uar.model.unifier import LatentSpaceUnifier
-from uar.tokens import networks
+from uar.networks import pretrained
+from uar.networks.pretrained import EfficientNetLite0, load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled, train_decoder
 from uar.tokens.dvae import Dvae
-from uar.tokens.networks import EfficientNetLite0, load_network
 from uar.tokens.tokenizer import (
     kmeans,
     load_tokenizer,
@@ -34,6 +34,7 @@ from uar.tokens.tokenizer import (
 )
 
 LITE0 = "efficientnet_lite0"
+SECTION = "dvae.distill"
 PARAMS = DistillParams(network=LITE0, weights=None, components=8, whitening=0.5)
 
 
@@ -47,7 +48,9 @@ def films(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
 def fitted(codes: int = 512, **changes: float) -> DistilledTokenizer:
     torch.manual_seed(0)
     params = PARAMS.model_copy(update=changes)
-    model = DistilledTokenizer(load_network(LITE0, None), codes, params.components, hidden=64)
+    model = DistilledTokenizer(
+        load_network(LITE0, None, SECTION), codes, params.components, hidden=64
+    )
     fit_codes(model, films(40), params, seed=3)
     return model
 
@@ -68,7 +71,7 @@ def test_the_network_is_the_packages() -> None:
     x = theirs._swish(theirs._bn0(theirs._conv_stem(x)))
     for block in theirs._blocks[:11]:
         x = block(x)
-    map_ = load_network(LITE0, None)(pixels)
+    map_ = load_network(LITE0, None, SECTION)(pixels)
     assert map_.shape == (2, 112, 14, 14)
     assert map_.std() > 0.1
     torch.testing.assert_close(map_, x)
@@ -76,7 +79,7 @@ def test_the_network_is_the_packages() -> None:
 
 def test_the_stem_pads_as_tensorflow_does() -> None:
     """Even sizes get their odd pixel of padding behind: `same` of a stride-2 kernel of 3."""
-    conv = networks._SameConv(1, 1, 3, 2, bias=False)
+    conv = pretrained._SameConv(1, 1, 3, 2, bias=False)
     conv.weight.data.fill_(1.0)
     total = conv(torch.ones(1, 1, 4, 4))
     assert total[0, 0].tolist() == [[9.0, 6.0], [6.0, 4.0]]
@@ -140,13 +143,13 @@ def test_whitening_evens_the_components_out(whitening: float) -> None:
 
 def test_codes_follow_seed_and_films(model: DistilledTokenizer) -> None:
     assert fitted().fingerprint() == model.fingerprint()
-    other = DistilledTokenizer(load_network(LITE0, None), 512, 8, hidden=64)
+    other = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8, hidden=64)
     fit_codes(other, films(40), PARAMS, seed=4)
     assert other.fingerprint() != model.fingerprint()
 
 
 def test_too_few_cells_are_named() -> None:
-    model = DistilledTokenizer(load_network(LITE0, None), 512, 8, hidden=64)
+    model = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8, hidden=64)
     with pytest.raises(UserError, match="codebook_size 512 is more than the 32 cells of 2 films"):
         fit_codes(model, films(2), PARAMS, seed=0)
 
@@ -211,7 +214,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"encoder.safetensors is no whole safetensors file"):
         load_tokenizer(path, path)
     with pytest.raises(UserError, match=r"encoder.safetensors: found no weights of a network"):
-        load_network(LITE0, path)
+        load_network(LITE0, path, SECTION)
 
 
 def test_network_weights_by_path(tmp_path: Path) -> None:
@@ -219,14 +222,14 @@ def test_network_weights_by_path(tmp_path: Path) -> None:
     random = EfficientNetLite0().eval()
     state = random.state_dict()
     save_file({**state, "_fc.weight": torch.zeros(3)}, tmp_path / "ours.safetensors")
-    loaded = load_network(LITE0, tmp_path / "ours.safetensors")
+    loaded = load_network(LITE0, tmp_path / "ours.safetensors", SECTION)
     assert torch.equal(loaded(films(1)), random(films(1)))
     state.pop("_conv_stem.weight")
     save_file(state, tmp_path / "short.safetensors")
     with pytest.raises(UserError, match="1 of .* are absent or of another shape, _conv_stem"):
-        load_network(LITE0, tmp_path / "short.safetensors")
+        load_network(LITE0, tmp_path / "short.safetensors", SECTION)
     with pytest.raises(UserError, match="dvae.distill.weights names the weight file"):
-        load_network(LITE0, tmp_path / "gone.safetensors")
+        load_network(LITE0, tmp_path / "gone.safetensors", SECTION)
 
 
 def densenet_map(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
@@ -255,9 +258,9 @@ def densenet_map(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.
     return x
 
 
-def random_densenet() -> networks.DenseNet121:
+def random_densenet() -> pretrained.DenseNet121:
     torch.manual_seed(4)
-    network = networks.DenseNet121()
+    network = pretrained.DenseNet121()
     network(films(4, 64))  # batch statistics that keep activations in range
     return network.eval()
 
@@ -283,7 +286,7 @@ class Classifier(nn.Module):
         self.targets = ["Atelectasis", "Effusion"]
 
 
-def pickled(network: networks.DenseNet121, module: str, patch: pytest.MonkeyPatch) -> Classifier:
+def pickled(network: pretrained.DenseNet121, module: str, patch: pytest.MonkeyPatch) -> Classifier:
     """`network` built of classes that a pickle will look for in `module`."""
     names = module.split(".")
     package = types.ModuleType(module)
@@ -316,11 +319,11 @@ def test_a_densenet_pickled_whole_is_read_without_its_code(
         torch.save(whole, path, _use_new_zipfile_serialization=zipped)
         assert type(torch.load(path, weights_only=False)).__module__ == module
     assert module not in sys.modules
-    loaded = load_network("densenet121", path)
+    loaded = load_network("densenet121", path, SECTION)
     pixels = films(1, 64)
     assert torch.equal(loaded(pixels), network(pixels))
     with pytest.raises(UserError, match="no weights of efficientnet_lite0.*distill.network says"):
-        load_network(LITE0, path)
+        load_network(LITE0, path, SECTION)
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
@@ -331,7 +334,7 @@ def test_a_densenets_state_by_path(suffix: str, tmp_path: Path) -> None:
         torch.save(state, path)
     else:
         save_file(state, path)
-    assert torch.equal(load_network("densenet121", path)(films(1)), network(films(1)))
+    assert torch.equal(load_network("densenet121", path, SECTION)(films(1)), network(films(1)))
 
 
 class RunsACommand:
@@ -350,7 +353,7 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(hidden: str, tmp_path:
     trap = RunsACommand(touched)
     torch.save(trap if hidden == "alone" else {"features.conv0.weight": trap}, path)
     with pytest.raises(UserError, match="found no weights of a network .a pickle of something el"):
-        load_network("densenet121", path)
+        load_network("densenet121", path, SECTION)
     assert not touched.exists()
     torch.load(path, weights_only=False)  # the trap itself works
     assert touched.exists()
@@ -387,16 +390,16 @@ def test_parameters_that_do_not_fit_the_network(changes: dict[str, Any], message
 
 
 def test_the_parameters_know_every_network() -> None:
-    for name, network in networks.NETWORKS.items():
+    for name, network in pretrained.NETWORKS.items():
         widest = {"network": name, "weights": "w.pt", "components": network.channels}
         DistillParams.model_validate({**PARAMS.model_dump(), **widest})
         assert network.stride == STRIDE["distill"]
 
 
 def test_other_package_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(networks, "_WEIGHTS_SHA256", "0" * 64)
+    monkeypatch.setattr(pretrained, "_WEIGHTS_SHA256", "0" * 64)
     with pytest.raises(UserError, match="expected 000000000000"):
-        load_network(LITE0, None)
+        load_network(LITE0, None, SECTION)
 
 
 @pytest.mark.parametrize("d_model", [4, 8, 32])

@@ -63,7 +63,7 @@ def test_every_number_has_a_least_value() -> None:
         key for key, _, _, rules in NUMBERS if not any(isinstance(r, Ge | Gt) for r in rules)
     ]
     assert without == []
-    assert {"train.betas", "model.resnet.depths", "seed"} <= {key for key, *_ in NUMBERS}
+    assert {"train.betas", "model.extractor.depths", "seed"} <= {key for key, *_ in NUMBERS}
 
 
 @pytest.mark.parametrize(("key", "position", "value"), OUTSIDE)

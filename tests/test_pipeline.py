@@ -485,7 +485,7 @@ def test_variants_of_tables_2_to_4(
     one, two = Checkpoint.load(paths.STAGE_ONE), Checkpoint.load(paths.STAGE_TWO)
     built = two.build()
     assert (built.unifier is not None) == model["lsu"]
-    assert hasattr(built, "resnet") != model["lsu"]
+    assert hasattr(built, "extractor") != model["lsu"]
     assert (two.encoder_sha256 is not None) == model["lsu"]
     assert (built.aligner is not None) == model["integration"]
     for layer in built.decoder.layers:

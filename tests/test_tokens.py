@@ -15,11 +15,10 @@ import torch
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.files import write_json
-from uar.data.views import crops_at, resize_view
+from uar.data.views import Views, crops_at, resize_view
 from uar.tokens.cache import (
     TokenCacheInfo,
     UnfinishedArray,
-    Views,
     info_as_json,
     open_tokens,
     tokenize_images,
@@ -167,8 +166,8 @@ def test_grid_views_are_windows_of_the_whole_images_tokens(
         assert sorted(map(tuple, windows)) == sorted(map(tuple, tokens[row, 1:].tolist()))
 
     agreement, corners = [], views.corners(np.arange(6))
-    crops = crops_at(torch.from_numpy(images), corners * 8, CROP).float() / 255
-    windows = crops_at(torch.from_numpy(grids), corners, 2).flatten(2).numpy()
+    crops = crops_at(torch.from_numpy(images), corners, CROP).float() / 255
+    windows = crops_at(torch.from_numpy(grids), corners // 8, 2).flatten(2).numpy()
     for row in range(6):
         agreement.append((tokens_of(model, crops[row]) == windows[row]).mean())
     assert info.pixel_crop_agreement == pytest.approx(np.mean(agreement))

@@ -18,7 +18,8 @@ from tests.test_training import VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import DecodeParams, StageParams, parse_params
 from uar.core.distributed import launch
 from uar.core.weights import read_weights
-from uar.tokens.cache import Views, tokenize_images
+from uar.data.views import Views
+from uar.tokens.cache import tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
 from uar.training.stage import train_stage
@@ -63,7 +64,7 @@ def train(
         Dying(
             make_studies(),
             VOCABULARY,
-            DecodeParams(beam_size=1, length_penalty=0.0, batch_size=3),
+            DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3),
             fabric,
         ),
         Objective.of_stage(params.train, with_mask=True),

@@ -14,9 +14,9 @@ from uar.core.config import Params, load_params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
 from uar.data.views import resize_view
+from uar.networks.pretrained import load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, train_decoder
 from uar.tokens.dvae import Dvae, train_dvae
-from uar.tokens.networks import load_network
 from uar.tokens.tokenizer import Tokenizer, load_tokenizer, reconstruction_quality
 
 _MEASURED_IMAGES = 256
@@ -58,7 +58,7 @@ def _train(images: torch.Tensor, params: Params) -> Tokenizer:
 def _distill(images: torch.Tensor, params: Params) -> Tokenizer:
     chosen, device = params.dvae.distill, resolve_device(params.device)
     weights = None if chosen.weights is None else paths.external(chosen.weights)
-    network = load_network(chosen.network, weights)
+    network = load_network(chosen.network, weights, "dvae.distill")
     model = DistilledTokenizer(
         network, params.dvae.codebook_size, chosen.components, params.dvae.hidden
     ).to(device)

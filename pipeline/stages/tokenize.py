@@ -12,7 +12,8 @@ from pipeline.provenance import stages
 from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
-from uar.tokens.cache import Views, info_as_json, tokenize_images
+from uar.data.views import Views
+from uar.tokens.cache import info_as_json, tokenize_images
 from uar.tokens.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)

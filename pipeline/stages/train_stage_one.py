@@ -28,8 +28,9 @@ def train_stage_one(
     inputs = Inputs(params)
     seed_everything(params.train.seed)
     model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
-    if model.unifier is None and params.model.resnet.weights != "none":
-        model.resnet.load_pretrained(str(paths.external(params.model.resnet.weights)))
+    weights = params.model.extractor.weights
+    if model.unifier is None and weights != "none":
+        model.extractor.load_pretrained(str(paths.external(weights)))
     if model.unifier is not None and params.model.token_embedding == "codes":
         model.unifier.start_from_codes(read_code_vectors(paths.DVAE_ENCODER))
     if not params.train.two_stage:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 ROOMS = (
     "uar.core",
     "uar.data",
+    "uar.networks",
     "uar.tokens",
     "uar.model",
     "uar.evaluation",

@@ -162,12 +162,30 @@ class TokenizeParams(Section):
     precision: Precision
 
 
-class ResNetParams(Section):
-    """Visual features of the base model (`model.lsu: false`; section 4.1, Settings)."""
+class ExtractorParams(Section):
+    """Visual features of rows without tokens (`model.lsu: false`; section 4.1, Settings)."""
 
+    network: Literal["resnet", "efficientnet_lite0", "densenet121"]
     weights: str  # imagenet | none | a path
-    depths: tuple[Blocks, Blocks, Blocks, Blocks]
+    depths: tuple[Blocks, Blocks, Blocks, Blocks]  # of resnet
     fine_tune: bool
+
+    @property
+    def stride(self) -> int:
+        """Pixels along a cell's side."""
+        return 32 if self.network == "resnet" else 16
+
+    def side(self, crop: int) -> int:
+        """Cells along the side of a view of `crop` pixels."""
+        return -(-crop // self.stride)
+
+    @model_validator(mode="after")
+    def _weights_exist(self) -> ExtractorParams:
+        if self.network == "densenet121" and self.weights == "imagenet":
+            raise ValueError(
+                "network densenet121 takes no weights imagenet, but none or a path to its file"
+            )
+        return self
 
 
 class ModelParams(Section):
@@ -193,7 +211,12 @@ class ModelParams(Section):
     image_dropout: float = Field(ge=0, lt=1)  # share of reports learnt without their films
     visual_pool: int = Field(ge=1)  # side of a square of tokens that the encoder sees as one
     findings: bool
-    resnet: ResNetParams
+    extractor: ExtractorParams
+
+    @property
+    def pool(self) -> int:
+        """Side of the squares that the encoder sees as one; a cell of M = 32 is large already."""
+        return self.visual_pool if self.lsu or self.extractor.stride < 32 else 1
 
     @model_validator(mode="after")
     def _widths_fit(self) -> ModelParams:
@@ -235,6 +258,7 @@ class TrainParams(Section):
     whole_view: bool
     mask_reduction: Literal["sum", "mean"]
     mask_learning_rate: float | None = Field(gt=0)  # of the mask M; None: the stage's
+    extractor_learning_rate: float | None = Field(gt=0)  # of its network; None: the stage's
     two_stage: bool
     stage_one: StageParams
     stage_two: StageParams
@@ -355,10 +379,18 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Params:
-        side, pool = self.image.crop // self.dvae.stride, self.model.visual_pool
-        if self.model.lsu and side % pool:
+        crop, pool = self.image.crop, self.model.pool
+        lsu, extractor = self.model.lsu, self.model.extractor
+        if not lsu and extractor.stride < 32 and crop % extractor.stride:
             raise ValueError(
-                f"model.visual_pool {pool} does not divide the {side} tokens along a view's side"
+                f"image.crop {crop} is not a multiple of {extractor.stride}, the pixels along a "
+                f"cell's side of model.extractor.network {extractor.network}"
+            )
+        side = crop // self.dvae.stride if lsu else extractor.side(crop)
+        if side % pool:
+            raise ValueError(
+                f"model.visual_pool {pool} does not divide the {side} "
+                f"{'tokens' if lsu else 'cells'} along a view's side"
             )
         return self
 

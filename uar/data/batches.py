@@ -14,7 +14,7 @@ from torch import Tensor
 
 from uar.core.special_words import PAD
 from uar.data.text import Vocabulary
-from uar.data.views import crops_at, resize_view
+from uar.data.views import Views, crops_at, draw_views, resize_view
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class VisualSource(Protocol):
         """Whole images, as at inference."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Random crops for image rows of that shape, `(*shape, ...)`, as `cropped` takes them."""
+        """Which view of each image training sees, as `draw_views` says."""
 
-    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """Cropped images, as in training."""
+    def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """Those views, as in training."""
 
 
 @dataclass(frozen=True)
@@ -90,37 +90,47 @@ class TokenSource:
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One of the cached views for each image; view 0 if the cache has no crops."""
-        views = self.tokens.shape[1]
-        first = 0 if self.draw_whole else min(1, views - 1)
-        return torch.randint(first, views, shape, generator=generator)
+        return draw_views(shape, self.tokens.shape[1] - 1, self.draw_whole, generator)
 
-    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+    def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
         """The views drawn."""
         return torch.from_numpy(self.tokens[rows, drawn.numpy()].astype(np.int64))
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels from the packed array `(N, size, size)`, for the base model's ResNet."""
+    """Pixels from the packed array `(N, size, size)`, of the views that tokens are made of.
+
+    Args:
+        images: the packed array.
+        made_of: the views.
+        draw_whole: as in `TokenSource`.
+    """
 
     images: np.ndarray
-    crop: int  # pixels
+    made_of: Views
+    draw_whole: bool = False
 
     def whole(self, rows: np.ndarray) -> Tensor:
         """Whole images, resized."""
         images = torch.from_numpy(self.images[rows.ravel()])
-        return resize_view(images, self.crop).unflatten(0, rows.shape)
+        return resize_view(images, self.made_of.crop).unflatten(0, rows.shape)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Top and left of a crop of each image."""
-        places = self.images.shape[-1] - self.crop + 1
-        return torch.randint(places, (*shape, 2), generator=generator)
+        """The same as of `TokenSource`."""
+        return draw_views(shape, self.made_of.crops, self.draw_whole, generator)
 
-    def cropped(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """The crops drawn."""
-        images = torch.from_numpy(self.images[rows.ravel()])
-        crops = crops_at(images, drawn.reshape(-1, 1, 2), self.crop)
-        return (crops.squeeze(1).float() / 255).unflatten(0, rows.shape)
+    def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """The views drawn, `(*rows.shape, crop, crop)` float in [0, 1]."""
+        side, view = self.made_of.crop, drawn.flatten()
+        images, cropped = torch.from_numpy(self.images[rows.ravel()]), view > 0
+        pixels = torch.empty(len(images), side, side)
+        if not cropped.all():
+            pixels[~cropped] = resize_view(images[~cropped], side)
+        corners = self.made_of.corners(rows.ravel()[cropped])  # (n, K, 2)
+        chosen = corners[torch.arange(len(corners)), view[cropped] - 1].unsqueeze(1)
+        pixels[cropped] = crops_at(images[cropped], chosen, side).squeeze(1).float() / 255
+        return pixels.unflatten(0, rows.shape)
 
 
 class Studies:
@@ -200,7 +210,7 @@ class Studies:
         ids = self.report_ids[chosen[study]].masked_fill(filler, -1)
         own = slice(shard.rank * per_rank, (shard.rank + 1) * per_rank)
         mine = study[own]
-        part = self._batch(chosen[mine], lambda rows: self.visual.cropped(rows, drawn[mine]))
+        part = self._batch(chosen[mine], lambda rows: self.visual.views(rows, drawn[mine]))
         report = part.report.masked_fill(filler[own].unsqueeze(1), PAD)
         return replace(part, report=report, report_ids=ids)
 

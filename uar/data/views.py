@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +40,68 @@ def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
     rows, columns = (corners.unsqueeze(-1) + torch.arange(crop)).unbind(2)  # (N, K, crop)
     image = torch.arange(len(images)).view(-1, 1, 1, 1)
     return images[image, rows.unsqueeze(3), columns.unsqueeze(2)]
+
+
+@dataclass(frozen=True)
+class Views:
+    """The views of a training image: the whole of it, and K crops.
+
+    Tokens are made of them offline, and rows without tokens draw from the same ones.
+
+    Args:
+        kind: `crops` are K crops of pixels. For `grid` the whole packed image is encoded once and K
+            different windows are cut out of its tokens: all of them for the price of one encoding,
+            but each token has seen pixels beyond its window, and windows start at multiples of M.
+        crops: K, views beside the whole image.
+        crop: pixels, side of the encoder's input.
+        size: pixels, side of a packed image.
+        stride: M, pixels along a token's side.
+        seed: of the crops; each image's are a function of seed and row alone.
+    """
+
+    kind: Literal["crops", "grid"]
+    crops: int
+    crop: int
+    size: int
+    stride: int
+    seed: int
+
+    @property
+    def side(self) -> int:
+        """Tokens along a view's side."""
+        return self.crop // self.stride
+
+    @property
+    def encoded(self) -> int:
+        """Images that the encoder sees for one training image."""
+        return 1 + (self.crops if self.kind == "crops" else min(self.crops, 1))
+
+    def corners(self, rows: np.ndarray) -> Tensor:
+        """Top and left of the crops of images `(N,)`, `(N, K, 2)` in pixels."""
+        draw = self._windows if self.kind == "grid" else self._places
+        drawn = [draw(np.random.Generator(np.random.Philox(key=[self.seed, r]))) for r in rows]
+        return torch.from_numpy(np.array(drawn, dtype=np.int64).reshape(len(rows), self.crops, 2))
+
+    def _places(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.integers(self.size - self.crop + 1, size=(self.crops, 2))
+
+    def _windows(self, generator: np.random.Generator) -> np.ndarray:
+        places = self.size // self.stride - self.side + 1
+        drawn = generator.choice(places**2, self.crops, replace=False)
+        return np.stack(np.divmod(drawn, places), axis=1) * self.stride
+
+
+def draw_views(
+    shape: tuple[int, ...], crops: int, draw_whole: bool, generator: torch.Generator
+) -> Tensor:
+    """Which view training sees of each image: 0 the whole, 1.. the crops; `shape` int64.
+
+    Args:
+        crops: K.
+        draw_whole: the whole image is drawn as often as each crop; else only where K is 0.
+    """
+    first = 0 if draw_whole else min(1, crops)
+    return torch.randint(first, 1 + crops, shape, generator=generator)
 
 
 def read_packed(path: Path, rows: np.ndarray) -> Tensor:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from uar.core.config import ModelParams
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.model.aligner import CrossModalRepresentationAligner
+from uar.model.extractor import VisualExtractor
 from uar.model.findings import FindingsHead
 from uar.model.transformer import Cache, Decoder, Encoder, missing_view_mask, tokens_of
-from uar.model.unifier import LatentSpaceUnifier, LookUp, ResNetFeatures
+from uar.model.unifier import LatentSpaceUnifier, LookUp
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,14 @@ class UAR(nn.Module):
         if params.lsu:
             self.unifier = LatentSpaceUnifier(sizes.codebook, sizes.vocabulary, d)
         else:
-            self.resnet = ResNetFeatures(params.resnet, d)
+            self.extractor = VisualExtractor(params.extractor, d)
             self.text_embedding = LookUp(sizes.vocabulary, d)
         self.aligner: CrossModalRepresentationAligner | None = None
         if params.integration:
             self.aligner = CrossModalRepresentationAligner(
                 d, params.heads, params.basis, params.basis_size, params.fusion
             )
-        self.pool = params.visual_pool if params.lsu else 1
+        self.pool = params.pool
         encoded = sizes.visual_length // self.pool**2
         self.encoder = Encoder(params, encoded)
         self.decoder = Decoder(params, sizes.max_length, encoded)
@@ -176,7 +177,7 @@ class UAR(nn.Module):
         if self.unifier is not None:
             image, image_rows = distinct(self.unifier.visual, visual.flatten(1))
         else:
-            image, image_rows = self.resnet(visual), None
+            image, image_rows = self.extractor(visual), None
         text, text_rows = distinct(self.text_table, words)
         if self.aligner is not None:
             f = self.aligner(torch.cat([image.flatten(0, -2), text]))
@@ -214,7 +215,7 @@ class UAR(nn.Module):
         """F^(I) `(B, L, d)` of tokens or pixels, tokens by their table."""
         if tables.image is not None:
             return F.embedding(visual.flatten(1), tables.image)
-        return self._align(self.resnet(visual))
+        return self._align(self.extractor(visual))
 
     def start(
         self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None

@@ -1,18 +1,9 @@
-"""Latent Space Unifier (section 3.2), and the ResNet that the base model has in its place."""
+"""Latent Space Unifier (section 3.2)."""
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-
-from uar.core.config import ResNetParams
-from uar.core.errors import UserError
-
-IMAGENET_WEIGHTS = "microsoft/resnet-101"
-_RESNET_DOWNSAMPLING = 32
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class LatentSpaceUnifier(nn.Module):
@@ -44,65 +35,6 @@ class LatentSpaceUnifier(nn.Module):
         kept = (kept - kept.mean(0)) / kept.std()
         turn, _ = torch.linalg.qr(torch.randn(d_model, kept.shape[1]))  # (d, D), BᵀB = I
         self.visual.weight.copy_(kept @ turn.T.to(kept) / kept.shape[1] ** 0.5)
-
-
-class ResNetFeatures(nn.Module):
-    """Visual embeddings of the base model: a ResNet's last feature map, projected to d.
-
-    Args:
-        params: which weights, how deep, and whether they are trained.
-        d_model: d.
-
-    Raises:
-        UserError: weights that cannot be loaded.
-    """
-
-    def __init__(self, params: ResNetParams, d_model: int) -> None:
-        super().__init__()
-        from transformers import ResNetConfig, ResNetModel  # seconds that no other model needs
-
-        self.fine_tune = params.fine_tune
-        config = ResNetConfig(depths=list(params.depths))
-        self.resnet = ResNetModel(config)
-        self.project = nn.Linear(list(config.hidden_sizes or ())[-1], d_model)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        self.resnet.requires_grad_(params.fine_tune)
-
-    def load_pretrained(self, weights: str) -> None:
-        """Take the ResNet's weights from `imagenet` or a folder that transformers reads."""
-        from transformers import ResNetModel
-
-        name = IMAGENET_WEIGHTS if weights == "imagenet" else weights
-        try:
-            pretrained = ResNetModel.from_pretrained(name)
-            self.resnet.load_state_dict(pretrained.state_dict())
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"model.resnet.weights: {name} cannot be loaded ({error}). Name a folder that "
-                "holds config.json and model.safetensors with model.resnet.depths' blocks, or "
-                "use `none`."
-            ) from None
-
-    def train(self, mode: bool = True) -> ResNetFeatures:
-        """A frozen ResNet keeps its batch statistics."""
-        super().train(mode)
-        if not self.fine_tune:
-            self.resnet.eval()
-        return self
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Gray pixels `(B, V, H, W)` in [0, 1] to embeddings `(B, V * H/32 * W/32, d)`."""
-        rgb = (pixels.flatten(0, 1).unsqueeze(1) - self.mean) / self.std  # (BV, 3, H, W)
-        cells = self.resnet(rgb).last_hidden_state.flatten(2).transpose(1, 2)  # (BV, S, 2048)
-        return self.project(cells).unflatten(0, pixels.shape[:2]).flatten(1, 2)
-
-
-def resnet_cells(crop: int) -> int:
-    """Cells of `ResNetFeatures`' last map for an image of `crop` pixels."""
-    return math.ceil(crop / _RESNET_DOWNSAMPLING) ** 2
 
 
 class LookUp(nn.Embedding):

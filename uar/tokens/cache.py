@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from uar.core.files import (
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.provenance import differences
-from uar.data.views import crops_at, read_packed, resize_view
+from uar.data.views import Views, crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -80,6 +80,18 @@ class TokenCacheInfo:
             ) from None
 
     @property
+    def made_of(self) -> Views:
+        """The views that were tokenized, with which rows without tokens train too."""
+        return Views(
+            kind=cast(Literal["crops", "grid"], self.views),
+            crops=self.shape[1] - 1,
+            crop=self.crop,
+            size=self.image_size,
+            stride=self.crop // math.isqrt(self.shape[2]),
+            seed=self.seed,
+        )
+
+    @property
     def agreement(self) -> str:
         """The agreements in words."""
         shares = f"{self.float32_agreement:.2%} of them as in float32"
@@ -98,58 +110,11 @@ class TokenCacheInfo:
 
 
 @dataclass(frozen=True)
-class Views:
-    """Which views of an image are cached.
-
-    Args:
-        kind: `crops` encodes K crops of pixels. `grid` encodes the whole packed image once and cuts
-            K different windows out of its tokens: all of them for the price of one encoding, but
-            each token has seen pixels beyond its window, and windows start at multiples of M.
-        crops: K, views beside the whole image.
-        crop: pixels, side of the encoder's input.
-        size: pixels, side of a packed image.
-        stride: M, pixels along a token's side.
-        seed: of the crops; each image's are a function of seed and row alone.
-    """
-
-    kind: Literal["crops", "grid"]
-    crops: int
-    crop: int
-    size: int
-    stride: int
-    seed: int
-
-    @property
-    def side(self) -> int:
-        """Tokens along a view's side."""
-        return self.crop // self.stride
-
-    @property
-    def encoded(self) -> int:
-        """Images that the encoder sees for one training image."""
-        return 1 + (self.crops if self.kind == "crops" else min(self.crops, 1))
-
-    def corners(self, rows: np.ndarray) -> Tensor:
-        """Top and left of each image's crops, `(N, K, 2)`, in pixels or, for `grid`, in tokens."""
-        draw = self._windows if self.kind == "grid" else self._places
-        drawn = [draw(np.random.Generator(np.random.Philox(key=[self.seed, r]))) for r in rows]
-        return torch.from_numpy(np.array(drawn, dtype=np.int64).reshape(len(rows), self.crops, 2))
-
-    def _places(self, generator: np.random.Generator) -> np.ndarray:
-        return generator.integers(self.size - self.crop + 1, size=(self.crops, 2))
-
-    def _windows(self, generator: np.random.Generator) -> np.ndarray:
-        places = self.size // self.stride - self.side + 1
-        drawn = generator.choice(places**2, self.crops, replace=False)
-        return np.stack(np.divmod(drawn, places), axis=1)
-
-
-@dataclass(frozen=True)
 class _Prepared:
     """A batch of n images, m of them to be cropped, ready for the encoder."""
 
     cropped: Tensor  # (n,) bool
-    corners: Tensor  # (m, K, 2)
+    corners: Tensor  # (m, K, 2) pixels
     pixels: list[Tensor]  # each (*, H, W) float in [0, 1]
 
 
@@ -172,7 +137,8 @@ def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) 
     if len(batch.corners):
         if views.kind == "grid":
             side = views.size // views.stride
-            crops = crops_at(encoded[1].unflatten(1, (side, side)), batch.corners, views.side)
+            grids = encoded[1].unflatten(1, (side, side))
+            crops = crops_at(grids, batch.corners // views.stride, views.side)
         else:
             crops = encoded[0][len(whole) :]
         tokens[batch.cropped, 1:] = crops.reshape(-1, views.crops, whole.shape[1])
@@ -296,8 +262,7 @@ def _agreements(
         exact = tokens(lambda pixels: model.tokenize(pixels.to(fabric.device)))
         float32 = (tokens(encode) == exact).float().mean().item()
     if views.kind == "grid" and views.crops:
-        corners = views.corners(rows) * views.stride
-        crops = crops_at(films, corners, views.crop).float() / 255
+        crops = crops_at(films, views.corners(rows), views.crop).float() / 255
         encoded = torch.stack([encode(of_film).cpu() for of_film in crops])  # (N, K, L)
         of_pixels = (tokens(encode)[:, 1:] == encoded).float().mean().item()
     return {"float32_agreement": float32, "pixel_crop_agreement": of_pixels}

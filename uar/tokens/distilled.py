@@ -22,8 +22,8 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.networks.pretrained import NETWORKS, FeatureNetwork
 from uar.tokens.dvae import dall_e, logit_laplace
-from uar.tokens.networks import NETWORKS, FeatureNetwork
 from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
 
 _FILMS = 2048  # behind the codes, and behind the decoder

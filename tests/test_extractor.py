@@ -1,0 +1,332 @@
+"""What rows without tokens see, and what they look with: the same views, a pretrained network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tests.conftest import ROOT, override
+from tests.test_training import REPORTS, VOCABULARY, T
+from uar.core.config import ExtractorParams, Params, parse_params
+from uar.core.distributed import launch
+from uar.core.errors import UserError
+from uar.data.batches import PixelSource, Studies, TokenSource
+from uar.data.views import Views
+from uar.model.extractor import VisualExtractor
+from uar.model.uar import UAR, ModelSizes
+from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
+from uar.tokens.cache import tokenize_images
+from uar.tokens.tokenizer import Tokenizer
+from uar.training.stage import make_optimizer
+
+LITE0 = "efficientnet_lite0"
+VIEWS = Views("crops", crops=3, crop=16, size=24, stride=2, seed=5)
+
+
+def params_of(network: str = LITE0, weights: str = "none", **changes: Any) -> ExtractorParams:
+    raw = {"network": network, "weights": weights, "depths": [1, 1, 1, 1], "fine_tune": True}
+    return ExtractorParams.model_validate(raw | changes)
+
+
+# ---- the same views
+
+
+class Corners(Tokenizer):
+    """A token is the gray value of its top left pixel, and so shows what was seen."""
+
+    stride = 2
+    codebook_size: ClassVar[int] = 65536  # type: ignore[misc]
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return (pixels[:, :: self.stride, :: self.stride] * 65535).round().long()
+
+    def reconstruct(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def encoder_state(self) -> dict[str, Tensor]:
+        return {}
+
+    def save(self, encoder: Path, decoder: Path) -> None:
+        raise NotImplementedError
+
+
+def sources(folder: Path, views: Views, draw_whole: bool) -> tuple[TokenSource, PixelSource]:
+    """Both, of the same random films of which all are in training."""
+    films = np.random.default_rng(0).integers(0, 256, (16, views.size, views.size), np.uint8)
+    np.save(folder / "images.npy", films)
+    info = tokenize_images(
+        launch("cpu"), Corners(), folder / "images.npy", np.ones(16, bool), views,
+        batch_size=8, precision="float32", out=folder / "tokens.npy",
+        scratch=folder / "scratch", identity={},
+    )  # fmt: skip
+    assert info.made_of == views
+    tokens = TokenSource(np.load(folder / "tokens.npy"), draw_whole)
+    return tokens, PixelSource(films, info.made_of, draw_whole)
+
+
+@pytest.mark.parametrize("kind", ["crops", "grid"])
+def test_pixels_are_of_the_views_that_tokens_are_made_of(tmp_path: Path, kind: Any) -> None:
+    tokens, pixels = sources(tmp_path, replace(VIEWS, kind=kind), draw_whole=True)
+    rows = np.arange(16).reshape(8, 2)
+    seen = set()
+    for view in range(4):
+        drawn = torch.full((8, 2), view)
+        made = Corners().tokenize(pixels.views(rows, drawn).flatten(0, 1)).unflatten(0, (8, 2))
+        assert torch.equal(made, tokens.views(rows, drawn))
+        seen.add(made[0, 0].sum().item())
+    assert len(seen) == 4
+    assert torch.equal(pixels.whole(rows), pixels.views(rows, torch.zeros(8, 2, dtype=torch.long)))
+
+
+@pytest.mark.parametrize("crops", [0, 3])
+@pytest.mark.parametrize("draw_whole", [True, False])
+def test_an_epoch_shows_every_row_of_a_table_the_same_views(
+    tmp_path: Path, crops: int, draw_whole: bool
+) -> None:
+    """Study by study and view by view, with the same seed."""
+    both = sources(tmp_path, replace(VIEWS, crops=crops), draw_whole)
+    rows = np.arange(16).reshape(8, 2)
+    epochs = [
+        list(
+            Studies(source, rows, REPORTS, VOCABULARY, T).training_batches(
+                3, torch.Generator().manual_seed(1)
+            )
+        )
+        for source in both
+    ]
+    assert len(epochs[0]) == 3
+    for of_tokens, of_pixels in zip(*epochs, strict=True):
+        assert torch.equal(of_tokens[0].report, of_pixels[0].report)
+        shown = of_pixels[0].visual
+        made = Corners().tokenize(shown.flatten(0, 1)).unflatten(0, shown.shape[:2])
+        assert torch.equal(made, of_tokens[0].visual)
+
+
+@pytest.mark.parametrize(("draw_whole", "first"), [(True, 0), (False, 1)])
+def test_whole_views_are_drawn_if_asked_for(tmp_path: Path, draw_whole: bool, first: int) -> None:
+    for source in sources(tmp_path, VIEWS, draw_whole):
+        drawn = source.draw((4000,), torch.Generator().manual_seed(0))
+        share = torch.bincount(drawn, minlength=4) / 4000
+        expected = torch.tensor([0.0] * first + [1 / (4 - first)] * (4 - first))
+        torch.testing.assert_close(share, expected, rtol=0, atol=0.03)
+
+
+# ---- the network
+
+
+def films(count: int = 3, side: int = 64, seed: int = 0) -> Tensor:
+    coarse = torch.rand(count, 2, 8, 8, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, (side, side), mode="bilinear")
+
+
+@torch.inference_mode()
+def test_efficientnet_lite0_brings_its_imagenet_weights() -> None:
+    extractor = VisualExtractor(params_of(), 24).eval()
+    extractor.load_pretrained("imagenet")
+    network = load_network(LITE0, None, "x")
+    pixels = films()
+    embedded = extractor(pixels)
+    assert embedded.shape == (3, 2 * 16, 24)
+    for view in range(2):  # each view's cells row by row, one view after the other
+        cells = network(pixels[:, view]).permute(0, 2, 3, 1).reshape(3, 16, 112)
+        expected = extractor.project(F.layer_norm(cells, (112,)))
+        torch.testing.assert_close(embedded[:, 16 * view : 16 * view + 16], expected)
+
+
+@pytest.mark.parametrize("network", ["efficientnet_lite0", "densenet121"])
+def test_weights_by_path(tmp_path: Path, network: str) -> None:
+    torch.manual_seed(3)
+    state = NETWORKS[network]().state_dict()
+    save_file(state, tmp_path / "weights.safetensors")
+    extractor = VisualExtractor(params_of(network), 8)
+    extractor.load_pretrained(str(tmp_path / "weights.safetensors"))
+    for name, weight in extractor.network.state_dict().items():
+        assert torch.equal(weight, state[name])
+
+
+def test_other_weights_are_named(tmp_path: Path) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
+    for network in ("efficientnet_lite0", "densenet121"):
+        extractor = VisualExtractor(params_of(network), 8)
+        with pytest.raises(UserError, match=r"other.safetensors.*model.extractor.network says"):
+            extractor.load_pretrained(str(tmp_path / "other.safetensors"))
+        with pytest.raises(UserError, match=r"model.extractor.weights names the weight file"):
+            extractor.load_pretrained(str(tmp_path / "gone.safetensors"))
+    with pytest.raises(UserError, match=r"model.extractor.weights: .*gone cannot be loaded"):
+        VisualExtractor(params_of("resnet"), 8).load_pretrained(str(tmp_path / "gone"))
+
+
+def test_a_resnet_by_path(tmp_path: Path) -> None:
+    one, other = (VisualExtractor(params_of("resnet"), 8).eval() for _ in range(2))
+    one.network.model.save_pretrained(tmp_path)
+    other.load_pretrained(str(tmp_path))
+    pixels = films()[0]
+    with torch.inference_mode():
+        assert torch.equal(one.network(pixels), other.network(pixels))
+    with pytest.raises(UserError, match=r"model.extractor.depths' blocks"):
+        VisualExtractor(params_of("resnet", depths=[1, 2, 1, 1]), 8).load_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
+@pytest.mark.parametrize("crop", [32, 96, 112, 224])
+def test_the_parameters_know_the_cells(network: str, crop: int) -> None:
+    params = params_of(network)
+    extractor = VisualExtractor(params, 8).eval()
+    with torch.inference_mode():
+        cells = extractor(torch.rand(1, 1, crop, crop)).shape[1]
+    assert params.side(crop) ** 2 == cells
+    assert params.stride == extractor.network.stride
+
+
+@pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
+def test_a_frozen_network_stays_as_it_is(tiny_params: Params, network: str) -> None:
+    frozen = params_of(network, fine_tune=False)
+    params = tiny_params.model.model_copy(update={"lsu": False, "extractor": frozen})
+    model = UAR(params, ModelSizes(11, 0, 2 * frozen.side(64) ** 2, 7))
+    optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
+    before = {name: w.clone() for name, w in model.extractor.network.state_dict().items()}
+    model.train()
+    report = torch.randint(4, 11, (3, 8))
+    model(films(), report).logits.sum().backward()
+    optimizer.step()
+    assert before
+    for name, weight in model.extractor.network.state_dict().items():
+        assert torch.equal(weight, before[name]), name  # batch statistics too
+    project = model.extractor.project.weight
+    assert any(project is weight for group in optimizer.param_groups for weight in group["params"])
+    assert project.grad is not None
+    assert project.grad.abs().sum() > 0
+
+
+@torch.inference_mode()
+def test_a_frozen_network_looks_in_float32() -> None:
+    """bfloat16 would change its map by a tenth of a deviation."""
+    for fine_tune in (True, False):
+        extractor = VisualExtractor(params_of(fine_tune=fine_tune), 8).eval()
+        exact = extractor._maps(films()[:, 0])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(extractor._maps(films()[:, 0]), exact) != fine_tune
+
+
+# ---- a learning rate of its own
+
+
+@pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
+def test_the_network_takes_steps_of_its_own_rate(tiny_params: Params, network: str) -> None:
+    params = tiny_params.model.model_copy(
+        update={"lsu": False, "tir": True, "extractor": params_of(network)}
+    )
+    torch.manual_seed(0)
+    model = UAR(params, ModelSizes(11, 0, 2 * params.extractor.side(64) ** 2, 7))
+    train = tiny_params.train.model_copy(
+        update={"extractor_learning_rate": 1e-5, "weight_decay": 0.0}
+    )
+    optimizer = make_optimizer(model, train, learning_rate=1e-2)
+    before = {name: w.detach().clone() for name, w in model.named_parameters()}
+    model.train()(films(), torch.randint(4, 11, (3, 8))).logits.square().sum().backward()
+    optimizer.step()  # AdamW's first step is the rate itself
+    for name, weight in model.named_parameters():
+        step = (weight.detach() - before[name]).abs().max().item()
+        if weight.grad is not None and weight.grad.abs().max() > 1e-5:
+            own = name.startswith("extractor.network.")
+            assert step == pytest.approx(1e-5 if own else 1e-2, rel=0.1), name
+
+
+@pytest.mark.parametrize("fine_tune", [True, False])
+@pytest.mark.parametrize("rate", [None, 1e-5])
+def test_every_parameter_is_in_one_group(
+    tiny_params: Params, rate: float | None, fine_tune: bool
+) -> None:
+    params = tiny_params.model.model_copy(
+        update={"lsu": False, "tir": True, "extractor": params_of(fine_tune=fine_tune)}
+    )
+    model = UAR(params, ModelSizes(11, 0, 2 * 16, 7))
+    train = tiny_params.train.model_copy(update={"extractor_learning_rate": rate})
+    groups = make_optimizer(model, train, learning_rate=1e-2).param_groups
+    found = [id(weight) for group in groups for weight in group["params"]]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(weight) for weight in model.parameters() if weight.requires_grad}
+    names = {id(weight): name for name, weight in model.named_parameters()}
+    for group in groups:
+        for weight in group["params"]:
+            own = rate is not None and names[id(weight)].startswith("extractor.network.")
+            assert group["lr"] == (1e-5 if own else 1e-2)
+            decays = weight.ndim > 1 and names[id(weight)].endswith("weight")
+            decays = decays and ".refiner." not in names[id(weight)]
+            assert (group["weight_decay"] > 0) == decays, names[id(weight)]
+
+
+# ---- parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"network": "densenet121", "weights": "imagenet"}, "takes no weights imagenet"),
+        ({"network": "vgg"}, "model.extractor.network: found 'vgg'. Input should be 'resnet'"),
+        ({"network": LITE0}, "image.crop 56 is not a multiple of 16, the pixels along a cell's"),
+    ],
+)
+def test_parameters_that_do_not_fit(
+    raw_params: dict[str, Any], changes: dict[str, Any], found: str
+) -> None:
+    override(raw_params, "model.lsu", False)
+    for key, value in changes.items():
+        override(raw_params, f"model.extractor.{key}", value)
+    with pytest.raises(UserError, match=found):
+        parse_params(raw_params, "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("network", "pool", "encoded"),
+    [("resnet", 3, 49), (LITE0, 2, 49), (LITE0, 7, 4), (LITE0, 1, 196), (LITE0, 3, None)],
+)
+def test_cells_are_pooled_as_tokens_are(
+    raw_params: dict[str, Any], network: str, pool: int, encoded: int | None
+) -> None:
+    """A ResNet's 7 x 7 cells of a film of 224 pixels are as few as pooled tokens already."""
+    for key, value in {
+        "image.size": 256, "image.crop": 224, "model.lsu": False, "model.visual_pool": pool,
+        "model.extractor.network": network, "model.extractor.depths": [1, 1, 1, 1],
+    }.items():  # fmt: skip
+        override(raw_params, key, value)
+    if encoded is None:
+        with pytest.raises(UserError, match="visual_pool 3 does not divide the 14 cells along"):
+            parse_params(raw_params, "params.yaml")
+        return
+    params = parse_params(raw_params, "params.yaml").model
+    model = UAR(params, ModelSizes(11, 0, 2 * params.extractor.side(224) ** 2, 7)).eval()
+    with torch.inference_mode():
+        image = model.extractor(torch.rand(1, 2, 224, 224))
+        memory, _ = model._encode(image, 2, None)
+    assert memory.shape[1] == 2 * encoded
+
+
+def test_rows_of_the_small_preset_read_equally_many_cells(raw_params: dict[str, Any]) -> None:
+    todo = [(raw_params, yaml.safe_load((ROOT / "presets/iu_xray_small.yaml").read_text()))]
+    while todo:
+        into, values = todo.pop()
+        for key, value in values.items():
+            if isinstance(value, dict):
+                todo.append((into[key], value))
+            else:
+                into[key] = value
+    params = parse_params(raw_params, "iu_xray_small")
+    tokens = (params.image.crop // params.dvae.stride) ** 2
+    assert params.model.extractor.side(params.image.crop) ** 2 == tokens == 196
+    assert params.model.model_copy(update={"lsu": False}).pool == params.model.pool == 2
+
+
+def test_the_registry_is_what_the_parameters_say() -> None:
+    for name, network in NETWORKS.items():
+        assert params_of(name).stride == network.stride
+    assert EfficientNetLite0.name == LITE0

@@ -1,0 +1,1 @@
+"""Pretrained networks, which tokenizers are distilled from and rows without tokens look with."""
