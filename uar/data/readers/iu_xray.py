@@ -108,55 +108,86 @@ def assemble(
         UserError: a study has fewer films than `images_per_study` and `missing_view` is "error", or
             an image path leaves the folder.
     """
-    ids = {uid_of(study_id): study_id for study_id in r2gen_studies()}
-    claimed = {film.path for one in examinations.values() for film in one.films}
-    left_out = [
-        LeftOut(PurePosixPath(path).name.split(".")[0], path, "image in no report")
-        for path in on_disk
-        if path not in claimed
-    ]
-
-    def leave_out(uid: int, source: str, reason: str) -> None:
-        left_out.append(LeftOut(ids.get(uid, f"CXR{uid}"), source, reason))
-
+    wanted, not_wanted = _choose(examinations, params.split)
+    reports, unusable = _reports(wanted, params.section)
     if params.split == "r2gen":
-        for uid in sorted(ids.keys() - examinations.keys()):
-            leave_out(uid, R2GEN_LIST.name, "no report")
-        for uid in sorted(examinations.keys() - ids.keys()):
-            leave_out(uid, examinations[uid].source, "not in the R2Gen split")
-        wanted = [uid for uid in ids if uid in examinations]
-    else:
-        wanted = sorted(examinations)
-
-    reports: dict[int, str] = {}
-    for uid in wanted:
-        examination = examinations[uid]
-        report = compose(examination.sections, params.section)
-        if not any(film.on_disk for film in examination.films):
-            leave_out(uid, examination.source, "no image")
-        elif not report:
-            leave_out(uid, examination.source, "no report section")
-        elif is_empty_report(report):
-            leave_out(uid, examination.source, "empty report")
-        else:
-            reports[uid] = report
-
-    if params.split == "r2gen":
-        split_of = {uid: r2gen_studies()[ids[uid]].split for uid in reports}
+        split_of = {uid: r2gen_studies()[_r2gen_ids()[uid]].split for uid in reports}
     else:
         split_of = random_split(reports, params.split_seed)
     studies: list[Study] = []
     faults: list[str] = []
     for uid in sorted(reports, key=lambda uid: SPLITS.index(split_of[uid])):
-        study_id = ids.get(uid, f"CXR{uid}")
-        films = sorted(examinations[uid].films, key=lambda film: film.name)
-        known = r2gen_studies().get(study_id)
-        films = films[: len(known.views)] if known else films
-        paths = tuple(film.path for film in films)
-        views = known.views[: len(films)] if known else tuple(film.view for film in films)
+        study_id = _id_of(uid)
+        paths, views = _films(study_id, examinations[uid])
         fault = image_fault(paths, params)
         if fault:
             faults.append(f"{examinations[uid].source}: study {study_id} {fault}")
         studies.append(Study(study_id, split_of[uid], reports[uid], paths, views))
     refuse(faults, params.root, SHORT_OF_IMAGES)
+    left_out = [*_in_no_report(examinations, on_disk), *not_wanted, *unusable]
     return Dataset(studies, images, left_out=left_out)
+
+
+@cache
+def _r2gen_ids() -> dict[int, str]:
+    """R2Gen's id of each of its studies by the collection's number, in its order."""
+    return {uid_of(study_id): study_id for study_id in r2gen_studies()}
+
+
+def _id_of(uid: int) -> str:
+    """R2Gen's id of a study, else the collection's."""
+    return _r2gen_ids().get(uid, f"CXR{uid}")
+
+
+def _in_no_report(examinations: dict[int, Examination], on_disk: Iterable[str]) -> list[LeftOut]:
+    """The images that no report claims."""
+    claimed = {film.path for one in examinations.values() for film in one.films}
+    return [
+        LeftOut(PurePosixPath(path).name.split(".")[0], path, "image in no report")
+        for path in on_disk
+        if path not in claimed
+    ]
+
+
+def _choose(
+    examinations: dict[int, Examination], split: str
+) -> tuple[dict[int, Examination], list[LeftOut]]:
+    """The examinations of a split in its order, and what of either list the other lacks."""
+    if split != "r2gen":
+        return {uid: examinations[uid] for uid in sorted(examinations)}, []
+    ids = _r2gen_ids()
+    missing = sorted(ids.keys() - examinations.keys())
+    unlisted = sorted(examinations.keys() - ids.keys())
+    left_out = [LeftOut(_id_of(uid), R2GEN_LIST.name, "no report") for uid in missing]
+    for uid in unlisted:
+        left_out.append(LeftOut(_id_of(uid), examinations[uid].source, "not in the R2Gen split"))
+    return {uid: examinations[uid] for uid in ids if uid in examinations}, left_out
+
+
+def _reports(wanted: dict[int, Examination], section: str) -> tuple[dict[int, str], list[LeftOut]]:
+    """The report of each examination that can be used, and why the others cannot."""
+    reports: dict[int, str] = {}
+    left_out: list[LeftOut] = []
+    for uid, examination in wanted.items():
+        report = compose(examination.sections, section)
+        if not any(film.on_disk for film in examination.films):
+            reason = "no image"
+        elif not report:
+            reason = "no report section"
+        elif is_empty_report(report):
+            reason = "empty report"
+        else:
+            reports[uid] = report
+            continue
+        left_out.append(LeftOut(_id_of(uid), examination.source, reason))
+    return reports, left_out
+
+
+def _films(study_id: str, examination: Examination) -> tuple[tuple[str, ...], tuple[View, ...]]:
+    """Paths and views of a study's films by name, R2Gen's two if it lists the study."""
+    films = sorted(examination.films, key=lambda film: film.name)
+    known = r2gen_studies().get(study_id)
+    if known is None:
+        return tuple(film.path for film in films), tuple(film.view for film in films)
+    films = films[: len(known.views)]
+    return tuple(film.path for film in films), known.views[: len(films)]
