@@ -24,8 +24,9 @@ from benchmarks.common import compare, machine, row
 from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
+from uar.core.provenance import Scratch
 from uar.data.views import Views, crops_at, resize_view
-from uar.tokens.cache import TokenCacheInfo, tokenize_images
+from uar.tokens.cache import Encoder, PackedImages, TokenCacheInfo, tokenize_images
 from uar.tokens.dvae import Dvae
 
 IMAGES = 24
@@ -41,21 +42,13 @@ def random_films(path: Path, count: int, size: int) -> None:
         piece[:] = generator.integers(0, 256, piece.shape, dtype=np.uint8)
 
 
-def tokenized(folder: Path, model: Dvae, count: int, views: Views, **options: object) -> None:
+def tokenized(folder: Path, model: Dvae, count: int, views: Views, batch_size: int = 16) -> None:
     """The stage's work on `folder/images.npy`, every image a training one."""
-    settings = {"batch_size": 16, "precision": "float32"} | options
-    info = tokenize_images(
-        launch("auto"),
-        model,
-        folder / "images.npy",
-        np.ones(count, dtype=bool),
-        views,
-        out=folder / "tokens.npy",
-        scratch=folder / "unfinished",
-        identity={},
-        **settings,
-    )
-    shutil.rmtree(folder / "unfinished")
+    images = PackedImages(folder / "images.npy", np.ones(count, dtype=bool), views)
+    scratch = Scratch(folder / "unfinished", {})
+    encoder = Encoder(launch("auto"), model, batch_size, "float32")
+    info = tokenize_images(encoder, images, folder / "tokens.npy", scratch)
+    shutil.rmtree(scratch.folder)
     assert isinstance(info, TokenCacheInfo)
 
 

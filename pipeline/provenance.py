@@ -18,7 +18,7 @@ import yaml
 from pipeline import paths
 from uar.core.config import Params, known_keys
 from uar.core.files import sha256
-from uar.core.provenance import Record, check
+from uar.core.provenance import Record, Scratch, check
 
 ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
 _CODE = ("uar/", "pipeline/")
@@ -80,6 +80,10 @@ class Stage:
             "input": {str(path): sha256(path) for path in self.inputs} | self._outside(params),
             "version": {name: version(name) for name in _LIBRARIES},
         }
+
+    def scratch(self, params: Params) -> Scratch:
+        """Where its unfinished work is kept."""
+        return Scratch(paths.SCRATCH / self.name, self.identity(params))
 
     def code_files(self, root: Path = ROOT) -> dict[str, str]:
         """SHA-256 of each file of its code, which lies in `root`."""

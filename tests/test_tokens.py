@@ -15,8 +15,11 @@ import torch
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.files import write_json
+from uar.core.provenance import Scratch
 from uar.data.views import Views, crops_at, resize_view
 from uar.tokens.cache import (
+    Encoder,
+    PackedImages,
     TokenCacheInfo,
     UnfinishedArray,
     info_as_json,
@@ -42,15 +45,19 @@ def images() -> np.ndarray:
 
 
 def tokenized(
-    model: Dvae, images: np.ndarray, out: Path, views: Views = VIEWS, **changes: Any
+    model: Dvae,
+    images: np.ndarray,
+    out: Path,
+    views: Views = VIEWS,
+    batch_size: int = 6,
+    precision: str = "float32",
 ) -> tuple[np.ndarray, TokenCacheInfo]:
     packed = out.parent / "images.npy"
     np.save(packed, images)
-    options = {"batch_size": 6, "precision": "float32", "scratch": out.parent / "scratch"}
-    options |= {"identity": {}} | changes
-    fabric = launch("cpu")
-    info = tokenize_images(fabric, model, packed, TRAIN, views, out=out, **options)
-    shutil.rmtree(options["scratch"])
+    scratch = Scratch(out.parent / "scratch", {})
+    encoder = Encoder(launch("cpu"), model, batch_size, precision)
+    info = tokenize_images(encoder, PackedImages(packed, TRAIN, views), out, scratch)
+    shutil.rmtree(scratch.folder)
     return np.load(out), info
 
 

@@ -17,9 +17,10 @@ from tests.conftest import ROOT, TINY, override
 from tests.test_training import VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import DecodeParams, StageParams, parse_params
 from uar.core.distributed import launch
+from uar.core.provenance import Scratch
 from uar.core.weights import read_weights
 from uar.data.views import Views
-from uar.tokens.cache import tokenize_images
+from uar.tokens.cache import Encoder, PackedImages, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
 from uar.training.stage import train_stage
@@ -99,10 +100,10 @@ def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
         pixels = np.random.default_rng(0).integers(0, 256, (11, 24, 24), dtype=np.uint8)
         np.save(images, pixels)
     fabric.barrier()
-    out, scratch = folder / "tokens.npy", folder / "unfinished"
-    options = {"batch_size": 3, "precision": "float32", "out": out, "scratch": scratch}
-    options |= {"identity": {}}
-    info = tokenize_images(fabric, model, images, TRAIN_ROWS, VIEWS, **options)
+    out = folder / "tokens.npy"
+    encoder = Encoder(fabric, model, batch_size=3, precision="float32")
+    packed = PackedImages(images, TRAIN_ROWS, VIEWS)
+    info = tokenize_images(encoder, packed, out, Scratch(folder / "unfinished", {}))
     assert info.shape == (11, 3, 4)
     return np.load(out) if fabric.is_global_zero else None
 

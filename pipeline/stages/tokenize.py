@@ -13,7 +13,7 @@ from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
 from uar.data.views import Views
-from uar.tokens.cache import info_as_json, tokenize_images
+from uar.tokens.cache import Encoder, PackedImages, info_as_json, tokenize_images
 from uar.tokens.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -27,24 +27,19 @@ def tokenize() -> None:
     in_training = np.zeros(count, dtype=bool)
     in_training[image_rows(params, "train").ravel()] = True
     tokenizer = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER)
+    views = Views(
+        kind=params.tokenize.views,
+        crops=params.tokenize.crops,
+        crop=params.image.crop,
+        size=size,
+        stride=tokenizer.stride,
+        seed=params.seed,
+    )
     info = tokenize_images(
-        fabric,
-        tokenizer,
-        paths.IMAGES,
-        in_training,
-        Views(
-            kind=params.tokenize.views,
-            crops=params.tokenize.crops,
-            crop=params.image.crop,
-            size=size,
-            stride=tokenizer.stride,
-            seed=params.seed,
-        ),
-        batch_size=params.tokenize.batch_size,
-        precision=params.tokenize.precision,
-        out=paths.TOKENS,
-        scratch=paths.SCRATCH / "tokenize",
-        identity=stages()["tokenize"].identity(params),
+        Encoder(fabric, tokenizer, params.tokenize.batch_size, params.tokenize.precision),
+        PackedImages(paths.IMAGES, in_training, views),
+        paths.TOKENS,
+        stages()["tokenize"].scratch(params),
     )
     if fabric.is_global_zero:
         write_json(paths.TOKENS_INFO, info_as_json(info))

@@ -60,6 +60,20 @@ class Record:
         return hashlib.sha256(json.dumps(self._content(), sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """Where a stage's unfinished work is kept, to be resumed after a kill.
+
+    Args:
+        folder: every process can write to it.
+        identity: JSON values, all that the work depends on; work of another identity is not
+            resumed.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+
+
 def check(
     inputs: Sequence[Path],
     params: Mapping[str, Any],

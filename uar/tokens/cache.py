@@ -37,7 +37,7 @@ from uar.core.files import (
 )
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
-from uar.core.provenance import differences
+from uar.core.provenance import Scratch, differences
 from uar.data.views import Views, crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
@@ -145,110 +145,149 @@ def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) 
     return tokens
 
 
+@dataclass(frozen=True)
+class PackedImages:
+    """Images to tokenize.
+
+    Args:
+        path: the packed array, `(N, size, size)` uint8.
+        in_training: `(N,)` bool, true for images of training studies; the others are not cropped.
+        views: which views of each.
+    """
+
+    path: Path
+    in_training: np.ndarray
+    views: Views
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(N, V, L)` of their tokens."""
+        return len(self.in_training), 1 + self.views.crops, self.views.side**2
+
+    def batch(self, rows: np.ndarray) -> _Prepared:
+        """These images, ready for the encoder."""
+        return _prepare(read_packed(self.path, rows), rows, self.in_training[rows], self.views)
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A tokenizer as processes run it together.
+
+    Args:
+        fabric: the processes (`uar.core.distributed.launch`).
+        tokenizer: on the fabric's device, in evaluation mode.
+        batch_size: views encoded at once, an image's always together.
+        precision: see `uar.core.device.autocast`; near ties differ in bfloat16.
+    """
+
+    fabric: Fabric
+    tokenizer: Tokenizer
+    batch_size: int
+    precision: str
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Tokens `(n, h, w)` of pixels `(n, H, W)` in [0, 1]."""
+        with autocast(self.fabric.device, self.precision):
+            return self.tokenizer.tokenize(pixels.to(self.fabric.device, non_blocking=True))
+
+    def exactly(self, pixels: Tensor) -> Tensor:
+        """The same in float32."""
+        return self.tokenizer.tokenize(pixels.to(self.fabric.device))
+
+    @property
+    def reduced(self) -> bool:
+        """Whether its precision is below float32."""
+        with autocast(self.fabric.device, self.precision):
+            return torch.is_autocast_enabled(self.fabric.device.type)
+
+    def identity(self, images: PackedImages) -> dict[str, Any]:
+        """What the tokens of these images depend on, as JSON values."""
+        return {
+            **asdict(images.views),
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "device": describe(self.fabric.device),
+            "encoder_sha256": self.tokenizer.fingerprint(),
+            "images_sha256": sha256(images.path),
+            "train_rows_sha256": hashlib.sha256(images.in_training.tobytes()).hexdigest(),
+        }
+
+
 @torch.inference_mode()
 def tokenize_images(
-    fabric: Fabric,
-    model: Tokenizer,
-    images: Path,
-    train_rows: np.ndarray,
-    views: Views,
-    *,
-    batch_size: int,
-    precision: str,
-    out: Path,
-    scratch: Path,
-    identity: dict[str, Any],
+    encoder: Encoder, images: PackedImages, out: Path, scratch: Scratch
 ) -> TokenCacheInfo:
     """Encode every image's views into `out` and return what its JSON should say.
 
     Every process encodes and writes its slice. What is done stays in `scratch`: called again after
-    a kill, with any number of processes, the work goes on there. Memory does not grow with N.
+    a kill, with any number of processes, the work resumes there. Memory does not grow with N.
 
     Args:
-        fabric: the processes that share the images out (`uar.core.distributed.launch`).
-        model: the tokenizer.
-        images: the packed array, `(N, size, size)` uint8.
-        train_rows: `(N,)` bool, true for images of training studies.
-        views: which views.
-        batch_size: views encoded at once, an image's always together.
-        precision: of the encoder, see `uar.core.device.autocast`; near ties differ in bfloat16.
+        encoder: its tokenizer is moved to the fabric's device.
+        images: N of them.
         out: `.npy` file, `(N, 1 + K, L)` uint16.
-        scratch: folder of the unfinished array, which every process can write to; whoever calls
-            removes it once all that is to be kept is written.
-        identity: what the tokens depend on beside the arguments; other work is not gone on with.
+        scratch: of the unfinished array; whoever calls removes it once all that is to be kept is
+            written. Its identity is what the tokens depend on beside the other arguments.
     """
-    model.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    count = len(train_rows)
-    per_batch = max(1, batch_size // views.encoded)
-    shape = (count, 1 + views.crops, views.side**2)
-    encoder_sha256 = model.fingerprint()
-    unfinished = UnfinishedArray(scratch, shape, per_batch)
+    fabric, views = encoder.fabric, images.views
+    encoder.tokenizer.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    per_batch = max(1, encoder.batch_size // views.encoded)
+    unfinished = UnfinishedArray(scratch.folder, images.shape, per_batch)
     remaining: np.ndarray | None = None
     if fabric.is_global_zero:
-        arguments = {
-            **asdict(views),
-            "batch_size": batch_size,
-            "precision": precision,
-            "device": describe(fabric.device),
-            "encoder_sha256": encoder_sha256,
-            "images_sha256": sha256(images),
-            "train_rows_sha256": hashlib.sha256(train_rows.tobytes()).hexdigest(),
-        }
-        remaining = unfinished.open(identity | {"tokenize": arguments})
+        identity = {**scratch.identity, "tokenize": encoder.identity(images)}
+        remaining = unfinished.open(identity)
     remaining = fabric.broadcast(remaining)
     assert remaining is not None  # the first process has opened the file
     mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank]
-
-    def encode(pixels: Tensor) -> Tensor:
-        with autocast(fabric.device, precision):
-            return model.tokenize(pixels.to(fabric.device, non_blocking=True))
-
-    def prepared() -> Iterator[tuple[int, _Prepared]]:
-        for number in mine.tolist():
-            rows = np.arange(number * per_batch, min((number + 1) * per_batch, count))
-            batch = _prepare(read_packed(images, rows), rows, train_rows[rows], views)
-            if fabric.device.type == "cuda":
-                batch.pixels[:] = [pixels.pin_memory() for pixels in batch.pixels]
-            yield number, batch
-
-    first = fabric.is_global_zero
-    with progress_bar("tokenize", len(mine), shown=first) as bar:
-        for number, batch in prefetch(prepared(), fabric.device):
-            unfinished.write(number, _encode(encode, batch, views).numpy())
-            bar.update()
+    _fill(unfinished, mine, encoder, images)
     fabric.barrier()
     agreements: dict[str, Any] = {}
-    if first:
-        agreements = _agreements(fabric, model, images, views, encode, precision)
+    if fabric.is_global_zero:
+        agreements = _agreements(encoder, images)
         give_name(unfinished.array, out)
     return TokenCacheInfo(
-        encoder_sha256=encoder_sha256,
-        codebook_size=model.codebook_size,
+        encoder_sha256=encoder.tokenizer.fingerprint(),
+        codebook_size=encoder.tokenizer.codebook_size,
         image_size=views.size,
         crop=views.crop,
-        shape=shape,
+        shape=images.shape,
         dtype="uint16",
         views=views.kind,
         seed=views.seed,
         device=describe(fabric.device),
-        precision=precision,
+        precision=encoder.precision,
         torch_version=torch.__version__,
         **fabric.broadcast(agreements),
     )
 
 
-def _agreements(
-    fabric: Fabric,
-    model: Tokenizer,
-    images: Path,
-    views: Views,
-    encode: Callable[[Tensor], Tensor],
-    precision: str,
-) -> dict[str, Any]:
+def _fill(
+    unfinished: UnfinishedArray, numbers: np.ndarray, encoder: Encoder, images: PackedImages
+) -> None:
+    """Encode the batches of these numbers into the array."""
+    device, count = encoder.fabric.device, len(images.in_training)
+
+    def prepared() -> Iterator[tuple[int, _Prepared]]:
+        for number in numbers.tolist():
+            start = number * unfinished.per_batch
+            batch = images.batch(np.arange(start, min(start + unfinished.per_batch, count)))
+            if device.type == "cuda":
+                batch.pixels[:] = [pixels.pin_memory() for pixels in batch.pixels]
+            yield number, batch
+
+    with progress_bar("tokenize", len(numbers), shown=encoder.fabric.is_global_zero) as bar:
+        for number, batch in prefetch(prepared(), device):
+            unfinished.write(number, _encode(encoder, batch, images.views).numpy())
+            bar.update()
+
+
+def _agreements(encoder: Encoder, images: PackedImages) -> dict[str, Any]:
     """How far the precision and the kind of view change tokens, on images spread over the array."""
-    count = len(np.load(images, mmap_mode="r"))
+    views = images.views
+    count = len(images.in_training)
     rows = np.arange(0, count, math.ceil(count / _MEASURED_IMAGES))
-    films = read_packed(images, rows)
+    films = read_packed(images.path, rows)
     float32, of_pixels = 1.0, None
 
     def tokens(encode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -256,15 +295,12 @@ def _agreements(
         batches = (_prepare(film, row, np.array([True]), views) for film, row in one_by_one)
         return torch.cat([_encode(encode, batch, views) for batch in batches])
 
-    with autocast(fabric.device, precision):
-        reduced = torch.is_autocast_enabled(fabric.device.type)
-    if reduced:
-        exact = tokens(lambda pixels: model.tokenize(pixels.to(fabric.device)))
-        float32 = (tokens(encode) == exact).float().mean().item()
+    if encoder.reduced:
+        float32 = (tokens(encoder) == tokens(encoder.exactly)).float().mean().item()
     if views.kind == "grid" and views.crops:
         crops = crops_at(films, views.corners(rows), views.crop).float() / 255
-        encoded = torch.stack([encode(of_film).cpu() for of_film in crops])  # (N, K, L)
-        of_pixels = (tokens(encode)[:, 1:] == encoded).float().mean().item()
+        encoded = torch.stack([encoder(of_film).cpu() for of_film in crops])  # (N, K, L)
+        of_pixels = (tokens(encoder)[:, 1:] == encoded).float().mean().item()
     return {"float32_agreement": float32, "pixel_crop_agreement": of_pixels}
 
 
