@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
+    **{f"BLEU-{n}": f"B{n}" for n in (1, 2, 3, 4)},
+    "ROUGE-L": "RL",
+    "CIDEr": "C",
+    "cross_entropy": "CE",
+}
+
 
 def run_stage(
     name: str,
@@ -123,7 +130,7 @@ def log_run(out: Path, start: Path | None, fabric: Fabric, seconds: float) -> No
 def write_selected(name: str, scores: dict[str, float]) -> None:
     """Validation scores of the chosen epoch, by which recipes are chosen: DVC's metrics."""
     prefix = {"stage_one": "val1", "stage_two": "val2"}[name]
-    values = {f"{prefix}_{metric}": round(value, 4) for metric, value in scores.items()}
+    values = {f"{prefix}_{SHORT[metric]}": round(value, 4) for metric, value in scores.items()}
     write_json(paths.LOGS / name / "selected.json", values)
 
 

@@ -1,0 +1,119 @@
+"""What `dvc exp show`, `make show` and `dvc metrics diff` print in a terminal of 120 columns."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from pipeline import paths
+from pipeline.stages.training import SHORT
+from tests.conftest import ROOT
+from uar.core.config import Selection
+from uar.evaluation.summary import HEADLINE
+
+WIDTH = 120
+CHANGED = "train.stage_one.epochs"  # one of the longest names that a knob has
+METRICS = {
+    "dvclive/stage_one/selected.json": ["val1_C"],
+    "dvclive/stage_two/selected.json": ["val2_C"],
+    str(paths.METRICS): list(HEADLINE),
+    str(paths.ANALYSIS): ["alignment", "R@5", "pointing", "chance"],
+}
+MAKE = f"""
+import json, pathlib, yaml
+epochs = yaml.safe_load(open("params.yaml"))["train"]["stage_one"]["epochs"]
+for path, names in {METRICS}.items():
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    values = {{name: round(1.2345 + epochs / 1000, 4) for name in names}}
+    pathlib.Path(path).write_text(json.dumps(values))
+"""
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": str(WIDTH),
+        **{
+            f"GIT_{who}_{what}": "a@b"
+            for who in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This project's parameters and metrics, made by a stage that invents them; an experiment."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    (folder / "make.py").write_text(MAKE)
+    stage: dict[str, Any] = {
+        "cmd": f"{sys.executable} make.py",
+        "deps": ["make.py"],
+        "params": [CHANGED],
+        "metrics": [{path: {"cache": False}} for path in METRICS],
+    }
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"make": stage}}))
+    for name in ("pyproject.toml", "constraints.txt", "venv/base.done"):  # an environment, made
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    (folder / ".gitignore").write_text("/venv\n")
+    run(folder, "git", "init", "--quiet")
+    run(folder, "dvc", "init", "--quiet")
+    run(folder, "dvc", "repro", "--quiet")
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", "Demo")
+    run(folder, "dvc", "exp", "run", "--name", "humic-botany", "-S", f"{CHANGED}=8")
+    return folder
+
+
+def test_exp_show_has_first_what_says_most(project: Path) -> None:
+    """DVC's pager cuts lines at the terminal's width and has the rest to the right."""
+    lines = run(project, "dvc", "exp", "show").splitlines()
+    header = next(line for line in lines if "Experiment" in line)
+    assert header[:WIDTH].split()[:10] == [
+        "Experiment", "Created", "val1_C", "val2_C", "BLEU-4", "CIDEr", "const_C", "shuf_C",
+        "F1", "distinct",
+    ]  # fmt: skip
+    row = next(line for line in lines if "humic-botany" in line)
+    assert row[:WIDTH].split().count("1.2425") == 8
+
+
+def test_make_show_fits_with_what_changed(project: Path) -> None:
+    table = run(project, "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
+    lines = table.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= WIDTH
+    header = next(line for line in lines if "Experiment" in line)
+    assert header.split() == [
+        "Experiment", "val2_C", "BLEU-4", "CIDEr", "shuf_C", "F1", "distinct", CHANGED
+    ]  # fmt: skip
+
+
+def test_metrics_diff_is_a_line_a_number(project: Path) -> None:
+    lines = run(project, "dvc", "metrics", "diff").splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    names = [line.split()[1] for line in lines[1:]]
+    assert sorted(names) == sorted(name for of in METRICS.values() for name in of)
+    changes = {line.split()[-1] for line in lines[1:]}
+    assert changes == {"-0.012"}
+
+
+def test_the_numbers_invented_above_are_those_of_the_project() -> None:
+    kinds = [part for kind in get_args(Selection) for part in (get_args(kind) or (kind,))]
+    assert sorted(SHORT) == sorted(kinds)
+    assert max(map(len, SHORT.values())) <= 2
+    stages = yaml.safe_load((ROOT / paths.DVC).read_text())["stages"].values()
+    tracked = [path for stage in stages for metric in stage.get("metrics", []) for path in metric]
+    assert sorted(tracked) == sorted(METRICS)
+    assert set(json.loads((ROOT / paths.METRICS).read_text())) <= set(HEADLINE)
