@@ -274,6 +274,8 @@ def test_a_huge_dicom_film(bundle: Bundle, tmp_path: Path) -> None:
         ([np.zeros((2, 3, 3))], r"film 1: an array \(2, 3, 3\)"),
         ([np.full((3, 3), np.nan)], "not finite"),
         ([np.zeros((0, 3))], r"\(0, 3\)"),
+        ([np.full((3, 3), 7.5)], "film 1: every pixel has the same value"),
+        ([np.zeros((3, 3), np.uint8)], "film 1: every pixel has the same value"),
         ([b"junk"], "film 1: not a PNG, JPEG or DICOM"),
         (["none.png"], "none.png: no such file"),
     ],

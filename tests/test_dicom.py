@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
 
 from tests.film_files import SYNTAXES, compress, lut, save_dicom
 from uar.core.errors import UserError
@@ -49,12 +49,79 @@ def test_monochrome1_is_inverted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14])
-def test_bits_above_those_stored_are_ignored(tmp_path: Path, bits: int) -> None:
-    pixels = WIDE >> (12 - min(bits, 12))
-    overlaid = pixels | np.uint16(1 << 15)  # as old overlays did
-    tags = {"BitsStored": bits, "HighBit": bits - 1}
-    path = save_dicom(tmp_path / "film.dcm", overlaid, **tags)
+@pytest.mark.parametrize("kind", [np.uint16, np.int16])
+def test_an_old_overlay_above_the_bits_stored_is_ignored(
+    tmp_path: Path, bits: int, kind: type
+) -> None:
+    pixels = (WIDE >> (13 - min(bits, 13))).astype(kind)
+    overlaid = (pixels.view(np.uint16) | np.uint16(1 << 15)).view(kind)
+    path = save_dicom(tmp_path / "film.dcm", overlaid, BitsStored=bits, HighBit=bits - 1)
+    with pytest.raises(UserError, match=f"need more bits than BitsStored, which is {bits}"):
+        read_film(path)
+    film = pydicom.dcmread(path)
+    film.add_new((0x6002, 0x0100), "US", 16)  # Overlay Bits Allocated: in the pixels' words
+    film.add_new((0x6002, 0x0102), "US", 15)  # Overlay Bit Position
+    film.save_as(path)
     assert_within_one(decoded(path), stretched(pixels))
+
+
+@pytest.mark.parametrize("compression", [None, "RLE"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 15])
+def test_values_above_the_bits_stored_do_not_wrap_round(
+    tmp_path: Path, bits: int, compression: str | None
+) -> None:
+    most = 2**bits - 1
+    tags = {"BitsStored": bits, "HighBit": bits - 1}
+    for greatest in (most, most + 1, 65535):
+        pixels = np.linspace(0, greatest, 6).astype(np.uint16).reshape(2, 3)
+        path = save_dicom(tmp_path / "film.dcm", pixels, **tags)
+        if compression:
+            compress(path, compression)
+        if greatest == most:
+            assert_within_one(decoded(path), stretched(pixels))
+        else:
+            with pytest.raises(UserError, match=f"need more bits than BitsStored, which is {bits}"):
+                read_film(path)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 15])
+@pytest.mark.parametrize("extended", [True, False])
+def test_negative_values_of_fewer_bits(tmp_path: Path, bits: int, extended: bool) -> None:
+    """Their sign may be extended over the unused bits, or these be zero."""
+    least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    pixels = np.linspace(least, most, 6).astype(np.int16).reshape(2, 3)
+    stored = pixels if extended else pixels & np.int16(2**bits - 1)
+    path = save_dicom(tmp_path / "film.dcm", stored, BitsStored=bits, HighBit=bits - 1)
+    assert_within_one(decoded(path), stretched(pixels))
+    if extended:  # and so one more than the greatest is not the least without its sign
+        stored = np.where(pixels == most, np.int16(most + 1), stored)
+        path = save_dicom(tmp_path / "film.dcm", stored, BitsStored=bits, HighBit=bits - 1)
+        with pytest.raises(UserError, match="need more bits than BitsStored"):
+            read_film(path)
+
+
+def test_seven_of_eight_bits(tmp_path: Path) -> None:
+    pixels = np.array([[0, 100, 127]], dtype=np.uint8)
+    tags = {"BitsStored": 7, "HighBit": 6}
+    path = save_dicom(tmp_path / "film.dcm", pixels, **tags)
+    assert_within_one(decoded(path), stretched(pixels))
+    path = save_dicom(tmp_path / "film.dcm", pixels + np.uint8(1), **tags)
+    with pytest.raises(UserError, match="need more bits than BitsStored, which is 7"):
+        read_film(path)
+
+
+@pytest.mark.parametrize("pixels", [WIDE, SIGNED])
+def test_big_endian(tmp_path: Path, pixels: np.ndarray) -> None:
+    path = save_dicom(tmp_path / "film.dcm", pixels, WindowCenter=500, WindowWidth=3000)
+    plain = decoded(path)
+    film = pydicom.dcmread(path)
+    turned = pydicom.Dataset()
+    turned.update({element.tag: element for element in film})
+    turned.file_meta = film.file_meta
+    turned.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    turned.PixelData = pixels.byteswap().tobytes()
+    turned.save_as(path, enforce_file_format=True)
+    np.testing.assert_array_equal(decoded(path), plain)
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -329,6 +396,27 @@ def cut_frame(path: Path) -> None:
     film.save_as(path)
 
 
+def with_element(path: Path, keyword: str, vr: str, value: str) -> None:
+    """Write an element in another value representation than the standard's."""
+    film = pydicom.dcmread(path)
+    if keyword in film:
+        del film[keyword]
+    film.add_new(keyword, vr, value)
+    film.save_as(path)
+
+
+def with_lut(path: Path, sequence: str, keyword: str, value: Any) -> None:
+    """Give the film a LUT one of whose elements is other than it should be, or not there."""
+    item = lut(np.arange(16, dtype=np.uint16), 0, 16)
+    if value is None:
+        del item[keyword]
+    else:
+        item[keyword].value = value
+    film = pydicom.dcmread(path)
+    setattr(film, sequence, [item])
+    film.save_as(path)
+
+
 FRAMES = np.zeros((2, 4, 5), dtype=np.uint16)
 REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
     "no pixels": (None, {}, None, "a DICOM file without pixels"),
@@ -350,6 +438,102 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         "HighBit is 15 with BitsStored 12, expected 11",
     ),
     "bits stored": (WIDE, {"BitsStored": 17, "HighBit": 16}, None, "BitsStored is 17, BitsAllo"),
+    "high bit above": (WIDE, {"BitsStored": 12, "HighBit": 12}, None, "HighBit is 12 with BitsS"),
+    "high bit below": (WIDE, {"BitsStored": 12, "HighBit": 10}, None, "HighBit is 10 with BitsS"),
+    "no bits stored": (WIDE, {"BitsStored": 0, "HighBit": 0}, None, "BitsStored is 0, BitsAllo"),
+    "two of rows": (WIDE, {"Rows": [2, 3]}, None, "Rows has 2 values, expected one"),
+    "two of bits stored": (WIDE, {"BitsStored": [12, 16]}, None, "BitsStored has 2 values"),
+    "two photometric": (
+        WIDE,
+        {"PhotometricInterpretation": ["MONOCHROME1", "MONOCHROME2"]},
+        None,
+        "PhotometricInterpretation has 2 values",
+    ),
+    "two slopes": (
+        WIDE,
+        {"RescaleSlope": [1, 2], "RescaleIntercept": 0},
+        None,
+        "RescaleSlope has 2 values",
+    ),
+    "two intercepts": (
+        WIDE,
+        {"RescaleSlope": 1, "RescaleIntercept": [0, 1]},
+        None,
+        "RescaleIntercept has 2 values",
+    ),
+    "two frame counts": (WIDE, {"NumberOfFrames": [1, 1]}, None, "NumberOfFrames has 2 values"),
+    "no frames": (WIDE, {"NumberOfFrames": 0}, None, "0 frames, expected one film"),
+    "rows of 0": (WIDE, {"Rows": 0}, None, "Rows is 0"),
+    "samples of 0": (WIDE, {"SamplesPerPixel": 0}, None, "SamplesPerPixel is 0"),
+    "samples of 2": (WIDE, {"SamplesPerPixel": 2}, None, "pixels cannot be decoded"),
+    "two pads": (WIDE, {"PixelPaddingValue": [0, 1]}, None, "PixelPaddingValue has 2 values"),
+    "text as rows": (
+        WIDE,
+        {},
+        lambda path: with_element(path, "Rows", "LO", "2"),
+        "Rows is no number",
+    ),
+    "text as bits": (
+        WIDE,
+        {},
+        lambda path: with_element(path, "BitsStored", "LO", "16"),
+        "BitsStored is no number",
+    ),
+    "text as window": (
+        WIDE,
+        {"WindowWidth": 9},
+        lambda path: with_element(path, "WindowCenter", "LO", "wide"),
+        "WindowCenter is no number",
+    ),
+    "text as slope": (
+        WIDE,
+        {"RescaleIntercept": 0},
+        lambda path: with_element(path, "RescaleSlope", "LO", "one"),
+        "RescaleSlope is no number",
+    ),
+    "VOI LUT without data": (
+        WIDE,
+        {},
+        lambda path: with_lut(path, "VOILUTSequence", "LUTData", None),
+        "VOILUTSequence has no LUTData",
+    ),
+    "VOI LUT without descriptor": (
+        WIDE,
+        {},
+        lambda path: with_lut(path, "VOILUTSequence", "LUTDescriptor", None),
+        "VOILUTSequence has no LUTDescriptor",
+    ),
+    "VOI LUT of no entries": (
+        WIDE,
+        {},
+        lambda path: with_lut(path, "VOILUTSequence", "LUTData", b""),
+        "VOILUTSequence has no LUTData",
+    ),
+    "modality LUT of two numbers": (
+        WIDE,
+        {},
+        lambda path: with_lut(path, "ModalityLUTSequence", "LUTDescriptor", [16, 0]),
+        "LUTDescriptor of ModalityLUTSequence is not three numbers",
+    ),
+    "colour of signed bytes": (
+        np.zeros((4, 4, 3), dtype=np.int8),
+        {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0},
+        None,
+        "RGB of 8 bits; expected grayscale",
+    ),
+    "constant colour": (
+        np.full((4, 4, 3), 90, dtype=np.uint8),
+        {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0},
+        None,
+        "every pixel has the same value",
+    ),
+    "constant in 8 bits": (np.full((4, 4), 9, np.uint8), {}, None, "every pixel has the same"),
+    "constant within padding": (
+        np.array([[0, 0, 7], [7, 7, 0]], dtype=np.uint16),
+        {"PixelPaddingValue": 0},
+        None,
+        "every pixel has the same value or is padding",
+    ),
     "constant": (WIDE * 0 + 7, {}, None, "every pixel has the same value"),
     "constant under a window": (
         WIDE * 0 + 7,

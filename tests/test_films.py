@@ -91,6 +91,76 @@ def test_png_16_bit_of_one_value_is_a_bad_image(tmp_path: Path) -> None:
         read_film(path)
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P", "CMYK", "1"])
+def test_a_film_of_one_value_is_a_bad_image(tmp_path: Path, mode: str, value: int) -> None:
+    pixels = np.full((16, 16), value, dtype=np.uint8)
+    suffixes = {"L": ("png", "jpg"), "RGB": ("png", "jpg"), "CMYK": ("jpg",)}.get(mode, ("png",))
+    for suffix in suffixes:
+        path = save(tmp_path / f"film.{suffix}", pixels, "L" if mode == "1" else mode)
+        if mode == "1":
+            Image.fromarray(pixels > 127).save(path)
+        with pytest.raises(UserError, match="every pixel has the same value"):
+            read_film(path)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4, 6])
+def test_16_bits_of_one_value_are_a_bad_image(tmp_path: Path, kind: int) -> None:
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[kind]
+    path = write_deep(tmp_path / "film.png", np.full((4, 4, channels), 3000, np.uint16), kind)
+    with pytest.raises(UserError, match="every pixel has the same value"):
+        read_film(path)
+
+
+def test_two_values_are_a_film(tmp_path: Path) -> None:
+    pixels = np.full((16, 16), 7, dtype=np.uint8)
+    pixels[3, 3] = 8
+    np.testing.assert_array_equal(pixels_of(save(tmp_path / "film.png", pixels)), pixels)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "no"), OSError(5, "no"), OSError(116, "no")])
+@pytest.mark.parametrize("at", ["open", "read"])
+def test_an_error_of_the_system_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, at: str
+) -> None:
+    path = save(tmp_path / "film.png", GRAY)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(*((Path, "open", fail) if at == "open" else (Image, "open", fail)))
+    with pytest.raises(UserError) as caught:
+        read_film(path)
+    assert str(caught.value).startswith(f"{path}: cannot be ") and "(no)" in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), AssertionError("ours"), KeyboardInterrupt()])
+@pytest.mark.parametrize("name", ["film.png", "film.dcm"])
+def test_what_is_no_fault_of_the_file_is_no_bad_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, name: str
+) -> None:
+    path = (save_dicom if name.endswith("dcm") else save)(tmp_path / name, GRAY)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    monkeypatch.setattr("pydicom.dcmread", fail)
+    with pytest.raises(type(error)):
+        read_film(path)
+
+
+def test_our_own_mistakes_are_not_the_films(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What happens after decoding is not caught as damage."""
+    monkeypatch.setattr("uar.data.films.refuse_constant", lambda pixels: pixels.nothing)
+    monkeypatch.setattr("uar.data.dicom._window", lambda levels, counts, film: levels.nothing)
+    for path in (save(tmp_path / "a.png", GRAY), save_dicom(tmp_path / "b.dcm", GRAY)):
+        with pytest.raises(AttributeError, match="nothing"):
+            read_film(path)
+
+
 def test_jpeg_is_read_to_within_its_loss(tmp_path: Path) -> None:
     ramp = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
     film = pixels_of(save(tmp_path / "film.jpg", ramp, quality=95))

@@ -1,21 +1,26 @@
-"""Any input to the report cleaner, the section parser and the annotation reader.
+"""Any input to the report cleaner, the section parser, the annotation and the film reader.
 
 A few hundred inputs each; `HYPOTHESIS_PROFILE=thorough pytest tests/test_fuzz.py` tries 10,000.
 """
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.conftest import dataset_params
+from tests.film_files import lut, save, save_dicom
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.data.films import decode_film
 from uar.data.readers import Dataset, read_dataset
 from uar.data.readers.sections import read_sections
 from uar.data.study import SPLITS, leaves_folder
@@ -74,6 +79,48 @@ def test_long_reports_take_linear_time(name: str) -> None:
     check_cleaned(clean_mimic_cxr(LONG[name]))
     sections = read_sections(LONG[name])
     assert sections.keys() <= {"findings", "impression", "findings+impression"}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """Whole films of each kind that no decoder aborts on."""
+    folder = tmp_path_factory.mktemp("films")
+    gray = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
+    deep = np.arange(48, dtype=np.uint16).reshape(6, 8) * 80
+    tags = {
+        "WindowCenter": [600, 2000], "WindowWidth": [1001, 4000], "NumberOfFrames": 1,
+        "RescaleSlope": 2, "RescaleIntercept": 5, "PixelPaddingValue": 0, "ViewPosition": "PA",
+    }  # fmt: skip
+    tables = {
+        "VOILUTSequence": [lut(np.arange(16, dtype=np.uint16), 0, 16)],
+        "ModalityLUTSequence": [lut(np.arange(4096, dtype=np.uint16), 0, 16)],
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    paths = [
+        *(save(folder / f"{mode}.png", gray, mode) for mode in ("L", "LA", "RGBA", "P")),
+        save(folder / "deep.png", deep),
+        save(folder / "exif.jpg", gray, exif=exif),
+        save_dicom(folder / "windows.dcm", deep, **tags),
+        save_dicom(folder / "tables.dcm", deep, BitsStored=12, HighBit=11, **tables),
+    ]
+    return [path.read_bytes() for path in paths]
+
+
+@given(data=st.data())
+def test_damaged_films_are_read_or_refused(films: list[bytes], data: st.DataObject) -> None:
+    film = bytearray(data.draw(st.sampled_from(films)))
+    for place in data.draw(st.lists(st.integers(0, min(len(film), 1200) - 1), max_size=6)):
+        film[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.none() | st.integers(0, len(film)))
+    try:
+        read = decode_film(io.BytesIO(bytes(film[:cut])), "film")
+    except UserError as error:
+        event("refused")
+        assert str(error).startswith("film: ")
+    else:
+        event("read")
+        assert read.pixels.dtype == np.uint8 and read.pixels.min() < read.pixels.max()
 
 
 ODD_VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)

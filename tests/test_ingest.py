@@ -55,7 +55,9 @@ def studies_of(views: dict[str, tuple[View, ...]]) -> list[Study]:
     for i, (split, of_study) in enumerate(views.items()):
         names = tuple(f"{split}/{j}.png" for j in range(len(of_study)))
         for j, name in enumerate(names):
-            save(Path("raw") / name, np.full((20, 30), 40 * i + 10 * j, dtype=np.uint8))
+            pixels = np.full((60, 90), 40 * i + 10 * j, dtype=np.uint8)
+            pixels[-1, -1] += 1  # a film of one value is a bad image; packing averages this away
+            save(Path("raw") / name, pixels)
         studies.append(Study(f"s{i}", split, f"Report {i}.", names, of_study))
     return studies
 
@@ -173,6 +175,49 @@ def test_no_patient_field_reaches_an_output_or_a_log(
     written = [path.read_bytes() for path in files]
     for text in [said, *written]:
         assert not any(word in text for word in (b"Quagga", b"424242"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_films_whose_header_failed_are_named_where_they_are_kept(
+    run: Ingest, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = np.linspace(12000, 30000, 600).astype(np.uint16).reshape(20, 30)
+    useless = {"WindowCenter": 3174, "WindowWidth": 2426}
+    studies = []
+    for split in ("train", "val", "test", "bad"):
+        names = (f"{split}/0.dcm", f"{split}/1.dcm")
+        save_dicom(Path("raw") / names[0], pixels, **({} if split == "val" else useless))
+        broken = {"PixelData": b"\0\0"} if split == "bad" else {}
+        save_dicom(Path("raw") / names[1], pixels, **useless, **broken)
+        of = "train" if split == "bad" else split
+        studies.append(Study(split, of, "Report.", names, ("unknown", "unknown")))
+    run(studies, on_bad_image="skip")
+    kept = ["train/0.dcm", "train/1.dcm", "val/1.dcm", "test/0.dcm", "test/1.dcm"]
+    assert read_json(paths.INGEST_SUMMARY)["header_failed"] == kept
+    assert "5 films have a header that leaves one gray value" in caplog.text
+    packed = np.load(paths.IMAGES)
+    assert packed.shape == (6, SIZE, SIZE)
+    assert all(np.ptp(film) > 200 for film in packed)  # none is black
+    np.testing.assert_array_equal(packed[0], packed[2])  # as of a film without the window
+
+
+def test_constant_films_are_bad_images(run: Ingest) -> None:
+    both: tuple[View, ...] = ("frontal", "lateral")
+    studies = studies_of({"train": both, "val": both, "test": both})
+    names = ("bad/0.png", "bad/1.jpg")
+    for name in names:
+        save(Path("raw") / name, np.full((20, 30), 128, dtype=np.uint8))
+    studies.insert(1, Study("bad", "train", "Report.", names, both))
+    reason = "every pixel has the same value"
+    with pytest.raises(UserError) as caught:
+        run(studies)
+    assert [f"study bad: raw/{name}: {reason}" for name in names] == [
+        line.strip() for line in str(caught.value).splitlines()[1:-1]
+    ]
+    run(studies, on_bad_image="skip")
+    left = pd.read_csv(paths.LEFT_OUT)
+    assert left["source"].tolist() == ["; ".join(f"raw/{name}: {reason}" for name in names)]
+    assert read_table(paths.STUDIES)["study_id"].tolist() == ["s0", "s1", "s2"]
 
 
 def test_workers_are_as_many_as_said_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:

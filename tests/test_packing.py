@@ -75,7 +75,9 @@ def test_a_row_holds_the_mean_of_each_block(tmp_path: Path) -> None:
 
 def test_copies_and_blanks_fill_the_rows_after_a_film(tmp_path: Path) -> None:
     for name, value in (("a.png", 7), ("b.png", 9)):
-        save(tmp_path / name, np.full((3, 5), value, dtype=np.uint8))
+        pixels = np.full((60, 60), value, dtype=np.uint8)
+        pixels[-1, -1] += 1
+        save(tmp_path / name, pixels)
     slots = [Slot("a.png", 0, copies=2), Slot("b.png", 2, blanks=1), Slot("a.png", 4)]
     packed = pack(tmp_path, slots, tmp_path / "scratch", films_per_task=3)
     assert np.load(packed.array)[:, 0, 0].tolist() == [7, 7, 9, 0, 7]
@@ -193,7 +195,7 @@ def test_only_films_that_changed_are_decoded_again(
 ) -> None:
     slots, scratch = slots_of(images), tmp_path / "scratch"
     pack(images, slots, scratch)
-    save(images / "4.png", np.full((20, 30), 99, dtype=np.uint8))
+    save(images / "4.png", np.eye(20, 30, dtype=np.uint8) * 99)
     decoded.clear()
     packed = pack(images, slots, scratch)
     assert decoded == ["4.png"]

@@ -54,10 +54,13 @@ def ingest() -> None:
     write_table(paths.BOXES, dataset.boxes)
     write_csv(paths.LEFT_OUT, pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS))
     summary = summarize(dataset, left_out, per_study)
-    summary["header_failed"] = [slots[film].path for film in packed.header_failed]
-    if packed.header_failed:
+    header_failed = [
+        film for film in packed.header_failed if slots[film].row // per_study not in bad
+    ]
+    summary["header_failed"] = [slots[film].path for film in header_failed]
+    if header_failed:
         log.warning(
-            f"{len(packed.header_failed)} films have a header that leaves one gray value; their "
+            f"{len(header_failed)} films have a header that leaves one gray value; their "
             f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
         )
     unknown = sum("unknown" in study.views for study in dataset.studies)

@@ -20,7 +20,7 @@ from uar.bundle.bundle import Bundle
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
-from uar.data.dicom import refuse_huge, stretch
+from uar.data.dicom import refuse_constant, refuse_huge, stretch
 from uar.data.films import Film, decode_film, read_film, squash
 from uar.data.study import frontal_first
 from uar.data.views import resize_view
@@ -348,10 +348,11 @@ def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
         raise UserError(f"{name}: an array {pixels.shape} of {pixels.dtype}, expected (H, W) gray")
     try:
         refuse_huge(pixels.shape[1], pixels.shape[0])
+        if not np.isfinite(pixels).all():
+            raise UserError("holds values that are not finite")
+        refuse_constant(pixels)
     except UserError as reason:
         raise UserError(f"{name}: {reason}") from None
-    if not np.isfinite(pixels).all():
-        raise UserError(f"{name}: holds values that are not finite")
     return pixels if pixels.dtype == np.uint8 else stretch(pixels.astype(np.float32))
 
 

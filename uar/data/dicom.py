@@ -12,13 +12,15 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
+from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
     UID,
@@ -37,6 +39,7 @@ _MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and a
 _PIECE = 2**16  # bytes
 _META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, after which it counts
 _GROUP_LENGTH = b"\x02\x00\x00\x00"  # its tag
+SAME = "every pixel has the same value"  # of a bad image
 _PERCENTILES = (0.5, 99.5)  # the window of a film that brings none
 
 _VIEWS: dict[str, View] = {
@@ -81,10 +84,33 @@ _NEEDED = (
     "PixelRepresentation",
     "SamplesPerPixel",
 )
+_NUMBERS = (  # one each, where they are there
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "SamplesPerPixel",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+)
+_LUTS = ("ModalityLUTSequence", "VOILUTSequence")
+_OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
+_OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
+_TAGS = [
+    *(Tag(keyword) for keyword in _ELEMENTS),
+    *(Tag(group, bits) for group in _OVERLAYS for bits in (_OVERLAY_BITS, _OVERLAY_POSITION)),
+]
 # What decoders raise of a damaged file: not MemoryError, which is no fault of the file.
 DAMAGE = (
     ArithmeticError,
     AttributeError,
+    BytesLengthException,
     EOFError,
     InvalidDicomError,
     LookupError,
@@ -112,14 +138,33 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
     """
     with warnings.catch_warnings():  # pydicom's warnings quote values
         warnings.simplefilter("ignore")
-        _refuse_bombs(stream)
-        film = pydicom.dcmread(stream, specific_tags=_ELEMENTS)
-        for element in list(film):
-            if element.is_empty:
-                del film[element.tag]
+        film = _header(stream)
         stored = _stored_pixels(film)
         gray, failed = (_luma(stored), False) if stored.ndim == 3 else _displayed(stored, film)
     return gray, _view(film), failed
+
+
+def _header(stream: BinaryIO) -> pydicom.Dataset:
+    """The elements of `_TAGS` that have a value, all of them parsed."""
+    try:
+        _refuse_bombs(stream)
+        film = pydicom.dcmread(stream, specific_tags=_TAGS)
+        for element in [*film.file_meta, *film]:  # to look at one is to parse it
+            if element.is_empty and element.tag in film:
+                del film[element.tag]
+        for keyword in _LUTS:
+            for item in film.get(keyword, []):
+                list(item)
+    except UserError:
+        raise
+    except DAMAGE as error:
+        raise UserError(f"header cannot be read ({kind_of(error)})") from None
+    return film
+
+
+def kind_of(error: Exception) -> str:
+    """What an error of `DAMAGE` is: the system's words, else its type, never its own words."""
+    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
 
 
 def read_view(stream: BinaryIO) -> View:
@@ -131,7 +176,7 @@ def read_view(stream: BinaryIO) -> View:
             return _view(
                 pydicom.dcmread(stream, specific_tags=["ViewPosition"], stop_before_pixels=True)
             )
-        except (UserError, *DAMAGE):  # `read_dicom` says so
+        except DAMAGE:  # `read_dicom` says so
             return "unknown"
 
 
@@ -181,7 +226,7 @@ def stretch_percentiles(pixels: np.ndarray) -> np.ndarray:
     counts = np.bincount(pixels.ravel(), minlength=2**16)
     levels = np.flatnonzero(counts)
     if len(levels) == 1:
-        raise UserError("every pixel has the same value")
+        raise UserError(SAME)
     table = np.zeros(2**16, dtype=np.uint8)
     table[levels] = stretch(percentile_window(levels.astype(np.float32), counts[levels]))
     return table[pixels]
@@ -195,37 +240,79 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     if lacking:
         raise UserError(f"a DICOM file without {', '.join(lacking)}")
     _refuse_odd_header(film)
-    frames = int(film.get("NumberOfFrames", 1))
+    frames = film.get("NumberOfFrames", 1)
     if frames != 1:
         raise UserError(f"{frames} frames, expected one film")
     refuse_huge(film.Columns, film.Rows)
     gray = film.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
-    colour = film.PhotometricInterpretation.startswith(("RGB", "YBR")) and film.BitsAllocated == 8
+    colour = film.PhotometricInterpretation.startswith(("RGB", "YBR"))
+    colour = colour and film.BitsAllocated == 8 and not film.PixelRepresentation
     if not (gray or colour) or film.BitsAllocated not in (8, 16):
         raise UserError(
             f"{film.PhotometricInterpretation} of {film.BitsAllocated} bits; expected grayscale of "
             "8 or 16, or RGB of 8"
         )
     syntax = film.file_meta.get("TransferSyntaxUID", UID(""))
-    if not _has_decoder(syntax):
-        raise UserError(f"transfer syntax {syntax.name or 'not given'}: no decoder is installed")
+    if not isinstance(syntax, UID) or not _has_decoder(syntax):
+        name = getattr(syntax, "name", "") or "not given"
+        raise UserError(f"transfer syntax {name}: no decoder is installed")
     try:
-        film.pixel_array_options(decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "")
+        film.pixel_array_options(
+            decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "",
+            correct_unused_bits=False,  # pydicom would wrap values round
+        )
         stored = film.pixel_array
-    except Exception as error:  # the decoders raise of every kind
-        raise UserError(
-            f"pixels cannot be decoded ({syntax.name}, {type(error).__name__})"
-        ) from None
+    except DAMAGE as error:
+        raise UserError(f"pixels cannot be decoded ({syntax.name}, {kind_of(error)})") from None
     if stored.ndim != (3 if colour else 2):
         raise UserError(f"pixels of shape {stored.shape} without NumberOfFrames, expected one film")
-    return stored
+    return stored if colour else _used_bits(stored, film)
+
+
+def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
+    """Pixels without the bits above BitsStored, which may hold signs or an old overlay.
+
+    Raises:
+        UserError: they hold more of a value.
+    """
+    bits, unused = film.BitsStored, film.BitsAllocated - film.BitsStored
+    if not unused:
+        return stored
+    overlays = 0  # as a mask
+    for group in _OVERLAYS:
+        of_overlay = [film.get((group, element)) for element in (_OVERLAY_BITS, _OVERLAY_POSITION)]
+        allocated, position = (0 if found is None else found.value for found in of_overlay)
+        if allocated == film.BitsAllocated and isinstance(position, int) and position >= bits:
+            overlays |= 1 << position
+    kept = (2**film.BitsAllocated - 1) ^ overlays
+    codes = stored.view(f"u{stored.itemsize}") & np.array(kept).astype(f"u{stored.itemsize}")
+    above = codes >> bits
+    wrong = above != 0
+    if film.PixelRepresentation:
+        negative = codes >> (bits - 1) & 1 == 1
+        extended = negative & (above == kept >> bits)
+        wrong &= ~extended
+        if extended.any():  # all negative values are
+            wrong |= negative & ~extended
+    if wrong.any():
+        raise UserError(f"stored values need more bits than BitsStored, which is {bits}")
+    return codes.view(stored.dtype) << unused >> unused
 
 
 def _refuse_odd_header(film: pydicom.Dataset) -> None:
     """Raise UserError, naming the element, where a header contradicts itself or the standard."""
-    for keyword in _NEEDED:
-        if film[keyword].VM != 1:
+    for keyword in ("PhotometricInterpretation", *_NUMBERS):
+        if keyword in film and film[keyword].VM != 1:
             raise UserError(f"{keyword} has {film[keyword].VM} values, expected one")
+    for keyword in (*_NUMBERS, "WindowCenter", "WindowWidth"):
+        if keyword in film and not all(isinstance(v, int | float) for v in _values(film, keyword)):
+            raise UserError(f"{keyword} is no number")
+    for keyword in ("Rows", "Columns", "SamplesPerPixel"):
+        if film[keyword].value < 1:
+            raise UserError(f"{keyword} is {film[keyword].value}")
+    for keyword in _LUTS:
+        for item in film.get(keyword, []):
+            _refuse_odd_lut(item, keyword)
     function = film.get("VOILUTFunction", "LINEAR")
     if function not in _VOI_FUNCTIONS:
         raise UserError(f"VOILUTFunction is none or more of {', '.join(_VOI_FUNCTIONS)}")
@@ -238,6 +325,25 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
         )
 
 
+def _refuse_odd_lut(item: pydicom.Dataset, keyword: str) -> None:
+    """Raise UserError for an item of a sequence of LUTs that holds none."""
+    for needed in ("LUTDescriptor", "LUTData"):
+        if needed not in item or item[needed].is_empty:
+            raise UserError(f"{keyword} has no {needed}")
+    descriptor = _values(item, "LUTDescriptor")
+    if len(descriptor) != 3 or not all(isinstance(value, int) for value in descriptor):
+        raise UserError(f"LUTDescriptor of {keyword} is not three numbers")
+    data = _values(item, "LUTData")
+    if not all(isinstance(value, bytes | int) for value in data):
+        raise UserError(f"LUTData of {keyword} is no table")
+
+
+def _values(film: pydicom.Dataset, keyword: str) -> list[Any]:
+    """An element's values, of which it may hold one or many."""
+    value = film[keyword].value
+    return list(value) if isinstance(value, MultiValue | list) else [value]
+
+
 def _has_decoder(syntax: UID) -> bool:
     try:
         return get_decoder(syntax).is_available
@@ -246,7 +352,15 @@ def _has_decoder(syntax: UID) -> bool:
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
-    return np.asarray(Image.fromarray(rgb).convert("L"))
+    """Raises UserError if all pixels have the same."""
+    return refuse_constant(np.asarray(Image.fromarray(rgb).convert("L")))
+
+
+def refuse_constant(pixels: np.ndarray) -> np.ndarray:
+    """`pixels`, unless they all have the same value: then a UserError."""
+    if pixels.min() == pixels.max():
+        raise UserError(SAME)
+    return pixels
 
 
 def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, bool]:
@@ -262,8 +376,8 @@ def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, b
     real = ~_is_padding(levels, film)
     if not real.any():
         raise UserError("every pixel is padding")
-    if real.sum() == 1 and len(occurring) == 1:
-        raise UserError("every pixel has the same value")
+    if real.sum() == 1:
+        raise UserError(SAME if real.all() else f"{SAME} or is padding")
     table = np.zeros(size, dtype=np.uint8)
     table[occurring[real]], failed = _window(levels[real], counts[occurring[real]], film)
     return table[codes], failed
@@ -321,7 +435,7 @@ def _transformed(
 def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
     """Values through a modality or VOI LUT; those beyond its ends take its ends (C.11.1.1.1)."""
     entries, first, _ = lut.LUTDescriptor
-    entries = entries or 65536
+    entries = entries % 65536 or 65536
     data = lut.LUTData
     if isinstance(data, bytes):
         width = 1 if len(data) < 2 * entries else 2
@@ -336,10 +450,7 @@ def _usable_windows(film: pydicom.Dataset) -> list[int]:
     """Positions of the windows that separate any values."""
     if "WindowCenter" not in film or "WindowWidth" not in film:
         return []
-    centers, widths = (
-        list(film[name].value) if film[name].VM > 1 else [film[name].value]
-        for name in ("WindowCenter", "WindowWidth")
-    )
+    centers, widths = _values(film, "WindowCenter"), _values(film, "WindowWidth")
     narrowest = 1 if film.get("VOILUTFunction", "LINEAR") == "LINEAR" else 0
     pairs = zip(centers, widths, strict=False)
     return [i for i, (_, width) in enumerate(pairs) if width > narrowest]

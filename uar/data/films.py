@@ -12,7 +12,15 @@ import png
 from PIL import Image, ImageOps
 
 from uar.core.errors import UserError
-from uar.data.dicom import read_dicom, read_view, refuse_huge, stretch_percentiles
+from uar.data.dicom import (
+    DAMAGE,
+    kind_of,
+    read_dicom,
+    read_view,
+    refuse_constant,
+    refuse_huge,
+    stretch_percentiles,
+)
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -38,8 +46,11 @@ def read_film(path: Path) -> Film:
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with path.open("rb") as stream:
-        return decode_film(stream, str(path))
+    try:
+        with path.open("rb") as stream:
+            return decode_film(stream, str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({kind_of(error)})") from None
 
 
 def stated_view(path: Path) -> View:
@@ -72,9 +83,6 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
         raise UserError("not a PNG, JPEG or DICOM file")
     except UserError as reason:
         raise UserError(f"{name}: {reason}") from None
-    except Exception as error:  # the decoders raise of every kind
-        # Not the message: a DICOM parser's could quote the header.
-        raise UserError(f"{name}: cannot be decoded ({type(error).__name__})") from None
 
 
 def squash(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -84,18 +92,28 @@ def squash(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def _read_pillow(stream: BinaryIO) -> np.ndarray:
     """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles."""
+    try:
+        pixels = _stored_gray(stream)
+    except UserError:
+        raise
+    except (*DAMAGE, SyntaxError, Image.DecompressionBombError, png.Error) as error:
+        raise UserError(f"cannot be decoded ({kind_of(error)})") from None
+    return refuse_constant(pixels) if pixels.dtype == np.uint8 else stretch_percentiles(pixels)
+
+
+def _stored_gray(stream: BinaryIO) -> np.ndarray:
+    """A PNG or JPEG as gray, `(H, W)` uint8 or uint16."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
         with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             refuse_huge(opened.width, opened.height)
             image: Image.Image = opened
             if opened.format == "PNG" and _bit_depth(stream) == 16:
-                image = _deep_png(
-                    stream, opened
-                )  # Pillow keeps the high bytes of all but plain gray
+                # Pillow keeps the high bytes of all but plain gray
+                image = _deep_png(stream, opened)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
-                return stretch_percentiles(np.asarray(image).astype(np.uint16))
+                return np.asarray(image).astype(np.uint16)
             return np.asarray(image.convert("L"))
 
 
