@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -272,6 +273,7 @@ def test_same_preset_twice_changes_nothing_more(
     use("iu_xray")
     once = project.read_bytes()
     assert "dataset.name: demo -> iu_xray" in caplog.text
+    assert "dvae.encoder: null -> models/openai/encoder.pkl" in caplog.text
     use("iu_xray")
     assert project.read_bytes() == once
     assert "iu_xray (0 keys changed)" in caplog.text
@@ -327,6 +329,26 @@ def test_layout_option_names_the_layout(project: Path, tmp_path: Path) -> None:
             "This looks like dataset.name: mimic_cxr with dataset.layout: r2gen.",
         ),
         ("iu_xray", "physionet", None, "dataset.name: mimic_cxr with dataset.layout: physionet."),
+        (
+            "mimic_cxr",
+            "iu",
+            None,
+            "This looks like dataset.name: iu_xray with dataset.layout: r2gen.",
+        ),
+        (
+            "mimic_cxr",
+            "iu",
+            "r2gen",
+            "iu/annotation.json is iu_xray's, by its first film CXR1_IM-0001/0.png; "
+            "dataset.name: found mimic_cxr.",
+        ),
+        (
+            "iu_xray_small",
+            "mimic",
+            None,
+            "mimic/annotation.json is mimic_cxr's, by its first film p1",
+        ),
+        ("iu_xray", "mimic", "kaggle", "dataset.name: mimic_cxr with dataset.layout: r2gen."),
     ],
 )
 def test_a_root_or_layout_that_does_not_fit_is_refused_at_once(
@@ -336,6 +358,13 @@ def test_a_root_or_layout_that_does_not_fit_is_refused_at_once(
     Path("held/annotation.json").touch()
     Path("physionet").mkdir()
     Path("physionet/mimic-cxr-2.0.0-split.csv").touch()
+    for held, film in (
+        ("iu", "CXR1_IM-0001/0.png"),
+        ("mimic", "p10/p10000032/s50414267/02aa804e.jpg"),
+    ):
+        Path(held).mkdir()
+        record = {"id": "a", "report": "x", "image_path": [film], "split": "train"}
+        Path(held, "annotation.json").write_text(json.dumps({"train": [record]}))
     before = project.read_bytes()
     with pytest.raises(UserError) as caught:
         use(name, root=None if root is None else Path(root), layout=layout)

@@ -67,7 +67,7 @@ def use(
     with atomic_write(paths.PARAMS) as temporary:
         temporary.write_text(text.getvalue())
     for key, old, new in changes:
-        log.info(f"{key}: {old} -> {new}")
+        log.info(f"{key}: {_as_yaml(old)} -> {_as_yaml(new)}")
     next_step = "dvc repro"
     if params.dataset.name != "demo" and not params.dataset.root.exists():
         next_step = (
@@ -89,6 +89,13 @@ def merge(
             changes.append((prefix + key, document.get(key), value))
             document[key] = value
     return changes
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as params.yaml spells it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _align_comments(document: CommentedMap) -> None:

@@ -45,7 +45,8 @@ def read_dataset(params: DatasetParams) -> Dataset:
 
     Raises:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root,
-            files of another layout, any fault the reader finds, or a split without studies.
+            files of another layout or data set, any fault the reader finds, or a split without
+            studies.
     """
     dataset = choose_films(checked_layout(params).read(params), params)
     _refuse_empty_splits(params, dataset)
@@ -57,7 +58,7 @@ def checked_layout(params: DatasetParams) -> Layout:
 
     Raises:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root, or
-            files of another layout.
+            files of another layout or data set.
     """
     _offered("name", params.name, READERS)
     layouts = READERS[params.name]
@@ -83,14 +84,23 @@ def _refuse_other_layout(params: DatasetParams, layout: Layout, marker: str) -> 
             f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
             f"`python -m pipeline use {params.preset} --root FOLDER`."
         )
+    r2gen_files = bool(any(root.glob(r2gen.LAYOUT.marker or "")))
+    recognised = r2gen.recognise(root) if r2gen_files else None
     if any(root.glob(marker)):
+        if layout is r2gen.LAYOUT and recognised is not None and recognised[0] != params.name:
+            raise UserError(
+                f"{root / marker} is {recognised[0]}'s, by its first film {recognised[1]}; "
+                f"dataset.name: found {params.name}. `python -m pipeline use` takes a preset of it."
+            )
         return
     held = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder"
     alike = [
         f"dataset.name: {name} with dataset.layout: {other}"
         for name, layouts in READERS.items()
         for other, candidate in layouts.items()
-        if candidate.marker is not None and any(root.glob(candidate.marker))
+        if candidate.marker is not None
+        and any(root.glob(candidate.marker))
+        and not (candidate is r2gen.LAYOUT and recognised is not None and recognised[0] != name)
     ]
     own = [text for text in alike if text.startswith(f"dataset.name: {params.name} ")]
     hints = [f" This looks like {' or '.join(own or alike)}."] if alike else []

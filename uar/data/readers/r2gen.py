@@ -9,7 +9,8 @@ X-Ray and Johnson et al. (2019) for MIMIC-CXR.
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import re
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from uar.core.config import DatasetParams
@@ -27,6 +28,19 @@ from uar.data.study import (
     is_text,
     refuse,
 )
+
+# How the packaging of each data set names its films.
+_FILMS = {"iu_xray": r"CXR\d+_IM-", "mimic_cxr": r"p1\d/p1\d{7}/s\d{8}/"}
+_FIRST_FILM = re.compile(r'"image_path"\s*:\s*\[\s*"([^"]*)"')
+_GLANCE = 65536  # characters of a file that may hold hundreds of megabytes
+
+
+def recognise(root: Path) -> tuple[str, str] | None:
+    """Whose `annotation.json` it is: `dataset.name` and its first film; None if not known."""
+    with (root / "annotation.json").open(encoding="utf-8", errors="replace") as stream:
+        first = _FIRST_FILM.search(stream.read(_GLANCE))
+    film = first[1] if first else ""
+    return next(((name, film) for name, form in _FILMS.items() if re.match(form, film)), None)
 
 
 def read(params: DatasetParams) -> Dataset:
