@@ -21,14 +21,15 @@ from uar.core.distributed import launch
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.training.objective import Objective
-from uar.training.stage import TrainingStep, make_optimizer, train_epoch
+from uar.training.stage import Recipe, Task, Trainer
+from uar.training.validation import Validation
 
 STEPS = 6
 ROUNDS = 3
 
 
-def random_studies(params: Params, count: int) -> Studies:
-    """Studies of random tokens and random words."""
+def random_studies(params: Params, count: int) -> tuple[Studies, Vocabulary]:
+    """Studies of random tokens and random words, and these."""
     generator = np.random.default_rng(0)
     per_study = params.dataset.images_per_study
     shape = count * per_study, 1 + params.tokenize.crops, tokens_per_image(params)
@@ -37,7 +38,8 @@ def random_studies(params: Params, count: int) -> Studies:
     reports = [" ".join(generator.choice(words, WORDS)) for _ in range(count)]
     vocabulary = Vocabulary.build(words, min_count=1)
     rows = np.arange(count * per_study).reshape(count, per_study)
-    return Studies(TokenSource(tokens), rows, reports, vocabulary, params.report.max_length)
+    source, length = TokenSource(tokens), params.report.max_length
+    return Studies(source, rows, reports, vocabulary, length), vocabulary
 
 
 def measure() -> None:
@@ -45,17 +47,16 @@ def measure() -> None:
     torch.set_num_threads(1)
     fabric = launch("cpu")
     params = iu_xray_params()
-    studies = random_studies(params, STEPS * params.train.batch_size)
+    studies, vocabulary = random_studies(params, STEPS * params.train.batch_size)
     model = make_model(params, fabric.device)
     objective = Objective.of_stage(params.train, with_mask=True)
-    step = fabric.setup_module(TrainingStep(model, objective, fabric, params.precision, False))
-    optimizer = make_optimizer(model, params.train, 1e-4)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0)
-    order = torch.Generator().manual_seed(0)
+    validation = Validation(studies, vocabulary, params.decode, fabric)
+    task = Task(studies, objective, validation, encoder_sha256=None)
+    recipe = Recipe(2, params.train.stage_two, params.train, params.precision, from_start=False)
+    trainer = Trainer(fabric, model, task, recipe)
 
     def epoch() -> None:
-        stage = params.train.stage_two
-        train_epoch(fabric, step, optimizer, schedule, studies, params.train, order, "", stage)
+        trainer.train_epoch(1)
         fabric.barrier()
 
     epoch()

@@ -15,7 +15,7 @@ from tests import reference
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
 from uar.training.objective import Objective
-from uar.training.stage import make_optimizer
+from uar.training.optimizer import make_optimizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

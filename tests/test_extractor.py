@@ -26,7 +26,7 @@ from uar.model.uar import UAR, ModelSizes
 from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
 from uar.tokens.cache import tokenize_images
 from uar.tokens.tokenizer import Tokenizer
-from uar.training.stage import make_optimizer
+from uar.training.optimizer import make_optimizer
 
 LITE0 = "efficientnet_lite0"
 VIEWS = Views("crops", crops=3, crop=16, size=24, stride=2, seed=5)

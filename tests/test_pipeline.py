@@ -47,7 +47,7 @@ from uar.evaluation.summary import HEADLINE
 from uar.inference.attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
-from uar.training import stage as stage_module
+from uar.training.stage import Trainer
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -683,13 +683,13 @@ def test_a_training_that_dvc_has_not_recorded_is_not_trained_again(
     project({})
     monkeypatch.setenv("DVC_STAGE", "train_stage_one")
     trained: list[int] = []
-    train_epoch = stage_module.train_epoch
+    train_epoch = Trainer.train_epoch
 
-    def counting(*arguments: Any, **options: Any) -> dict[str, float]:
-        trained.append(1)
-        return train_epoch(*arguments, **options)
+    def counting(trainer: Trainer, epoch: int) -> dict[str, float]:
+        trained.append(epoch)
+        return train_epoch(trainer, epoch)
 
-    monkeypatch.setattr(stage_module, "train_epoch", counting)
+    monkeypatch.setattr(Trainer, "train_epoch", counting)
     run("train_stage_one")
     assert len(trained) == 2
     whole = {path: path.read_bytes() for path in (paths.STAGE_ONE, record("train_stage_one"))}

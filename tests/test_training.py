@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from uar.core.config import DecodeParams, Params, StageParams, TrainParams, parse_params
 from uar.core.distributed import launch
 from uar.core.errors import UserError
+from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.core.special_words import PAD
 from uar.core.weights import read_weights, write_weights
@@ -25,7 +26,8 @@ from uar.inference.decoding import generate
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
-from uar.training.stage import Trained, make_optimizer, train_stage
+from uar.training.optimizer import make_optimizer
+from uar.training.stage import Recipe, Task, Trained, train_stage
 from uar.training.validation import Validation, another_each
 
 REPORTS = [
@@ -114,22 +116,19 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
             logged.append((epoch, values))
 
         settings = settings or tiny_params.train.model_copy(update={"batch_size": 3})
+        settings = settings.model_copy(update={"seed": seed})
         trained = train_stage(
             launch("cpu"),
             model,
-            make_studies(),
-            scores or validation(),
-            Objective.of_stage(settings, with_mask=model.params.tir),
-            settings,
-            stage,
-            number=number,
-            from_start=from_start,
-            precision="float32",
-            seed=seed,
-            encoder_sha256="0" * 64,
-            scratch=tmp_path / scratch,
-            identity={"run": identity},
-            on_epoch=on_epoch,
+            Task(
+                make_studies(),
+                Objective.of_stage(settings, with_mask=model.params.tir),
+                scores or validation(),
+                encoder_sha256="0" * 64,
+            ),
+            Recipe(number, stage, settings, "float32", from_start),
+            Scratch(tmp_path / scratch, {"run": identity}),
+            on_epoch,
         )
         assert trained is not None
         return trained, logged

@@ -23,7 +23,7 @@ from uar.data.views import Views
 from uar.tokens.cache import Encoder, PackedImages, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
-from uar.training.stage import train_stage
+from uar.training.stage import Recipe, Task, train_stage
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -58,28 +58,16 @@ def train(
                 raise Killed
             return super().__call__(*args)
 
-    trained = train_stage(
-        fabric,
-        model,
+    decode = DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3)
+    task = Task(
         make_studies(),
-        Dying(
-            make_studies(),
-            VOCABULARY,
-            DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3),
-            fabric,
-        ),
         Objective.of_stage(params.train, with_mask=True),
-        params.train,
-        StageParams(epochs=3, steps=None, learning_rate=3e-3),
-        number=2,
-        from_start=False,
-        precision="float32",
-        seed=0,
+        Dying(make_studies(), VOCABULARY, decode, fabric),
         encoder_sha256=None,
-        scratch=folder,
-        identity={},
-        on_epoch=on_epoch,
     )
+    stage = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+    recipe = Recipe(2, stage, params.train, "float32", from_start=False)
+    trained = train_stage(fabric, model, task, recipe, Scratch(folder, {}), on_epoch)
     if not fabric.is_global_zero:
         return {}
     assert trained is not None

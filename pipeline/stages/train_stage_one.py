@@ -9,7 +9,7 @@ import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.stages.training import run_stage, save_untrained
+from pipeline.stages.training import ONE, run_stage, save_untrained
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
@@ -35,8 +35,7 @@ def train_stage_one(
         model.unifier.start_from_codes(read_code_vectors(paths.DVAE_ENCODER))
     if not params.train.two_stage:
         if fabric.is_global_zero:
-            save_untrained(model, inputs, "stage_one", fabric, paths.STAGE_ONE)
+            save_untrained(ONE, fabric, inputs, model)
             log.info("stage_one: skipped (train.two_stage is false), model initialised only")
         return
-    stage = params.train.stage_one
-    run_stage("stage_one", fabric, params, inputs, model, stage, paths.STAGE_ONE, restart=restart)
+    run_stage(ONE, fabric, inputs, model, params.train.stage_one, restart)

@@ -6,7 +6,7 @@ import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.stages.training import run_stage
+from pipeline.stages.training import TWO, run_stage
 from uar.core.config import load_params
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
@@ -26,14 +26,4 @@ def train_stage_two(
     refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
     model = checkpoint.build(**refiner)
     stage = params.train.stage_two if params.train.two_stage else params.train.one_stage
-    run_stage(
-        "stage_two",
-        fabric,
-        params,
-        inputs,
-        model,
-        stage,
-        paths.STAGE_TWO,
-        start=paths.STAGE_ONE,
-        restart=restart,
-    )
+    run_stage(TWO, fabric, inputs, model, stage, restart)

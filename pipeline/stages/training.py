@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +16,14 @@ from dvclive import Live
 from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
-from uar.core.config import Params, StageParams
+from uar.core.config import StageParams
 from uar.core.device import describe
 from uar.core.files import sha256, write_json
 from uar.core.runs import Run, read_runs, record_run
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.training.objective import Objective
-from uar.training.stage import train_stage
+from uar.training.stage import Recipe, Task, train_stage
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -37,87 +39,107 @@ SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
 }
 
 
+@dataclass(frozen=True)
+class StageFiles:
+    """A training stage and the checkpoints it reads and writes.
+
+    Args:
+        name: of its logs.
+        number: 1 or 2.
+        out: the checkpoint it makes.
+        start: the one it starts from, None at the beginning.
+    """
+
+    name: str
+    number: int
+    out: Path
+    start: Path | None = None
+
+
+ONE = StageFiles("stage_one", 1, paths.STAGE_ONE)
+TWO = StageFiles("stage_two", 2, paths.STAGE_TWO, start=paths.STAGE_ONE)
+
+
 def run_stage(
-    name: str,
+    files: StageFiles,
     fabric: Fabric,
-    params: Params,
     inputs: Inputs,
     model: UAR,
     stage: StageParams,
-    out: Path,
-    start: Path | None = None,
     restart: bool = False,
 ) -> None:
-    """Train `model`, log each epoch with DVCLive and save the best one to `out`.
+    """Train `model`, log each epoch with DVCLive and save the best one.
 
     Args:
-        name: of the stage, for its logs and its resume file.
+        files: which stage.
         fabric: the processes that train together; the first one writes and logs.
-        start: checkpoint the stage starts from.
+        inputs: the stage's.
+        model: changed in place.
+        stage: length and peak learning rate.
         restart: do not resume an earlier, killed run.
     """
-    scratch = paths.SCRATCH / f"train_{name}"
+    params = inputs.params
+    scratch = stages()[f"train_{files.name}"].scratch(params)
     if restart and fabric.is_global_zero:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(scratch.folder, ignore_errors=True)
     fabric.barrier()
-    live_or_not = (
-        Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False)
-        if fabric.is_global_zero
-        else nullcontext()
+    studies = inputs.studies("train")
+    findings = studies.findings if params.model.findings else None
+    task = Task(
+        studies,
+        Objective.of_stage(params.train, model.params.tir, findings),
+        Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
+        inputs.encoder_sha256,
     )
-    with live_or_not as live:
+    recipe = Recipe(
+        number=files.number,
+        stage=stage,
+        params=params.train,
+        precision=params.precision,
+        from_start=files.start is not None and params.train.two_stage,
+    )
+    with epoch_log(files.name, fabric) as record:
+        trained = train_stage(fabric, model, task, recipe, scratch, record)
+    if trained is not None:
+        best, select_by = trained.best, params.train.select_by
+        best.save(files.out)
+        log_run(files, fabric, trained.seconds)
+        score = best.validation[select_by]
+        write_selected(files.name, {select_by: score})
+        log.info(f"{files.name}: best epoch {best.epoch}, validation {select_by} {score:.4f}")
+
+
+@contextmanager
+def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What takes down an epoch's values with DVCLive, on the first process alone."""
+    if not fabric.is_global_zero:
+        yield lambda epoch, values: None
+        return
+    with Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False) as live:
 
         def record(epoch: int, values: dict[str, float]) -> None:
-            assert live is not None  # told of epochs on the first process alone
             live.step = epoch
             for metric, value in sorted(values.items()):  # as a resumed run has them
                 live.log_metric(metric, value)
             live.make_summary()
 
-        studies = inputs.studies("train")
-        findings = studies.findings if params.model.findings else None
-        trained = train_stage(
-            fabric,
-            model,
-            studies,
-            Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
-            Objective.of_stage(params.train, model.params.tir, findings),
-            params.train,
-            stage,
-            number=1 if start is None else 2,
-            from_start=start is not None and params.train.two_stage,
-            precision=params.precision,
-            seed=params.train.seed,
-            encoder_sha256=inputs.encoder_sha256,
-            scratch=scratch,
-            identity=stages()[f"train_{name}"].identity(params),
-            on_epoch=record,
-        )
-    if trained is not None:
-        best = trained.best
-        best.save(out)
-        log_run(out, start, fabric, trained.seconds)
-        score = best.validation[params.train.select_by]
-        write_selected(name, {params.train.select_by: score})
-        log.info(
-            f"{name}: best epoch {best.epoch}, validation {params.train.select_by} {score:.4f}"
-        )
+        yield record
 
 
-def log_run(out: Path, start: Path | None, fabric: Fabric, seconds: float) -> None:
+def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
     """Note where and how long a checkpoint was trained, its predecessor's time included."""
     log_path = paths.in_project(paths.RUN_LOG)
     before: str | None = None
     total: float | None = seconds
-    if start is not None:
-        before = sha256(start)
+    if files.start is not None:
+        before = sha256(files.start)
         earlier = read_runs(log_path).get(before)
         known = earlier.seconds if earlier else None
         total = None if known is None else known + seconds
     record_run(
         log_path,
         Run(
-            checkpoint=sha256(out),
+            checkpoint=sha256(files.out),
             start=before,
             seconds=total,
             device=describe(fabric.device),
@@ -134,11 +156,11 @@ def write_selected(name: str, scores: dict[str, float]) -> None:
     write_json(paths.LOGS / name / "selected.json", values)
 
 
-def save_untrained(model: UAR, inputs: Inputs, name: str, fabric: Fabric, out: Path) -> None:
+def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR) -> None:
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
-    Live(str(paths.LOGS / name), dvcyaml=None, save_dvc_exp=False).make_summary()
-    (paths.LOGS / name / "plots").mkdir(parents=True, exist_ok=True)
+    Live(str(paths.LOGS / files.name), dvcyaml=None, save_dvc_exp=False).make_summary()
+    (paths.LOGS / files.name / "plots").mkdir(parents=True, exist_ok=True)
     weights = model.state_dict()
-    Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(out)
-    log_run(out, None, fabric, seconds=0.0)
-    write_selected(name, {})
+    Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(files.out)
+    log_run(files, fabric, seconds=0.0)
+    write_selected(files.name, {})
