@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -27,8 +29,10 @@ from tests.conftest import ROOT
 from tests.film_files import save, save_dicom
 from uar.bundle.bundle import FORMAT, Bundle
 from uar.bundle.drawing import heatmap, overlay
-from uar.bundle.reporter import Reporter
+from uar.bundle.index import StudyIndex
+from uar.bundle.reporter import Finding, Reporter, Sentence
 from uar.core.errors import UserError
+from uar.evaluation.clinical.labels import FINDINGS
 
 
 @pytest.fixture
@@ -140,6 +144,30 @@ def test_sizes_of_two_runs_are_refused(bundle: Bundle) -> None:
             replace(bundle, **changes)
 
 
+def test_an_index_of_another_run_is_refused_naming_both(
+    tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    mine, other = tmp_path / "a.uar", tmp_path / "b.uar"
+    for seed, path in enumerate((mine, other)):
+        make_bundle(tiny_raw, seed, index=True).save(path)
+    parts = zipfile.ZipFile(other)
+    models = [zipfile.ZipFile(path).read("model.safetensors") for path in (mine, other)]
+
+    def change(mine: dict[str, bytes]) -> None:
+        mine["index.safetensors"] = parts.read("index.safetensors")
+        sealed(mine)
+
+    with pytest.raises(UserError, match="parts of two runs: the index") as refusal:
+        uar.load(rewritten(mine, change))
+    for model in models:
+        assert hashlib.sha256(model).hexdigest()[:12] in str(refusal.value)
+
+
+def test_an_index_of_another_width_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(UserError, match="features have 16 numbers, the index's 5"):
+        replace(bundle, index=StudyIndex.of(torch.randn(2, 5), ["a", "b"], None))
+
+
 def test_other_files_are_no_bundles(path: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         uar.load(tmp_path / "none.uar")
@@ -182,6 +210,79 @@ def test_importing_uar_is_light() -> None:
     code = "import sys, uar; print(sorted({'torch', 'numpy', 'fastapi'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+# ---- similar studies and findings
+
+
+def test_the_most_similar_training_studies(tiny_raw: dict[str, Any], path: Path) -> None:
+    """By the cosine of F(I), most alike first, after the file as before it."""
+    bundle = make_bundle(tiny_raw, index=True)
+    bundle.save(path)
+    reporter = uar.load(path)
+    study = reporter.prepare([film(1), film(2)])
+    model = bundle.checkpoint.build().eval()
+    with torch.no_grad():
+        feature = model.image_features(study.visual[None], model.tables()).mean(dim=1)[0]
+    assert bundle.index is not None
+    cosines = F.cosine_similarity(bundle.index.features, feature[None])
+    similar = reporter.write([study])[0].similar
+    assert [s.study_id for s in similar] == [f"train{i}" for i in cosines.argsort(descending=True)][
+        :5
+    ]
+    assert [s.cosine for s in similar] == pytest.approx(
+        cosines.sort(descending=True).values[:5].tolist(), abs=1e-5
+    )
+    assert [s.report for s in similar] == [f"Report of {s.study_id}." for s in similar]
+
+
+def test_without_an_index_nothing_is_similar(bundle: Bundle) -> None:
+    report = Reporter(bundle).report([film(1), film(2)])
+    assert report.similar == () and report.as_json()["similar"] == []
+
+
+def test_an_index_without_texts_names_the_studies(tiny_raw: dict[str, Any], path: Path) -> None:
+    bundle = make_bundle(tiny_raw, index=True)
+    assert bundle.index is not None
+    replace(bundle, index=replace(bundle.index, reports=None)).save(path)
+    assert b"Report of" not in path.read_bytes()
+    similar = uar.load(path).report([film(1), film(2)]).similar
+    assert [s.report for s in similar] == [None] * 5 and similar[0].study_id
+
+
+def test_equally_similar_studies_keep_their_order() -> None:
+    index = StudyIndex.of(torch.tensor([[0.0, 1], [2, 0], [5, 0], [1, 1]]), list("abcd"), None)
+    (found,) = index.nearest(torch.tensor([[3.0, 0.0]]), 3)
+    assert [s.study_id for s in found] == ["b", "c", "d"]
+    assert [s.cosine for s in found] == pytest.approx([1, 1, 0.5**0.5])
+
+
+def test_findings_are_the_heads(tiny_raw: dict[str, Any], path: Path) -> None:
+    tiny_raw["model"]["findings"] = True
+    bundle = make_bundle(tiny_raw)
+    bundle.save(path)
+    reporter = uar.load(path)
+    study = reporter.prepare([film(1), film(2)])
+    report = reporter.write([study])[0]
+    model = bundle.checkpoint.build().eval()
+    with torch.no_grad():
+        logits = model.finding_logits(study.visual[None], model.tables())[0]
+    assert [finding.name for finding in report.findings] == list(FINDINGS)
+    assert [f.probability for f in report.findings] == pytest.approx(
+        logits.sigmoid().tolist(), abs=1e-6
+    )
+    assert [f.threshold for f in report.findings] == pytest.approx(
+        np.linspace(0.2, 0.8, len(FINDINGS)), abs=1e-6
+    )
+    assert report.as_json()["findings"][0]["probability"] == report.findings[0].probability
+
+
+def test_without_a_findings_head_only_what_is_said_is_listed(bundle: Bundle) -> None:
+    report = replace(
+        Reporter(bundle).report([film(1), film(2)]),
+        sentences=(Sentence("No pleural effusion.", 0, 3, -0.1),),
+    )
+    assert report.findings == (Finding("Pleural Effusion", "negative", None, None),)
 
 
 # ---- films

@@ -117,6 +117,15 @@ def test_a_grid_has_so_many_windows(
         parse_params(raw_params, "params.yaml")
 
 
+def test_reports_of_credentialed_data_are_not_handed_on(raw_params: dict[str, Any]) -> None:
+    raw_params["dataset"]["name"] = "mimic_cxr"
+    with pytest.raises(UserError, match="export.index reports .* mimic_cxr.*: none or ids"):
+        parse_params(raw_params, "params.yaml")
+    for kept in ("none", "ids"):
+        raw_params["export"]["index"] = kept
+        assert parse_params(raw_params, "params.yaml").export.index == kept
+
+
 def test_faults_are_listed_together(raw_params: dict[str, Any]) -> None:
     override(raw_params, "train.lambda1", -1)
     override(raw_params, "report.max_length", 0)

@@ -34,6 +34,7 @@ from pipeline.experiments.folders import read_folder
 from pipeline.experiments.rows import Ablations
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
+from pipeline.stages.evaluate import nearest_by_features
 from tests.conftest import ROOT, TINY, override
 from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
@@ -363,6 +364,28 @@ def test_the_chains_bundle_says_what_evaluate_says(chain: Path) -> None:
         assert report.log_probability == pytest.approx(prediction.log_probability, abs=1e-3)
 
 
+def test_the_chains_bundle_names_the_studies_that_evaluate_calls_nearest(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(chain)
+    reporter = uar.load(paths.BUNDLE)
+    inputs = Inputs(load_params(paths.PARAMS))
+    model = Checkpoint.load(paths.STAGE_TWO).build().eval()
+    test, train = inputs.studies("test"), inputs.studies("train")
+    nearest = nearest_by_features(model, test, train, batch_size=4)
+    table = inputs.split_table("train")
+    studies = read_table(paths.STUDIES)
+    films = studies[studies["split"] == "test"]["image_paths"]
+    for place, files in zip(nearest, films, strict=True):
+        report = reporter.report([Path("data/raw/demo/images") / file for file in files])
+        first = report.similar[0]
+        assert (first.study_id, first.report) == tuple(table.iloc[place][["study_id", "report"]])
+    own = studies[studies["split"] == "train"].iloc[3]
+    report = reporter.report([Path("data/raw/demo/images") / file for file in own["image_paths"]])
+    assert report.similar[0].cosine == pytest.approx(1, abs=1e-5)
+    assert own["study_id"] in [study.study_id for study in report.similar]
+
+
 def test_the_example_of_the_documentation(
     chain: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -440,7 +463,7 @@ def logged(stage: str) -> dict[str, Any]:
 
 
 def test_findings_are_labelled_seen_and_prompt_the_reports(
-    project: Callable[[dict[str, Any]], dict[str, Any]],
+    project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
 ) -> None:
     project(
         {
@@ -467,7 +490,22 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     assert float(logged("stage_two")["train"]["findings"]) > 0
     checkpoint = Checkpoint.load(paths.STAGE_TWO)
     assert not torch.equal(checkpoint.weights["findings.thresholds"], torch.full((13,), 0.5))
-    assert len(read_predictions(paths.PREDICTIONS)) == (reports["split"] == "test").sum()
+    predictions = read_predictions(paths.PREDICTIONS)
+    assert len(predictions) == (reports["split"] == "test").sum()
+
+    reporter = uar.load(paths.BUNDLE)
+    studies = Inputs(load_params(paths.PARAMS)).studies("test")
+    model = checkpoint.build().eval()
+    with torch.no_grad():
+        logits = model.finding_logits(studies.visual.whole(studies.rows), model.tables())
+    films = read_table(paths.STUDIES)
+    films = films[films["split"] == "test"]["image_paths"]
+    for files, prediction, likely in zip(films, predictions, logits.sigmoid(), strict=True):
+        report = reporter.report([chain / "data/raw/demo/images" / file for file in files])
+        assert " ".join(report.words) == prediction.generated
+        assert report.probabilities == pytest.approx(likely.tolist(), abs=1e-5)
+        thresholds = checkpoint.weights["findings.thresholds"].tolist()
+        assert [finding.threshold for finding in report.findings] == thresholds
 
 
 def test_tune_compares_decoding_on_validation(

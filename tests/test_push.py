@@ -13,8 +13,9 @@ import yaml
 from dvc.repo import Repo
 
 from pipeline import paths
-from pipeline.tools.push import CREDENTIALED, push, push_all
+from pipeline.tools.push import push, push_all
 from tests.conftest import ROOT
+from uar.core.config import CREDENTIALED
 from uar.core.errors import UserError
 
 STAGES = {

@@ -45,7 +45,8 @@ def reporter() -> Reporter:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in TINY.items():
         override(raw, key, value)
-    return Reporter(make_bundle(raw))
+    raw["model"]["findings"] = True
+    return Reporter(make_bundle(raw, seed=2, index=True))
 
 
 @pytest.fixture
@@ -155,6 +156,7 @@ def test_who_would_wait_behind_too_many_is_sent_away(
 def test_no_request_is_lost(reporter: Reporter, films: list[Path]) -> None:
     """40 requests from 8 clients; each gets its own film's report."""
     expected = {i: reporter.write([reporter.prepare([film(i)])])[0].text for i in range(4)}
+    assert len(set(expected.values())) == 3
     data = {i: save(films[0].parent / f"{i}.png", film(i)).read_bytes() for i in range(4)}
     with serving(reporter) as address:
 
@@ -238,6 +240,24 @@ def test_png_and_dicom_become_a_report(
     captions = page.find_elements(By.CSS_SELECTOR, ".films figcaption")
     assert [caption.text for caption in captions] == ["frontal", "lateral"]
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_findings_and_similar_studies_are_listed(
+    page: webdriver.Chrome, reporter: Reporter, films: list[Path]
+) -> None:
+    upload(page, *films)
+    report = reporter.report(films)
+    lines = page.find_elements(By.CSS_SELECTOR, ".findings li")
+    assert len(lines) == len(report.findings) == 13
+    for line, finding in zip(lines, report.findings, strict=True):
+        assert finding.probability is not None and finding.threshold is not None
+        assert line.text.startswith(f"{finding.name}: ")
+        assert f", {100 * finding.probability:.0f} % (" in line.text
+        assert ("not found" in line.text) == (finding.probability <= finding.threshold)
+    rows = page.find_elements(By.CSS_SELECTOR, "#similar li")
+    assert [row.text.split("\n") for row in rows] == [
+        [f"{study.cosine:.3f}", study.study_id, study.report] for study in report.similar
+    ]
 
 
 def test_pointing_at_a_word_shows_its_attention(

@@ -6,16 +6,34 @@ import logging
 import subprocess
 from typing import Any
 
+import numpy as np
+import torch
+
 import uar
 from pipeline import paths
+from pipeline.inputs import Inputs
 from uar.bundle.bundle import Bundle, Preprocessing
+from uar.bundle.index import StudyIndex
 from uar.core.config import Params, load_params
+from uar.core.device import resolve_device
 from uar.core.files import read_json, sha256
 from uar.data.text import Vocabulary
+from uar.inference.features import global_features
 from uar.model.checkpoint import Checkpoint
 from uar.tokens.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
+
+INDEX = {
+    "none": "Holds nothing of any single training study.",
+    "ids": "Holds a feature vector and the name of each training study.",
+    "reports": "Holds a feature vector, the name and the report of each training study.",
+}
+ATTRIBUTION = {
+    "iu_xray": """
+Reports are of IU X-Ray (D. Demner-Fushman et al., JAMIA 23(2):304-310, 2016; via Open-i) under
+CC BY-NC-ND 4.0: hand on with the source's name, unchanged, not commercially."""
+}
 
 
 def export() -> None:
@@ -41,9 +59,24 @@ def export() -> None:
         decode=params.decode,
         provenance=provenance,
         card=model_card(provenance),
+        index=None if params.export.index == "none" else study_index(params, checkpoint),
     )
     bundle.save(paths.BUNDLE)
     log.info(f"export: {paths.BUNDLE}, {paths.BUNDLE.stat().st_size / 1e6:.1f} MB")
+
+
+def study_index(params: Params, checkpoint: Checkpoint) -> StudyIndex:
+    """The training studies by their global visual features; reports where params.yaml says so."""
+    inputs = Inputs(params)
+    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
+    model = checkpoint.build().to(resolve_device(params.device)).eval()
+    studies, table = inputs.studies("train"), inputs.split_table("train")
+    features = global_features(model, studies, params.decode.batch_size, "features, train")
+    return StudyIndex.of(
+        torch.from_numpy(np.concatenate(list(features))),
+        table["study_id"].tolist(),
+        table["report"].tolist() if params.export.index == "reports" else None,
+    )
 
 
 def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -53,6 +86,7 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
         "program": f"uar {uar.__version__}",
         "commit": commit(),
         "dataset": params.dataset.name,
+        "index": params.export.index,
         "sha256": {
             str(path): sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.STAGE_TWO)
         },
@@ -93,6 +127,8 @@ Scores on {metrics["studies"]} studies of the test split, protocol `r2gen`:
 | metric | this model | constant report |
 |---|---|---|
 {rows}
+
+{INDEX[provenance["index"]]}{ATTRIBUTION.get(provenance["dataset"], "")}
 
 Code: {provenance["program"]}, commit {provenance["commit"] or "unknown"}.
 Epoch: {provenance["epoch"]}, the best on validation.

@@ -9,12 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import paths
-from uar.core.config import load_params
+from uar.core.config import CREDENTIALED, load_params
 from uar.core.errors import UserError
 
 log = logging.getLogger(__name__)
-
-CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
 
 
 def push(

@@ -1,7 +1,8 @@
 """A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
 
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
-text and safetensors, so that nothing in a bundle is ever executed.
+text and safetensors, so that nothing in a bundle is ever executed. Two are not in every bundle: the
+tokenizer and the index of training studies.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from uar.bundle.index import StudyIndex
 from uar.core.config import DecodeParams
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
+from uar.core.files import atomic_write, sha256
 from uar.data.text import Vocabulary
 from uar.model.checkpoint import Checkpoint
 from uar.tokens.tokenizer import Tokenizer, load_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST, _MODEL, _WORDS, _CARD = (
     "manifest.json",
     "model.safetensors",
@@ -31,6 +33,7 @@ _MANIFEST, _MODEL, _WORDS, _CARD = (
     "card.md",
 )
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
+_INDEX = "index.safetensors"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
 
@@ -60,6 +63,7 @@ class Bundle:
         decode: beam search.
         provenance: where it comes from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
+        index: training studies, to name those most like a new one; None: the bundle has none.
     """
 
     checkpoint: Checkpoint
@@ -69,6 +73,7 @@ class Bundle:
     decode: DecodeParams
     provenance: dict[str, Any]
     card: str
+    index: StudyIndex | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts of two runs, naming both."""
@@ -93,6 +98,12 @@ class Bundle:
                     f"parts of two runs: the model reads {self.checkpoint.sizes['visual_length']} "
                     f"tokens a study, this preprocessing makes {length}"
                 )
+        width = self.checkpoint.model["d_model"]
+        if self.index is not None and self.index.features.shape[1] != width:
+            raise UserError(
+                f"parts of two runs: the model's features have {width} numbers, "
+                f"the index's {self.index.features.shape[1]}"
+            )
 
     def save(self, path: Path) -> None:
         """Write the file; the same content is the same bytes."""
@@ -103,6 +114,8 @@ class Bundle:
             (folder / _CARD).write_text(self.card, encoding="utf-8")
             if self.tokenizer is not None:
                 self.tokenizer.save(folder / _ENCODER, folder / _DECODER)
+            if self.index is not None:
+                self.index.save(folder / _INDEX, sha256(folder / _MODEL))
             parts = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
         manifest = {
             "format": FORMAT,
@@ -166,6 +179,11 @@ class Bundle:
                 decode=DecodeParams(**manifest["decode"]),
                 provenance=manifest["provenance"],
                 card=parts[_CARD].decode(),
+                index=(
+                    StudyIndex.load(folder / _INDEX, manifest["parts"][_MODEL])
+                    if _INDEX in parts
+                    else None
+                ),
             )
 
 
@@ -180,7 +198,7 @@ def _refuse_other_format(manifest: Any) -> None:
 
 def _checked_parts(archive: zipfile.ZipFile, hashes: dict[str, str]) -> dict[str, bytes]:
     """Every part that the manifest names, and no other."""
-    known = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER}
+    known = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX}
     present = set(archive.namelist()) - {_MANIFEST}
     if present != set(hashes) or not present <= known:
         raise UserError(

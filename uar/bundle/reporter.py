@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
+from uar.bundle.index import SimilarStudy
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
@@ -26,11 +27,12 @@ from uar.data.study import frontal_first
 from uar.data.views import resize_view
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.attention import recorded_attention
-from uar.inference.decoding import generate
+from uar.inference.decoding import Generated, generate
 
 FilmSource = str | Path | bytes | BinaryIO | np.ndarray
 
 _VIEW_NAMES = ("frontal", "lateral")
+_SIMILAR = 5  # training studies beside a report
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ class Finding:
         said: positive | uncertain | negative, of the written report by the rule-based labeller;
             None where it does not speak of it.
         probability: by the model's findings head, from the films alone; None without one.
+        threshold: above which the report is written as of a study with this finding; likewise.
     """
 
     name: str
     said: str | None
     probability: float | None
+    threshold: float | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,10 @@ class Report:
         present: `(V,)` bool, the films that were given.
         notes: what a reader has to know of this study, a sentence each.
         probabilities: of `FINDINGS`, by the findings head; None without one.
+        thresholds: of those probabilities, chosen on validation: a finding above its own is taken
+            for present while the report is written.
+        similar: the training studies most like this one, most alike first; empty where the
+            bundle carries no index.
     """
 
     words: tuple[str, ...]
@@ -91,7 +99,9 @@ class Report:
     views: tuple[str, ...]
     present: np.ndarray
     notes: tuple[str, ...]
-    probabilities: tuple[float, ...] | None
+    probabilities: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    similar: tuple[SimilarStudy, ...] = ()
 
     @property
     def text(self) -> str:
@@ -107,14 +117,15 @@ class Report:
         with _LABELLING:
             labels = _labeller().label([self.text])[0]
         likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
+        least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
         found = (
-            Finding(name, _SAID.get(Label(int(label))), likely.get(name))
+            Finding(name, _SAID.get(Label(int(label))), likely.get(name), least.get(name))
             for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
         )
         return tuple(f for f in found if f.said is not None or f.probability is not None)
 
     def as_json(self) -> dict[str, Any]:
-        """Text, sentences, findings and notes, for a JSON file."""
+        """Text, sentences, findings, similar studies and notes, for a JSON file."""
         return {
             "text": self.text,
             "log_probability": self.log_probability,
@@ -122,6 +133,7 @@ class Report:
                 {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
             ],
             "findings": [vars(finding) for finding in self.findings],
+            "similar": [vars(study) for study in self.similar],
             "notes": list(self.notes),
         }
 
@@ -268,38 +280,44 @@ class Reporter:
             output = model(visual, rows, present)
         attention = torch.stack(layers).mean(dim=0).float().cpu()  # (B, T, L)
         chosen = output.logits.float().log_softmax(-1).gather(2, rows[:, 1:, None]).squeeze(2).cpu()
-        likely = None if output.findings is None else output.findings.sigmoid().cpu()
-        return [
-            self._report(
-                study, beam.ids, beam.log_probability, attention[i], chosen[i],
-                None if likely is None else tuple(likely[i].tolist()),
-            )
+        reports = [
+            self._report(study, beam, attention[i], chosen[i])
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
-        ]  # fmt: skip
+        ]
+        if model.findings is not None and output.findings is not None:
+            least = tuple(model.findings.thresholds.tolist())
+            reports = [
+                replace(report, probabilities=tuple(likely), thresholds=least)
+                for report, likely in zip(reports, output.findings.sigmoid().tolist(), strict=True)
+            ]
+        if self.bundle.index is not None:
+            similar = self.bundle.index.nearest(output.image_global.cpu(), _SIMILAR)
+            reports = [
+                replace(report, similar=tuple(nearest))
+                for report, nearest in zip(reports, similar, strict=True)
+            ]
+        return reports
 
     def _report(
         self,
         study: Prepared,
-        ids: list[int],
-        log_probability: float,
+        written: Generated,
         attention: Tensor,
         log_probabilities: Tensor,
-        probabilities: tuple[float, ...] | None,
     ) -> Report:
-        words = tuple(self.bundle.vocabulary.decode(ids).split())
+        words = tuple(self.bundle.vocabulary.decode(written.ids).split())
         views = self.bundle.preprocessing.views
         side = round((attention.shape[1] / views) ** 0.5)
         of_words = attention[: len(words)] * attention.shape[1]
         return Report(
             words=words,
             sentences=tuple(_sentences(words, log_probabilities.tolist())),
-            log_probability=log_probability,
+            log_probability=written.log_probability,
             attention=of_words.reshape(len(words), views, side, side).numpy(),
             films=study.films,
             views=_VIEW_NAMES[:views],
             present=study.present,
             notes=study.notes,
-            probabilities=probabilities,
         )
 
 

@@ -25,6 +25,7 @@ from uar.core.errors import UserError
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
+CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
 STRIDE = {"distill": 16}  # M (section 3.2) by `dvae.source`; of a dVAE, with its three poolings, 8
 
 
@@ -344,6 +345,12 @@ class EvaluateParams(Section):
         return self
 
 
+class ExportParams(Section):
+    """What of the training studies goes into the exported file."""
+
+    index: Literal["none", "ids", "reports"]
+
+
 class AnalyzeParams(Section):
     """The figures."""
 
@@ -367,6 +374,7 @@ class Params(Section):
     train: TrainParams
     decode: DecodeParams
     evaluate: EvaluateParams
+    export: ExportParams
     analyze: AnalyzeParams
 
     @model_validator(mode="after")
@@ -374,6 +382,15 @@ class Params(Section):
         if self.dvae.train.crop > self.image.size:
             raise ValueError(
                 f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reports_may_be_handed_on(self) -> Params:
+        if self.dataset.name in CREDENTIALED and self.export.index == "reports":
+            raise ValueError(
+                f"export.index reports would hand on reports of {self.dataset.name}, which its "
+                "terms forbid: none or ids"
             )
         return self
 

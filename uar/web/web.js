@@ -77,6 +77,15 @@ function show(report) {
   findings.replaceChildren(...report.findings.map(drawFinding));
   if (!report.findings.length) findings.append(element("li", "silent", "none named"));
   byId("notes").replaceChildren(...report.notes.map((note) => element("li", "", note)));
+  byId("similar").hidden = !report.similar.length;
+  byId("similar").querySelector("ol").replaceChildren(...report.similar.map(drawSimilar));
+}
+
+function drawSimilar({ study_id: study, cosine, report }) {
+  const line = element("li");
+  line.append(element("span", "cosine", cosine.toFixed(3)), element("span", "study", study));
+  if (report) line.append(element("span", "", report));
+  return line;
 }
 
 function drawSentence({ text: said, mean_log_probability }) {
@@ -85,15 +94,22 @@ function drawSentence({ text: said, mean_log_probability }) {
   const sure = element("span", "sure");
   const meter = Object.assign(element("meter"), { min: 0, max: 1, value: certain });
   meter.setAttribute("aria-label", "geometric mean of the words' probabilities");
-  sure.append(meter, `${Math.round(100 * certain)} %`);
+  sure.append(meter, percent(certain));
   line.append(sure, element("span", "", said));
   return line;
 }
 
-function drawFinding({ name, said, probability }) {
+function drawFinding({ name, said, probability, threshold }) {
   const marks = { positive: "present", uncertain: "uncertain", negative: "absent" };
-  const likely = probability === null ? "" : `, ${Math.round(100 * probability)} % by the films`;
-  return element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}${likely}`);
+  const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
+  if (probability === null) return line;
+  const found = probability > threshold ? "found in the films" : "not found in the films";
+  line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
+  return line;
+}
+
+function percent(share) {
+  return `${Math.round(100 * share)} %`;
 }
 
 const drop = byId("drop");

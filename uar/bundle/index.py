@@ -1,0 +1,98 @@
+"""The training studies that a bundle carries, to name those most like a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from uar.core.errors import UserError
+from uar.core.weights import read_weights, write_weights
+
+_KIND = "index"
+
+
+@dataclass(frozen=True)
+class SimilarStudy:
+    """A training study, and how like it the new one is.
+
+    Attributes:
+        study_id: in the data set.
+        cosine: of both studies' global visual features F(I) (Eq. 10).
+        report: as the data set words it; None where the bundle carries none.
+    """
+
+    study_id: str
+    cosine: float
+    report: str | None
+
+
+@dataclass(frozen=True)
+class StudyIndex:
+    """Training studies by what the model sees in their films.
+
+    Attributes:
+        features: global visual features F(I) (Eq. 10), `(K, d)` float32 of length 1.
+        study_ids: K.
+        reports: K, as the data set words them; None where its terms do not let them be handed on.
+    """
+
+    features: Tensor
+    study_ids: Sequence[str]
+    reports: Sequence[str] | None
+
+    @classmethod
+    def of(
+        cls, features: Tensor, study_ids: Sequence[str], reports: Sequence[str] | None
+    ) -> StudyIndex:
+        """An index of features of any length."""
+        return cls(F.normalize(features.float(), dim=1), study_ids, reports)
+
+    def nearest(self, queries: Tensor, count: int) -> list[list[SimilarStudy]]:
+        """The `count` studies of largest cosine for each of `(Q, d)`, the first of equals first."""
+        cosines = F.normalize(queries.float(), dim=1) @ self.features.T
+        values, places = cosines.sort(dim=1, descending=True, stable=True)
+        return [
+            [
+                SimilarStudy(
+                    self.study_ids[place], value, self.reports[place] if self.reports else None
+                )
+                for value, place in zip(row[:count], of[:count], strict=True)
+            ]
+            for row, of in zip(values.tolist(), places.tolist(), strict=True)
+        ]
+
+    def save(self, path: Path, model_sha256: str) -> None:
+        """Write as safetensors; `model_sha256` is of the file of the model that saw the films."""
+        about = {
+            "study_ids": list(self.study_ids),
+            "reports": None if self.reports is None else list(self.reports),
+            "model_sha256": model_sha256,
+        }
+        write_weights(path, _KIND, {"features": self.features}, about)
+
+    @classmethod
+    def load(cls, path: Path, model_sha256: str) -> StudyIndex:
+        """Read an index.
+
+        Raises:
+            UserError: the file is damaged, no index, or of another model than that one.
+        """
+        tensors, about = read_weights(path, _KIND)
+        made_with, ids, reports = about["model_sha256"], about["study_ids"], about["reports"]
+        if made_with != model_sha256:
+            raise UserError(
+                f"parts of two runs: the index is of model {str(made_with)[:12]}, "
+                f"the model is {model_sha256[:12]}"
+            )
+        features = tensors["features"]
+        counts = {len(features), len(ids), len(ids if reports is None else reports)}
+        if features.dim() != 2 or len(counts) != 1:
+            raise UserError(
+                f"its index has features {tuple(features.shape)}, {len(ids)} studies and "
+                f"{'no' if reports is None else len(reports)} reports"
+            )
+        return cls(features, ids, reports)
