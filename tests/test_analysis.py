@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from uar.analysis.alignment import alignment_metrics, min_max
 from uar.analysis.basis import gram, gram_metrics
 from uar.analysis.drawing import save_figure
@@ -20,6 +22,7 @@ from uar.analysis.grounding import (
     grounding_metrics,
     grounding_summary,
     grounding_table,
+    head_word,
     mentions,
     score_mention,
 )
@@ -28,13 +31,14 @@ from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, tr
 from uar.analysis.word_heatmaps import (
     ALL_WORDS,
     ReportAttention,
-    asserted_findings,
     attention_table,
     draw_word_heatmaps,
+    named_findings,
     shown_words,
     studies_with_common_findings,
 )
 from uar.core.special_words import BOS, EOS, PAD
+from uar.data.demo import FINDINGS as DEMO_FINDINGS
 from uar.data.study import BOX_COLUMNS
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.attention import attention_weights, recorded_attention
@@ -208,8 +212,56 @@ def test_recording_ends_with_its_block(
 def test_findings_count_where_no_word_denies_them() -> None:
     report = "no effusion or pneumothorax . a small effusion at the left heart border ."
     words = report.split()
-    assert asserted_findings(words) == [7]
+    assert named_findings([words]) == [
+        [(1, "Pleural Effusion", False), (3, "Pneumothorax", False), (7, "Pleural Effusion", True)]
+    ]
     assert [words[i] for i in shown_words(words)] == ["pneumothorax", "effusion", "heart"]
+
+
+@pytest.mark.parametrize(
+    ("report", "asserted", "others"),
+    [
+        ("the heart is enlarged .", ["enlarged"], []),
+        ("there is mild cardiomegaly . no edema .", ["cardiomegaly"], ["edema"]),
+        ("the heart is normal in size .", [], ["normal"]),
+        ("the lungs are clear .", [], ["clear"]),
+        ("pneumothorax is no longer seen .", [], ["pneumothorax"]),
+        ("no change in the left effusion .", ["effusion"], []),
+        ("effusion has not resolved .", ["effusion"], []),
+        ("possible pneumonia .", [], ["pneumonia"]),
+        ("pneumonia is not excluded .", [], ["pneumonia"]),
+        ("no pneumothorax and the heart is enlarged .", ["enlarged"], ["pneumothorax"]),
+        ("hyperexpanded lungs . hiatal hernia .", ["hyperexpanded", "hernia"], []),
+        ("no hernia or granuloma .", [], ["hernia", "granuloma"]),
+        ("degenerative changes of the spine .", ["degenerative"], []),
+        ("pacemaker with two leads .", ["pacemaker", "leads"], []),
+        ("pleural fluid . air-space disease .", ["fluid", "disease"], []),
+        ("collapsed vertebral body . bronchial tubes .", [], []),
+        ("nothing to say .", [], []),
+        ("", [], []),
+    ],
+)
+def test_findings_are_those_of_the_clinical_labeller(
+    report: str, asserted: list[str], others: list[str]
+) -> None:
+    words = report.split()
+    (named,) = named_findings([words])
+    assert [words[finding.word] for finding in named if finding.asserted] == asserted
+    assert [words[finding.word] for finding in named if not finding.asserted] == others
+
+
+def test_the_analysis_holds_no_list_of_phrases() -> None:
+    """One list: what the labeller and Figure 7 look for is written in `phrases` alone."""
+    for path in (ROOT / "uar/analysis").glob("*.py"):
+        words = set(re.findall("[a-z]+", path.read_text().lower()))
+        assert not words & {"effusion", "cardiomegaly", "pneumothorax", "atelectasis"}, path
+
+
+@pytest.mark.parametrize("name", DEMO_FINDINGS)
+def test_every_finding_of_the_demo_is_named(name: str) -> None:
+    words = f"there is a {name} .".split()
+    (named,) = named_findings([words])
+    assert head_word(name) in {words[finding.word] for finding in named if finding.asserted}
 
 
 def test_studies_with_common_findings_assert_the_most_in_common() -> None:
@@ -218,9 +270,11 @@ def test_studies_with_common_findings_assert_the_most_in_common() -> None:
         ("edema . nodule .", "nodule . edema . hernia ."),
         ("edema .", "edema . nodule ."),
         ("hernia .", "nodule ."),
+        ("enlarged heart .", "no nodule . cardiomegaly ."),  # the same finding in other words
+        ("no edema .", "edema ."),
     ]
-    assert studies_with_common_findings(reports, 3) == [1, 2, 0]
-    assert studies_with_common_findings(reports, 9) == [1, 2, 0, 3]
+    assert studies_with_common_findings(reports, 3) == [1, 2, 4]
+    assert studies_with_common_findings(reports, 9) == [1, 2, 4, 0, 3, 5]
 
 
 def test_maps_are_multiples_of_uniform() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,35 +18,54 @@ from matplotlib.lines import Line2D
 
 from uar.analysis.drawing import CYAN, PAGE_WIDTH, SMALL, new_figure, outline, show_film
 from uar.analysis.grounding import head_word
+from uar.evaluation.clinical.labels import Label
+from uar.evaluation.clinical.phrases import BEYOND, PLACES
 from uar.evaluation.page.heatmap import heatmap_ceiling
 
-# Findings and places: the words whose attention the figure shows.
-FINDINGS = (
-    "cardiomegaly", "enlarged", "effusion", "effusions", "pneumothorax", "consolidation", "nodule",
-    "nodules", "mass", "atelectasis", "edema", "opacity", "opacities", "infiltrate", "pneumonia",
-    "granuloma", "scarring", "emphysema", "hyperinflation", "hyperexpanded", "fracture",
-    "degenerative", "pacemaker", "catheter", "hernia",
-)  # fmt: skip
-PLACES = (
-    "heart", "cardiac", "cardiomediastinal", "mediastinum", "mediastinal", "aorta", "lungs", "lung",
-    "pulmonary", "pleural", "costophrenic", "diaphragm", "bony", "osseous", "spine", "ribs",
-)  # fmt: skip
-NEGATIONS = ("no", "not", "without", "negative", "free", "normal", "clear", "unremarkable")
+if TYPE_CHECKING:
+    from uar.evaluation.clinical.labeller import Labeller
+
 SHOWN = 5  # words of a report
 ALL_WORDS = "all words"  # shown of a report that has none of these
 _DIFFERENCE, _CHANGE_MAP = "difference", "RdBu_r"
 
 
-def asserted_findings(words: Sequence[str]) -> list[int]:
-    """Positions of the words of `FINDINGS` in sentences that negate nothing."""
-    positions: list[int] = []
-    start = 0
-    for end in [i for i, word in enumerate(words) if word == "."] + [len(words)]:
-        sentence = range(start, end)
-        if not any(words[i] in NEGATIONS for i in sentence):
-            positions += [i for i in sentence if words[i] in FINDINGS]
-        start = end + 1
-    return positions
+class NamedFinding(NamedTuple):
+    """A finding that a report speaks of."""
+
+    word: int  # position of the last word that names it
+    finding: str  # CheXpert's observation, or one of `phrases.BEYOND`
+    asserted: bool  # not denied, and not uncertain
+
+
+def named_findings(reports: Iterable[Sequence[str]]) -> list[list[NamedFinding]]:
+    """What the clinical labeller finds in each report, in order.
+
+    Args:
+        reports: words of each.
+    """
+    written = list(reports)
+    found = []
+    mentions = _labeller().mentions(" ".join(words) for words in written)
+    for words, of_report in zip(written, mentions, strict=True):
+        ends = np.cumsum([len(word) + 1 for word in words])  # one behind each word's blank
+        named = {
+            NamedFinding(
+                int(np.searchsorted(ends, mention.end)),
+                mention.observation,
+                mention.label == Label.POSITIVE,
+            )
+            for mention in of_report
+        }
+        found.append(sorted(named))
+    return found
+
+
+@cache
+def _labeller() -> Labeller:
+    from uar.evaluation.clinical.labeller import Labeller  # a second that --help need not wait
+
+    return Labeller(also=BEYOND)
 
 
 def shown_words(words: Sequence[str]) -> list[int]:
@@ -52,11 +73,11 @@ def shown_words(words: Sequence[str]) -> list[int]:
 
     Findings that the report asserts come before places, these before findings that it denies.
     """
-    asserted = asserted_findings(words)
+    (named,) = named_findings([words])
+    asserted = [finding.word for finding in named if finding.asserted]
     places = [i for i, word in enumerate(words) if word in PLACES]
-    others = [i for i, word in enumerate(words) if word in FINDINGS]
     chosen: dict[str, int] = {}
-    for i in asserted + places + others:
+    for i in asserted + places + [finding.word for finding in named]:
         chosen.setdefault(words[i], i)
     return sorted(list(chosen.values())[:SHOWN])
 
@@ -68,11 +89,12 @@ def studies_with_common_findings(reports: Sequence[Sequence[str]], count: int) -
         reports: for each study its report and each model's, words joined by blanks.
         count: how many studies.
     """
+    texts = [text.split() for of_study in reports for text in of_study]
+    named = iter(named_findings(texts))
     common = []
     for of_study in reports:
-        each = [text.split() for text in of_study]
-        found = [{words[i] for i in asserted_findings(words)} for words in each]
-        common.append(len(set.intersection(*found)))
+        each = [{f.finding for f in next(named) if f.asserted} for _ in of_study]
+        common.append(len(set.intersection(*each)))
     return np.argsort(-np.array(common), kind="stable")[:count].tolist()
 
 

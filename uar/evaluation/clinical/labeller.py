@@ -59,9 +59,12 @@ class Labeller:
     A report asserts an observation if any mention does; else it is uncertain if any mention is;
     else negative if any is negated or says it is absent. `No Finding` is positive when nothing but
     support devices is positive or uncertain.
+
+    Args:
+        also: phrases of findings beyond those, as `phrases.MENTIONS` writes them, for `mentions`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, also: Mapping[str, str] | None = None) -> None:
         self._nlp = spacy.blank("en")
         self._nlp.add_pipe("sentencizer", config={"punct_chars": [".", "!", "?", ";"]})
         self._negation, self._uncertainty = (
@@ -69,7 +72,8 @@ class Labeller:
             for name, terms in (("negated", NEGATION), ("uncertain", UNCERTAINTY))
         )
         self._mentions, self._absences, self._others = (
-            _Phrases(self._nlp.vocab, phrases) for phrases in (MENTIONS, ABSENCES, OTHERS)
+            _Phrases(self._nlp.vocab, phrases)
+            for phrases in ({**MENTIONS, **(also or {})}, ABSENCES, OTHERS)
         )
 
     def label(self, reports: Iterable[str]) -> np.ndarray:
@@ -110,7 +114,8 @@ def _labels(mentions: Iterable[Mention]) -> list[Label]:
     """A report's label of each of `OBSERVATIONS`."""
     found = {name: {Label.BLANK} for name in OBSERVATIONS}
     for mention in mentions:
-        found[mention.observation].add(mention.label)
+        if mention.observation in found:
+            found[mention.observation].add(mention.label)
     labels = {name: min(found[name], key=_PRECEDENCE.index) for name in OBSERVATIONS}
     said = {labels[name] for name in OBSERVATIONS if name not in ("Support Devices", NO_FINDING)}
     if not said & {Label.POSITIVE, Label.UNCERTAIN}:

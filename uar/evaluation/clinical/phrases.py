@@ -58,6 +58,20 @@ MENTIONS = {
     """,
 }
 
+# Findings beyond CheXpert's, which `Labeller` looks for where it is asked to.
+BEYOND = {
+    "Hyperinflation": "hyperinflat*, hyperexpan*, overinflat*, hyperlucen*, emphysem*",
+    "Hernia": "hernia*",
+    "Granuloma": "granuloma*, calcifi*",
+    "Degenerative Change": "degenerative, osteophyt*, spondylosis, scolio*, kypho*",
+}
+
+# Where findings are: words, as a cleaned report has them.
+PLACES = (
+    "heart", "cardiac", "cardiomediastinal", "mediastinum", "mediastinal", "aorta", "lungs", "lung",
+    "pulmonary", "pleural", "costophrenic", "diaphragm", "bony", "osseous", "spine", "ribs",
+)  # fmt: skip
+
 # Mentions that say an observation is absent.
 ABSENCES = {
     "Enlarged Cardiomediastinum": """
