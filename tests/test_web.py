@@ -27,9 +27,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.bundles import make_bundle
 from tests.conftest import serious_faults
 from tests.film_files import save, save_dicom
+from tests.hostile import CRASH, HANG, hostile
 from tests.test_bundle import film
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
+from uar.data.films import decode_film
+from uar.data.isolation import Decode
 from uar.web.app import Limits, create_app
 
 BINARY = {"Content-Type": "application/octet-stream"}
@@ -50,8 +53,9 @@ def reporter() -> Reporter:
 
 
 @pytest.fixture
-def client(reporter: Reporter) -> TestClient:
-    return TestClient(create_app(reporter), base_url="http://127.0.0.1")
+def client(reporter: Reporter) -> Iterator[TestClient]:
+    with TestClient(create_app(reporter), base_url="http://127.0.0.1") as started:
+        yield started
 
 
 @pytest.fixture
@@ -135,7 +139,7 @@ def test_who_would_wait_behind_too_many_is_sent_away(
     prepare = reporter.prepare
 
     def slow(*arguments: Any) -> Any:
-        go.wait(10)
+        go.wait(60)
         return prepare(*arguments)
 
     monkeypatch.setattr(reporter, "prepare", slow)
@@ -172,16 +176,38 @@ def test_no_request_is_lost(reporter: Reporter, films: list[Path]) -> None:
     assert answers == [True] * 40
 
 
+def test_a_film_that_crashes_its_decoder_or_hangs_costs_nobody_else_a_report(
+    reporter: Reporter, films: list[Path]
+) -> None:
+    """While hostile films come in, another client gets all of its reports."""
+    good = films[0].read_bytes()
+    expected = reporter.report(films[0]).text
+    with (
+        serving(reporter, Limits(decode_seconds=10), hostile) as address,
+        httpx.Client(base_url=address, timeout=120) as client,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        crash, hang = (pool.submit(post, client, data) for data in (CRASH, HANG))
+        honest = [pool.submit(post, client, good).result() for _ in range(3)]
+        assert [answer.json()["text"] for answer in honest] == [expected] * 3
+        for answer, reason in ((crash, "crashed or ran out"), (hang, "took more than 10 seconds")):
+            assert answer.result().status_code == 422
+            assert f"film 1: decoding it {reason}" in answer.result().json()["detail"]
+        assert post(client, good).json()["text"] == expected
+
+
 # ---- in a browser
 
 
 class serving:
     """A server at a free port, while the block runs."""
 
-    def __init__(self, reporter: Reporter, limits: Limits | None = None) -> None:
+    def __init__(
+        self, reporter: Reporter, limits: Limits | None = None, decode: Decode = decode_film
+    ) -> None:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
-        app = create_app(reporter, limits=limits)
+        app = create_app(reporter, limits=limits, decode=decode)
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))

@@ -29,7 +29,7 @@ from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.attention import recorded_attention
 from uar.inference.decoding import Generated, generate
 
-FilmSource = str | Path | bytes | BinaryIO | np.ndarray
+FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
 
 _VIEW_NAMES = ("frontal", "lateral")
 _SIMILAR = 5  # training studies beside a report
@@ -182,7 +182,7 @@ class Reporter:
 
         Args:
             films: one film or two, frontal first. Each is a path, the bytes of a file, an open
-                binary file (PNG, JPEG or DICOM), or gray pixels `(H, W)`, bone bright.
+                binary file (PNG, JPEG or DICOM), gray pixels `(H, W)`, bone bright, or a `Film`.
 
         Raises:
             UserError: a film cannot be read, or there are more than the model takes.
@@ -351,6 +351,8 @@ def _name(source: FilmSource, position: int) -> str:
 
 
 def _read(source: FilmSource, name: str) -> Film:
+    if isinstance(source, Film):
+        return source
     if isinstance(source, str | Path):
         return read_film(Path(source))
     if isinstance(source, bytes):

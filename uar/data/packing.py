@@ -311,10 +311,10 @@ def _pack_apart(task: _Task) -> _Result:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # A forked worker would inherit the threads and memory of torch.
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """End with the parent, also a killed one; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -3,7 +3,7 @@
 FastAPI and plain HTML rather than Gradio: the page shares its components with the page of a test
 split's reports, every limit below is a few lines that can be read, and an upload passes through no
 temporary file. A film travels as the request's body, not as a form: parsers of forms write large
-parts to disk. Nothing of a request is logged.
+parts to disk. Nothing of a request is logged, and films are decoded in another process.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uar.bundle.drawing import png
 from uar.bundle.reporter import Report, Reporter
 from uar.core.errors import UserError
+from uar.data.films import Film, decode_film
+from uar.data.isolation import Decode, FilmDecoder
 from uar.evaluation.page.build import attention_entry, colors, environment
 
 log = logging.getLogger(__name__)
@@ -41,23 +43,32 @@ class Limits:
     Attributes:
         film_bytes: of one film's file.
         held_bytes: of all films that wait or are being read, together.
+        decode_seconds: for one film to be decoded.
+        decode_bytes: of memory that decoding may take.
         waiting: requests that wait or are being answered.
         upload_seconds: for one request's films to arrive.
     """
 
     film_bytes: int = 64_000_000
     held_bytes: int = 256_000_000
+    decode_seconds: float = 30.0
+    decode_bytes: int = 3_000_000_000
     waiting: int = 16
     upload_seconds: float = 60.0
 
 
 class _Queue:
-    """One report at a time; who would wait behind too many, or hold too much, is sent away."""
+    """One report at a time; who would wait behind too many, or hold too much, is sent away.
 
-    def __init__(self, reporter: Reporter, limits: Limits) -> None:
+    Films of the next study are decoded meanwhile, in a process that they cannot leave.
+    """
+
+    def __init__(self, reporter: Reporter, limits: Limits, decode: Decode) -> None:
         self.reporter, self.limits = reporter, limits
         self.waiting = self.held = 0
-        self.worker = ThreadPoolExecutor(1, "report")
+        size = reporter.bundle.preprocessing.image_size
+        self.decoder = FilmDecoder(size, limits.decode_seconds, limits.decode_bytes, decode)
+        self.decoding, self.writing = (ThreadPoolExecutor(1, name) for name in ("decode", "write"))
 
     @asynccontextmanager
     async def place(self, size: int) -> AsyncIterator[None]:
@@ -74,12 +85,14 @@ class _Queue:
 
     async def report(self, films: list[bytes]) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.worker, self._write, films)
+        decoded = await loop.run_in_executor(self.decoding, self._decode, films)
+        return await loop.run_in_executor(self.writing, self._write, decoded)
 
-    def _write(self, films: list[bytes]) -> dict[str, Any]:
-        names = [f"film {i + 1}" for i in range(len(films))]
-        prepared = self.reporter.prepare(films, names)
-        return entry(self.reporter.write([prepared])[0])
+    def _decode(self, films: list[bytes]) -> list[Film]:
+        return [self.decoder.decode(film, f"film {i + 1}") for i, film in enumerate(films)]
+
+    def _write(self, films: list[Film]) -> dict[str, Any]:
+        return entry(self.reporter.write([self.reporter.prepare(films)])[0])
 
 
 def create_app(
@@ -87,6 +100,7 @@ def create_app(
     host: str = "127.0.0.1",
     token: str | None = None,
     limits: Limits | None = None,
+    decode: Decode = decode_film,
 ) -> FastAPI:
     """The application.
 
@@ -95,6 +109,7 @@ def create_app(
         host: address that it will listen on.
         token: that requests for a report must bear; may be None on a loopback address alone.
         limits: else the defaults.
+        decode: of a film's file, as `FilmDecoder` takes it.
 
     Raises:
         UserError: another address than loopback without a token.
@@ -102,8 +117,14 @@ def create_app(
     if host not in LOOPBACK and not token:
         raise UserError(f"--host {host} can be reached by others: it needs a --token")
     limits = limits or Limits()
-    queue = _Queue(reporter, limits)
-    app = FastAPI(title="UAR", docs_url=None, redoc_url=None, openapi_url=None)
+    queue = _Queue(reporter, limits, decode)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        queue.decoder.close()
+
+    app = FastAPI(title="UAR", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     if host in LOOPBACK:  # a web site whose name leads here is not this page
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])
 

@@ -1,0 +1,139 @@
+"""Films decoded in another process, which a file that crashes, hangs or fills a decoder ends alone.
+
+For files from people one does not know. What comes back from that process is read as JSON and as
+pixels of known size, never unpickled.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import threading
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import BinaryIO
+
+import numpy as np
+
+from uar.core.errors import UserError
+from uar.data.films import Film, decode_film, squash
+from uar.data.packing import start_worker
+
+_START_SECONDS = 60.0  # for the process to be there, on a busy machine
+_ANSWER_BYTES = 10_000  # of its JSON
+
+Decode = Callable[[BinaryIO, str], Film]
+
+
+class FilmDecoder:
+    """Decodes one film at a time in another process, which is replaced when it is lost.
+
+    Args:
+        size: pixels, side of the squashed films that it gives.
+        seconds: for one film.
+        memory: bytes that the process may ask for beyond those it starts with.
+        decode: as `decode_film`; of a module, so that the process can import it.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seconds: float = 30.0,
+        memory: int = 3_000_000_000,
+        decode: Decode = decode_film,
+    ) -> None:
+        self._size, self._seconds, self._memory, self._decode = size, seconds, memory, decode
+        self._alone = threading.Lock()
+        self._start()
+
+    def decode(self, data: bytes, name: str) -> Film:
+        """Decode a film's file; its pixels are squashed to `(size, size)`.
+
+        Raises:
+            UserError: it cannot be decoded or holds no single film; decoding it crashed, ran out
+                of memory or took too long.
+        """
+        with self._alone:
+            if not self._process.is_alive():
+                self._stop()
+                self._start()
+            try:
+                return self._ask(data, name)
+            except TimeoutError:
+                reason = f"decoding it took more than {self._seconds:g} seconds"
+            except (EOFError, OSError):
+                reason = "decoding it crashed or ran out of memory"
+            self._stop()
+            self._start()  # now, so that the next film need not wait
+            raise UserError(f"{name}: {reason}")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._alone:
+            self._stop()
+
+    def _start(self) -> None:
+        context = get_context("spawn")  # a forked one would inherit torch's threads and memory
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_decode_films, args=(theirs, self._size, self._memory, self._decode), daemon=True
+        )
+        self._process.start()
+        theirs.close()  # so that its end is the pipe's
+        self._ready = False
+
+    def _stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._pipe.close()
+
+    def _ask(self, data: bytes, name: str) -> Film:
+        if not self._ready:
+            self._answer(_START_SECONDS)
+            self._ready = True
+        self._pipe.send_bytes(name.encode())
+        self._pipe.send_bytes(data)
+        answer = json.loads(self._answer(self._seconds))
+        if "fault" in answer:
+            raise UserError(answer["fault"])
+        pixels = np.frombuffer(self._pipe.recv_bytes(self._size**2), np.uint8)
+        return Film(pixels.reshape(self._size, self._size), answer["view"], answer["header_failed"])
+
+    def _answer(self, seconds: float) -> bytes:
+        if not self._pipe.poll(seconds):
+            raise TimeoutError
+        return self._pipe.recv_bytes(_ANSWER_BYTES)
+
+
+def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> None:
+    """The process: films in, their pixels or what is wrong with them out."""
+    start_worker()
+    _confine(memory)
+    pipe.send_bytes(b"ready")
+    while True:
+        name = pipe.recv_bytes().decode()
+        try:
+            film = decode(io.BytesIO(pipe.recv_bytes()), name)
+        except UserError as reason:
+            pipe.send_bytes(json.dumps({"fault": str(reason)}).encode())
+            continue
+        about = {"view": film.view, "header_failed": bool(film.header_failed)}
+        pipe.send_bytes(json.dumps(about).encode())
+        pipe.send_bytes(squash(film.pixels, size).tobytes())
+
+
+def _confine(memory: int) -> None:
+    """No file, no core dump, no word on the terminal, and only so much memory."""
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # libraries' complaints may quote a header
+        os.dup2(silence, stream)
+    limits = [(resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)]
+    if os.path.exists("/proc/self/statm"):  # elsewhere the system's own limits hold
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            pages = int(statm.read().split()[0])
+        limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + memory))
+    for limit, value in limits:
+        resource.setrlimit(limit, (value, value))
