@@ -30,6 +30,7 @@ STAGE_ONE = Path("models/stage_one.safetensors")
 STAGE_TWO = Path("models/stage_two.safetensors")
 LOGS = Path("dvclive")  # a folder a training stage
 SCRATCH = Path(".resume")  # a folder a stage, outside version control
+MAPS = Path(".resume/maps")  # of a frozen extractor, for both training stages
 PROVENANCE = Path("provenance")  # a record a stage
 PREDICTIONS = Path("evaluation/predictions.jsonl")
 SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")

@@ -15,18 +15,24 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.conftest import ROOT, override
-from tests.test_training import REPORTS, VOCABULARY, T
-from uar.core.config import ExtractorParams, Params, parse_params
+from tests.test_training import GREEDY, REPORTS, VOCABULARY, T
+from uar.core.config import ExtractorParams, Params, StageParams, parse_params
 from uar.core.distributed import launch
 from uar.core.errors import UserError
-from uar.data.batches import PixelSource, Studies, TokenSource
+from uar.core.provenance import Scratch
+from uar.core.unfinished import UnfinishedArray
+from uar.data.batches import MapSource, PixelSource, Studies, TokenSource
 from uar.data.views import Views
 from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR, ModelSizes
 from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
-from uar.tokens.cache import tokenize_images
+from uar.tokens.cache import Encoder, PackedImages, tokenize_images
 from uar.tokens.tokenizer import Tokenizer
+from uar.training.maps import Films, make_maps
+from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
+from uar.training.stage import Recipe, Task, train_stage
+from uar.training.validation import Validation
 
 LITE0 = "efficientnet_lite0"
 VIEWS = Views("crops", crops=3, crop=16, size=24, stride=2, seed=5)
@@ -64,10 +70,11 @@ def sources(folder: Path, views: Views, draw_whole: bool) -> tuple[TokenSource, 
     films = np.random.default_rng(0).integers(0, 256, (16, views.size, views.size), np.uint8)
     np.save(folder / "images.npy", films)
     info = tokenize_images(
-        launch("cpu"), Corners(), folder / "images.npy", np.ones(16, bool), views,
-        batch_size=8, precision="float32", out=folder / "tokens.npy",
-        scratch=folder / "scratch", identity={},
-    )  # fmt: skip
+        Encoder(launch("cpu"), Corners(), batch_size=8, precision="float32"),
+        PackedImages(folder / "images.npy", np.ones(16, bool), views),
+        folder / "tokens.npy",
+        Scratch(folder / "scratch", {}),
+    )
     assert info.made_of == views
     tokens = TokenSource(np.load(folder / "tokens.npy"), draw_whole)
     return tokens, PixelSource(films, info.made_of, draw_whole)
@@ -212,9 +219,122 @@ def test_a_frozen_network_looks_in_float32() -> None:
     """bfloat16 would change its map by a tenth of a deviation."""
     for fine_tune in (True, False):
         extractor = VisualExtractor(params_of(fine_tune=fine_tune), 8).eval()
-        exact = extractor._maps(films()[:, 0])
+        exact = extractor.maps(films()[:, 0])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(extractor._maps(films()[:, 0]), exact) != fine_tune
+            assert torch.equal(extractor.maps(films()[:, 0]), exact) != fine_tune
+
+
+# ---- maps made once
+
+
+def frozen_model(params: Params, seed: int = 0) -> UAR:
+    torch.manual_seed(seed)
+    extractor = params_of(fine_tune=False)
+    changed = params.model.model_copy(
+        update={"lsu": False, "tir": False, "extractor": extractor, "dropout": 0.0}
+    )
+    return UAR(changed, ModelSizes(len(VOCABULARY), 0, 2 * 4, T))
+
+
+def frozen_source(draw_whole: bool = True) -> PixelSource:
+    """Sixteen random films, smooth enough that their crops differ little."""
+    packed = (films(8, 40, seed=2).flatten(0, 1) * 255).to(torch.uint8).numpy()
+    return PixelSource(packed, replace(VIEWS, crop=32, size=40), draw_whole)
+
+
+def made(folder: Path, extractor: VisualExtractor, **identity: Any) -> MapSource:
+    """Maps of studies 0 to 4 for training and of 5 and 6 for validation; 7 is of the test split."""
+    films = Films(frozen_source(), np.arange(10), np.arange(10, 14))
+    return make_maps(launch("cpu"), extractor, films, Scratch(folder / "maps", identity))
+
+
+def test_maps_are_those_of_the_pixels(tmp_path: Path, tiny_params: Params) -> None:
+    model = frozen_model(tiny_params)
+    source, maps = frozen_source(), made(tmp_path, model.extractor)
+    assert maps.maps.dtype == np.float16
+    assert maps.maps.shape == (10 * 4 + 4, 112, 2, 2)
+    train, val = np.arange(10).reshape(5, 2), np.arange(10, 14).reshape(2, 2)
+    assert torch.equal(
+        maps.draw((400, 2), torch.Generator().manual_seed(1)),
+        source.draw((400, 2), torch.Generator().manual_seed(1)),
+    )
+    with torch.inference_mode():
+        pairs = [(source.whole(val), maps.whole(val)), (source.whole(train), maps.whole(train))]
+        for view in range(4):
+            drawn = torch.full((5, 2), view)
+            pairs.append((source.views(train, drawn), maps.views(train, drawn)))
+        seen = []
+        for pixels, found in pairs:
+            expected = model.extractor.maps(pixels.flatten(0, 1))
+            half = expected.half().unflatten(0, pixels.shape[:2])
+            assert torch.equal(found, half)
+            tolerance = {"rtol": 2**-8, "atol": 2**-8}
+            torch.testing.assert_close(model.extractor(found), model.extractor(pixels), **tolerance)
+            seen.append(found.float().sum().item())
+    assert len(set(seen)) == 5  # view 0 is the whole one
+    with pytest.raises(IndexError):
+        maps.whole(np.array([[14, 15]]))
+
+
+def test_training_on_maps_is_training_on_pixels(tmp_path: Path, tiny_params: Params) -> None:
+    last: dict[str, float] = {}  # epoch
+    ends: list[tuple[dict[str, float], dict[str, Tensor]]] = []
+    for cached in (True, False):
+        model = frozen_model(tiny_params)
+        source = made(tmp_path, model.extractor) if cached else frozen_source()
+        studies, held_out = (
+            Studies(source, rows.reshape(-1, 2), REPORTS[: len(rows) // 2], VOCABULARY, T)
+            for rows in (np.arange(10), np.arange(10, 14))
+        )
+        task = Task(
+            studies,
+            Objective.of_stage(tiny_params.train, with_mask=False),
+            Validation(held_out, VOCABULARY, GREEDY, launch("cpu")),
+            encoder_sha256=None,
+        )
+        stage = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+        trained = train_stage(
+            launch("cpu"),
+            model,
+            task,
+            Recipe(1, stage, tiny_params.train, "float32", from_start=False),
+            Scratch(tmp_path / f"scratch {cached}", {}),
+            lambda epoch, values: last.update(values),
+        )
+        assert trained is not None
+        ends.append((dict(last), model.state_dict()))
+    assert len(last) > 3
+    (cached_log, cached_weights), (log, weights) = ends
+    for name in ("train/loss", "val/cross_entropy", "val/image_gain"):
+        assert cached_log[name] == pytest.approx(log[name], rel=0.01, abs=0.01), name
+    assert cached_log["train/loss"] != log["train/loss"]  # float16 it was
+    for name, weight in weights.items():
+        if name.startswith("extractor.network."):
+            assert torch.equal(cached_weights[name], weight)
+
+
+def test_maps_that_are_there_are_not_made_again(
+    tmp_path: Path, tiny_params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = made(tmp_path, frozen_model(tiny_params).extractor, code="a")
+    written: list[int] = []
+    write = UnfinishedArray.write
+
+    def counting(self: UnfinishedArray, number: int, values: np.ndarray) -> None:
+        written.append(number)
+        write(self, number, values)
+
+    monkeypatch.setattr(UnfinishedArray, "write", counting)
+    model = frozen_model(tiny_params)
+    with torch.no_grad():
+        model.extractor.project.weight.zero_()  # comes after the maps
+    again = made(tmp_path, model.extractor, code="a")
+    assert written == []
+    np.testing.assert_array_equal(again.maps, first.maps)
+    made(tmp_path, model.extractor, code="b")
+    assert written == [0, 1]
+    made(tmp_path, frozen_model(tiny_params, seed=1).extractor, code="b")
+    assert written == [0, 1, 0, 1]
 
 
 # ---- a learning rate of its own

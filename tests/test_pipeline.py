@@ -677,6 +677,29 @@ def test_masked_views_have_no_part_in_training_or_reports(
     torch.testing.assert_close(*({n: c.weights[n] for n in used} for c in (one, other)))
 
 
+def test_a_frozen_extractor_looks_once(
+    project: Callable[[dict[str, Any]], dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stage two takes stage one's maps, and the model is the one that pixels train."""
+    frozen = {"model.lsu": False, "model.extractor.fine_tune": False, "model.dropout": 0.0}
+    frozen["train.select_by"] = "cross_entropy"
+    project(frozen)
+    validation = []
+    for cached in (True, False):
+        write_params(Path(), {**frozen, "train.cache_maps": cached})
+        for stage in TRAINING[:2]:
+            run(stage)
+        maps = paths.MAPS / "maps.npy"
+        assert maps.is_file() == cached
+        assert ("batches (.resume/maps/maps.npy)" in caplog.text) == cached
+        caplog.clear()
+        shutil.rmtree(paths.MAPS, ignore_errors=True)
+        validation.append(Checkpoint.load(paths.STAGE_TWO).validation["cross_entropy"])
+    assert validation[0] == pytest.approx(validation[1], rel=0.01)
+    assert validation[0] != validation[1]
+    run(TRAINING[2])  # it reads pixels
+
+
 @pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
 def test_a_token_cache_of_another_encoder_is_refused(
     stage: str, project: Callable[[dict[str, Any]], dict[str, Any]]
@@ -788,7 +811,7 @@ def test_every_output_path_is_tracked() -> None:
     # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
     inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC, paths.DVC_LOCK}
     untracked = inputs | {paths.RESULTS, paths.RESULTS_LOG, paths.RUN_LOG}
-    untracked |= {paths.LOGS, paths.SCRATCH, paths.PROVENANCE}
+    untracked |= {paths.LOGS, paths.SCRATCH, paths.MAPS, paths.PROVENANCE}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]
     assert len(tracked) == len(set(tracked))

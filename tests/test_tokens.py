@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.files import write_json
 from uar.core.provenance import Scratch
+from uar.core.unfinished import UnfinishedArray
 from uar.data.views import Views, crops_at, resize_view
 from uar.tokens.cache import (
     Encoder,
     PackedImages,
     TokenCacheInfo,
-    UnfinishedArray,
     info_as_json,
     open_tokens,
     tokenize_images,
@@ -218,59 +217,6 @@ def test_killed_work_goes_on_with_the_same_tokens(
     tokens, _ = tokenized(model, images, out, batch_size=3)
     assert written == [0, 1, 2, 3, 4, 5]
     np.testing.assert_array_equal(tokens, cache[0])
-
-
-def test_another_runs_unfinished_array_is_not_used(tmp_path: Path) -> None:
-    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
-    assert array.open({"seed": 1}).tolist() == [0, 1, 2]
-    array.write(2, np.full((1, 1, 4), 7))
-    assert array.open({"seed": 1}).tolist() == [0, 1]
-    assert np.load(array.array)[4].tolist() == [[7, 7, 7, 7]]
-    assert array.open({"seed": 2}).tolist() == [0, 1, 2]
-    assert not np.load(array.array).any()
-
-
-Damage = Callable[[UnfinishedArray], object]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda a: a.done.write_bytes(b"\x01\x01"),
-        lambda a: a.done.write_bytes(b""),
-        lambda a: a.done.write_bytes(b"\x01\x07\x00"),
-        lambda a: a.done.unlink(),
-        lambda a: a.identity.write_text('{"run": '),
-        lambda a: a.identity.write_bytes(b"\xff\xfe"),
-        lambda a: a.array.unlink(),
-        lambda a: a.array.write_bytes(a.array.read_bytes()[:-9]),
-        lambda a: a.array.write_bytes(b""),
-        lambda a: np.save(a.array, np.zeros((5, 2, 4), np.uint16)),
-        lambda a: np.save(a.array, np.zeros((5, 1, 4), np.int32)),
-        lambda a: np.save(a.array, np.array([{}]), allow_pickle=True),
-    ],
-)
-def test_damaged_unfinished_work_is_moved_aside_and_begun_anew(
-    tmp_path: Path, damage: Damage, caplog: pytest.LogCaptureFixture
-) -> None:
-    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
-    array.open({"run": 1})
-    array.write(0, np.full((2, 1, 4), 7))
-    assert array.open({"run": 1}).tolist() == [1, 2]
-    damage(array)
-    assert array.open({"run": 1}).tolist() == [0, 1, 2]
-    assert not np.load(array.array).any()
-    assert (tmp_path / "scratch.damaged").is_dir()
-    assert "begins anew" in caplog.text
-
-
-def test_the_log_says_in_what_another_run_differs(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    array = UnfinishedArray(tmp_path / "scratch", (5, 1, 4), per_batch=2)
-    array.open({"code": {"uar/tokens/cache.py": "a"}, "params": {"seed": 0, "image.crop": 16}})
-    array.open({"code": {"uar/tokens/cache.py": "b"}, "params": {"seed": 1, "image.crop": 16}})
-    assert "differs in: code uar/tokens/cache.py, params seed" in caplog.text
 
 
 def test_a_kill_while_agreements_are_measured_loses_nothing(

@@ -19,9 +19,13 @@ from pipeline.provenance import stages
 from uar.core.config import StageParams
 from uar.core.device import describe
 from uar.core.files import sha256, write_json
+from uar.core.provenance import Scratch
 from uar.core.runs import Run, read_runs, record_run
+from uar.data.batches import MapSource, PixelSource
 from uar.model.checkpoint import Checkpoint
+from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR
+from uar.training.maps import Films, make_maps
 from uar.training.objective import Objective
 from uar.training.stage import Recipe, Task, train_stage
 from uar.training.validation import Validation
@@ -37,6 +41,13 @@ SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
     "CIDEr": "C",
     "cross_entropy": "CE",
 }
+_CODE_OF_MAPS = (
+    "uar/data/batches.py",
+    "uar/data/views.py",
+    "uar/model/extractor.py",
+    "uar/networks/",
+    "uar/training/maps.py",
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ def run_stage(
     if restart and fabric.is_global_zero:
         shutil.rmtree(scratch.folder, ignore_errors=True)
     fabric.barrier()
+    if model.unifier is None and model.extractor.frozen and params.train.cache_maps:
+        inputs.visual = _make_maps(fabric, inputs, model.extractor, scratch)
     studies = inputs.studies("train")
     findings = studies.findings if params.model.findings else None
     task = Task(
@@ -107,6 +120,22 @@ def run_stage(
         score = best.validation[select_by]
         write_selected(files.name, {select_by: score})
         log.info(f"{files.name}: best epoch {best.epoch}, validation {select_by} {score:.4f}")
+
+
+def _make_maps(
+    fabric: Fabric, inputs: Inputs, extractor: VisualExtractor, of_stage: Scratch
+) -> MapSource:
+    """The maps of the films at hand, whichever stage and row asks for them."""
+    assert isinstance(inputs.visual, PixelSource)
+    code, films = of_stage.identity["code"], str(paths.IMAGES)
+    identity = {
+        "code": {file: code[file] for file in code if file.startswith(_CODE_OF_MAPS)},
+        "input": {films: of_stage.identity["input"][films]},
+        "version": of_stage.identity["version"],
+    }
+    train, val = (inputs.studies(split).rows.ravel() for split in ("train", "val"))
+    looked_at = Films(inputs.visual, train, val)
+    return make_maps(fabric, extractor, looked_at, Scratch(paths.MAPS, identity))
 
 
 @contextmanager

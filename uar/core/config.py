@@ -260,6 +260,7 @@ class TrainParams(Section):
     mask_reduction: Literal["sum", "mean"]
     mask_learning_rate: float | None = Field(gt=0)  # of the mask M; None: the stage's
     extractor_learning_rate: float | None = Field(gt=0)  # of its network; None: the stage's
+    cache_maps: bool
     two_stage: bool
     stage_one: StageParams
     stage_two: StageParams

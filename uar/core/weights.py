@@ -30,7 +30,7 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
         about: anything that JSON holds.
     """
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
-    header = {"kind": kind, "digest": _digest(whole), "about": about}
+    header = {"kind": kind, "digest": digest_of(whole), "about": about}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     with atomic_write(path) as temporary:
         save_file(whole, temporary, metadata={_KEY: text})
@@ -58,7 +58,7 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         ) from None
     if found != kind:
         raise UserError(f"{path} is a {found}, expected a {kind}. {_REMEDY}")
-    if _digest(tensors) != digest:
+    if digest_of(tensors) != digest:
         raise UserError(f"{path} is damaged: its weights are not those written. {_REMEDY}")
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
@@ -69,8 +69,8 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 _REMEDY = "`dvc repro` makes it anew; `dvc pull` fetches it."
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values."""
+def digest_of(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in hex."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

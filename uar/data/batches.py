@@ -25,7 +25,7 @@ class Batch:
     report id of -1.
     """
 
-    visual: Tensor  # tokens (B, V, L/V) int64 or gray pixels (B, V, H, W) float in [0, 1]
+    visual: Tensor  # tokens (B, V, L/V) int64, pixels (B, V, H, W) or maps (B, V, C, h, w) float
     report: Tensor  # (B, T + 1) int64: BOS, words, EOS, padding
     report_ids: Tensor  # (ranks * B,) int64 of every rank's studies, equal for identical text
     words: int | None = None  # of the whole optimiser step, end tokens counted; None: it is whole
@@ -131,6 +131,35 @@ class PixelSource:
         chosen = corners[torch.arange(len(corners)), view[cropped] - 1].unsqueeze(1)
         pixels[cropped] = crops_at(images[cropped], chosen, side).squeeze(1).float() / 255
         return pixels.unflatten(0, rows.shape)
+
+
+@dataclass(frozen=True)
+class MapSource:
+    """Maps that a frozen extractor has made of a `PixelSource`'s views.
+
+    Args:
+        maps: `(M, C, h, w)` float16.
+        first: `(N,)`, where in `maps` the whole view of each image is, and its crops after it.
+        crops: K.
+        draw_whole: as in `TokenSource`.
+    """
+
+    maps: np.ndarray
+    first: np.ndarray
+    crops: int
+    draw_whole: bool = False
+
+    def whole(self, rows: np.ndarray) -> Tensor:
+        """Whole images."""
+        return torch.from_numpy(self.maps[self.first[rows]])
+
+    def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+        """The same as of `PixelSource`."""
+        return draw_views(shape, self.crops, self.draw_whole, generator)
+
+    def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
+        """The views drawn."""
+        return torch.from_numpy(self.maps[self.first[rows] + drawn.numpy()])
 
 
 class Studies:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.core.config import ExtractorParams
+from uar.core.device import few_at_once
 from uar.core.errors import UserError
 from uar.networks.pretrained import NETWORKS, FeatureNetwork, load_network
 
@@ -74,6 +75,8 @@ class VisualExtractor(nn.Module):
         self.norm = nn.LayerNorm(self.network.channels)  # networks' scales differ tenfold
         self.project = nn.Linear(self.network.channels, d_model)
         self.network.requires_grad_(params.fine_tune)
+        if self.frozen:
+            self.network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def load_pretrained(self, weights: str) -> None:
         """Take the network's weights from `imagenet` or a path.
@@ -95,15 +98,20 @@ class VisualExtractor(nn.Module):
             self.network.eval()
         return self
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Gray pixels `(B, V, H, W)` in [0, 1] to embeddings `(B, V * cells, d)`, row by row."""
-        maps = self._maps(pixels.flatten(0, 1))  # (BV, C, h, w)
-        cells = self.norm(maps.flatten(2).transpose(1, 2))  # (BV, cells, C)
-        return self.project(cells).unflatten(0, pixels.shape[:2]).flatten(1, 2)
+    def forward(self, visual: Tensor) -> Tensor:
+        """Embeddings `(B, V * cells, d)`, row by row.
 
-    def _maps(self, pixels: Tensor) -> Tensor:
-        """The network's maps of `(N, H, W)`; a frozen one's in float32, of any precision."""
+        Args:
+            visual: gray pixels `(B, V, H, W)` in [0, 1], or `maps` of them `(B, V, C, h, w)`.
+        """
+        views = visual.flatten(0, 1)
+        maps = self.maps(views) if visual.ndim == 4 else views.float()  # (BV, C, h, w)
+        cells = self.norm(maps.flatten(2).transpose(1, 2))  # (BV, cells, C)
+        return self.project(cells).unflatten(0, visual.shape[:2]).flatten(1, 2)
+
+    def maps(self, pixels: Tensor) -> Tensor:
+        """The network's `(N, C, h, w)` of `(N, H, W)`; a frozen one's in float32 always."""
         if not self.frozen:
             return self.network(pixels)
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return self.network(pixels)
+            return torch.cat([self.network(part) for part in few_at_once(pixels)])

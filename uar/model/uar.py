@@ -54,7 +54,8 @@ class UAR(nn.Module):
     """Report generator.
 
     Its visual input is tokens `(B, V, L/V)` int64 with `params.lsu`, else gray pixels
-    `(B, V, H, W)` float in [0, 1]; V is the number of images a study has.
+    `(B, V, H, W)` float in [0, 1] or what `VisualExtractor.maps` makes of them,
+    `(B, V, C, h, w)`; V is the number of images a study has.
 
     Args:
         params: architecture and switches.

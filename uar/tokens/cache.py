@@ -9,11 +9,8 @@ A JSON file beside the array says which encoder made it; readers refuse a cache 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,23 +18,20 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
 from uar.core.files import (
-    allocate,
     give_name,
     open_array,
     read_json,
-    set_aside,
     sha256,
-    write_json,
 )
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
-from uar.core.provenance import Scratch, differences
+from uar.core.provenance import Scratch
+from uar.core.unfinished import UnfinishedArray
 from uar.data.views import Views, crops_at, read_packed, resize_view
 
 if TYPE_CHECKING:
@@ -232,7 +226,7 @@ def tokenize_images(
     fabric, views = encoder.fabric, images.views
     encoder.tokenizer.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     per_batch = max(1, encoder.batch_size // views.encoded)
-    unfinished = UnfinishedArray(scratch.folder, images.shape, per_batch)
+    unfinished = UnfinishedArray(scratch.folder, "tokens", images.shape, np.uint16, per_batch)
     remaining: np.ndarray | None = None
     if fabric.is_global_zero:
         identity = {**scratch.identity, "tokenize": encoder.identity(images)}
@@ -302,89 +296,6 @@ def _agreements(encoder: Encoder, images: PackedImages) -> dict[str, Any]:
         encoded = torch.stack([encoder(of_film).cpu() for of_film in crops])  # (N, K, L)
         of_pixels = (tokens(encoder)[:, 1:] == encoded).float().mean().item()
     return {"float32_agreement": float32, "pixel_crop_agreement": of_pixels}
-
-
-class UnfinishedArray:
-    """A `(N, V, L)` uint16 array that processes fill batch by batch, and that outlives a kill.
-
-    Written through the file, not a mapping: a mapping's written pages count as memory.
-
-    Args:
-        folder: holds the array, a byte for each batch (1: it is whole) and the run's identity.
-        shape: `(N, V, L)`.
-        per_batch: images of a batch.
-    """
-
-    def __init__(self, folder: Path, shape: tuple[int, int, int], per_batch: int) -> None:
-        self.array, self.done, self.identity = (
-            folder / name for name in ("tokens.npy", "done", "identity.json")
-        )
-        self.shape = shape
-        self.per_batch = per_batch
-
-    def open(self, identity: dict[str, Any]) -> np.ndarray:
-        """Numbers of the batches still to do; another run's array is begun anew, a damaged too."""
-        identity = json.loads(json.dumps(identity))
-        if (done := self._done(identity)) is not None:
-            if done.any():
-                log.info(f"resuming after {done.sum()} of {len(done)} batches ({self.array})")
-            return np.flatnonzero(done == 0)
-        shutil.rmtree(self.array.parent, ignore_errors=True)
-        self.array.parent.mkdir(parents=True)
-        open_memmap(self.array, mode="w+", dtype=np.uint16, shape=self.shape)
-        allocate(self.array)
-        self.done.write_bytes(bytes(self.batches))
-        write_json(self.identity, identity)  # last: without it the folder counts for nothing
-        return np.arange(self.batches)
-
-    @property
-    def batches(self) -> int:
-        """How many the array has."""
-        return math.ceil(self.shape[0] / self.per_batch)
-
-    def _done(self, identity: dict[str, Any]) -> np.ndarray | None:
-        """A byte for each batch, if the folder holds a whole array of this run."""
-        if not self.identity.is_file():
-            return None
-        try:
-            others = differences(read_json(self.identity), identity)
-            done = np.frombuffer(self.done.read_bytes(), dtype=np.uint8)
-            array = np.load(self.array, mmap_mode="r")
-        except (UserError, OSError, ValueError, EOFError) as error:
-            others = []
-            fault = str(error)
-        else:
-            whole = (array.shape, array.dtype) == (self.shape, np.uint16)
-            fault = "" if whole and len(done) == self.batches else "it is of another size"
-            if done.max(initial=0) > 1:
-                fault = f"{self.done} is damaged"
-        if others:
-            log.info(
-                f"the unfinished tokens in {self.array.parent} are of another state of the "
-                f"project and are not used; it differs in: {', '.join(others)}"
-            )
-            return None
-        if fault:
-            aside = set_aside(self.array.parent)
-            log.warning(
-                f"the unfinished tokens in {self.array.parent} cannot be gone on with ({fault}). "
-                f"Moved to {aside}; the work begins anew."
-            )
-            return None
-        return done
-
-    def write(self, number: int, tokens: np.ndarray) -> None:
-        """Put a batch's tokens `(n, V, L)` in their place and mark the batch as done."""
-        size = os.path.getsize(self.array)
-        row_bytes = 2 * self.shape[1] * self.shape[2]
-        start = size - (self.shape[0] - number * self.per_batch) * row_bytes  # after the header
-        for path, offset, content in (
-            (self.array, start, tokens.astype(np.uint16).tobytes()),
-            (self.done, number, b"\x01"),
-        ):
-            with path.open("r+b") as file:
-                file.seek(offset)
-                file.write(content)
 
 
 def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:

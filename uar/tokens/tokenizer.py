@@ -11,9 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from uar.core.device import few_at_once
 from uar.core.errors import UserError
-
-_AT_ONCE_ON_CPU = 2  # images whose activations fit its cache; of 16 each takes twice as long
 
 
 class Tokenizer(nn.Module, ABC):
@@ -48,8 +47,7 @@ class Tokenizer(nn.Module, ABC):
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""
-        at_once = _AT_ONCE_ON_CPU if pixels.device.type == "cpu" else max(1, len(pixels))
-        return torch.cat([self.encode(part) for part in pixels.split(at_once)]).flatten(1)
+        return torch.cat([self.encode(part) for part in few_at_once(pixels)]).flatten(1)
 
     def fingerprint(self) -> str:
         """SHA-256 over the encoder's weights: two caches agree if their encoders do."""
