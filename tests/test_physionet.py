@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,28 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
-from pipeline.tools.physionet import write_tree
+from pipeline import paths
+from pipeline.stages.ingest import ingest
+from pipeline.stages.preprocess import preprocess
+from pipeline.tools.physionet import SHAPES, WRAPPED, shape_of, write_tree
 from tests.conftest import dataset_params
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.core.files import read_table
+from uar.data.demo.generate import sample_study
 from uar.data.readers import Dataset, LeftOut, read_dataset
+from uar.data.text import clean_mimic_cxr
+
+OBSERVATION_OF = {  # of the demo's findings
+    "cardiomegaly": "Cardiomegaly",
+    "pleural effusion": "Pleural Effusion",
+    "pneumothorax": "Pneumothorax",
+    "consolidation": "Consolidation",
+    "atelectasis": "Atelectasis",
+    "edema": "Edema",
+}
 
 REPORT = " FINAL REPORT\n\n FINDINGS:\n\n {}\n\n IMPRESSION:  Normal.\n"
 # study -> subject, split, films (dicom_id, view, ending; no ending: not on disk), report
@@ -313,10 +330,73 @@ def test_a_tree_of_drawn_films(tmp_path: Path) -> None:
         dataset_params("mimic_cxr", tmp_path, layout="physionet", images_per_study=1)
     )
     reasons = Counter(left.reason for left in dataset.left_out)
+    empty = {"empty report": reasons.pop("empty report")}
+    assert empty["empty report"] in range(2, 4)  # the placeholders that nothing else hides
     assert reasons == {"no frontal view": 3, "no report": 1, "no report section": 4}
-    assert len(dataset.studies) == 60 - 8
+    assert len(dataset.studies) == 60 - 8 - empty["empty report"]
     assert {s.split for s in dataset.studies} == {"train", "val", "test"}
     paths = [path for study in dataset.studies for path in study.image_paths]
     assert {path.rpartition(".")[2] for path in paths} == {"jpg", "dcm"}
     assert all((tmp_path / path).is_file() for path in paths)
     assert not any("discussed" in s.report or "paged" in s.report for s in dataset.studies)
+
+
+def expected_report(shape: str | None, report: str) -> str | None:
+    """What is to be read of a report of this shape; None: it is left out as empty."""
+    whole = " ".join(report.split())
+    match shape:
+        case "placeholder":
+            return None
+        case "wrapped word":
+            return f"{' '.join(WRAPPED.split())} {whole}"
+        case "organs":
+            sentences = re.split(r"(?<=\.) ", whole)
+            for place, head in zip(
+                range(len(sentences)), ("LUNGS", "HEART", "BONES"), strict=False
+            ):
+                sentences[place] = f"{head}: {sentences[place]}"
+            return " ".join(sentences)
+    return whole
+
+
+def test_every_shape_of_a_report_through_ingest_and_preprocess(
+    tmp_path: Path, raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An invented MIMIC-CXR; the tables that both stages write of it."""
+    count = 3 * 2 * len(SHAPES)
+    write_tree(tmp_path / "raw", studies=count, film_size=64, films="mix")
+    monkeypatch.chdir(tmp_path)
+    raw_params["dataset"] |= {
+        "name": "mimic_cxr", "layout": "physionet", "root": "raw", "split": "official",
+        "images_per_study": 1,
+    }  # fmt: skip
+    raw_params["export"]["index"] = "none"
+    raw_params["report"]["cleaner"] = "mimic_cxr"
+    raw_params["workers"] = 1
+    Path("params.yaml").write_text(yaml.safe_dump(raw_params))
+    ingest()
+    preprocess()
+
+    studies = read_table(paths.STUDIES).set_index("study_id")
+    cleaned = read_table(paths.REPORTS).set_index("study_id")
+    left = pd.read_csv(paths.LEFT_OUT).set_index("study_id")["reason"]
+    seen: Counter[str] = Counter()
+    for index in range(count):
+        study_id, shape = f"s{50_000_000 + index * 17}", shape_of(index)
+        drawn = sample_study(0, index)
+        if study_id in left.index and left[study_id] != "empty report":
+            continue  # no film, report or section: other reasons
+        expected = expected_report(shape, drawn.report)
+        if expected is None:
+            assert left[study_id] == "empty report", shape
+        else:
+            assert studies.loc[study_id, "report"] == expected, shape
+            assert list(studies.loc[study_id, "views"]) == ["frontal"]
+            assert cleaned.loc[study_id, "cleaned"] == clean_mimic_cxr(expected)
+            words = set(cleaned.loc[study_id, "cleaned"].split())
+            assert not words & {"discussed", "informed", "emailed", "phone", "dr", "nan", "none"}
+            named = {OBSERVATION_OF[f.name] for f in drawn.findings if f.name in OBSERVATION_OF}
+            assert named <= set(cleaned.loc[study_id, "findings"])
+        seen[shape or "plain"] += 1
+    assert seen.keys() == {"plain", *SHAPES} and min(seen.values()) >= 1
+    assert len(studies) == len(cleaned) == sum(seen.values()) - seen["placeholder"]

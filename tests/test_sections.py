@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from uar.data.readers.sections import compose, read_sections
@@ -48,8 +50,16 @@ def test_a_whole_report() -> None:
         ("FINDIGNS: Clear.", "Clear."),
         ("CHEST FINDINGS: Clear.", "Clear."),
         ("FINDINGS:\r\nClear.\r\n", "Clear."),
-        # A header is at the start of a line.
-        ("HISTORY: cough FINDINGS: Clear.", None),
+        # A header is at the start of a line, or in capitals after a word that is not.
+        ("HISTORY: cough FINDINGS: Clear.", "Clear."),
+        ("INDICATION: ___ FINDINGS: Clear. IMPRESSION: Normal.", "Clear."),
+        ("FINDINGS: Clear lungs IMPRESSION: Normal.", "Clear lungs"),
+        ("FINDINGS: Seen in 3 IMPRESSION: Normal.", "Seen in 3"),
+        ("FINDINGS: Clear (now) IMPRESSION: Normal.", "Clear (now)"),
+        ("Findings: Clear. Impression: Normal.", "Clear."),
+        ("FINDINGS: Clear. Recommendation: none.", "Clear. Recommendation: none."),
+        ("FINDINGS: Clear, see the Impression: below.", "Clear, see the Impression: below."),
+        ("FINDINGS: Clear, in IMPRESSION too.", "Clear, in IMPRESSION too."),
         ("These are the findings: Clear.", None),
         # Other headers end the section; in mixed case only known ones do.
         ("FINDINGS: Clear.\nIMPRESSION: Normal.", "Clear."),
@@ -140,12 +150,48 @@ def test_a_clinical_paragraph_loses_only_its_call(call: str) -> None:
 
 @pytest.mark.parametrize(
     "note",
-    ["Dr. ___ was informed.", "Findings were called to Dr. ___.", "Dr. ___ was emailed.",
+    ["Dr. ___ is aware.", "Telephone notification to Dr. ___ at 9:15.",
+     "The findings were entered into the critical results dashboard.",
+     "These findings were discussed with Dr. ___ by Dr. ___ via telephone at 11:15 on ___, 5 "
+     "minutes after discovery.",
+     "Findings and recommendations were reviewed with the referring physician.",
+     "Dr. ___ was notified of these findings by phone.", "Dr. ___ was paged about the results.",
+     "The image was reviewed with Dr. ___ who agreed.", "An urgent e-mail was emailed to Dr. ___.",
+     "Dr. ___ was informed.", "Findings were called to Dr. ___.", "Dr. ___ was emailed.",
      "Results were posted to the dashboard.", "Discussed with Dr. ___. She understood.",
      "Dr. ___ was notified at 9:15."],
 )  # fmt: skip
 def test_a_paragraph_that_is_only_a_note_goes(note: str) -> None:
     assert read_sections(f"IMPRESSION: Normal.\n\n {note}")["impression"] == "Normal."
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["New pneumothorax was called to Dr. ___ at 9:15.",
+     "Dr. ___ was informed of the new pneumothorax at 9:15.",
+     "The left effusion was discussed with Dr. ___.",
+     "Dr. ___ was paged about a misplaced tube.",
+     "Large free air, called to Dr. ___ at once, is new."],
+)  # fmt: skip
+def test_a_finding_within_a_note_stays(said: str) -> None:
+    found = read_sections(f"IMPRESSION: Stable.\n\n {said}")["impression"]
+    words = re.findall("pneumothorax|effusion|tube|free air", said)
+    assert found.startswith("Stable. ") and words[0] in found
+
+
+def test_film_headings_under_empty_findings_are_joined() -> None:
+    report = "FINDINGS:\n\n CHEST:  Clear lungs.\n\n RIBS:  No fracture.\n\n IMPRESSION:  Normal."
+    assert read_sections(report)["findings"] == "Clear lungs. No fracture."
+    assert read_sections(report.replace("FINDINGS:", ""))["findings"] == "No fracture."
+
+
+@pytest.mark.parametrize("placeholder", ["nan", "None.", "NULL", "...", "___"])
+def test_a_placeholder_is_not_joined(placeholder: str) -> None:
+    for sections in (
+        {"findings": placeholder, "impression": "Normal."},
+        {"findings": "Clear.", "impression": placeholder},
+    ):
+        assert compose(sections, "findings+impression") == ""
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
     python -m pipeline.tools.physionet data/raw/mimic_cxr --studies 2000 --films mix
 
 Nothing in it is of a patient. Films and wording are the demo's; what is added are the habits of
-the real reports (headers in several spellings, notes below the text, studies without the section,
-without a frontal film or without a report), so that every reason to leave a study out occurs.
+the real reports (headers in several spellings, notes below the text, `SHAPES`, studies without the
+section, without a frontal film or without a report), so that every reason to leave a study out
+occurs.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import textwrap
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,6 +34,73 @@ NOTES = (
     "\n Findings were discussed with Dr. ___ by telephone at 3:15 p.m. on ___.\n",
     "\n NOTIFICATION:  Dr. ___ was paged.\n",
 )
+
+
+def _call_in_a_finding(sentences: list[str], impression: str) -> str:
+    """The last finding stands alone, with a clause about a call."""
+    *first, last = sentences
+    said = f"{last.rstrip('.')}, discussed with Dr. ___ by phone at 9:15."
+    return f" FINDINGS:\n\n{_wrapped(first)}\n\n{_wrapped([said])}\n\n IMPRESSION:  {impression}\n"
+
+
+def _empty_findings(sentences: list[str], impression: str) -> str:
+    """FINDINGS is headed and empty; a heading that names the films holds the text."""
+    heading = FILM_HEADINGS[len(sentences[0]) % len(FILM_HEADINGS)]
+    text = _wrapped(sentences)
+    return f" FINDINGS:\n\n {heading}:\n\n{text}\n\n IMPRESSION:  {impression}\n"
+
+
+def _wrapped_word(sentences: list[str], impression: str) -> str:
+    """A line begins with a word and a colon that is no header."""
+    text = _wrapped(sentences)
+    return f" FINDINGS:  {WRAPPED}\n{text}\n\n IMPRESSION:  {impression}\n"
+
+
+def _one_line(sentences: list[str], impression: str) -> str:
+    return f" COMPARISON: None. FINDINGS: {' '.join(sentences)} IMPRESSION: {impression}\n"
+
+
+def _organs(sentences: list[str], impression: str) -> str:
+    """Heads in capitals within the findings."""
+    heads = zip(("LUNGS", "HEART", "BONES"), sentences, strict=False)
+    first = "\n".join(f" {head}:  {sentence}" for head, sentence in heads)
+    return f" FINDINGS:\n\n{first}\n{_wrapped(sentences[3:])}\n\n IMPRESSION:  {impression}\n"
+
+
+def _placeholder(sentences: list[str], impression: str) -> str:
+    """A table's mark of no text, in place of the findings."""
+    return f" FINDINGS:  {PLACEHOLDERS[len(sentences[0]) % len(PLACEHOLDERS)]}\n\n IMPRESSION: x\n"
+
+
+def _note_alone(sentences: list[str], impression: str) -> str:
+    """A paragraph that only tells of the report."""
+    note = LONE_NOTES[len(sentences[0]) % len(LONE_NOTES)]
+    return f" FINDINGS:\n\n{_wrapped(sentences)}\n\n {note}\n"
+
+
+FILM_HEADINGS = ("CHEST", "PA AND LATERAL VIEWS OF THE CHEST", "RIBS", "BONE WINDOW")
+WRAPPED = "As before, see the\n comparison: nothing is new."
+PLACEHOLDERS = ("nan", "NaN", "None", "None.")
+LONE_NOTES = (
+    "Dr. ___ was informed.",
+    "Findings were called to Dr. ___ at 9:15.",
+    "Dr. ___ was emailed.",
+    "Results were posted to the dashboard.",
+)
+SHAPES = {
+    "call in a finding": _call_in_a_finding,
+    "empty findings": _empty_findings,
+    "wrapped word": _wrapped_word,
+    "one line": _one_line,
+    "organs": _organs,
+    "placeholder": _placeholder,
+    "note alone": _note_alone,
+}
+
+
+def shape_of(index: int) -> str | None:
+    """Which of the odd `SHAPES` the report of a study has, if any: every third one."""
+    return list(SHAPES)[index // 3 % len(SHAPES)] if index % 3 == 2 else None
 
 
 def write_tree(
@@ -81,16 +150,25 @@ def write_tree(
 
 def write_report(study: DemoStudy, index: int) -> str:
     """The demo's report of a study, in the dress of a real one."""
-    lines = textwrap.fill(study.report, 76, initial_indent=" ", subsequent_indent=" ")
+    lines = _wrapped([study.report])
     impression = "No acute process." if not study.findings else "As described."
     opening = "                                 FINAL REPORT\n EXAMINATION:  Chest radiographs\n\n"
     if index % 20 == 9:
         return f"{opening} IMPRESSION:  {impression}\n"
     if index % 50 == 14:
         return f"{opening} FINDINGS AND IMPRESSION:\n{lines}\n"
+    shape = shape_of(index)
+    if shape is not None:
+        sentences = re.split(r"(?<=\.) ", " ".join(study.report.split()))
+        return opening + SHAPES[shape](sentences, impression)
     header, note = HEADERS[index % len(HEADERS)], NOTES[index % len(NOTES)]
     ending = note if "NOTIFICATION" in note else f"{note}\n IMPRESSION:  {impression}\n"
     return f"{opening} COMPARISON:  ___.\n\n {header}:\n\n{lines}\n{ending}"
+
+
+def _wrapped(sentences: list[str]) -> str:
+    text = " ".join(sentences)
+    return textwrap.fill(text, 76, initial_indent=" ", subsequent_indent=" ")
 
 
 def _views(index: int) -> list[Literal["PA", "AP", "LATERAL"]]:

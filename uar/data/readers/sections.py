@@ -8,7 +8,8 @@ spellings are normalised; of a section that occurs twice the last counts; a head
 impression. Here known headers count in any case, and notes on the report itself below a section's
 text are dropped. A report without headers has no section: its last paragraph is not taken for one,
 and single reports get no rules of their own. Of a trailing paragraph that says more than a note
-does, only the note goes; heads of organs (LUNGS:) belong to their section.
+does, only the note goes; heads of organs (LUNGS:) belong to their section. On one line, a header in
+capitals ends the section before it, and an empty FINDINGS is what all headings of films hold.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import re
 import string
 from collections.abc import Mapping
 from functools import lru_cache
+
+from uar.data.study import is_empty_report
 
 _LONGEST_HEADER = 80  # characters
 _HEADER_CHARACTERS = frozenset(string.ascii_letters + " ()/,&-")
@@ -91,20 +94,36 @@ _ORGANS = frozenset(
         "cardiac",
     ]
 )
-# A header within a line, after a finished sentence.
+# A header within a line: in capitals after a word that is not, or in title case after a sentence.
 _SEAM = re.compile(
-    r"(?<=[.!?])[ \t]+(?=(?:FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|TECHNIQUE|INDICATION|"
-    r"RECOMMENDATIONS?|NOTIFICATION) ?:)"
+    r"(?<=[a-z0-9_.!?,;:)\]])[ \t]+(?=(?:FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|TECHNIQUE|"
+    r"INDICATION|RECOMMENDATIONS?|NOTIFICATION) ?:)"
+    r"|(?<=[.!?])[ \t]+(?=(?:Findings|Impression|Conclusion) ?:)"
 )
 # What tells of the report itself, below the section's own text.
 _NOTE = re.compile(
     r"(?:,\s*(?:(?:as|which|this|and)\s+)?(?:(?:was|were)\s+)?)?"
     r"(?:(?:discussed|reviewed) with|communicated (?:to|with|by)|"
     r"(?:conveyed|relayed|telephoned|called|emailed|posted) to|"
-    r"\b(?:notified|paged|informed|emailed)\b|(?:by|via|over the) (?:tele)?phone|wet read|"
-    r"dictated|(?:signed|approved) by)",
+    r"(?:entered|placed|logged) (?:in|into|on) the (?:critical )?(?:results? )?dashboard|"
+    r"\b(?:notified|notification|paged|informed|emailed|aware)\b|"
+    r"(?:by|via|over the) (?:tele)?phone|wet read|dictated|(?:signed|approved) by)",
     re.IGNORECASE,
 )
+# Words that a note consists of beside what `_NOTE` finds; any other may be a finding.
+_NOTE_WORDS = """
+    a about above all also am an and are as at attending been being but by case change changes
+    clinical clinician communicated communication complete conversation critical dashboard date
+    department dictated direct discovery discussed discussion dr drs e ed email emergency finding
+    findings following for from had has have he her his house icu image images immediately
+    impression in initial intern interpretation is it made mail md message minutes moments mr mrs ms
+    no note nurse of officer on order our over pa page paged phone physician pm preliminary prior
+    provider question radiograph radiologist radiology read reading recommendation recommendations
+    referring report reported reporting resident result results review reviewed s she shortly
+    significant staff study surgery team telephone the their then there these they this time to
+    today updated urgent verbal verbally via was we were when which who with a.m p.m
+"""
+_TELLS_OF = re.compile(r"\b(?:of|about|regarding|concerning|that|for)\s+([^.;]*)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[a-z)\]]{2}[.!?])\s+(?=[A-Z0-9])")
 _NOTE_WITHIN = 160  # characters from the paragraph's start
 
@@ -116,6 +135,8 @@ def compose(sections: Mapping[str, str], wanted: str) -> str | None:
         The text, "" if a section is there but empty, None if one is missing.
     """
     names = wanted.split("+")
+    if len(names) > 1:  # a placeholder is not joined to a text
+        sections = {name: "" if is_empty_report(text) else text for name, text in sections.items()}
     if all(sections.get(name) for name in names):
         *first, last = (sections[name] for name in names)
         return " ".join([*map(_finished, first), last])
@@ -149,7 +170,9 @@ def read_sections(report: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for section, occurrences in bodies.items():
         found = [text for text in map(_text, occurrences) if text]
-        texts[section] = found[-1] if found else ""
+        # all films that an empty FINDINGS is headed over
+        several = section == _FILMS and "findings" in bodies
+        texts[section] = (" ".join(found) if several else found[-1]) if found else ""
     films, _ = texts.pop(_FILMS, ""), texts.pop(_OTHER, "")
     if films and not texts.get("findings") and not texts.get(_JOINT):
         texts["findings"] = films
@@ -225,4 +248,15 @@ def _without_note(paragraph: str) -> str:
         noted = True
         if note[0].startswith(","):  # a clause about the call below a finding
             kept.append(sentence[: note.start()] + ".")
+        elif _says_more(sentence, note):
+            kept.append(sentence)
     return " ".join(kept)
+
+
+def _says_more(sentence: str, note: re.Match[str]) -> bool:
+    """Whether a sentence with a note names what the note is about."""
+    about = (said[1] for said in _TELLS_OF.finditer(sentence, note.end()))
+    words = re.findall(
+        r"[a-z][a-z.]*[a-z]|[a-z]", " ".join([sentence[: note.start()], *about]).lower()
+    )
+    return not set(words).issubset(_NOTE_WORDS.split())
