@@ -15,7 +15,7 @@ import torch
 from tests.conftest import ROOT
 from uar.analysis.alignment import alignment_metrics, min_max
 from uar.analysis.basis import gram, gram_metrics
-from uar.analysis.drawing import save_figure
+from uar.analysis.drawing import save_figure, wrap
 from uar.analysis.grounding import (
     bootstrap_interval,
     coverage,
@@ -320,6 +320,26 @@ def test_figure_7_of_a_report_with_few_words_to_show(tmp_path: Path, words: list
         assert written[0] == written[1]
         assert written[0][0].startswith(b"\x89PNG")
         assert written[0][1].startswith(b"%PDF")
+
+
+def test_a_heatmaps_scale_has_ticks_that_double() -> None:
+    attention = np.zeros((1, 8))
+    attention[0, 3] = 0.55  # 4.4 times uniform
+    report = ReportAttention(["heart"], attention)
+    boxes = pd.DataFrame(columns=BOX_COLUMNS)
+    figure = draw_word_heatmaps({"TIR": report}, np.zeros((2, 4, 4)), ["a", "b"], "x", boxes)
+    (bar,) = (axes for axes in figure.axes if "uniform" in axes.get_ylabel())
+    assert bar.get_yticks().tolist() == [0, 0.5, 1, 2, 4]
+
+
+def test_no_line_of_a_report_begins_with_a_full_stop() -> None:
+    text = "the heart is big . no effusion . clear ."
+    lines = wrap(text, 16).split("\n")
+    assert [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] == [
+        "the heart is", "big . no", "effusion .", "clear ."
+    ]  # fmt: skip
+    assert max(map(len, lines)) <= 16
+    assert wrap(text, 16, lines=1) == "the heart is …"
 
 
 # ---- grounding

@@ -57,8 +57,16 @@ def test_train_and_validation_share_a_colour_and_differ_in_dashes() -> None:
     train, validation = figure.axes[0].lines
     assert train.get_color() == validation.get_color()
     assert (train.get_linestyle(), validation.get_linestyle()) == ("--", "-")
-    assert train.get_label() == "loss, training"
     assert list(validation.get_ydata()) == [4, 3]
+    (key,) = figure.legends
+    styles = {
+        text.get_text(): line.get_linestyle()
+        for text, line in zip(key.texts, key.get_lines(), strict=True)
+    }
+    assert styles == {"training": "--", "validation": "-"}
+    reports = figure.axes[2].get_legend()
+    assert reports is not None
+    assert [text.get_text() for text in reports.texts] == ["BLEU-4", "ROUGE-L", "CIDEr"]
 
 
 def test_a_page_of_a_model_that_was_not_trained(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
 from uar.core.files import atomic_write
 
+_HEADROOM = 0.16  # of a panel, for its legend above the lines
+PARTS = {"train": ("training", "--"), "val": ("validation", "-")}
 Curves = Mapping[str, pd.Series]  # values by epoch, by name: train/loss, val/CIDEr, ...
 
-# Of a stage's panels: title, and colour of each quantity. Train is dashed, validation solid.
+# Of a stage's panels: title, and colour of each quantity.
 PANELS: dict[str, dict[str, str]] = {
     "loss": {"loss": BLUE},
     "its terms": {"language_modeling": BLUE, "global": ORANGE},
@@ -73,19 +76,28 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(linewidth=0.4, alpha=0.5)
-            if axes.get_legend_handles_labels()[1]:
-                axes.legend(fontsize=SMALL, framealpha=0.6)
+            if len(quantities) > 1:
+                names = [_key(color, "-", name) for name, color in quantities.items()]
+                low, high = axes.get_ylim()
+                axes.set_ylim(low, high + _HEADROOM * (high - low))
+                axes.legend(
+                    handles=names, loc="upper center", ncols=len(names), fontsize=SMALL,
+                    frameon=False, handlelength=1.2, columnspacing=1,
+                )  # fmt: skip
+    styles = [_key("black", style, part) for part, style in PARTS.values()]
+    figure.legend(handles=styles, loc="outside upper right", ncols=2, frameon=False)
     return figure
 
 
 def _draw(axes: Axes, curves: Curves, quantity: str, color: str) -> None:
-    for part, style in (("train", "--"), ("val", "-")):
+    for part, (_, style) in PARTS.items():
         values = curves.get(f"{part}/{quantity}")
         if values is not None:
-            label = f"{quantity}, {'training' if part == 'train' else 'validation'}"
-            axes.plot(
-                values.index, values, style, color=color, marker="o", markersize=2, label=label
-            )
+            axes.plot(values.index, values, style, color=color, marker="o", markersize=2)
+
+
+def _key(color: str, style: str, label: str) -> Line2D:
+    return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
 def write_page(figure: Figure, curves: Mapping[str, Curves], path: Path) -> None:

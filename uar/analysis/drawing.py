@@ -70,9 +70,14 @@ def show_films(axes: Axes, films: np.ndarray) -> None:
 
 def show_text(axes: Axes, text: str, line: int, lines: int) -> None:
     """A text in lines of `line` characters, cut after `lines` of them."""
-    wrapped = textwrap.wrap(text, line, max_lines=lines, placeholder=" …")
     axes.set_axis_off()
-    axes.text(0, 1, "\n".join(wrapped), va="top", fontsize=SMALL, parse_math=False)
+    axes.text(0, 1, wrap(text, line, lines), va="top", fontsize=SMALL, parse_math=False)
+
+
+def wrap(text: str, line: int, lines: int | None = None) -> str:
+    """A report in lines of `line` characters, of which none begins with a full stop."""
+    kept = text.replace(" .", "\N{NO-BREAK SPACE}.")
+    return "\n".join(textwrap.wrap(kept, line, max_lines=lines, placeholder=" …"))
 
 
 def outline(

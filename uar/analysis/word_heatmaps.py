@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +15,15 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from uar.analysis.drawing import CYAN, PAGE_WIDTH, SMALL, new_figure, outline, show_film
+from uar.analysis.drawing import (
+    CYAN,
+    PAGE_WIDTH,
+    SMALL,
+    new_figure,
+    outline,
+    show_film,
+    wrap,
+)
 from uar.analysis.grounding import head_word
 from uar.evaluation.clinical.labels import Label
 from uar.evaluation.clinical.phrases import BEYOND, PLACES
@@ -193,6 +200,7 @@ def draw_word_heatmaps(
     upper = grid[: rows // 2] if first != last else grid
     bar = figure.colorbar(ScalarMappable(scale, "inferno"), ax=upper, extend="max", shrink=0.9)
     bar.set_label("attention, × uniform")
+    bar.set_ticks([0, *(2.0**n for n in range(-1, 8) if scale.vmax and 2.0**n <= scale.vmax)])
     if first != last:
         lower = grid[rows // 2 :]
         bar = figure.colorbar(ScalarMappable(difference, _CHANGE_MAP), ax=lower, shrink=0.9)
@@ -203,6 +211,6 @@ def draw_word_heatmaps(
         )
         figure.legend(handles=[edge], loc="outside upper left", frameon=False)
     written = f"written: {' '.join(reports[last].words)}"
-    caption = "\n".join(textwrap.fill(text, 125) for text in (written, f"true: {reference}"))
+    caption = "\n".join(wrap(text, 125) for text in (written, f"true: {reference}"))
     figure.supxlabel(caption, fontsize=SMALL, ha="left", x=0.01, parse_math=False)
     return figure
