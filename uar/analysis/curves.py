@@ -7,6 +7,7 @@ import html
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -18,7 +19,8 @@ from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_fig
 from uar.core.files import atomic_write
 
 _HEADROOM = 0.16  # of a panel, for its legend above the lines
-PARTS = {"train": ("training", "--"), "val": ("validation", "-")}
+Style = Literal["-", "--"]
+PARTS: dict[str, tuple[str, Style]] = {"train": ("training", "--"), "val": ("validation", "-")}
 Curves = Mapping[str, pd.Series]  # values by epoch, by name: train/loss, val/CIDEr, ...
 
 # Of a stage's panels: title, and colour of each quantity.
@@ -96,7 +98,7 @@ def _draw(axes: Axes, curves: Curves, quantity: str, color: str) -> None:
             axes.plot(values.index, values, style, color=color, marker="o", markersize=2)
 
 
-def _key(color: str, style: str, label: str) -> Line2D:
+def _key(color: str, style: Style, label: str) -> Line2D:
     return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
