@@ -265,6 +265,21 @@ USELESS: dict[str, dict[str, Any]] = {
     "window below": {"WindowCenter": 3174, "WindowWidth": 2426},
     "window above": {"WindowCenter": 60000, "WindowWidth": 2000},
     "exact": {"WindowCenter": 3174, "WindowWidth": 2426, "VOILUTFunction": "LINEAR_EXACT"},
+    "sigmoid below": {"WindowCenter": 3174, "WindowWidth": 2426, "VOILUTFunction": "SIGMOID"},
+    "sigmoid above": {"WindowCenter": 60000, "WindowWidth": 2426, "VOILUTFunction": "SIGMOID"},
+    "sigmoid near": {"WindowCenter": 5000, "WindowWidth": 4000, "VOILUTFunction": "SIGMOID"},
+    "two sigmoids": {
+        "WindowCenter": [3174, 60000],
+        "WindowWidth": [2426, 900],
+        "VOILUTFunction": "SIGMOID",
+    },
+    "sigmoid and slope 0": {
+        "RescaleSlope": 0,
+        "RescaleIntercept": 5,
+        "WindowCenter": 5,
+        "WindowWidth": 10,
+        "VOILUTFunction": "SIGMOID",
+    },
     "two windows": {"WindowCenter": [3174, 100], "WindowWidth": [2426, 50]},
     "slope 0": {"RescaleSlope": 0, "RescaleIntercept": 0},
     "slope 0 and a window": {
@@ -298,8 +313,11 @@ def test_a_useless_header_gives_way_to_percentiles(
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_a_useless_first_window_gives_way_to_the_second(tmp_path: Path, photometric: str) -> None:
-    tags = {"PhotometricInterpretation": photometric}
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_useless_first_window_gives_way_to_the_second(
+    tmp_path: Path, photometric: str, function: str
+) -> None:
+    tags = {"PhotometricInterpretation": photometric, "VOILUTFunction": function}
     both = {"WindowCenter": [3174, 20000], "WindowWidth": [2426, 8001], **tags}
     alone = {"WindowCenter": 20000, "WindowWidth": 8001, **tags}
     film = read_film(save_dicom(tmp_path / "both.dcm", RAMP, **both))
@@ -308,11 +326,13 @@ def test_a_useless_first_window_gives_way_to_the_second(tmp_path: Path, photomet
     assert not film.header_failed
 
 
-def test_a_narrow_window_is_the_headers_right(tmp_path: Path) -> None:
-    tags = {"WindowCenter": 20000, "WindowWidth": 40}
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_a_narrow_window_is_the_headers_right(tmp_path: Path, function: str) -> None:
+    tags = {"WindowCenter": 20000, "WindowWidth": 40, "VOILUTFunction": function}
     film = read_film(save_dicom(tmp_path / "film.dcm", RAMP, **tags))
     assert not film.header_failed
-    assert 2 < len(np.unique(film.pixels)) < 20
+    assert 2 < len(np.unique(film.pixels)) < 40
+    assert (film.pixels == 0).sum() > 1000 and (film.pixels == 255).sum() > 1000
 
 
 # ---- compression

@@ -121,6 +121,7 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+_FAR = 1e12  # beyond any window
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
@@ -427,9 +428,22 @@ def _transformed(
     film.pop("VOILUTSequence", None)
     for index in _usable_windows(film):
         offered = True
-        yield apply_windowing(values, film, index)
+        yield _windowed(values, film, index)
     if not offered:
         yield percentile_window(values, counts)
+
+
+def _windowed(values: np.ndarray, film: pydicom.Dataset, index: int) -> np.ndarray:
+    """Values through a window; one value for all that a sigmoid puts into one of 255 steps.
+
+    It never cuts values off as the others do, and so leaves differences that no screen shows.
+    """
+    shown = apply_windowing(values, film, index)
+    if film.get("VOILUTFunction") == "SIGMOID":
+        low, high = apply_windowing(np.array([-_FAR, _FAR]), film, index)
+        if np.ptp(shown) * 255 < high - low:
+            return np.zeros_like(shown)
+    return shown
 
 
 def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
