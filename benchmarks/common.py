@@ -36,7 +36,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def compare(
+def time_both(
     fast: Callable[[], object], slow: Callable[[], object], rounds: int = 5, warmup: int = 1
 ) -> Comparison:
     """Time both in each of `rounds` rounds, so that a busy machine disturbs them alike.

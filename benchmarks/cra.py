@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.common import compare, machine, row
+from benchmarks.common import machine, row, time_both
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from tests import reference
 from uar.core.device import resolve_device
@@ -40,7 +40,7 @@ def main() -> None:
         for slow in (written_out_on_every_token, fused_on_every_token):
             how = slow.__name__.removesuffix("_on_every_token").replace("_", " ")
             notes = {"ids": f"{distinct} of {tokens} tokens", "reference's attention": how}
-            row(name, compare(once, slow), **notes)
+            row(name, time_both(once, slow), **notes)
 
 
 def backward(image: Tensor, text: Tensor) -> None:

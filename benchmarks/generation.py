@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.common import Comparison, compare, machine, row
+from benchmarks.common import Comparison, machine, row, time_both
 from benchmarks.iu_xray import iu_xray_params, make_model, make_visual
 from tests import reference
 from uar.core.device import resolve_device
@@ -44,7 +44,7 @@ def main() -> None:
         expected[:] = reference.generate(model, few, beams)
 
     print(machine(device))
-    times = compare(fast, slow, rounds=2, warmup=0)
+    times = time_both(fast, slow, rounds=2, warmup=0)
     same = sum(a.ids == b.ids for a, b in zip(written, expected, strict=False))
     row(
         f"{STUDIES} reports, beam {beams}, 60 words",

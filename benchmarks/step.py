@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import compare, machine, measured_peak, row
+from benchmarks.common import machine, measured_peak, row, time_both
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from tests import reference
 from uar.core.config import Params
@@ -76,7 +76,7 @@ def main() -> None:
     for precision, dtype in DTYPES.items():
         fast = training_step(params, device, precision)
         flops, peak = arithmetic(fast), measured_peak(device, dtype)
-        times = compare(fast, slow)
+        times = time_both(fast, slow)
         row(
             f"training step, {precision}, reference float32",
             times,

@@ -20,13 +20,13 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from benchmarks.common import compare, machine, row
+from benchmarks.common import machine, row, time_both
 from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
 from uar.core.provenance import Scratch
 from uar.data.views import Views, crops_at, resize_view
-from uar.tokens.cache import Encoder, PackedImages, TokenCacheInfo, tokenize_images
+from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding, tokenize_images
 from uar.tokens.dvae import Dvae
 
 IMAGES = 24
@@ -46,7 +46,7 @@ def tokenized(folder: Path, model: Dvae, count: int, views: Views, batch_size: i
     """The stage's work on `folder/images.npy`, every image a training one."""
     images = PackedImages(folder / "images.npy", np.ones(count, dtype=bool), views)
     scratch = Scratch(folder / "unfinished", {})
-    encoder = Encoder(launch("auto"), model, batch_size, "float32")
+    encoder = TokenEncoding(launch("auto"), model, batch_size, "float32")
     info = tokenize_images(encoder, images, folder / "tokens.npy", scratch)
     shutil.rmtree(scratch.folder)
     assert isinstance(info, TokenCacheInfo)
@@ -89,10 +89,10 @@ def speed(folder: Path) -> None:
     def stage() -> None:
         tokenized(folder, model, IMAGES, views, batch_size=params.tokenize.batch_size)
 
-    share = compare(stage, encoder_alone)
+    share = time_both(stage, encoder_alone)
     views_per_second = f"{len(pixels) / share.fast:.1f}"
     row("tokenization, against its encoder alone", share, views_per_second=views_per_second)
-    row("tokenization, against a plain dall_e loop", compare(stage, plain_loop, rounds=3))
+    row("tokenization, against a plain dall_e loop", time_both(stage, plain_loop, rounds=3))
 
 
 def memory(folder: Path) -> None:

@@ -48,7 +48,7 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
         params = load_params(paths.PARAMS)
         stage = stages()[name]
         scratch = paths.SCRATCH / name
-        with interruptions_said(scratch), full_disks_said(), alone(name):
+        with interruption_explained(scratch), full_disk_explained(), alone(name):
             if _first_process():
                 forget_recorded_runs()
             stage.check(params)
@@ -126,7 +126,7 @@ def alone(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def full_disks_said() -> Iterator[None]:
+def full_disk_explained() -> Iterator[None]:
     """Turn a write that the disk refuses into a sentence."""
     try:
         yield
@@ -154,7 +154,7 @@ def _number_in(message: str) -> int | None:
 
 
 @contextmanager
-def interruptions_said(scratch: Path) -> Iterator[None]:
+def interruption_explained(scratch: Path) -> Iterator[None]:
     """Say in one line what Ctrl-C left."""
     try:
         yield

@@ -17,12 +17,12 @@ from uar.analysis.alignment import alignment_metrics, min_max
 from uar.analysis.basis import gram, gram_metrics
 from uar.analysis.drawing import save_figure, wrap
 from uar.analysis.grounding import (
-    bootstrap_interval,
     coverage,
     grounding_metrics,
     grounding_summary,
     grounding_table,
     head_word,
+    interval_over_studies,
     mentions,
     score_mention,
 )
@@ -41,7 +41,7 @@ from uar.core.special_words import BOS, EOS, PAD
 from uar.data.demo import FINDINGS as DEMO_FINDINGS
 from uar.data.study import BOX_COLUMNS
 from uar.evaluation.published import published_alignment_scores
-from uar.inference.attention import attention_weights, recorded_attention
+from uar.inference.word_attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
@@ -395,12 +395,12 @@ def test_mentions_and_their_scores() -> None:
 
 def test_interval_of_grounding_draws_studies_not_mentions() -> None:
     values = np.array([0.0] * 10 + [1.0] * 10)
-    many = bootstrap_interval(values, [str(i) for i in range(20)])
-    two = bootstrap_interval(values, ["a"] * 10 + ["b"] * 10)
+    many = interval_over_studies(values, [str(i) for i in range(20)])
+    two = interval_over_studies(values, ["a"] * 10 + ["b"] * 10)
     assert two == (0, 1)  # two studies say little, however many mentions they hold
     assert 0.2 < many[0] < 0.4
     assert 0.6 < many[1] < 0.8
-    assert bootstrap_interval(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
+    assert interval_over_studies(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
 
 
 def test_grounding_summary_by_finding_and_for_all() -> None:

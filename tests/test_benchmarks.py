@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import with_table
-from benchmarks.common import Comparison, compare, row
+from benchmarks.common import Comparison, row, time_both
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_batch, make_model
 from benchmarks.step import arithmetic
 from tests import reference
@@ -29,7 +29,7 @@ def test_compare_takes_medians_in_turns(monkeypatch: pytest.MonkeyPatch) -> None
         return call
 
     fast, slow = work("fast", [9.0, 1.0, 2.0, 1.0]), work("slow", [9.0, 4.0, 3.0, 50.0])
-    times = compare(fast, slow, rounds=3, warmup=1)
+    times = time_both(fast, slow, rounds=3, warmup=1)
     assert times == Comparison(fast=1.0, slow=4.0)
     assert times.ratio == 4.0
     assert calls == ["fast", "slow"] * 4

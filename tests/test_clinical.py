@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from tests.labelled_sentences import sentences
 from uar.core.errors import UserError
+from uar.evaluation.clinical.agreement import GOLD_CLASSES, agreement, join_sections, read_gold
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, FIVE, OBSERVATIONS, Label
 from uar.evaluation.clinical.scores import clinical_metrics, confusion, findings_scores
-from uar.evaluation.clinical.validation import GOLD_CLASSES, agreement, join_sections, read_gold
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from tests.conftest import dataset_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
 from uar.data import demo
+from uar.data.demo.dataset import sample_study, write_dicom
 from uar.data.demo.findings import FINDINGS, KINDS, Finding, regions_of
 from uar.data.demo.frontal import draw_frontal
-from uar.data.demo.generate import sample_study, write_dicom
 from uar.data.demo.lateral import draw_lateral
 from uar.data.demo.wording import ABNORMAL, NORMAL, OTHERWISE, write_report
 from uar.data.films import read_film
@@ -33,7 +33,7 @@ NAMED_BY = {"cardiomegaly": ("cardiomegaly", "enlarge"), "pleural effusion": ("e
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("raw") / "demo"
-    demo.generate(folder, studies=STUDIES, film_size=FILM_SIZE, seed=SEED)
+    demo.write_dataset(folder, studies=STUDIES, film_size=FILM_SIZE, seed=SEED)
     return folder
 
 
@@ -61,7 +61,7 @@ def every_finding() -> list[Finding]:
 
 
 def test_same_arguments_give_the_same_bytes(root: Path, tmp_path: Path) -> None:
-    demo.generate(tmp_path / "again", studies=STUDIES, film_size=FILM_SIZE, seed=SEED)
+    demo.write_dataset(tmp_path / "again", studies=STUDIES, film_size=FILM_SIZE, seed=SEED)
     assert digests(tmp_path / "again") == digests(root)
 
 
@@ -69,8 +69,8 @@ def test_a_larger_data_set_begins_with_the_smaller_and_replaces_it(
     root: Path, tmp_path: Path
 ) -> None:
     again = tmp_path / "demo"
-    demo.generate(again, studies=20, film_size=FILM_SIZE, seed=SEED + 1)
-    demo.generate(again, studies=STUDIES + 1, film_size=FILM_SIZE, seed=SEED)
+    demo.write_dataset(again, studies=20, film_size=FILM_SIZE, seed=SEED + 1)
+    demo.write_dataset(again, studies=STUDIES + 1, film_size=FILM_SIZE, seed=SEED)
     films = {name: digest for name, digest in digests(root).items() if name.startswith("images/")}
     assert films.items() < digests(again).items()
     assert len(list((again / "images").iterdir())) == STUDIES + 1
@@ -82,7 +82,7 @@ def test_a_kill_between_the_old_data_set_and_the_new_leaves_no_riddle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
 ) -> None:
     root, renamed = tmp_path / "demo", []
-    demo.generate(root, studies=2, film_size=32, seed=1)
+    demo.write_dataset(root, studies=2, film_size=32, seed=1)
     rename = Path.rename
 
     def dying(path: Path, target: Path) -> None:
@@ -93,8 +93,8 @@ def test_a_kill_between_the_old_data_set_and_the_new_leaves_no_riddle(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Path, "rename", dying)
-        demo.generate(root, studies=3, film_size=32, seed=1)
-    demo.generate(root, studies=3, film_size=32, seed=1)
+        demo.write_dataset(root, studies=3, film_size=32, seed=1)
+    demo.write_dataset(root, studies=3, film_size=32, seed=1)
     assert len(list((root / "images").iterdir())) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]
 
@@ -102,7 +102,7 @@ def test_a_kill_between_the_old_data_set_and_the_new_leaves_no_riddle(
 def test_a_folder_with_other_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "annotation.json").write_text("{}")
     with pytest.raises(UserError, match="no generated data set"):
-        demo.generate(tmp_path, studies=20, film_size=FILM_SIZE, seed=SEED)
+        demo.write_dataset(tmp_path, studies=20, film_size=FILM_SIZE, seed=SEED)
     assert (tmp_path / "annotation.json").read_text() == "{}"
 
 

@@ -37,7 +37,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def wrong(findings: list[doctor.Finding]) -> list[str]:
+def wrong(findings: list[doctor.Check]) -> list[str]:
     return [f"{finding.what} {finding.remedy}" for finding in findings if finding.remedy]
 
 
@@ -135,7 +135,7 @@ def test_java_and_device_are_told() -> None:
 
 
 def test_what_is_wrong_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "check_java", lambda: doctor.Finding("Java: none", "install it"))
+    monkeypatch.setattr(doctor, "check_java", lambda: doctor.Check("Java: none", "install it"))
     result = CliRunner().invoke(app, ["doctor"])
     assert isinstance(result.exception, UserError)
     assert "1 of " in str(result.exception)

@@ -26,7 +26,7 @@ from uar.data.views import Views
 from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR, ModelSizes
 from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
-from uar.tokens.cache import Encoder, PackedImages, tokenize_images
+from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.tokenizer import Tokenizer
 from uar.training.maps import Films, make_maps
 from uar.training.objective import Objective
@@ -70,7 +70,7 @@ def sources(folder: Path, views: Views, draw_whole: bool) -> tuple[TokenSource, 
     films = np.random.default_rng(0).integers(0, 256, (16, views.size, views.size), np.uint8)
     np.save(folder / "images.npy", films)
     info = tokenize_images(
-        Encoder(launch("cpu"), Corners(), batch_size=8, precision="float32"),
+        TokenEncoding(launch("cpu"), Corners(), batch_size=8, precision="float32"),
         PackedImages(folder / "images.npy", np.ones(16, bool), views),
         folder / "tokens.npy",
         Scratch(folder / "scratch", {}),

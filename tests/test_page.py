@@ -24,7 +24,7 @@ from tests.conftest import serious_faults
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.page.build import (
-    Box,
+    FindingBox,
     Findings,
     Headline,
     StudyShown,
@@ -379,7 +379,7 @@ def test_uniform_attention_leaves_films_clear(browser: webdriver.Chrome, tmp_pat
 def test_attention_boxes_and_differences_have_switches(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    boxed = replace(study(0), boxes=[Box(1, "nodule", 0.25, 0.5, 0.75, 0.9)])
+    boxed = replace(study(0), boxes=[FindingBox(1, "nodule", 0.25, 0.5, 0.75, 0.9)])
     page = opened(browser, tmp_path / "page.html", [boxed, study(1)])
     first, second = article(page, "p000"), article(page, "p001")
     drawn = first.find_elements(By.TAG_NAME, "rect")

@@ -21,7 +21,7 @@ from tests.conftest import dataset_params
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table
-from uar.data.demo.generate import sample_study
+from uar.data.demo.dataset import sample_study
 from uar.data.readers import Dataset, LeftOut, read_dataset
 from uar.data.text import clean_mimic_cxr
 

@@ -45,7 +45,7 @@ from uar.evaluation.metrics import METRICS
 from uar.evaluation.page.build import attention_levels
 from uar.evaluation.predictions import read_predictions, write_predictions
 from uar.evaluation.summary import HEADLINE
-from uar.inference.attention import recorded_attention
+from uar.inference.word_attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
 from uar.training.stage import Trainer

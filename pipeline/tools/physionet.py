@@ -22,8 +22,8 @@ import typer
 from PIL import Image
 
 from uar.core.progress import progress
+from uar.data.demo.dataset import DemoStudy, sample_study, write_dicom
 from uar.data.demo.frontal import draw_frontal
-from uar.data.demo.generate import DemoStudy, sample_study, write_dicom
 from uar.data.demo.lateral import draw_lateral
 
 SPLITS = {"train": "train", "val": "validate", "test": "test"}

@@ -10,15 +10,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from uar.analysis.drawing import BLUE, GRAY, ORANGE, PAGE_WIDTH, new_figure
+from uar.data.study import Box
 
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of a film's width and height
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
     "inside": "share of the film's attention in the box, %",
 }
 
 
-class Mention(NamedTuple):
+class FindingWord(NamedTuple):
     """A finding on a film, and the word of the report that names it."""
 
     study: int
@@ -38,7 +38,7 @@ def mentions(
     study_ids: Sequence[str],
     reports: Sequence[Sequence[str]],
     present: np.ndarray,
-) -> list[Mention]:
+) -> list[FindingWord]:
     """The boxes whose finding the study's report names, at its first mention.
 
     Args:
@@ -55,7 +55,7 @@ def mentions(
         if shown and word in reports[study]:
             position = list(reports[study]).index(word)
             box = (row.x0, row.y0, row.x1, row.y1)
-            found.append(Mention(study, position, view, row.finding, box))
+            found.append(FindingWord(study, position, view, row.finding, box))
     return found
 
 
@@ -94,13 +94,13 @@ def score_mention(
 
 
 def grounding_table(
-    found: Iterable[Mention], attention: np.ndarray, study_ids: Sequence[str], views: int
+    found: Iterable[FindingWord], attention: np.ndarray, study_ids: Sequence[str], views: int
 ) -> pd.DataFrame:
     """A row for each mention, with `score_mention`'s values.
 
     Args:
         found: mentions in S studies' reports.
-        attention: `(S, T, L)`, `uar.inference.attention.word_attention`.
+        attention: `(S, T, L)`, `uar.inference.word_attention.word_attention`.
         study_ids: of the S studies.
         views: V.
     """
@@ -135,7 +135,7 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
     }
 
 
-def bootstrap_interval(
+def interval_over_studies(
     values: np.ndarray, studies: Sequence[str], resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
@@ -159,7 +159,7 @@ def bootstrap_interval(
 def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each model, measure and finding, and for all findings together.
 
-    Columns: model, measure, finding, mentions, mean, low, high (`bootstrap_interval`), chance.
+    Columns: model, measure, finding, mentions, mean, low, high (`interval_over_studies`), chance.
     """
     rows = []
     for model, table in tables.items():
@@ -167,7 +167,7 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for measure in MEASURES:
             for finding, group in groups:
                 values = group[measure].to_numpy()
-                low, high = bootstrap_interval(values, group["study_id"].tolist())
+                low, high = interval_over_studies(values, group["study_id"].tolist())
                 chance = float(group[f"{measure}_chance"].mean())
                 rows.append(
                     (model, measure, finding, len(group), float(values.mean()), low, high, chance)

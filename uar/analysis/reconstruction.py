@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from uar.analysis.drawing import GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure, outline, show_film
-from uar.analysis.grounding import Box
+from uar.data.study import Box
 
 _RESIDUAL = 0.5  # end of the residual's colour scale, of 1 = black to white
 _LOST = 0.5  # share kept below which a finding counts as lost

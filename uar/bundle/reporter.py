@@ -26,8 +26,8 @@ from uar.data.films import Film, decode_film, read_film, squash
 from uar.data.study import frontal_first
 from uar.data.views import resize_view
 from uar.evaluation.clinical.labels import FINDINGS, Label
-from uar.inference.attention import recorded_attention
 from uar.inference.decoding import Generated, generate
+from uar.inference.word_attention import recorded_attention
 
 FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
 

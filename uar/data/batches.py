@@ -243,10 +243,10 @@ class Studies:
         report = part.report.masked_fill(filler[own].unsqueeze(1), PAD)
         return replace(part, report=report, report_ids=ids)
 
-    def _batch(self, chosen: Tensor, look: Callable[[np.ndarray], Tensor]) -> Batch:
-        """Studies `(B,)`, their images as `look` gives those of rows `(B, V)`."""
+    def _batch(self, chosen: Tensor, images_of: Callable[[np.ndarray], Tensor]) -> Batch:
+        """Studies `(B,)`, their images as `images_of` gives those of rows `(B, V)`."""
         return Batch(
-            look(self.rows[chosen.numpy()]),
+            images_of(self.rows[chosen.numpy()]),
             self.reports[chosen],
             self.report_ids[chosen],
             present=None if self.present is None else self.present[chosen],

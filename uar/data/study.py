@@ -16,6 +16,7 @@ from uar.core.errors import UserError
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
 LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of a film's width and height
 BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 
 Split = Literal["train", "val", "test"]

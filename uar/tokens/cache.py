@@ -164,7 +164,7 @@ class PackedImages:
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TokenEncoding:
     """A tokenizer as processes run it together.
 
     Args:
@@ -209,7 +209,7 @@ class Encoder:
 
 @torch.inference_mode()
 def tokenize_images(
-    encoder: Encoder, images: PackedImages, out: Path, scratch: Scratch
+    encoder: TokenEncoding, images: PackedImages, out: Path, scratch: Scratch
 ) -> TokenCacheInfo:
     """Encode every image's views into `out` and return what its JSON should say.
 
@@ -257,7 +257,7 @@ def tokenize_images(
 
 
 def _fill(
-    unfinished: UnfinishedArray, numbers: np.ndarray, encoder: Encoder, images: PackedImages
+    unfinished: UnfinishedArray, numbers: np.ndarray, encoder: TokenEncoding, images: PackedImages
 ) -> None:
     """Encode the batches of these numbers into the array."""
     device, count = encoder.fabric.device, len(images.in_training)
@@ -276,7 +276,7 @@ def _fill(
             bar.update()
 
 
-def _agreements(encoder: Encoder, images: PackedImages) -> dict[str, Any]:
+def _agreements(encoder: TokenEncoding, images: PackedImages) -> dict[str, Any]:
     """How far the precision and the kind of view change tokens, on images spread over the array."""
     views = images.views
     count = len(images.in_training)

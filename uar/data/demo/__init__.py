@@ -24,7 +24,7 @@ Same arguments, same bytes (under the same library versions). A study depends on
 own number only, so a larger data set begins with the smaller one.
 """
 
+from uar.data.demo.dataset import write_dataset
 from uar.data.demo.findings import FINDINGS
-from uar.data.demo.generate import generate
 
-__all__ = ["FINDINGS", "generate"]
+__all__ = ["FINDINGS", "write_dataset"]

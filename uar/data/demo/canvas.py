@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from uar.data.demo.findings import Finding
+from uar.data.study import Box
 
 Pixels = NDArray[np.floating]
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of the film
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.data.demo.canvas import Box, Canvas, Pixels, Pose, cover, named
+from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, named
 from uar.data.demo.findings import Finding
+from uar.data.study import Box
 
 _SWELL = {None: 1.0, "mild": 1.22, "marked": 1.42}  # of the heart, by cardiomegaly's detail
 

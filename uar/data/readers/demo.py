@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from uar.core.config import DatasetParams
 from uar.core.files import read_table
-from uar.data.demo import generate
+from uar.data.demo import write_dataset
 from uar.data.readers import r2gen
 from uar.data.study import Dataset, Layout, View
 
@@ -15,10 +15,10 @@ def read(params: DatasetParams) -> Dataset:
     """Generate the data set at `params.root` as `params.demo` says, and read it.
 
     Raises:
-        UserError: as `generate`.
+        UserError: as `write_dataset`.
     """
     of = params.demo
-    generate(params.root, studies=of.studies, film_size=of.film_size, seed=of.seed)
+    write_dataset(params.root, studies=of.studies, film_size=of.film_size, seed=of.seed)
     dataset = r2gen.read(params)
     views: tuple[View, ...] = ("frontal", "lateral")
     return Dataset(

@@ -83,8 +83,8 @@ class Labeller:
 
     def mentions(self, reports: Iterable[str]) -> Iterator[list[Mention]]:
         """The mentions that decide each report's labels."""
-        tidied = (_tidy(report) for report in reports)
-        for doc, places in self._nlp.pipe(tidied, as_tuples=True):
+        normalised = (_normalised(report) for report in reports)
+        for doc, places in self._nlp.pipe(normalised, as_tuples=True):
             yield [
                 Mention(span.label_, label, places[span.start_char], places[span.end_char - 1] + 1)
                 for span, label in self._labelled_spans(doc)
@@ -123,7 +123,7 @@ def _labels(mentions: Iterable[Mention]) -> list[Label]:
     return [labels[name] for name in OBSERVATIONS]
 
 
-def _tidy(report: str) -> tuple[str, list[int]]:
+def _normalised(report: str) -> tuple[str, list[int]]:
     """Lower case, hyphens and slashes as blanks, full stops for all that ends a sentence.
 
     Also each character's place in the report.

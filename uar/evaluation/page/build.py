@@ -44,7 +44,7 @@ class Findings:
         return {OBSERVATIONS[row]: where[column] for row, column in np.argwhere(self.confusion)}
 
 
-class Box(NamedTuple):
+class FindingBox(NamedTuple):
     """Where a finding is known to be; corners as shares of the film's width and height."""
 
     view: int
@@ -64,9 +64,9 @@ class StudyShown:
         films: `(V, H, W)` uint8.
         views: what each film shows, V names.
         present: `(V,)` bool, the views that the study has.
-        attention: `(T, V * side * side)`, text-to-image attention of each generated word, as
-            `uar.inference.attention.word_attention` gives it; rows behind the report's words are
-            not used.
+        attention: `(T, V * side * side)`, of each generated word, as
+            `uar.inference.word_attention.word_attention` gives it; rows behind the report's words
+            are not used.
         scores: the study's own scores by name; None for one that could not be had.
         findings: None where there is no labeller.
         boxes: known places of findings.
@@ -79,7 +79,7 @@ class StudyShown:
     attention: np.ndarray
     scores: Mapping[str, float | None]
     findings: Findings | None
-    boxes: Sequence[Box] = ()
+    boxes: Sequence[FindingBox] = ()
 
 
 @dataclass(frozen=True)

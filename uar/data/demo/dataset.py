@@ -17,12 +17,12 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittle
 from uar.core.errors import UserError
 from uar.core.files import write_json, write_table
 from uar.core.progress import progress
-from uar.data.demo.canvas import Box, Pixels, Pose
+from uar.data.demo.canvas import Pixels, Pose
 from uar.data.demo.findings import Finding, sample_findings
 from uar.data.demo.frontal import draw_frontal
 from uar.data.demo.lateral import draw_lateral
 from uar.data.demo.wording import write_report
-from uar.data.study import BOX_COLUMNS, SPLITS, Split
+from uar.data.study import BOX_COLUMNS, SPLITS, Box, Split
 
 # 70 / 10 / 20 in every ten studies.
 _SPLIT_OF: dict[str, Split] = {"r": "train", "v": "val", "t": "test"}
@@ -62,7 +62,7 @@ def sample_study(seed: int, index: int) -> DemoStudy:
     )
 
 
-def generate(root: Path, *, studies: int, film_size: int, seed: int) -> None:
+def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> None:
     """Write the data set to the folder `root`, in place of an earlier one.
 
     Args:
