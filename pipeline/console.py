@@ -70,6 +70,8 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
             console.print(_clinical_table(summary, labeller, name))
     if "radgraph" in summary["scores"][MODEL]:
         console.print(_radgraph_table(summary))
+    if "radeval" in summary["scores"][MODEL]:
+        console.print(_radeval_table(summary))
     text = summary["text"][MODEL]
     console.print(
         f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
@@ -158,6 +160,16 @@ def _radgraph_table(summary: Mapping[str, Any]) -> Table:
             cells = (show_interval(bounds[name]) for name in columns)
             table.add_row("  95 % interval", *cells, style="dim")
             table.add_row(f"  {_looking(summary)}", style="dim")
+    return table
+
+
+def _radeval_table(summary: Mapping[str, Any]) -> Table:
+    """A row for each score: RadEval has many, with long names."""
+    systems = _systems(summary)
+    table = new_table("RadEval", list(systems))
+    for name in summary["scores"][MODEL]["radeval"]:
+        values = (summary["scores"][key]["radeval"][name] for key in systems.values())
+        table.add_row(f" {name}", *map(number, values))
     return table
 
 

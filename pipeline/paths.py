@@ -10,6 +10,7 @@ DVC = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 RESULTS = Path("results")
 RESULTS_LOG = Path("results/results.jsonl")
+RADEVAL = Path(".radeval")  # RadEval's environment
 RUN_LOG = Path(".runs.jsonl")  # of this clone, outside version control
 
 STUDIES = Path("data/studies.parquet")

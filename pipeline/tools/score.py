@@ -13,6 +13,7 @@ import typer
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.stages.measures import open_measures
+from pipeline.tools.radeval import VERSION, RadEval
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
@@ -21,7 +22,7 @@ from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
 from uar.evaluation.formats import ReportFile, read_reports
 from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
-from uar.evaluation.signatures import Setup
+from uar.evaluation.signatures import Setup, radeval_signatures
 from uar.evaluation.summary import summarise
 from uar.evaluation.systems import score_systems
 
@@ -73,6 +74,14 @@ def score(
         bool, typer.Option(help="Score the studies that the file has, where it lacks some.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write every number as JSON.")] = None,
+    radeval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="METRICS",
+            help="RadEval's metrics too, as bleu,rouge,radgraph, computed in an environment of "
+            "its own (.radeval), which is made where it is not there.",
+        ),
+    ] = None,
     keep: Annotated[
         Path | None,
         typer.Option(help="Write the reports as predictions.jsonl, for `compare --paired`."),
@@ -83,6 +92,7 @@ def score(
     Reports that are not cleaned (with capitals) are cleaned as the references are.
     """
     params = load_params(paths.PARAMS)
+    shared = RadEval.open(radeval) if radeval is not None else None
     measures = open_measures(params.evaluate, resolve_device(params.device))
     truth = read_truth(references, file, params)
     predictions, form = align(
@@ -111,11 +121,18 @@ def score(
         if lacking := [p.study_id for p in predictions if p.study_id not in said]:
             raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
         systems["beside"] = with_reports_of(predictions, [said[p.study_id] for p in predictions])
+    also_scored = shared.score(systems) if shared is not None else {}
     setup = Setup(references=truth.form, text=f"file,{form}", radgraph=_radgraph(params))
     summary = summarise(
         systems, score_systems(systems, measures), measures, setup,
         resamples=params.evaluate.resamples, seed=params.seed,
     )  # fmt: skip
+    for system, values in also_scored.items():
+        summary["scores"][system]["radeval"] = values
+    if also_scored:
+        summary["signatures"]["radeval"] = radeval_signatures(
+            also_scored["model"], predictions, setup, VERSION
+        )
     print_evaluation(summary)
     if out is not None:
         write_json(out, summary)

@@ -79,5 +79,21 @@ def signatures(
     return result
 
 
+def radeval_signatures(
+    scores: Mapping[str, float], predictions: Sequence[Prediction], setup: Setup, radeval: str
+) -> dict[str, str]:
+    """A signature for each of RadEval's scores, of whole raw references and reports as prose.
+
+    Args:
+        scores: one system's.
+        predictions: of that system.
+        setup: what the texts were made from.
+        radeval: its version.
+    """
+    made = f"refs:raw|text:{setup.text},prose|n:{len(predictions)}"
+    data = f"data:{_digest([p.report for p in predictions])}"
+    return {name: f"radeval,{name}|{made}|{data}|v:radeval{radeval}" for name in scores}
+
+
 def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
