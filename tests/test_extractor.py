@@ -23,7 +23,7 @@ from uar.core.provenance import Scratch
 from uar.core.unfinished import UnfinishedArray
 from uar.data.batches import MapSource, PixelSource, Studies, TokenSource
 from uar.data.views import Views
-from uar.model.extractor import VisualExtractor
+from uar.model.extractor import ResNet, VisualExtractor
 from uar.model.uar import UAR, ModelSizes
 from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
@@ -50,7 +50,7 @@ class Corners(Tokenizer):
     """A token is the gray value of its top left pixel, and so shows what was seen."""
 
     stride = 2
-    codebook_size: ClassVar[int] = 65536  # type: ignore[misc]
+    codebook_size: ClassVar[int] = 65536
 
     def encode(self, pixels: Tensor) -> Tensor:
         return (pixels[:, :: self.stride, :: self.stride] * 65535).round().long()
@@ -174,6 +174,7 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
 
 def test_a_resnet_by_path(tmp_path: Path) -> None:
     one, other = (VisualExtractor(params_of("resnet"), 8).eval() for _ in range(2))
+    assert isinstance(one.network, ResNet)
     one.network.model.save_pretrained(tmp_path)
     other.load_pretrained(str(tmp_path))
     pixels = films()[0]
@@ -268,8 +269,8 @@ def test_maps_are_those_of_the_pixels(tmp_path: Path, tiny_params: Params) -> No
             expected = model.extractor.maps(pixels.flatten(0, 1))
             half = expected.half().unflatten(0, pixels.shape[:2])
             assert torch.equal(found, half)
-            tolerance = {"rtol": 2**-8, "atol": 2**-8}
-            torch.testing.assert_close(model.extractor(found), model.extractor(pixels), **tolerance)
+            both = model.extractor(found), model.extractor(pixels)
+            torch.testing.assert_close(*both, rtol=2**-8, atol=2**-8)
             seen.append(found.float().sum().item())
     assert len(set(seen)) == 5  # view 0 is the whole one
     with pytest.raises(IndexError):
