@@ -21,11 +21,11 @@ MEASURES = {
 class FindingWord(NamedTuple):
     """A finding on a film, and the word of the report that names it."""
 
-    study: int
-    position: int  # of the word
-    view: int
+    study: int  # row of the split
+    position: int  # of the word in its report
+    view: int  # film of the study
     finding: str
-    box: Box
+    box: Box  # of the finding on that film
 
 
 def head_word(finding: str) -> str:

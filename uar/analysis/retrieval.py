@@ -20,7 +20,7 @@ RECALLS = (1, 5, 10)
 class Query(NamedTuple):
     """A row of the figure."""
 
-    study: int
+    study: int  # row of the split, whose image or report is asked for
     rank: int  # of the true one
     cosine: float  # of the true one
     top: list[int]  # studies retrieved, the nearest first

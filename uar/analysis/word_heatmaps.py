@@ -109,8 +109,8 @@ def studies_with_common_findings(reports: Sequence[Sequence[str]], count: int) -
 class ReportAttention:
     """A report and the attention of one model over it, teacher-forced."""
 
-    words: list[str]
-    attention: np.ndarray  # (T, L)
+    words: list[str]  # T of them, as decoded
+    attention: np.ndarray  # (T, L), each row sums to 1
 
     def maps(self, position: int, views: int) -> np.ndarray:
         """A word's attention over each film, `(V, side, side)`, in multiples of uniform."""

@@ -43,7 +43,15 @@ Blocks = Annotated[int, Field(ge=1)]  # residual blocks of a group
 
 
 class Section(BaseModel):
-    """A frozen group of parameters; unknown keys are errors."""
+    """A frozen group of parameters; unknown keys are errors.
+
+    params.yaml says beside each key what it is, its unit and its section of the paper; the types
+    here are the values it may have.
+
+    Raises:
+        ValidationError: a key is unknown or missing, or a value is out of range (`load_params`
+            makes it a UserError).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 

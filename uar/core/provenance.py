@@ -23,15 +23,21 @@ _SHOWN = 12  # digits of a hash
 
 @dataclass(frozen=True)
 class Record:
-    """What one run of a stage read and made."""
+    """What one run of a stage read and made.
+
+    Args:
+        stage: its name.
+        params: those it depends on, by dotted key.
+        made_from: path -> SHA-256 of what it read.
+        made: path -> SHA-256 of what it wrote.
+        code: SHA-256 of the stage's own code; None in records of before it was kept.
+    """
 
     stage: str
-    params: dict[str, Any]  # by dotted key
-    made_from: dict[str, str]  # path -> SHA-256
+    params: dict[str, Any]
+    made_from: dict[str, str]
     made: dict[str, str]
-    code: str | None = (
-        None  # SHA-256 of the stage's own code; None in records of before it was kept
-    )
+    code: str | None = None
 
     def save(self, path: Path) -> None:
         """Write as JSON, with a hash of its own."""

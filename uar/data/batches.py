@@ -49,7 +49,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch this process computes, and in how many micro-batches."""
+    """Which part of every batch this process computes, and in how many micro-batches.
+
+    Args:
+        rank: of this process, from 0.
+        ranks: processes that share the batch out.
+        accumulate: micro-batches of its part, computed one after another.
+    """
 
     rank: int = 0
     ranks: int = 1

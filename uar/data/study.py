@@ -33,18 +33,18 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 class Study:
     """One examination: its films and its report."""
 
-    study_id: str
+    study_id: str  # unique in its data set
     split: Split
     report: str  # raw text
     image_paths: tuple[str, ...]  # relative to Dataset.images; at least one
-    views: tuple[View, ...]
+    views: tuple[View, ...]  # of these images, in their order
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """A study that is left out by intent."""
 
-    study_id: str
+    study_id: str  # or the file's name, where it belongs to none
     source: str  # file, row or detail
     reason: str  # short category: "no report section", "no image", "empty report", ...
 
@@ -53,8 +53,12 @@ class LeftOut:
 class Dataset:
     """A raw data set as its reader found it.
 
-    `boxes` holds known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
-    shares of the film's width and height); it is empty where the data set has none.
+    Args:
+        studies: in the order of the study table.
+        images: folder of the image files.
+        boxes: known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
+            shares of the film's width and height); empty where the data set has none.
+        left_out: what is no study of it, and why.
     """
 
     studies: list[Study]

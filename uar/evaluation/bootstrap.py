@@ -66,8 +66,8 @@ def seeds_interval(
 class PairedTest:
     """Two systems' scores in one metric on the same studies, means over matched runs."""
 
-    a: float
-    b: float
+    a: float  # the first system's mean
+    b: float  # the second's
     low: float  # of the 95 % bootstrap interval of b - a, over studies and runs
     high: float
     p_value: float  # two-sided, approximate randomisation over studies

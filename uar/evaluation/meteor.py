@@ -30,7 +30,11 @@ HOW_TO_DO_WITHOUT = (
 
 
 class JavaError(UserError):
-    """A Java program failed. The message holds what it wrote to stderr."""
+    """A Java program failed.
+
+    Args:
+        reason: what it wrote to stderr; the message adds how to do without Java.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"{reason.rstrip('.')}. {HOW_TO_DO_WITHOUT}")

@@ -29,7 +29,11 @@ def make_basis(kind: BasisKind, rows: int, d_model: int) -> Tensor:
 
 
 class DualGate(nn.Module):
-    """Fusion by an input and a forget gate (Eq. 8, 9)."""
+    """Fusion by an input and a forget gate (Eq. 8, 9).
+
+    Args:
+        d_model: d.
+    """
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

@@ -30,7 +30,13 @@ class Dropout(nn.Dropout):
 
 
 class FeedForward(nn.Sequential):
-    """Two linear maps with a ReLU between them."""
+    """Two linear maps with a ReLU between them, `(*, d_model)` -> `(*, d_model)`.
+
+    Args:
+        d_model: d.
+        d_ff: width between the maps.
+        dropout: share of the hidden values zeroed in training.
+    """
 
     def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
         super().__init__(
@@ -39,7 +45,11 @@ class FeedForward(nn.Sequential):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention over visual features."""
+    """Self-attention over visual features.
+
+    Args:
+        params: widths, heads and dropout.
+    """
 
     def __init__(self, params: ModelParams) -> None:
         super().__init__()
@@ -58,7 +68,12 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Stack of encoder layers over visual features with learned positions."""
+    """Stack of encoder layers over visual features with learned positions.
+
+    Args:
+        params: widths, heads, dropout and the number of layers.
+        visual_length: L, visual tokens of a study.
+    """
 
     def __init__(self, params: ModelParams, visual_length: int) -> None:
         super().__init__()
@@ -116,7 +131,7 @@ class Cache:
     each beam's ancestors follows: a beam attends to its study's slots, its ancestors' alone.
     """
 
-    layers: list[LayerCache]
+    layers: list[LayerCache]  # in the decoder's order
     ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
     seen: Tensor | None = None  # (B, 1, 1, L), see `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
@@ -248,7 +263,13 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Stack of decoder layers over text features with learned positions."""
+    """Stack of decoder layers over text features with learned positions.
+
+    Args:
+        params: widths, heads, dropout, the number of layers and the refiner's mask.
+        max_length: T, words of a report, its end token included.
+        visual_length: L, visual tokens of a study.
+    """
 
     def __init__(self, params: ModelParams, max_length: int, visual_length: int) -> None:
         super().__init__()

@@ -38,7 +38,12 @@ class LatentSpaceUnifier(nn.Module):
 
 
 class LookUp(nn.Embedding):
-    """A trainable look-up matrix, scaled by sqrt(d) to unit variance (Vaswani et al. 2017, 3.4)."""
+    """A trainable look-up matrix, scaled by sqrt(d) to unit variance (Vaswani et al. 2017, 3.4).
+
+    Args:
+        rows: ids that have an embedding.
+        d_model: d.
+    """
 
     def __init__(self, rows: int, d_model: int) -> None:
         super().__init__(rows, d_model)

@@ -48,16 +48,16 @@ _MEASURED_IMAGES = 32  # behind the agreements in the JSON
 class TokenCacheInfo:
     """The JSON beside a token array."""
 
-    encoder_sha256: str
-    codebook_size: int
+    encoder_sha256: str  # of the tokenizer's fingerprint
+    codebook_size: int  # visual words, |V_I|
     image_size: int  # pixels, packed image
     crop: int  # pixels, encoder's input
     shape: tuple[int, int, int]  # (N, V, L)
     dtype: str
     views: str  # crops | grid
     seed: int
-    device: str
-    precision: str
+    device: str  # that encoded
+    precision: str  # of the encoder: auto | float32 | bfloat16
     torch_version: str
     float32_agreement: float  # share of tokens that the encoder gives in float32 too
     pixel_crop_agreement: float | None  # of `grid`: share that crops of pixels give too

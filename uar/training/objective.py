@@ -23,11 +23,11 @@ from uar.training.losses import (
 class Objective:
     """The weights of Eq. 13 in one stage and the losses' own settings."""
 
-    lambda1: float
-    lambda2: float
-    lambda3: float
-    margin: float
-    mask_reduction: str
+    lambda1: float  # of the language modelling loss (Eq. 5)
+    lambda2: float  # of the triplet contrastive loss (Eq. 10)
+    lambda3: float  # of the mask loss (Eq. 12)
+    margin: float  # alpha of Eq. 10
+    mask_reduction: str  # sum | mean, of Eq. 12
     smoothness: float | None = None  # of Eq. 10's negatives; None: the hardest
     findings: float = 0.0  # weight of the findings head's loss
     positives: Tensor | None = None  # (N,), weights of the head's positives

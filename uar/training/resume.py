@@ -26,7 +26,7 @@ _KIND = "resume file"
 class ResumeState:
     """A stage between two epochs."""
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor]  # of the model, by name
     optimizer: dict[str, Any]  # as `uar.core.distributed.full_state` gives it
     schedule: dict[str, Any]  # the learning rate scheduler's state
     past: list[dict[str, float]]  # values of each epoch so far

@@ -56,6 +56,10 @@ class TrainingStep(nn.Module):
     """Forward pass and loss of a micro-batch as one module, for DDP or FSDP to wrap.
 
     Args:
+        model: UAR.
+        objective: Eq. 13, of the model's output.
+        fabric: the processes over which Eq. 10 gathers a batch.
+        precision: of the forward pass, see `uar.core.device.autocast`.
         compiled: pass the model through `torch.compile`; shapes never change (`Shard`).
     """
 

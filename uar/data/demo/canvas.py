@@ -27,8 +27,8 @@ class Pose:
     build: float  # thorax width over height
     phase: float  # of the ribs
     wander: tuple[float, float]  # in [-1, 1]: where in its place, and how big, a finding is
-    gain: float
-    gamma: float
+    gain: float  # of the exposure
+    gamma: float  # exponent of the exposed film
     noise: float  # standard deviation, of full scale
     texture: int  # seed of noise and soft-tissue texture
 

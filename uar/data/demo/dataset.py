@@ -35,12 +35,12 @@ _DRAW: tuple[Callable[..., tuple[Pixels, dict[Finding, Box]]], ...] = (draw_fron
 class DemoStudy:
     """All that decides a study's files."""
 
-    study_id: str
+    study_id: str  # demo0001, ...
     split: Split
-    findings: tuple[Finding, ...]
-    report: str
-    poses: tuple[Pose, Pose]
-    formats: tuple[str, str]  # png | MONOCHROME1 | MONOCHROME2
+    findings: tuple[Finding, ...]  # drawn and reported; none of a normal study
+    report: str  # raw text
+    poses: tuple[Pose, Pose]  # of the frontal and the lateral film
+    formats: tuple[str, str]  # likewise: png | MONOCHROME1 | MONOCHROME2
 
 
 def sample_study(seed: int, index: int) -> DemoStudy:

@@ -14,7 +14,7 @@ FINDINGS_PER_ABNORMAL_STUDY = {1: 0.6, 2: 0.3, 3: 0.1}
 class Finding:
     """One finding of a study; `detail` is its size or its zone."""
 
-    name: str
+    name: str  # of KINDS
     side: str = ""  # the patient's: left | right
     detail: str = ""  # small | large | mild | marked | upper | lower
 

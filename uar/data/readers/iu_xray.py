@@ -40,7 +40,7 @@ class ListedStudy:
     """A study of R2Gen's file."""
 
     split: Split
-    views: tuple[View, View]
+    views: tuple[View, View]  # of its first two films by file name
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class ListedFilm:
     name: str  # as the collection names it, "1_IM-0001-3001"
     path: str  # relative to the images folder; where it should lie if it does not
     on_disk: bool
-    view: View = "unknown"
+    view: View = "unknown"  # as the collection states it
 
 
 @dataclass(frozen=True)
 class Examination:
     """A report of the collection with its films."""
 
-    uid: int
+    uid: int  # the collection's number
     sections: dict[str, str]  # findings, impression
     films: tuple[ListedFilm, ...]
     source: str  # file, or file and row

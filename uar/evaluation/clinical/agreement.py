@@ -36,7 +36,12 @@ TEXTS = ("findings", "findings and impression")
 
 @dataclass(frozen=True)
 class Agreement:
-    """The labeller's scores for one observation, and how many studies have it."""
+    """The labeller's scores for one observation against people.
+
+    Attributes:
+        studies: how many have it, by people.
+        precision, recall, f1: of the labeller's positives, shares in [0, 1].
+    """
 
     studies: int
     precision: float

@@ -47,8 +47,8 @@ _SPANS = "observations"
 class Mention(NamedTuple):
     """What a report says of an observation, and where."""
 
-    observation: str
-    label: Label
+    observation: str  # of CheXpert's 14
+    label: Label  # what this mention alone says of it
     start: int  # characters of the report
     end: int
 

@@ -45,7 +45,13 @@ class Findings:
 
 
 class FindingBox(NamedTuple):
-    """Where a finding is known to be; corners as shares of the film's width and height."""
+    """Where a finding is known to be.
+
+    Attributes:
+        view: film of the study, from 0.
+        finding: its name.
+        x0, y0, x1, y1: left, top, right and bottom, as shares of the film's width and height.
+    """
 
     view: int
     finding: str
