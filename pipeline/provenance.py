@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
 _CODE = ("uar/", "pipeline/")
 _LIBRARIES = ("torch", "numpy", "safetensors")
 # How validation writes and chooses reports: evaluate may write them in another way.
-_MAY_DIFFER = ("decode.", "train.select_by")
+MAY_DIFFER = ("decode.", "train.select_by")
 # Parameters that name files from outside version control.
 OUTSIDE = (
     "dvae.encoder",
@@ -61,7 +61,7 @@ class Stage:
         Raises:
             UserError: as `uar.core.provenance.check`.
         """
-        compared = [key for key in known_keys() if not key.startswith(_MAY_DIFFER)]
+        compared = [key for key in known_keys() if not key.startswith(MAY_DIFFER)]
         check(self.inputs, values_of(params, compared), makers(), paths.PROVENANCE)
 
     def write_record(self, params: Params) -> None:

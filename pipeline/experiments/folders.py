@@ -11,7 +11,7 @@ from pipeline import paths
 from pipeline.experiments.dvc import code_in, commit_of, head
 from pipeline.experiments.results import Result, curves, without_places
 from pipeline.experiments.rows import SEED, Ablations, digest, flat, overridden, run_name
-from pipeline.provenance import ROOT, makers, stages
+from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages
 from uar.core.config import known_keys, load_params, parse_params, read_raw
 from uar.core.errors import UserError
 from uar.core.files import read_json
@@ -94,12 +94,20 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
     """
     names = [*_SCORED, *(["analyze"] if _analyzed(folder) else [])]
     files = [path for name in names for path in stages(root)[name].outs]
+    compared = {key: value for key, value in params.items() if not key.startswith(MAY_DIFFER)}
     try:
-        check(files, params, makers(root), paths.PROVENANCE, folder)
+        check(files, compared, makers(root), paths.PROVENANCE, folder)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     for name in names:
         record, stage = Record.load(folder / stages(root)[name].record), stages(root)[name]
+        of_training = name.startswith("train_")
+        for key in () if of_training else set(record.params) & params.keys() - compared.keys():
+            if record.params[key] != params[key]:
+                raise UserError(
+                    f"{folder}: {name} was run with {key} {record.params[key]}, {paths.PARAMS} "
+                    f"says {params[key]}. Run the stage again."
+                )
         if record.code is not None and record.code != stage.code_hash(root):
             raise UserError(
                 f"{folder}: {name} was run with other code than {root} holds now. Bring that code "
