@@ -74,3 +74,11 @@ def test_a_page_of_a_model_that_was_not_trained(tmp_path: Path) -> None:
     page = tmp_path / "curves.html"
     write_page(draw_curves(nothing), nothing, page)
     assert page.read_text().count("<tr>") == 1
+
+
+def test_the_same_curves_are_the_same_bytes(tmp_path: Path) -> None:
+    stages = {"stage one": {"train/loss": series(3, 2), "val/loss": series(4, 3)}}
+    pages = [tmp_path / "one.html", tmp_path / "two.html"]
+    for page in pages:
+        write_page(draw_curves(stages), stages, page)
+    assert pages[0].read_bytes() == pages[1].read_bytes()

@@ -30,6 +30,7 @@ _STYLE: dict[Any, Any] = {
     "legend.fontsize": 7,
     "axes.linewidth": 0.6,
     "pdf.fonttype": 42,  # text stays text, as publishers ask
+    "svg.hashsalt": "uar",  # else its ids are drawn at random
 }
 
 
