@@ -98,6 +98,8 @@ def test_plots_of_a_clone_need_no_network(published: Path, tmp_path: Path) -> No
     page = (clone / "dvc_plots/index.html").read_text()
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "curves" in page.split('src="')[1]  # before the paper's figures
+    assert "img { max-width: 100%" in page  # .dvc/plots.html: no figure is cut off
+    assert "{" not in page.split("</style>")[1]  # whose placeholders are all filled
 
 
 def test_nothing_is_left_to_run_after_a_pull(published: Path, tmp_path: Path) -> None:
