@@ -1,7 +1,7 @@
 """What happens when runs are killed, files damaged or mixed, loads hostile and disks full.
 
-    python -m tests.faults              # some of each kind, about a minute
-    python -m tests.faults --long --most 25     # tens of minutes; without --most hours
+    python -m tests.faults                        # some of each kind, about a minute
+    python -m tests.faults --long --log FILE      # every case; interrupted, it goes on from FILE
 
 A demo of twenty studies runs once, whole. Then each case works on a copy of it in a process of its
 own, forked. The table that is printed at the end is in docs/faults.md; the exit status is 1 if any
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -27,6 +28,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,15 @@ from pipeline.__main__ import app
 from pipeline.provenance import Stage, makers, stages
 from tests.conftest import ROOT, TINY, override
 from uar.core.errors import UserError
+from uar.core.files import sha256
 
-# A run's length, not a result: two runs of the same never agree.
-UNLIKE = {"dvclive/stage_one/run.json", "dvclive/stage_two/run.json"}
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
+# So that a case takes seconds: figures are coarse, and METEOR's Java does not start.
+CHEAP = {"evaluate.meteor": False, "evaluate.resamples": 100, "analyze.samples": 1}
+DPI = 20
+NOT_READ = "the stage has no part in it"  # no case
+
+Case = tuple[str, Callable[[], str]]  # what is done, and doing it: how it ended
 
 
 @dataclass(frozen=True)
@@ -54,24 +61,47 @@ class Ending:
     operations: int  # on files, that change them
 
 
-def run_forked(
-    folder: Path, stage: str, kill_before: int | None = None, limit: int | None = None
-) -> Ending:
-    """Run a stage in a copy of this process.
+@dataclass(frozen=True)
+class Running:
+    """A forked run that has not been waited for."""
+
+    pid: int
+    reading: int
+
+    def wait(self) -> Ending:
+        """Its end."""
+        with os.fdopen(self.reading, encoding="utf-8") as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(self.pid, 0)
+        told = json.loads(text.splitlines()[-1]) if text.endswith("\n") else ["", 0]
+        return Ending(os.waitstatus_to_exitcode(status), *told)
+
+
+def run_forked(folder: Path, stage: str, **options: Any) -> Ending:
+    """Run a stage in a copy of this process: `start`'s options."""
+    return start(folder, stage, **options).wait()
+
+
+def start(
+    folder: Path,
+    stage: str,
+    at: int | None = None,
+    signal_there: signal.Signals = signal.SIGKILL,
+    limit: int | None = None,
+    killed_by_limit: bool = False,
+) -> Running:
+    """Start a stage in a copy of this process.
 
     Args:
-        kill_before: die by SIGKILL before this operation on a file, counted from 0.
-        limit: largest file in bytes that the process may write: as on a full disk.
+        at: the operation on a file, counted from 0, before which the run gets `signal_there`.
+        limit: largest file in bytes that the process may write.
+        killed_by_limit: a write beyond it kills, in its middle; else it fails as on a full disk.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child:
         os.close(writing)
-        with os.fdopen(reading, encoding="utf-8") as pipe:
-            text = pipe.read()
-        _, status = os.waitpid(child, 0)
-        told = json.loads(text.splitlines()[-1]) if text.endswith("\n") else ["", 0]
-        return Ending(os.waitstatus_to_exitcode(status), *told)
+        return Running(child, reading)
     code = 2
     said = io.StringIO()
     count = 0
@@ -79,6 +109,9 @@ def run_forked(
         os.close(reading)
         os.chdir(folder)
         here = str(folder.resolve())
+        # Processes that a stage starts need not import this module.
+        main_module = sys.modules["__main__"]
+        main_module.__spec__ = main_module.__file__ = None
 
         def watch(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
@@ -89,14 +122,16 @@ def run_forked(
                 return
             place = arguments[0]
             if isinstance(place, str | os.PathLike) and os.path.abspath(place).startswith(here):
-                if count == kill_before:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                if count == at:
+                    os.kill(os.getpid(), signal_there)
                 count += 1
 
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             sys.addaudithook(watch)
             if limit is not None:
-                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                handler = signal.SIG_DFL if killed_by_limit else signal.SIG_IGN
+                signal.signal(signal.SIGXFSZ, handler)
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
             app([stage], standalone_mode=False)
         code = 0
@@ -131,7 +166,7 @@ def whole_project() -> Iterator[Path]:
         folder = Path(name) / "whole"
         folder.mkdir()
         raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-        for key, value in TINY.items():
+        for key, value in (TINY | CHEAP).items():
             override(raw, key, value)
         (folder / "params.yaml").write_text(yaml.safe_dump(raw))
         for stage in stages():
@@ -144,45 +179,82 @@ def whole_project() -> Iterator[Path]:
 # ---- kills
 
 
-def kills(whole: Path, names: list[str], most: int | None) -> Iterator[tuple[str, str]]:
-    """Kill each stage before its operations on files, run it again, compare every byte.
+def kills(whole: Path, names: list[str], most: int | None) -> Iterator[Case]:
+    """Kill each stage before its operations on files and in writes, run it again, compare all.
 
-    Every second case removes the stage's outputs between the two, as DVC does.
+    Every second time its outputs are removed in between, as DVC does. Where two kills leave the
+    same bytes under the same names, the stage is run again once for both.
 
     Args:
         most: cases a stage, spread over its operations; None for all.
-
-    Yields:
-        The case and how it ended.
     """
     for name in names:
         stage = stages()[name]
         expected = contents(whole, outputs_of(stage))
         before = without(whole, stage)
-        count = run_forked(copy_of(before), name).operations
+        seen: dict[str, str] = {}
+        count = run_forked(copied := copy_of(before), name).operations
+        shutil.rmtree(copied)
         chosen = range(count)
         if most is not None and most < count:
             chosen = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-        for operation in chosen:
-            folder = copy_of(before)
-            killed = run_forked(folder, name, kill_before=operation)
-            if operation % 2:
-                remove(folder, outputs_of(stage))
-            again = run_forked(folder, name)
-            case = f"{name}, before operation {operation} of {count}"
-            if killed.code != -signal.SIGKILL:
-                yield case, f"was not killed: {killed.code} {killed.said}"
-            elif again.code:
-                yield case, f"does not go on: {again.said}"
-            elif contents(folder, outputs_of(stage)) != expected:
-                new = contents(folder, outputs_of(stage))
-                other = [n for n in {*new, *expected} if new.get(n) != expected.get(n)]
-                yield case, f"other bytes: {sorted(other)}"
-            else:
-                left = [str(p.relative_to(folder)) for p in folder.rglob("*.partial")]
-                yield case, f"leaves {left}" if left else "identical"
-            shutil.rmtree(folder)
+        for at in chosen:
+            case = f"{name}, before operation {at} of {count}"
+            yield case, partial(_killed, before, stage, {"at": at}, expected, seen)
+        for limit in (0, 3_000, 30_000) if most is None else ():
+            case = f"{name}, in the write of byte {limit}"
+            how = {"limit": limit, "killed_by_limit": True}
+            yield case, partial(_killed, before, stage, how, expected, seen)
         shutil.rmtree(before)
+
+
+def _killed(
+    before: Path,
+    stage: Stage,
+    how: dict[str, Any],
+    expected: dict[str, bytes],
+    seen: dict[str, str],
+) -> str:
+    folder = copy_of(before)
+    try:
+        killed = run_forked(folder, stage.name, **how)
+        if killed.code not in (-signal.SIGKILL, -signal.SIGXFSZ):
+            if "limit" in how and not killed.code:
+                return NOT_READ
+            return f"was not killed: {killed.code} {killed.said}"
+        if how.get("at", 0) % 2:
+            remove(folder, outputs_of(stage))
+        left = state_of(folder)
+        if left not in seen:
+            seen[left] = _same_after(folder, stage, expected)
+        return seen[left]
+    finally:
+        shutil.rmtree(folder)
+
+
+def _same_after(folder: Path, stage: Stage, expected: dict[str, bytes]) -> str:
+    """Run the stage, and compare what it leaves."""
+    again = run_forked(folder, stage.name)
+    if again.code:
+        return f"does not go on: {again.said}"
+    new = contents(folder, outputs_of(stage))
+    if new != expected:
+        return (
+            f"other bytes: {sorted(n for n in {*new, *expected} if new.get(n) != expected.get(n))}"
+        )
+    left = [str(p.relative_to(folder)) for p in folder.rglob("*.partial")]
+    return f"leaves {left}" if left else "identical"
+
+
+def state_of(folder: Path) -> str:
+    """Hash of what lies in a folder; the process id in a lock does not count."""
+    digest = hashlib.blake2b()
+    for path in sorted(folder.rglob("*")):
+        linked = path.is_file() and path.stat().st_nlink
+        digest.update(f"{path.relative_to(folder)}\0{linked}\0".encode())
+        if path.is_file() and path.suffix != ".lock":
+            digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def copy_of(folder: Path) -> Path:
@@ -210,7 +282,7 @@ def remove(folder: Path, names: list[Path]) -> None:
 # ---- damaged and mixed files
 
 
-def damages(path: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
+def damages(path: Path) -> Iterator[tuple[str, Callable[[Path], Any]]]:
     """Ways to damage any file, by name."""
 
     def flipped(path: Path) -> None:
@@ -342,7 +414,7 @@ def readers(path: Path) -> list[str]:
     return [name for name, stage in stages().items() if path in stage.inputs]
 
 
-def refused(whole: Path, other: Path, most: int | None) -> Iterator[tuple[str, str]]:
+def refused(whole: Path, other: Path, most: int | None) -> Iterator[Case]:
     """Damage or mix files before a stage that reads them: a sentence must refuse each.
 
     Args:
@@ -353,33 +425,44 @@ def refused(whole: Path, other: Path, most: int | None) -> Iterator[tuple[str, s
     for path in files:
         for what, damage in damages(path):
             for stage in readers(path)[-2:]:
-                cases.append((f"{path} {what}", stage, lambda d=damage, p=path: d(p)))
+                cases.append((f"{path} {what}", stage, partial(_damage, path, damage)))
     for name in ("ingest", "preprocess", "vocabulary", "tokenize", "train_stage_two"):
         record = stages()[name].record
         for what, damage in damages(record):
-            cases.append((f"{record} {what}", "evaluate", lambda d=damage, p=record: d(p)))
+            cases.append((f"{record} {what}", "evaluate", partial(damage, record)))
     for what, mix in mixed(other).items():
         cases += [(what, stage, mix) for stage in ("train_stage_two", "evaluate", "analyze")]
     if most is not None:
         cases = cases[:: max(1, len(cases) // most)]
     for what, stage, change in cases:
-        folder = copy_of(whole)
+        yield f"{what}, {stage}", partial(_refused, whole, stage, change)
+
+
+def _damage(path: Path, damage: Callable[[Path], None]) -> None:
+    """Damage a file, or a folder's first."""
+    damage(min(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else path)
+
+
+def _refused(whole: Path, stage: str, change: Callable[[], None]) -> str:
+    folder = copy_of(whole)
+    try:
         with contextlib.chdir(folder):
             before = all_bytes(folder)
             change()
             after = all_bytes(folder)
             changed = {Path(p) for p in {*before, *after} if before.get(p) != after.get(p)}
-        if changed & read_by(stage):
-            ending = run_forked(folder, stage)
-            kinds = {0: "accepted", 1: "refused", 2: "traceback"}
-            ended = kinds.get(ending.code, str(ending.code))
-            yield f"{what}, {stage}", ended if ended == "refused" else f"{ended}: {ending.said}"
+        if not changed & read_by(stage):
+            return NOT_READ
+        ending = run_forked(folder, stage)
+        ended = {0: "accepted", 1: "refused", 2: "traceback"}.get(ending.code, str(ending.code))
+        return ended if ended == "refused" else f"{ended}: {ending.said}"
+    finally:
         shutil.rmtree(folder)
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
     """Every file that a stage may read."""
-    names = [Path("params.yaml"), Path("data"), Path("models"), Path("provenance")]
+    names = [Path(n) for n in ("params.yaml", "data", "models", "provenance", "dvclive")]
     return {n: b for n, b in contents(folder, names).items() if not n.startswith("data/raw")}
 
 
@@ -396,7 +479,7 @@ class Bomb:
         return os.system, (self.command,)
 
 
-def hostile(whole: Path, most: int | None) -> Iterator[tuple[str, str]]:
+def hostile(whole: Path, most: int | None) -> Iterator[Case]:
     """Give pickles that run a command wherever a file is loaded: none may run."""
     import torch
 
@@ -440,7 +523,8 @@ def hostile(whole: Path, most: int | None) -> Iterator[tuple[str, str]]:
         "dVAE's pickle": ("x.pkl", lambda p: load_tokenizer(p, p)),
     }
     cases = [(w, p, n, load) for w, p in payloads.items() for n, load in loaders.items()]
-    for what, payload, name, (file, load) in cases[: None if most is None else most]:
+
+    def attack(payload: bytes, file: str, load: Callable[[Path], Any]) -> str:
         path = folder / file
         path.write_bytes(payload)
         try:
@@ -454,78 +538,123 @@ def hostile(whole: Path, most: int | None) -> Iterator[tuple[str, str]]:
         if trace.exists():
             ended = "the code ran"
             trace.unlink()
-        yield f"{what} as {name}", ended
         path.unlink()
+        return ended
+
+    for what, payload, name, (file, load) in cases[: None if most is None else most]:
+        yield f"{what} as {name}", partial(attack, payload, file, load)
     shutil.rmtree(folder)
 
 
 # ---- full disks
 
 
-def full(whole: Path, names: list[str], limits: list[int]) -> Iterator[tuple[str, str]]:
+def full(whole: Path, names: list[str], limits: list[int]) -> Iterator[Case]:
     """Run each stage where no file may grow beyond a limit: a sentence, and then it goes on."""
     for name in names:
-        stage = stages()[name]
-        expected = contents(whole, outputs_of(stage))
         for limit in limits:
-            folder = without(whole, stage)
-            ending = run_forked(folder, name, limit=limit)
-            again = run_forked(folder, name)
-            ended = {0: "identical", 1: "refused", 2: "traceback"}.get(ending.code, "killed")
-            if ended == "traceback":
-                ended += f": {ending.said}"
-            if ended == "refused" and "bytes are free" not in ending.said:
-                ended = f"refused for another reason: {ending.said}"
-            if again.code or contents(folder, outputs_of(stage)) != expected:
-                ended = f"does not recover: {again.said}"
-            yield f"{name}, files up to {limit} bytes", ended
-            shutil.rmtree(folder)
+            yield f"{name}, files up to {limit} bytes", partial(_full, whole, name, limit)
+
+
+def _full(whole: Path, name: str, limit: int) -> str:
+    stage = stages()[name]
+    expected = contents(whole, outputs_of(stage))
+    folder = without(whole, stage)
+    try:
+        ending = run_forked(folder, name, limit=limit)
+        again = _same_after(folder, stage, expected)
+        if again != "identical":
+            return f"does not recover: {again}"
+        if ending.code == 1 and "bytes are free" not in ending.said:
+            return f"refused for another reason: {ending.said}"
+        return {0: NOT_READ, 1: "refused"}.get(ending.code, f"{ending.code}: {ending.said}")
+    finally:
+        shutil.rmtree(folder)
 
 
 # ---- the table
 
-GOOD = {"identical", "refused"}
+GOOD = ("identical", "refused")
 
 
 def main() -> None:
     """Run the cases and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--long", action="store_true", help="every case")
-    parser.add_argument("--most", type=int, help="kills a stage, spread over its operations")
-    parser.add_argument("--only", help="kills, refused, hostile or full")
+    parser.add_argument("--only", nargs="*", help="kinds, as the table has them")
+    parser.add_argument("--stages", nargs="*", help="those that are killed and get a full disk")
+    parser.add_argument("--log", type=Path, help="where endings are kept; those there are not run")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     preload()
-    names = list(stages())
-    short = ["preprocess", "vocabulary", "tokenize", "train_stage_one"]
-    started = time.monotonic()
+    log = Log(arguments.log)
+    names = arguments.stages or list(stages())
+    long = arguments.long
+    short = arguments.stages or ["preprocess", "vocabulary", "tokenize", "train_stage_one"]
     with whole_project() as whole:
         other = another(whole)
-        long = arguments.long
-        kinds: dict[str, Iterator[tuple[str, str]]] = {
-            "kills": kills(whole, names if long else short, arguments.most if long else 2),
+        kinds: dict[str, Iterator[Case]] = {
+            "kills": kills(whole, names if long else short, None if long else 2),
             "refused": refused(whole, other, None if long else 20),
             "hostile": hostile(whole, None),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),
         }
-        rows, failed = [], []
         for kind, cases in kinds.items():
-            if arguments.only not in (None, kind):
+            if arguments.only and kind not in arguments.only:
                 continue
-            begun, endings = time.monotonic(), Counter[str]()
-            for case, ended in cases:
-                endings[ended if ended in GOOD else "other"] += 1
-                if ended not in GOOD:
-                    failed.append(f"{kind}: {case}: {ended}")
-                    print(failed[-1], file=sys.stderr, flush=True)
-            rows.append((kind, endings, time.monotonic() - begun))
-    print("| kind | cases | identical | refused by a sentence | otherwise | s |")
-    print("|---|---|---|---|---|---|")
-    for kind, endings, seconds in rows:
-        counts = [endings.total(), *(endings[k] for k in ("identical", "refused", "other"))]
-        print(f"| {kind} | {' | '.join(map(str, counts))} | {seconds:.0f} |")
-    print(f"\n{time.monotonic() - started:.0f} s in all")
-    sys.exit(bool(failed))
+            for case, run in cases:
+                if (kind, case) not in log.endings:
+                    begun = time.monotonic()
+                    log.add(kind, case, run(), time.monotonic() - begun)
+    print(log.table())
+    sys.exit(bool(log.failed()))
+
+
+class Log:
+    """How cases ended, kept in a file a line each; those of other code do not count."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read what an interrupted run has left at `path`."""
+        code = [ROOT / "params.yaml", ROOT / "dvc.yaml"]
+        code += sorted(path for name in ("uar", "pipeline") for path in (ROOT / name).rglob("*.py"))
+        self.identity = hashlib.sha256("".join(map(sha256, code)).encode()).hexdigest()[:12]
+        self.path = path
+        self.endings: dict[tuple[str, str], tuple[str, float]] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                identity, kind, case, ended, seconds = json.loads(line)
+                if identity == self.identity:
+                    self.endings[kind, case] = (ended, seconds)
+
+    def add(self, kind: str, case: str, ended: str, seconds: float) -> None:
+        """Keep a case's end; what is wrong is said at once."""
+        self.endings[kind, case] = (ended, seconds)
+        if ended not in (*GOOD, NOT_READ):
+            print(f"{kind}: {case}: {ended}", file=sys.stderr, flush=True)
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(
+                    json.dumps([self.identity, kind, case, ended, round(seconds, 2)]) + "\n"
+                )
+
+    def failed(self) -> list[tuple[str, str]]:
+        """Cases that ended otherwise than they should."""
+        return [case for case, (end, _) in self.endings.items() if end not in (*GOOD, NOT_READ)]
+
+    def table(self) -> str:
+        """A row a kind."""
+        lines = ["| kind | cases | identical | refused by a sentence | otherwise | s |"]
+        lines += ["|---|---|---|---|---|---|"]
+        for kind in dict.fromkeys(kind for kind, _ in self.endings):
+            ends = [
+                (e, s) for (k, _), (e, s) in self.endings.items() if k == kind and e != NOT_READ
+            ]
+            counts = Counter(e if e in GOOD else "otherwise" for e, _ in ends)
+            columns = [len(ends), *(counts[name] for name in (*GOOD, "otherwise"))]
+            columns.append(round(sum(seconds for _, seconds in ends)))
+            lines.append(f"| {kind} | {' | '.join(map(str, columns))} |")
+        total = sum(seconds for _, seconds in self.endings.values())
+        return "\n".join([*lines, "", f"{total / 60:.0f} minutes in all"])
 
 
 def preload() -> None:
@@ -534,6 +663,7 @@ def preload() -> None:
 
     for name in stages():
         import_module(f"pipeline.stages.{name}")
+    vars(import_module("uar.analysis.drawing"))["_DPI"] = DPI
     logging.disable(logging.NOTSET)
 
 
