@@ -21,6 +21,7 @@ import pickle
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -89,6 +90,7 @@ def start(
     signal_there: signal.Signals = signal.SIGKILL,
     limit: int | None = None,
     killed_by_limit: bool = False,
+    moments: Path | None = None,
 ) -> Running:
     """Start a stage in a copy of this process.
 
@@ -96,6 +98,7 @@ def start(
         at: the operation on a file, counted from 0, before which the run gets `signal_there`.
         limit: largest file in bytes that the process may write.
         killed_by_limit: a write beyond it kills, in its middle; else it fails as on a full disk.
+        moments: folder for copies of the disk before each operation: what a kill there leaves.
     """
     reading, writing = os.pipe()
     child = os.fork()
@@ -124,6 +127,8 @@ def start(
             if isinstance(place, str | os.PathLike) and os.path.abspath(place).startswith(here):
                 if count == at:
                     os.kill(os.getpid(), signal_there)
+                if moments is not None:
+                    subprocess.run(["cp", "-a", here, moments / f"{count:04}"], check=True)
                 count += 1
 
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -160,10 +165,18 @@ def outputs_of(stage: Stage) -> list[Path]:
 
 
 @contextlib.contextmanager
-def whole_project() -> Iterator[Path]:
-    """A folder in which every stage has run."""
+def whole_project(kept: Path | None) -> Iterator[Path]:
+    """A folder in which every stage has run.
+
+    Args:
+        kept: where an interrupted run has left it, or where to leave it.
+    """
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         folder = Path(name) / "whole"
+        if kept is not None and kept.is_dir():
+            shutil.copytree(kept, folder)
+            yield folder
+            return
         folder.mkdir()
         raw = yaml.safe_load((ROOT / "params.yaml").read_text())
         for key, value in (TINY | CHEAP).items():
@@ -173,48 +186,40 @@ def whole_project() -> Iterator[Path]:
             ending = run_forked(folder, stage)
             if ending.code:
                 raise SystemExit(f"{stage} does not run at all:\n{ending.said}")
+        if kept is not None:
+            shutil.copytree(folder, kept.with_suffix(".partial"), dirs_exist_ok=True)
+            os.replace(kept.with_suffix(".partial"), kept)
         yield folder
 
 
 # ---- kills
 
 
-def kills(whole: Path, names: list[str], most: int | None) -> Iterator[Case]:
+def kills(whole: Path, names: list[str], most: int) -> Iterator[Case]:
     """Kill each stage before its operations on files and in writes, run it again, compare all.
 
-    Every second time its outputs are removed in between, as DVC does. Where two kills leave the
-    same bytes under the same names, the stage is run again once for both.
+    Every second time its outputs are removed in between, as DVC does.
 
     Args:
-        most: cases a stage, spread over its operations; None for all.
+        most: kills a stage, spread over its operations.
     """
     for name in names:
         stage = stages()[name]
         expected = contents(whole, outputs_of(stage))
         before = without(whole, stage)
-        seen: dict[str, str] = {}
         count = run_forked(copied := copy_of(before), name).operations
         shutil.rmtree(copied)
-        chosen = range(count)
-        if most is not None and most < count:
-            chosen = sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
-        for at in chosen:
+        for at in sorted({round(i * (count - 1) / (most - 1)) for i in range(most)}):
             case = f"{name}, before operation {at} of {count}"
-            yield case, partial(_killed, before, stage, {"at": at}, expected, seen)
-        for limit in (0, 3_000, 30_000) if most is None else ():
+            yield case, partial(_killed, before, stage, {"at": at}, expected)
+        for limit in (0, 3_000, 30_000) if most > 2 else ():
             case = f"{name}, in the write of byte {limit}"
             how = {"limit": limit, "killed_by_limit": True}
-            yield case, partial(_killed, before, stage, how, expected, seen)
+            yield case, partial(_killed, before, stage, how, expected)
         shutil.rmtree(before)
 
 
-def _killed(
-    before: Path,
-    stage: Stage,
-    how: dict[str, Any],
-    expected: dict[str, bytes],
-    seen: dict[str, str],
-) -> str:
+def _killed(before: Path, stage: Stage, how: dict[str, Any], expected: dict[str, bytes]) -> str:
     folder = copy_of(before)
     try:
         killed = run_forked(folder, stage.name, **how)
@@ -224,12 +229,42 @@ def _killed(
             return f"was not killed: {killed.code} {killed.said}"
         if how.get("at", 0) % 2:
             remove(folder, outputs_of(stage))
-        left = state_of(folder)
-        if left not in seen:
-            seen[left] = _same_after(folder, stage, expected)
-        return seen[left]
+        return _same_after(folder, stage, expected)
     finally:
         shutil.rmtree(folder)
+
+
+def moments(whole: Path, names: list[str]) -> Iterator[Case]:
+    """Run each stage from what a kill before each of its operations on files would leave.
+
+    The disk is copied at every one while the stage runs once. Every second time its outputs are
+    removed, as DVC does. The same bytes under the same names are run from once.
+    """
+    for name in names:
+        stage = stages()[name]
+        expected = contents(whole, outputs_of(stage))
+        before = without(whole, stage)
+        with tempfile.TemporaryDirectory(dir=whole.parent) as copies:
+            ending = run_forked(before, name, moments=Path(copies))
+            if ending.code:
+                raise SystemExit(f"{name} does not run:\n{ending.said}")
+            seen: dict[str, str] = {}
+            for at, folder in enumerate(sorted(Path(copies).iterdir())):
+                case = f"{name}, at operation {at} of {ending.operations}"
+                yield case, partial(_from, folder, stage, bool(at % 2), expected, seen)
+                shutil.rmtree(folder)
+        shutil.rmtree(before)
+
+
+def _from(
+    folder: Path, stage: Stage, removed: bool, expected: dict[str, bytes], seen: dict[str, str]
+) -> str:
+    if removed:
+        remove(folder, outputs_of(stage))
+    state = state_of(folder)
+    if state not in seen:
+        seen[state] = _same_after(folder, stage, expected)
+    return seen[state]
 
 
 def _same_after(folder: Path, stage: Stage, expected: dict[str, bytes]) -> str:
@@ -265,9 +300,11 @@ def copy_of(folder: Path) -> Path:
 
 
 def without(whole: Path, stage: Stage) -> Path:
-    """A copy that lacks what the stage makes."""
-    folder = copy_of(whole)
-    remove(folder, outputs_of(stage))
+    """A folder with what the stage reads and compares, and nothing else."""
+    folder = Path(tempfile.mkdtemp(dir=whole.parent))
+    for path in read_by(stage.name):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (whole / path).is_dir() else shutil.copy)(whole / path, folder / path)
     return folder
 
 
@@ -414,12 +451,13 @@ def readers(path: Path) -> list[str]:
     return [name for name, stage in stages().items() if path in stage.inputs]
 
 
-def refused(whole: Path, other: Path, most: int | None) -> Iterator[Case]:
+def refused(whole: Path, most: int | None) -> Iterator[Case]:
     """Damage or mix files before a stage that reads them: a sentence must refuse each.
 
     Args:
         most: cases; None for all.
     """
+    other = another(whole)
     cases: list[tuple[str, str, Callable[[], None]]] = []
     files = sorted({path for stage in stages().values() for path in stage.inputs})
     for path in files:
@@ -591,14 +629,15 @@ def main() -> None:
     names = arguments.stages or list(stages())
     long = arguments.long
     short = arguments.stages or ["preprocess", "vocabulary", "tokenize", "train_stage_one"]
-    with whole_project() as whole:
-        other = another(whole)
+    with whole_project(log.project) as whole:
         kinds: dict[str, Iterator[Case]] = {
-            "kills": kills(whole, names if long else short, None if long else 2),
-            "refused": refused(whole, other, None if long else 20),
+            "kills": kills(whole, names if long else short, 20 if long else 2),
+            "refused": refused(whole, None if long else 20),
             "hostile": hostile(whole, None),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),
         }
+        if long:
+            kinds["moments"] = moments(whole, names)
         for kind, cases in kinds.items():
             if arguments.only and kind not in arguments.only:
                 continue
@@ -619,6 +658,7 @@ class Log:
         code += sorted(path for name in ("uar", "pipeline") for path in (ROOT / name).rglob("*.py"))
         self.identity = hashlib.sha256("".join(map(sha256, code)).encode()).hexdigest()[:12]
         self.path = path
+        self.project = path and path.with_name(f"{path.name}-{self.identity}")
         self.endings: dict[tuple[str, str], tuple[str, float]] = {}
         if path is not None and path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -674,7 +714,7 @@ def another(whole: Path) -> Path:
     for key, value in (("dataset.demo.seed", 7), ("seed", 3), ("train.seed", 5)):
         override(raw, key, value)
     (folder / paths.PARAMS).write_text(yaml.safe_dump(raw))
-    for stage in list(stages())[:-2]:
+    for stage in list(stages())[:-3]:
         ending = run_forked(folder, stage)
         if ending.code:
             raise SystemExit(ending.said)
