@@ -1,6 +1,7 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests.
 # make show: experiments, what they changed and the numbers that say most, in 120 columns.
-# make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them.
+# make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them,
+# going on from .resume/faults.jsonl where it was interrupted.
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -27,7 +28,7 @@ test: $(VENV)/test.done
 	pytest
 
 faults: $(VENV)/test.done
-	python -m tests.faults $(if $(LONG),--long)
+	python -m tests.faults $(if $(LONG),--long --log .resume/faults.jsonl)
 
 lint: $(VENV)/test.done
 	ruff check .

@@ -136,9 +136,10 @@ def full_disk_explained() -> Iterator[None]:
             raise
         name = getattr(error, "filename", None)
         place = f" {os.fsdecode(name)}" if isinstance(name, str | bytes) else ""
+        reason = getattr(error, "strerror", None) or os.strerror(number)
         free = shutil.disk_usage(Path()).free
         raise UserError(
-            f"cannot write{place}: {os.strerror(number)}. {free:,} bytes are free on the disk of "
+            f"cannot write{place}: {reason}. {free:,} bytes are free on the disk of "
             f"{Path().resolve()}. Make room or make it writable, then give the same command: "
             "outputs of before that are whole are as they were, and a long stage goes on where it "
             "stopped."

@@ -187,6 +187,7 @@ def whole_project(kept: Path | None) -> Iterator[Path]:
             if ending.code:
                 raise SystemExit(f"{stage} does not run at all:\n{ending.said}")
         if kept is not None:
+            kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(folder, kept.with_suffix(".partial"), dirs_exist_ok=True)
             os.replace(kept.with_suffix(".partial"), kept)
         yield folder
@@ -672,6 +673,7 @@ class Log:
         if ended not in (*GOOD, NOT_READ):
             print(f"{kind}: {case}: {ended}", file=sys.stderr, flush=True)
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(
                     json.dumps([self.identity, kind, case, ended, round(seconds, 2)]) + "\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,13 @@ import pytest
 
 from uar.core.errors import UserError
 from uar.core.files import (
+    allocate,
     atomic_write,
     give_name,
     open_array,
     read_json,
     read_table,
+    require_room,
     set_aside,
     write_csv,
     write_json,
@@ -121,3 +125,31 @@ def test_no_text_in_a_csv_file_is_a_formula(tmp_path: Path, mark: str) -> None:
     read = pd.read_csv(tmp_path / "x.csv", keep_default_na=False)
     assert read["study_id"].tolist() == [f"'{mark}1+1", "s-1", ""]
     assert read["score"].tolist() == ["-1.5", "2.0", ""]
+
+
+def test_no_room_for_long_work_is_known_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "not" / "yet" / "there"
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
+    require_room(path, 5_000)
+    with pytest.raises(OSError, match="5,001 bytes are needed") as caught:
+        require_room(path, 5_001)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+
+
+def test_an_arrays_room_is_taken_at_once_or_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as it comes, without a name
+
+    path = tmp_path / "array"
+    with path.open("wb") as stream:
+        stream.truncate(100_000)
+    allocate(path)
+    assert path.stat().st_blocks * 512 >= 100_000
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(OSError, match="100,000 bytes are needed") as caught:
+        allocate(path)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))

@@ -91,6 +91,13 @@ def test_a_disk_that_takes_no_more_is_a_sentence(fail: Callable[[], None]) -> No
         fail()
 
 
+def test_what_is_needed_is_said() -> None:
+    message = r"cannot write x: No space left on device, 7 bytes are needed. [\d,]+ bytes are free"
+    error = OSError(errno.ENOSPC, "No space left on device, 7 bytes are needed", "x")
+    with pytest.raises(UserError, match=message), full_disk_explained():
+        raise error
+
+
 def test_other_errors_stay_what_they_are() -> None:
     for error in (OSError(errno.ENOENT, "No such file"), KeyError("x"), UserError("said")):
         with pytest.raises(type(error)) as caught, full_disk_explained():

@@ -271,6 +271,21 @@ def test_a_damaged_resume_file_is_moved_aside_and_the_stage_begins_anew(
     assert (tmp_path / "scratch" / "resume.safetensors.damaged").is_file()
 
 
+def test_a_full_disk_is_known_before_the_first_epoch(
+    tiny_params: Params,
+    train: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The resume file twice and a checkpoint: what is asked for holds what is written."""
+    asked: list[int] = []
+    monkeypatch.setattr("uar.training.stage.require_room", lambda _, needed: asked.append(needed))
+    train(make_model(tiny_params))
+    (resume,) = tmp_path.rglob("resume.safetensors")
+    held = sum(tensor.nbytes for tensor in read_weights(resume, "resume file")[0].values())
+    assert 2 * held < asked[0] < 3 * held
+
+
 def test_the_seed_decides_every_bit(tiny_params: Params, train: Callable[..., Any]) -> None:
     runs = []
     for name, seed in (("first", 0), ("second", 0), ("third", 1)):

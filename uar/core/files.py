@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -128,8 +129,32 @@ def open_array(path: Path) -> np.ndarray:
 def allocate(path: Path) -> None:
     """Take a sparse file's room on the disk now, so that a full disk is known before long work."""
     if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as stream:
-            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
+        needed = path.stat().st_size
+        try:
+            with path.open("r+b") as stream:
+                os.posix_fallocate(stream.fileno(), 0, needed)
+        except OSError as error:
+            raise _no_room(error.errno, path, needed) from None
+
+
+def require_room(path: Path, needed: int) -> None:
+    """Refuse long work whose files the disk has no room for.
+
+    Args:
+        path: of the largest file, or of the folder.
+        needed: bytes.
+
+    Raises:
+        OSError: fewer are free.
+    """
+    folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+    if shutil.disk_usage(folder).free < needed:
+        raise _no_room(errno.ENOSPC, path, needed)
+
+
+def _no_room(number: int | None, path: Path, needed: int) -> OSError:
+    number = number or errno.ENOSPC
+    return OSError(number, f"{os.strerror(number)}, {needed:,} bytes are needed", str(path))
 
 
 def sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ from uar.core.distributed import (
     whole_parameters,
 )
 from uar.core.errors import UserError
+from uar.core.files import require_room
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.provenance import Scratch
@@ -168,6 +169,7 @@ def train_stage(
             last = first + len(past) - 1
             log.info(f"resuming after epoch {last} of {trainer.epochs} ({resume})")
     if fabric.is_global_zero:
+        trainer.require_room(resume)
         for epoch, values in enumerate(past, first):
             on_epoch(epoch, values)
 
@@ -238,6 +240,16 @@ class Trainer:
             self.schedule.load_state_dict(state.schedule)
         self.fabric.barrier()  # nobody overwrites the file before everybody has read it
         return state
+
+    def require_room(self, path: Path) -> None:
+        """Refuse to begin if the disk has no room for the resume file `path` and the checkpoint.
+
+        While a resume file is written the one before is kept.
+        """
+        weights = sum(value.nbytes for value in self.model.state_dict().values())
+        moments = 2 * sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
+        written = path.stat().st_size if path.is_file() else 0
+        require_room(path, 2 * (2 * weights + moments) + weights - written)
 
     def validate(self, write: bool) -> dict[str, float]:
         """Scores of the model as it is; with `write`, of its reports too."""
