@@ -12,6 +12,7 @@ import yaml
 
 import uar
 from tests.conftest import ROOT
+from uar.core.files import read_json
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "benchmarks/README.md"])
 _LINK = re.compile(r"\]\(([^)#\s:]+)(?:#[^)]*)?\)")
@@ -30,6 +31,16 @@ def test_links_lead_to_files(page: Path) -> None:
 def test_a_link_that_leads_nowhere_is_found() -> None:
     text = "[a](README.md) [b](https://x.org) [c](nowhere.md#d) [e](#f)"
     assert missing(ROOT / "README.md", text) == ["nowhere.md"]
+
+
+def test_readmes_results_are_those_of_the_demos_run() -> None:
+    """In the order of the sentence; its interval is in details.json, which git does not hold."""
+    metrics = read_json(ROOT / "evaluation/metrics.json")
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1]
+    sentence = text.split("Another CPU")[0].replace("\n", " ")
+    said = re.findall(r"(?<![\d.–])\d\.\d{3}(?!\d)", sentence)
+    names = ("BLEU-4", "CIDEr", "const_B4", "const_C", "shuf_B4", "shuf_C")
+    assert said == [f"{metrics[name]:.3f}" for name in names]
 
 
 def test_contributing_names_what_exists() -> None:

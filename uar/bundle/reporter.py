@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
@@ -94,8 +94,8 @@ class Report:
     words: tuple[str, ...]
     sentences: tuple[Sentence, ...]
     log_probability: float
-    attention: np.ndarray
-    films: np.ndarray
+    attention: np.ndarray = field(repr=False)
+    films: np.ndarray = field(repr=False)
     views: tuple[str, ...]
     present: np.ndarray
     notes: tuple[str, ...]
