@@ -10,8 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import networkx as nx
+import pandas as pd
 import pytest
 
+from pipeline import paths
 from pipeline.__main__ import COMMANDS, LazyCommands, limit_spinning, load_command
 from pipeline.tools.layout import FORBIDDEN, ROOMS, draw, read_arrows, upward
 from tests.conftest import ROOT
@@ -144,6 +146,32 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_text_stages_run_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    text = "The heart is enlarged. No effusion."
+    table = {"study_id": list("abc"), "split": ["train"] * 3, "report": [text] * 3}
+    pd.DataFrame({**table, "views": [["frontal"]] * 3}).to_parquet(tmp_path / paths.STUDIES)
+    code = (
+        "import sys; from pipeline.stages.preprocess import preprocess\n"
+        "from pipeline.stages.vocabulary import vocabulary\n"
+        "preprocess(); vocabulary()\n"
+        f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))\n"
+        "import torch"  # is there for who needs it
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: ['spacy']"
+    findings = pd.read_parquet(tmp_path / paths.REPORTS)["findings"]
+    assert [list(of_report) for of_report in findings] == [["Cardiomegaly"]] * 3
 
 
 def test_threads_spin_little_unless_the_user_says_otherwise() -> None:

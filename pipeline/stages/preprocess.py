@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline import paths
 from uar.core.config import load_params
@@ -29,7 +32,8 @@ def preprocess() -> None:
         paths.STUDIES,
         "Remove these studies from the raw data set.",
     )
-    from uar.evaluation.clinical.labeller import Labeller  # spaCy takes seconds, --help does not
+    with torch_hidden():
+        from uar.evaluation.clinical.labeller import Labeller  # spaCy takes seconds
 
     labels = Labeller().label(progress(table["report"], "label", len(table), "report"))
     table["findings"] = [
@@ -39,3 +43,20 @@ def preprocess() -> None:
     write_table(paths.REPORTS, table)
     lengths = table["cleaned"].str.split().str.len()
     log.info(f"preprocess: {len(table)} reports, {lengths.mean():.1f} words on average")
+
+
+@contextmanager
+def torch_hidden() -> Iterator[None]:
+    """Have what is imported here do without torch, unless it is loaded already.
+
+    spaCy's thinc would load it, for networks that rules do not use, and that is most of this
+    stage's time.
+    """
+    loaded = "torch" in sys.modules
+    if not loaded:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an ImportError to who asks
+    try:
+        yield
+    finally:
+        if not loaded:
+            del sys.modules["torch"]
