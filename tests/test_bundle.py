@@ -236,6 +236,13 @@ def test_the_most_similar_training_studies(tiny_raw: dict[str, Any], path: Path)
     assert [s.report for s in similar] == [f"Report of {s.study_id}." for s in similar]
 
 
+def test_a_report_at_the_prompt_is_short(bundle: Bundle) -> None:
+    shown = repr(Reporter(bundle).report([film(1), film(2)]))
+    assert "log_probability=" in shown
+    assert "attention=" not in shown
+    assert "films=" not in shown
+
+
 def test_without_an_index_nothing_is_similar(bundle: Bundle) -> None:
     report = Reporter(bundle).report([film(1), film(2)])
     assert report.similar == () and report.as_json()["similar"] == []
