@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -138,6 +139,50 @@ def attention_table(reports: Mapping[str, ReportAttention], views: int) -> pd.Da
     return pd.DataFrame(rows, columns=["model", "word", "view", "row", "column", "times_uniform"])
 
 
+class _Heatmaps:
+    """Maps `(V, side, side)` of the shown words and the scales of their colours.
+
+    Args:
+        maps: of each word, by the model's name.
+    """
+
+    def __init__(self, maps: dict[str, dict[str, np.ndarray]]) -> None:
+        self.maps = maps
+        self.words = list(next(iter(maps.values())))
+        self.first, self.last = list(maps)[0], list(maps)[-1]
+        self.compared = self.first != self.last
+        self.kinds = [*maps] + ([_DIFFERENCE] if self.compared else [])
+        stacked = np.stack([values[word] for values in maps.values() for word in self.words])
+        # weak attention shows beside strong
+        self.scale = PowerNorm(0.5, vmin=0, vmax=heatmap_ceiling(stacked), clip=True)
+        self.change = {word: maps[self.last][word] - maps[self.first][word] for word in self.words}
+        self.limit = max(float(np.abs(np.stack(list(self.change.values()))).max()), 1e-6)
+        self.difference = Normalize(-self.limit, self.limit)
+
+    def show(self, axes: Axes, kind: str, word: str, view: int) -> None:
+        """One word's heatmap over a film that `axes` shows."""
+        if kind == _DIFFERENCE:
+            heat = self.change[word][view]
+            opacity = 0.85 * np.abs(heat) / self.limit
+            axes.imshow(heat, _CHANGE_MAP, self.difference, alpha=opacity, extent=(0, 1, 1, 0))
+        else:
+            heat = self.maps[kind][word][view]
+            opacity = 0.8 * self.scale(heat).filled() ** 1.5  # the film stays visible
+            axes.imshow(heat, "inferno", self.scale, alpha=opacity, extent=(0, 1, 1, 0))
+
+    def show_scales(self, figure: Figure, grid: np.ndarray) -> None:
+        """Colour bars, of attention beside the upper rows and of change beside the lower."""
+        scale, half = self.scale, len(grid) // 2
+        upper = grid[:half] if self.compared else grid
+        bar = figure.colorbar(ScalarMappable(scale, "inferno"), ax=upper, extend="max", shrink=0.9)
+        bar.set_label("attention, × uniform")
+        bar.set_ticks([0, *(2.0**n for n in range(-1, 8) if scale.vmax and 2.0**n <= scale.vmax)])
+        if self.compared:
+            changes = ScalarMappable(self.difference, _CHANGE_MAP)
+            bar = figure.colorbar(changes, ax=grid[half:], shrink=0.9)
+            bar.set_label(f"{self.last} − {self.first}, × uniform")
+
+
 def draw_word_heatmaps(
     reports: Mapping[str, ReportAttention],
     films: np.ndarray,
@@ -154,63 +199,39 @@ def draw_word_heatmaps(
         reference: the true report.
         boxes: known boxes of this study, `uar.data.study.BOX_COLUMNS`; may be empty.
     """
-    maps = {name: report.shown_maps(len(films)) for name, report in reports.items()}
-    words = list(next(iter(maps.values())))
-    first, last = list(maps)[0], list(maps)[-1]
-    kinds = [*maps] + ([_DIFFERENCE] if first != last else [])
-    stacked = np.stack([values[word] for values in maps.values() for word in words])
-    # weak attention shows beside strong
-    scale = PowerNorm(0.5, vmin=0, vmax=heatmap_ceiling(stacked), clip=True)
-    change = {word: maps[last][word] - maps[first][word] for word in words}
-    limit = max(float(np.abs(np.stack(list(change.values()))).max()), 1e-6)
-    difference = Normalize(-limit, limit)
-
-    rows = len(kinds) * len(films)
+    heatmaps = _Heatmaps({name: of.shown_maps(len(films)) for name, of in reports.items()})
+    rows = len(heatmaps.kinds) * len(films)
     figure = new_figure(PAGE_WIDTH, 0.9 + 1.06 * rows)
     grid = figure.subplots(rows, 1 + SHOWN, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for row, (view, kind) in enumerate(product(range(len(films)), kinds)):
+    for axes, word in zip(grid[0, 1:], heatmaps.words, strict=False):
+        axes.set_title(word, parse_math=False)
+    for row, (view, kind) in enumerate(product(range(len(films)), heatmaps.kinds)):
         of_view = boxes[boxes["view"] == view]
-        if kind == kinds[0]:
+        if kind == heatmaps.kinds[0]:
             show_film(grid[row, 0], films[view])
             grid[row, 0].set_title(views[view], fontsize=7)
             grid[row, 0].set_axis_on()
-            for box in of_view.itertuples():
-                outline(grid[row, 0], (box.x0, box.y0, box.x1, box.y1), CYAN)
-        for axes, word in zip(grid[row, 1:], words, strict=False):
+            _outline(grid[row, 0], of_view)
+        for axes, word in zip(grid[row, 1:], heatmaps.words, strict=False):
             axes.set_axis_on()
             show_film(axes, films[view])
-            if kind == _DIFFERENCE:
-                heat = change[word][view]
-                opacity = 0.85 * np.abs(heat) / limit
-                axes.imshow(heat, _CHANGE_MAP, difference, alpha=opacity, extent=(0, 1, 1, 0))
-            else:
-                heat = maps[kind][word][view]
-                opacity = (
-                    0.8 * scale(heat).filled() ** 1.5
-                )  # weak attention leaves the film visible
-                axes.imshow(heat, "inferno", scale, alpha=opacity, extent=(0, 1, 1, 0))
-            for box in of_view.itertuples():
-                if head_word(box.finding) == word:
-                    outline(axes, (box.x0, box.y0, box.x1, box.y1), CYAN)
-            if row == 0:
-                axes.set_title(word, parse_math=False)
+            heatmaps.show(axes, kind, word, view)
+            _outline(axes, of_view[of_view["finding"].map(head_word) == word])
         grid[row, 1].set_ylabel(kind, fontsize=7)
-    upper = grid[: rows // 2] if first != last else grid
-    bar = figure.colorbar(ScalarMappable(scale, "inferno"), ax=upper, extend="max", shrink=0.9)
-    bar.set_label("attention, × uniform")
-    bar.set_ticks([0, *(2.0**n for n in range(-1, 8) if scale.vmax and 2.0**n <= scale.vmax)])
-    if first != last:
-        lower = grid[rows // 2 :]
-        bar = figure.colorbar(ScalarMappable(difference, _CHANGE_MAP), ax=lower, shrink=0.9)
-        bar.set_label(f"{last} − {first}, × uniform")
+    heatmaps.show_scales(figure, grid)
     if len(boxes):
         edge = Line2D(
             [], [], color=CYAN, label="a finding's known box; under a word, its own alone"
         )
         figure.legend(handles=[edge], loc="outside upper left", frameon=False)
-    written = f"written: {' '.join(reports[last].words)}"
+    written = f"written: {' '.join(reports[heatmaps.last].words)}"
     caption = "\n".join(wrap(text, 125) for text in (written, f"true: {reference}"))
     figure.supxlabel(caption, fontsize=SMALL, ha="left", x=0.01, parse_math=False)
     return figure
+
+
+def _outline(axes: Axes, boxes: pd.DataFrame) -> None:
+    for box in boxes.itertuples():
+        outline(axes, (box.x0, box.y0, box.x1, box.y1), CYAN)
