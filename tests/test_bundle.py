@@ -31,6 +31,7 @@ from uar.bundle.bundle import FORMAT, Bundle
 from uar.bundle.drawing import heatmap, overlay
 from uar.bundle.index import StudyIndex
 from uar.bundle.reporter import Finding, Reporter, Sentence
+from uar.core.config import ModelParams, known_keys
 from uar.core.errors import UserError
 from uar.evaluation.clinical.labels import FINDINGS
 
@@ -101,6 +102,17 @@ def test_a_format_of_another_version_is_refused_naming_both(path: Path) -> None:
 
     with pytest.raises(UserError, match=rf"version {FORMAT + 1}; .* version {FORMAT}"):
         uar.load(rewritten(path, change))
+
+
+def test_a_model_of_other_parameters_needs_a_format_of_its_own() -> None:
+    """Counted up with every change of this list: an older bundle is then refused as older."""
+    assert (FORMAT, " ".join(known_keys(ModelParams))) == (
+        2,
+        "lsu token_embedding integration basis basis_size fusion tir tir_mask tir_scale d_model "
+        "heads encoder_layers decoder_layers d_ff dropout word_dropout feature_dropout "
+        "image_dropout visual_pool findings extractor.network extractor.weights extractor.depths "
+        "extractor.fine_tune",
+    )
 
 
 @pytest.mark.parametrize("part", ["model.safetensors", "vocabulary.json", "encoder.safetensors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,14 @@ def test_a_checkpoint_of_another_description_is_refused(tmp_path: Path, about: d
     write_weights(tmp_path / "x", "checkpoint", {"a": torch.ones(1)}, about)
     with pytest.raises(UserError):
         Checkpoint.load(tmp_path / "x").build()
+
+
+def test_a_checkpoint_of_another_version_says_so(
+    make_model: Callable[..., UAR], tmp_path: Path
+) -> None:
+    checkpoint = saved(make_model(), tmp_path / "x")
+    model = {k: v for k, v in checkpoint.model.items() if k != "visual_pool"} | {"resnet": 1}
+    with pytest.raises(UserError, match="none of this version") as caught:
+        replace(checkpoint, model=model).build()
+    assert "visual_pool: Field required" in str(caught.value)
+    assert "resnet: Extra inputs" in str(caught.value)

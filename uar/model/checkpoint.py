@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor
 
 from uar.core.config import ModelParams
@@ -69,10 +70,18 @@ class Checkpoint:
             changes: model parameters that differ: stage two adds the refiner to stage one's model.
 
         Raises:
-            UserError: the weights do not fit the configuration.
+            UserError: the weights do not fit the configuration, or this is not one of the project's
+                present version.
         """
         try:
             params = ModelParams.model_validate({**self.model, **changes})
+        except ValidationError as error:
+            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise UserError(
+                "the checkpoint's model is none of this version of the project "
+                f"({'; '.join(faults)}). Train it again, or read it with the version that wrote it."
+            ) from None
+        try:
             model = UAR(params, ModelSizes(**self.sizes))
             missing, unexpected = model.load_state_dict(self.weights, strict=False)
         except (ValueError, TypeError, RuntimeError) as error:
