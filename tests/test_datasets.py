@@ -218,6 +218,7 @@ def project(
             (images / study_id).mkdir(parents=True)
             for j in range(2):
                 film = np.full((20, 30), 40 * i + 10 * j, dtype=np.uint8)
+                film[-1, -1] += 1  # one value alone is no film
                 Image.fromarray(film).save(images / study_id / f"{j}.png")
         Path("raw/annotation.json").write_text(json.dumps(annotation()))
         override(raw_params, "image.size", 16)
@@ -247,7 +248,7 @@ def test_ingest_packs_rows_in_the_order_of_the_table(project: Callable[..., Path
     assert packed.shape == (10, 16, 16) and packed.dtype == np.uint8
     expected = [40 * i + 10 * j for i in range(5) for j in range(2)]
     assert packed.reshape(10, -1).min(1).tolist() == expected
-    assert packed.reshape(10, -1).max(1).tolist() == expected
+    assert (packed.reshape(10, -1).max(1) - expected <= 1).all()
     assert read_json(Path("data/ingest.json")) == {
         "studies": {"train": 3, "val": 1, "test": 1},
         "images": 10,
