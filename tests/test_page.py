@@ -364,7 +364,7 @@ def test_films_are_named_and_enlarge(page: webdriver.Chrome) -> None:
     dialog = page.find_element(By.TAG_NAME, "dialog")
     assert dialog.rect["width"] > 2 * width
     dialog.find_element(By.TAG_NAME, "button").click()
-    assert not page.find_elements(By.TAG_NAME, "dialog")
+    WebDriverWait(page, 5).until(lambda _: not page.find_elements(By.TAG_NAME, "dialog"))
     assert page.switch_to.active_element == film
 
 
