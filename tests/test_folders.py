@@ -117,6 +117,23 @@ def test_a_run_becomes_a_result(make_run: MakeRun) -> None:
     assert again == found
 
 
+def test_no_report_of_the_data_set_is_kept(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results go into git."""
+    folder = make_run("one")
+    about = json.loads((folder / paths.DETAILS).read_text())
+    constant = {"report": "the heart is normal .", "chosen_by": "validation CIDEr"}
+    about["systems"] = {"constant_report": constant}
+    write_json(folder / paths.DETAILS, about)
+    seal(folder)
+    monkeypatch.setattr(compare, "read_experiments", lambda: {})
+    assert CliRunner().invoke(app, ["compare", str(folder), "--save"]).exit_code == 0
+    kept = read_results(paths.RESULTS_LOG)[-1]
+    assert kept.details["systems"]["constant_report"] == {"chosen_by": "validation CIDEr"}
+    assert all("the heart is normal" not in p.read_text() for p in paths.RESULTS.iterdir())
+
+
 def test_without_a_log_of_the_training_the_evaluations_time_counts(make_run: MakeRun) -> None:
     folder = make_run("one")
     os.utime(folder / paths.DETAILS, (86_400 * 365, 86_400 * 365))

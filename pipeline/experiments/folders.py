@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline import paths
 from pipeline.experiments.dvc import code_in, commit_of, head
-from pipeline.experiments.results import Result, curves, without_places
+from pipeline.experiments.results import Result, curves, without_places, without_reports
 from pipeline.experiments.rows import SEED, Ablations, digest, flat, overridden, run_name
 from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages
 from uar.core.config import known_keys, load_params, parse_params, read_raw
@@ -64,7 +64,7 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
         device=trained.device if trained else None,
         seconds=trained.seconds if trained else None,
         params=without_places(overridden({}, flat_params)),
-        details=details,
+        details=without_reports(details),
         analysis=read_json(folder / paths.ANALYSIS_DETAILS) if _analyzed(folder) else {},
         curves=curves(details, lambda path: _content(folder / path)),
     )

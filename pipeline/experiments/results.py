@@ -87,7 +87,7 @@ class Result:
             device=run.device if run else None,
             seconds=run.seconds if run else None,
             params=without_places(experiment.params),
-            details=details,
+            details=without_reports(details),
             analysis=_json_at(experiment.rev, paths.ANALYSIS_DETAILS) or {},
             curves=curves(details, lambda path: read_file(experiment.rev, path)),
         )
@@ -116,6 +116,13 @@ def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
             section = section.get(part, {})
         if section.get(name):
             section[name] = Path(section[name]).name
+    return kept
+
+
+def without_reports(details: Mapping[str, Any]) -> dict[str, Any]:
+    """details.json without the constant report, which is one of the data set's: git keeps none."""
+    kept = deepcopy(dict(details))
+    kept.get("systems", {}).get("constant_report", {}).pop("report", None)
     return kept
 
 
