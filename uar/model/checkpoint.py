@@ -73,6 +73,8 @@ class Checkpoint:
             UserError: the weights do not fit the configuration, or this is not one of the project's
                 present version.
         """
+        if not isinstance(self.model, dict):
+            raise UserError(f"the checkpoint's model is {self.model!r}, expected its parameters.")
         try:
             params = ModelParams.model_validate({**self.model, **changes})
         except ValidationError as error:
