@@ -33,7 +33,9 @@ from uar.bundle.index import StudyIndex
 from uar.bundle.reporter import Finding, Reporter, Sentence
 from uar.core.config import ModelParams, known_keys
 from uar.core.errors import UserError
+from uar.core.special_words import BOS, EOS
 from uar.evaluation.clinical.labels import FINDINGS
+from uar.inference.decoding import generate
 
 
 @pytest.fixture
@@ -352,6 +354,31 @@ def test_words_likelihoods_add_up_to_beam_searchs(bundle: Bundle) -> None:
         assert total >= report.log_probability - 1e-4
         if len(report.words) == 12:  # cut at T: no end token
             assert total == pytest.approx(report.log_probability, abs=1e-3)
+
+
+def test_reports_are_guided_as_the_bundle_says(tiny_raw: dict[str, Any]) -> None:
+    """But a sentence's certainty is the model's own, of the words that were chosen."""
+    tiny_raw["model"]["image_dropout"] = 0.5
+    plain = make_bundle(tiny_raw)
+    model = plain.checkpoint.build()
+    weights = {**plain.checkpoint.weights, "no_image": torch.randn_like(model.no_image) * 3}
+    decode = plain.decode.model_copy(update={"guidance": 2.0})
+    guided = replace(plain, checkpoint=replace(plain.checkpoint, weights=weights), decode=decode)
+    model.load_state_dict(weights)
+    reporter, changed = Reporter(guided), 0
+    for seed in range(4):
+        prepared = reporter.prepare([film(seed), film(seed + 9)])
+        [report] = reporter.write([prepared])
+        visual, beams, penalty = prepared.visual[None], decode.beam_size, decode.length_penalty
+        [expected] = generate(model.eval(), visual, beams, penalty, guidance=2.0)
+        assert list(report.words) == plain.vocabulary.decode(expected.ids).split()
+        changed += expected.ids != generate(model, visual, beams, penalty)[0].ids
+        row = torch.tensor([[BOS, *expected.ids, EOS]])[:, : model.sizes.max_length + 1]
+        own = model(visual, row).logits.log_softmax(-1).gather(2, row[:, 1:, None])[0, :, 0]
+        for sentence in report.sentences:
+            mean = float(own[sentence.start : sentence.end].mean())
+            assert sentence.log_probability == pytest.approx(mean, abs=1e-4)
+    assert changed
 
 
 @pytest.mark.parametrize(("missing", "warned"), [("error", 1), ("repeat", 0), ("mask", 0)])

@@ -23,6 +23,7 @@ from uar.core.weights import read_weights, write_weights
 from uar.data.batches import Batch, Shard, Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.inference.decoding import generate
+from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
@@ -438,6 +439,30 @@ def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> N
 
 
 # ---- what validation says
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_validation_and_evaluation_write_as_decode_says(
+    tiny_params: Params, guidance: float
+) -> None:
+    model = make_model(tiny_params, seed=2, image_dropout=0.5).eval()
+    torch.nn.init.normal_(model.no_image, std=2.0, generator=torch.Generator().manual_seed(2))
+    studies = make_studies()
+    decode = DecodeParams(beam_size=2, length_penalty=0.5, guidance=guidance, batch_size=5)
+    [batch] = studies.batches(len(studies))
+    expected = [
+        VOCABULARY.decode(report.ids)
+        for report in generate(model, batch.visual, 2, 0.5, guidance=guidance)
+    ]
+    names = [str(number) for number in range(len(studies))]
+    predictions = write_reports(model, studies, names, REPORTS, VOCABULARY, decode, "tests")
+    assert [prediction.generated for prediction in predictions] == expected
+    written = Validation(studies, VOCABULARY, decode, launch("cpu"))._write(
+        model, batch, model.tables()
+    )
+    assert written == expected
+    unguided = generate(model, batch.visual, 2, 0.5)
+    assert (expected == [VOCABULARY.decode(r.ids) for r in unguided]) == (guidance == 0)
 
 
 def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(

@@ -43,7 +43,8 @@ class Sentence:
         text: as it is to be read.
         start: its first word's place among the report's words.
         end: one behind its last, the full stop if it has one.
-        log_probability: mean over its words, full stop included; nearer 0 is more certain.
+        log_probability: mean over its words, full stop included; nearer 0 is more certain. Always
+            the model's own log p(word | films): `decode.guidance` only chooses the words.
     """
 
     text: str
