@@ -11,6 +11,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,18 @@ def test_a_batch_says_what_each_study_says_alone(bundle: Bundle) -> None:
     alone = [reporter.report(study).text for study in studies]
     assert [report.text for report in reporter.reports(studies, batch_size=2)] == alone
     assert len(set(alone)) > 1
+
+
+def test_threads_share_a_reporter(bundle: Bundle) -> None:
+    """The server of a page that was closed may still write while another one's request comes."""
+    reporter = Reporter(bundle)
+    studies = [[film(10 * i + j) for j in range(2)] for i in range(8)]
+    alone = [reporter.report(study) for study in studies]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(reporter.report, studies * 3))
+    for report, expected in zip(together, alone * 3, strict=True):
+        assert report.text == expected.text
+        assert np.array_equal(report.attention, expected.attention)
 
 
 def test_sentences_and_attention_fit_the_words(bundle: Bundle) -> None:

@@ -162,7 +162,7 @@ class Prepared:
 
 
 class Reporter:
-    """Writes reports of films.
+    """Writes reports of films; threads may share it, one of them writes at a time.
 
     Args:
         bundle: the trained model.
@@ -174,6 +174,7 @@ class Reporter:
         self._device = resolve_device(device)
         self._model = bundle.checkpoint.build().to(self._device).eval()
         self._tables = self._model.tables()
+        self._writing = threading.Lock()  # recorded_attention hooks into the model itself
         self._tokenizer = bundle.tokenizer
         if self._tokenizer is not None:
             self._tokenizer.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -254,9 +255,13 @@ class Reporter:
                 visual = self._tokenizer.tokenize(pixels)
         return Prepared(stacked, visual.cpu(), present, tuple(notes))
 
-    @torch.inference_mode()
     def write(self, studies: Sequence[Prepared]) -> list[Report]:
         """Write the reports of a batch of prepared studies."""
+        with self._writing:
+            return self._write(studies)
+
+    @torch.inference_mode()
+    def _write(self, studies: Sequence[Prepared]) -> list[Report]:
         model, decode = self._model, self.bundle.decode
         visual = torch.stack([study.visual for study in studies]).to(self._device)
         present = None
