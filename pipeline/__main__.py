@@ -9,6 +9,7 @@ import ast
 import os
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from pipeline import paths
 from pipeline.run import as_stage
 from uar.core.errors import UserError
 
@@ -76,8 +78,10 @@ class LazyCommands(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Import a command, and with it torch where it needs it."""
-    limit_spinning(os.environ)
     module, heading = _MODULES[name]
+    limit_spinning(os.environ)
+    if heading == "Stages":
+        limit_threads(os.environ, paths.PARAMS)
     function = getattr(import_module(module), name)
     if heading == "Stages":
         function = as_stage(name, function)
@@ -97,6 +101,21 @@ def limit_spinning(environment: MutableMapping[str, str]) -> None:
     """
     if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
         environment["GOMP_SPINCOUNT"] = "5000"
+
+
+def limit_threads(environment: MutableMapping[str, str], path: Path) -> None:
+    """Have libraries compute with as many threads as params.yaml says, where it says so.
+
+    Sums over another number of threads round differently, and training carries that to another
+    model. Libraries read this when they are loaded; processes that a stage starts inherit it.
+    """
+    from uar.core.config import load_params
+
+    with suppress(UserError):  # the stage itself says what is wrong with the file
+        if (threads := load_params(path).threads) is not None:
+            for library in ("OMP", "MKL", "OPENBLAS"):
+                environment[f"{library}_NUM_THREADS"] = str(threads)
+            environment["MKL_DYNAMIC"] = "FALSE"  # as many even where cores are fewer
 
 
 def _summary(module: str) -> str:

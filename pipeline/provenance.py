@@ -117,6 +117,19 @@ def makers(root: Path = ROOT) -> dict[str, str]:
     return {str(out): stage.name for stage in stages(root).values() for out in stage.outs}
 
 
+def code_up_to(name: str) -> list[Path]:
+    """Code, as dvc.yaml names it, of a stage and of all stages whose outputs it is made from."""
+    waiting, seen = [name], {name}
+    code: set[Path] = set()
+    while waiting:
+        stage = stages()[waiting.pop()]
+        code.update(stage.code)
+        earlier = {makers()[str(path)] for path in stage.inputs if str(path) in makers()}
+        waiting += earlier - seen
+        seen |= earlier
+    return sorted(code)
+
+
 def _stage(name: str, spec: dict[str, Any], used: set[str]) -> Stage:
     """The stage that `spec` describes; `used` are the paths that stages read."""
     code = [path for path in spec["deps"] if path.startswith(_CODE)]

@@ -197,3 +197,27 @@ def test_openmp_has_read_it_when_a_stage_loads_torch(chosen: dict[str, str], rea
         check=True,
     )
     assert f"GOMP_SPINCOUNT = '{read}'" in done.stderr
+
+
+@pytest.mark.parametrize(("threads", "counted"), [("1", 1), ("3", 3), ("null", 2)])
+def test_a_stage_computes_with_the_threads_of_params_yaml(
+    tmp_path: Path, threads: str, counted: int
+) -> None:
+    """Whatever the environment says, so that another machine rounds alike; null leaves it that."""
+    text = (ROOT / "params.yaml").read_text()
+    assert "\nthreads: 1 " in text
+    (tmp_path / "params.yaml").write_text(text.replace("\nthreads: 1 ", f"\nthreads: {threads} "))
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from pipeline.__main__ import load_command; load_command('dvae')\n"
+            "import torch; print(torch.get_num_threads())",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) == counted

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.provenance import code_up_to
+from pipeline.stages.export import commit
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
 from uar.core.provenance import Record, check, differences
@@ -154,3 +157,38 @@ def test_a_folders_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     assert sha256(tmp_path / "one") == first
     (tmp_path / "one" / "x" / "a.json").rename(tmp_path / "one" / "a.json")
     assert sha256(tmp_path / "one") != first
+
+
+def test_the_code_of_a_stage_is_that_of_all_before_it() -> None:
+    export = code_up_to("export")
+    assert {Path("uar/model"), Path("uar/training"), Path("uar/tokens/dvae.py")} <= set(export)
+    assert not any(path.is_relative_to("uar/analysis") for path in export)
+    assert Path("uar/training") not in code_up_to("tokenize")
+
+
+def test_a_bundle_names_the_last_commit_of_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert commit() is None
+
+    def committed(name: str, content: str) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", "add", "-A"], check=True)
+        subprocess.run(["git", *who, "commit", "-qm", name], check=True)
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        return head.stdout.strip()
+
+    subprocess.run(["git", "init", "-q"], check=True)
+    committed("README.md", "")
+    assert commit() is None
+    code = committed("uar/model/uar.py", "a = 1")
+    for other in ("dvc.lock", "README.md", "uar/analysis/figures.py"):
+        committed(other, "b")
+        assert commit() == code
+    (tmp_path / "uar/model/uar.py").write_text("a = 2")
+    assert commit() == f"{code}-dirty"
+    assert committed("uar/model/uar.py", "a = 3") == commit() != code

@@ -12,6 +12,7 @@ import torch
 import uar
 from pipeline import paths
 from pipeline.inputs import Inputs
+from pipeline.provenance import code_up_to
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.index import StudyIndex
 from uar.core.config import Params, load_params
@@ -102,9 +103,19 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The code's commit; None outside a git repository."""
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return asked.stdout.strip() if asked.returncode == 0 else None
+    """The last commit that changed code of the stages up to export; None outside a git repository.
+
+    A later one, of dvc.lock say, leaves it, so that the same model is the same file there. As with
+    `git describe`, "-dirty" stands for changes that no commit holds.
+    """
+    code = [str(path) for path in code_up_to("export")]
+    last = subprocess.run(
+        ["git", "log", "-1", "--format=%H", "--", *code], capture_output=True, text=True
+    )
+    if last.returncode or not last.stdout:
+        return None
+    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code]).returncode == 0
+    return last.stdout.strip() + ("" if clean else "-dirty")
 
 
 def model_card(provenance: dict[str, Any]) -> str:

@@ -372,6 +372,7 @@ class Params(Section):
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
     workers: int = Field(ge=0)  # processes; 0 = one a core
+    threads: Annotated[int, Field(ge=1)] | None  # None: one a core
     precision: Precision
     dataset: DatasetParams
     image: ImageParams
