@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +44,12 @@ class _BesideBars(RichHandler):
             super().emit(record)
 
 
+def output() -> Console:
+    """Standard output: 120 columns wide where it is no terminal, so that no number is cut off."""
+    wide = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
+    return Console(width=120 if wide else None)
+
+
 def new_table(title: str, columns: list[str]) -> Table:
     """An empty table whose first column names the rows."""
     table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, show_edge=False)
@@ -63,7 +70,7 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
     Args:
         summary: what `uar.evaluation.summary.summarise` gives.
     """
-    console = Console()
+    console = output()
     console.print(_text_table(summary))
     for labeller, name in LABELLERS.items():
         if labeller in summary["scores"][MODEL]:

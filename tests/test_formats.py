@@ -298,6 +298,36 @@ def test_references_from_others_files(project: Path, caplog: pytest.LogCaptureFi
     assert same[0] == same[1]  # neither has rare words as <unk>
 
 
+def test_sentences_that_end_with_their_line_are_sentences(project: Path) -> None:
+    """As in the file of predictions that ReXrank publishes as its example."""
+    peer = rexrank()
+    for entry in peer.values():
+        for key in ("section_findings", "model_prediction"):
+            entry[key] = entry[key] and entry[key].replace(". ", ".\n")
+    Path("lines.json").write_text(json.dumps(peer))
+    Path("peer.json").write_text(json.dumps(rexrank()))
+    for name in ("lines", "peer"):
+        file = f"{name}.json"
+        invoke("score", file, "--references", file, "--keep", f"{name}.jsonl")
+    lines, peers = (read_predictions(Path(f"{name}.jsonl")) for name in ("lines", "peer"))
+    assert [(p.reference, p.generated) for p in lines] == [
+        (p.reference, p.generated) for p in peers
+    ]
+    assert any(p.reference.count(" . ") for p in peers)
+
+
+def test_a_file_with_references_of_its_own_says_how_to_use_them(project: Path) -> None:
+    peer = {f"other {study}": entry for study, entry in rexrank().items()}
+    Path("peer.json").write_text(json.dumps(peer))
+    with pytest.raises(UserError, match="lacks 5 of 5 .* of its own: --references peer.json"):
+        invoke("score", "peer.json")
+
+
+def test_no_number_is_cut_off_in_a_log(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert "…" not in invoke("score", str(paths.PREDICTIONS))
+
+
 def test_another_systems_reports_are_a_row_beside(project: Path) -> None:
     said = list(SAID)
     random.Random(0).shuffle(said)

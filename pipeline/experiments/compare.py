@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table
+from pipeline.console import new_table, output
 from pipeline.experiments.dvc import Experiment, read_experiments
 from pipeline.experiments.folders import read_folder
 from pipeline.experiments.results import (
@@ -144,7 +143,7 @@ def show(setting: Setting, ablations: Ablations) -> None:
                 " ".join("–" if value is None else f"{value:.0%}" for value in same),
                 run["epochs"],
             )
-    console = Console()
+    console = output()
     console.print(table)
     console.print("same: of studies with a finding, with another study's images", style="dim")
     if any(run.collapsed for run in setting.runs):

@@ -9,10 +9,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from rich.console import Console
-
 from pipeline import paths
-from pipeline.console import new_table, number
+from pipeline.console import new_table, number, output
 from pipeline.experiments.dvc import Experiment, code_of, read_experiments, read_file
 from pipeline.experiments.results import WHERE_NOT_WHAT, Result
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
@@ -124,7 +122,7 @@ def print_paired(a: str, b: str, known: Known, params: Params) -> None:
             number(test.p_value),
             f"{test.same_sign}/{len(first)}",
         )
-    console = Console()
+    console = output()
     console.print(table)
     console.print(_method(first, params))
 
@@ -146,7 +144,7 @@ def print_against(row: str, known: Known, params: Params) -> None:
     sources: dict[str, dict[int, Source] | Path] = {name: rows[name] for name in (row, *others)}
     runs = matched(sources)
     results = test_all(runs, [row, *others], params)
-    console = Console()
+    console = output()
     for group, name in (key for key in AGAINST if all(key in tests for tests in results)):
         corrected = holm([tests[group, name].p_value for tests in results])
         table = new_table(

@@ -6,10 +6,9 @@ import logging
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table, number
+from pipeline.console import new_table, number, output
 from pipeline.inputs import finding_labels, open_images, study_rows
 from uar.core.config import load_params
 from uar.core.files import atomic_write, read_table, write_json
@@ -51,7 +50,7 @@ def probe() -> None:
         of_films = found["thumbnail"].auc[name]
         table.add_row(name, number(of_tokens), number(of_films), str(studies[name]))
     table.add_row("[bold]mean", *(number(mean) for mean in means.values()), "")
-    Console().print(table)
+    output().print(table)
     if means["tokens"] is not None and means["tokens"] < (means["thumbnail"] or 0):
         log.warning(
             "the tokens hold less of the findings than films of 16 x 16 pixels: a model that reads "

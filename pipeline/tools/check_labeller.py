@@ -7,10 +7,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table, number
+from pipeline.console import new_table, number, output
 from uar.core.config import load_params
 from uar.core.files import read_json
 from uar.evaluation.clinical.agreement import TEXTS, agreement, join_sections, read_gold
@@ -30,7 +29,7 @@ def check_labeller(
     splits = read_json(root / "annotation.json")
     test = gold.index.isin([study["id"].split("_")[0] for study in splits["test"]])
     labels = {text: Labeller().label(join_sections(reports, text)) for text in TEXTS}
-    console = Console()
+    console = output()
     for name, rows in (("all studies", np.ones(len(gold), bool)), ("test split", test)):
         columns = ["studies", *(f"{short}" for _ in TEXTS for short in ("P", "R", "F1"))]
         table = new_table(f"{name}: {' | '.join(TEXTS)}", columns)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -146,7 +146,7 @@ def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
     Raises:
         UserError: there are none.
     """
-    clean, cut = CLEANERS[params.report.cleaner], params.report.max_length
+    clean, cut = _cleaner(params), params.report.max_length
     if references is None:
         table, vocabulary = read_table(paths.REPORTS), Vocabulary.load(paths.VOCABULARY)
         test = table[table["split"] == "test"]
@@ -205,16 +205,18 @@ def align(
         generated = dict(zip(raw, generated.values(), strict=True))
     missing = [study for study in raw if study not in generated]
     if missing and (not partial or len(missing) == len(raw)):
+        own = f" It has references of its own: --references {file}." if found.references else ""
         raise UserError(
             f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
-            "of each; --partial scores the others alone, which is another test set."
+            f"of each; --partial scores the others alone, which is another test set.{own}"
         )
     if extra := sum(study not in raw for study in generated):
         log.warning(f"{file}: {extra} studies that the references lack are left out")
     kept = {study: generated[study] for study in raw if study in generated}
     as_decoded = all(text == text.lower() for text in kept.values())
     if not as_decoded:
-        kept = {study: CLEANERS[params.report.cleaner](text) for study, text in kept.items()}
+        clean = _cleaner(params)
+        kept = {study: clean(text) for study, text in kept.items()}
         log.info(f"{file}: reports with capitals, cleaned as the references are")
     rows = [
         Prediction(study, raw[study], cleaned[study], text, _UNKNOWN)
@@ -226,6 +228,12 @@ def align(
 def with_reports_of(predictions: Sequence[Prediction], reports: Sequence[str]) -> list[Prediction]:
     """The same studies with other generated reports."""
     return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
+
+
+def _cleaner(params: Params) -> Callable[[str], str]:
+    """The cleaner, of texts whose sentences may end where a line does, as ReXrank's do."""
+    clean = CLEANERS[params.report.cleaner]
+    return lambda text: clean(" ".join(text.split()))
 
 
 def _as_scored(cleaned: Iterable[str], vocabulary: Vocabulary, cut: int) -> list[str]:

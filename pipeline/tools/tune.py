@@ -6,10 +6,9 @@ from itertools import product
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline import paths
-from pipeline.console import new_table, number
+from pipeline.console import new_table, number, output
 from pipeline.inputs import Inputs
 from uar.core.config import DecodeParams, Params, load_params, parse_params
 from uar.core.device import resolve_device
@@ -66,7 +65,7 @@ def tune(
             str(len(set(written))),
             f"{sum(len(text.split()) for text in written) / len(written):.1f}",
         )
-    console = Console()
+    console = output()
     console.print(table)
     console.print("other's: CIDEr with another study's images; F1, P, R: micro, of 13 findings")
 
