@@ -454,6 +454,22 @@ def test_the_overview_takes_a_fifth_of_the_screen(page: webdriver.Chrome) -> Non
     assert header <= page.execute_script("return innerHeight") / 5
 
 
+def test_on_a_phone_the_overview_takes_a_fifth_of_the_screen(page: webdriver.Chrome) -> None:
+    size = {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        header, tools = (page.find_element(By.CSS_SELECTOR, name) for name in ("header", "#tools"))
+        assert header.rect["height"] <= 800 / 5
+        assert tools.rect["height"] <= 800 / 8
+        assert not page.find_element(By.ID, "sort").is_displayed()
+        page.find_element(By.ID, "choose").click()
+        assert page.find_element(By.ID, "sort").is_displayed()
+        assert page.find_element(By.ID, "choose").get_attribute("aria-expanded") == "true"
+        assert serious_faults(page) == []
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_an_accessibility_checker_finds_nothing_serious(page: webdriver.Chrome) -> None:
     page.find_element(By.CSS_SELECTOR, "header summary").click()
     page.find_element(By.ID, "differences").click()

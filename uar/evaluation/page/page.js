@@ -183,6 +183,10 @@ byId("differences").addEventListener("change", (event) => {
 byId("search").addEventListener("input", choose);
 for (const id of ["sort", "descending", "finding", "where"]) byId(id).addEventListener("change", choose);
 byId("tools").addEventListener("submit", (event) => event.preventDefault());
+byId("choose").addEventListener("click", () => {
+  const open = byId("tools").classList.toggle("open");
+  byId("choose").setAttribute("aria-expanded", open);
+});
 new IntersectionObserver((entries) => entries[0].isIntersecting && drawMore(), {
   rootMargin: "1500px",
 }).observe(byId("more"));
