@@ -75,7 +75,7 @@ def preset(name: str) -> dict[str, Any]:
         ("image.crop", 60, "image.crop: found 60. Input should be a multiple of 8."),
         ("image.crop", 72, "image: crop 72 is larger than size 64."),
         ("dvae.train.crop", 128, "dvae.train.crop 128 exceeds image.size 64."),
-        ("train.accumulate", 9, "train: accumulate 9 leaves less than two of batch_size 16"),
+        ("train.accumulate", 5, "train: accumulate 5 leaves less than two of batch_size 8"),
         ("dvae.codebook_size", 65537, "dvae.codebook_size: found 65537. Input should be less than"),
         ("dvae.source", "openai", "dvae: source openai needs encoder and decoder"),
     ],
