@@ -873,6 +873,11 @@ def test_params_of_dvc_yaml_are_those_of_params_yaml() -> None:
     assert keys - listed == {"device", "workers", "train.strategy", "dataset.preset"}
 
 
+def test_every_stage_that_computes_depends_on_the_number_of_threads() -> None:
+    without = [stage for stage in STAGES if "threads" not in params_of(stage)]
+    assert without == ["ingest", "preprocess", "vocabulary"]
+
+
 def test_lambda3_trains_stage_two_alone() -> None:
     """analyze takes the mask's share out of the loss that it draws."""
     reading = [stage for stage in STAGES if "train.lambda3" in params_of(stage)]
