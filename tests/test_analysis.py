@@ -391,6 +391,26 @@ def test_mentions_and_their_scores() -> None:
     assert metrics["mentions"] == 3
     assert metrics["chance"]["inside"] == pytest.approx(1 / 3)
     assert metrics["with_TIR"]["pointing"] == pytest.approx(2 / 3)
+    assert "difference" not in metrics
+
+
+def test_two_models_are_compared_mention_by_mention() -> None:
+    values = np.linspace(0.1, 0.8, 40)
+    without = pd.DataFrame(
+        {
+            "study_id": [str(i // 2) for i in range(40)],
+            "pointing": [0.0, 1.0] * 20,
+            "pointing_chance": 0.2,
+            "inside": values,
+            "inside_chance": 0.1,
+        }
+    )
+    better = without.assign(inside=values + 0.05, pointing=1.0)
+    found = grounding_metrics({"without_TIR": without, "with_TIR": better})["difference"]
+    assert found["inside"] == pytest.approx({"mean": 0.05, "low": 0.05, "high": 0.05})
+    low, high = interval_over_studies(values, without["study_id"].tolist())
+    assert high - low > 0.1  # unpaired, the same gain would drown
+    assert found["pointing"]["mean"] == 0.5
 
 
 def test_interval_of_grounding_draws_studies_not_mentions() -> None:

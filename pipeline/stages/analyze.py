@@ -88,8 +88,8 @@ def headline(details: Mapping[str, Any]) -> dict[str, float]:
         "R@5": details["retrieval"]["image_to_report"]["R@5"],
     }
     if grounding is not None:
-        model = grounding.get("with_TIR", grounding["without_TIR"])
-        values["pointing"] = model["pointing"]
+        last = "with_TIR" if "with_TIR" in grounding else "without_TIR"
+        values["pointing"] = grounding[last]["pointing"]
         values["chance"] = grounding["chance"]["pointing"]
     return {name: round(value, 4) for name, value in values.items()}
 

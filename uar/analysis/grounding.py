@@ -120,8 +120,18 @@ def grounding_table(
 
 
 def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
-    """Means over mentions for each model, beside chance, which is the same for all."""
-    first = next(iter(tables.values()))
+    """Means over mentions for each model, beside chance, which is the same for all.
+
+    With two models also `difference`: the second less the first, each mention against itself, with
+    `interval_over_studies`.
+    """
+    first, *others = tables.values()
+    differences = {}
+    for other in others:
+        for measure in MEASURES:
+            paired = (other[measure] - first[measure]).to_numpy()
+            low, high = interval_over_studies(paired, first["study_id"].tolist())
+            differences[measure] = {"mean": float(paired.mean()), "low": low, "high": high}
     return {
         "mentions": len(first),
         "chance": {
@@ -132,6 +142,7 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
             name: {key: float(table[key].mean()) for key in MEASURES}
             for name, table in tables.items()
         },
+        **({"difference": differences} if differences else {}),
     }
 
 
