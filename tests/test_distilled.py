@@ -158,7 +158,7 @@ def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
     model = fitted()
     params = DvaeTrainParams(
         steps=25, batch_size=8, crop=32, learning_rate=2e-3, encoder_rate=0.1, kl_weight=0.0,
-        temperature=0.1,
+        temperature=0.1, perceptual_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
     views = films(40)

@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 from dall_e import map_pixels
 
-from uar.core.config import DvaeTrainParams
+from pipeline.stages import dvae as stage
+from tests.conftest import ROOT
+from uar.core.config import DvaeTrainParams, Params
 from uar.core.errors import UserError
+from uar.networks.pretrained import load_network
 from uar.tokens.dvae import (
     Dvae,
     load_dvae,
     logit_laplace,
+    perceptual_distance,
     start_codes_by_kmeans,
     train_dvae,
 )
@@ -228,11 +234,14 @@ def short_training(steps: int, **changes: Any) -> tuple[Dvae, list[dict[str, flo
         "encoder_rate": 0.1,
         "kl_weight": 0.0,
         "temperature": 0.0625,
+        "perceptual_weight": 0.0,
     }
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
     cpu = torch.device("cpu")
-    return model, list(train_dvae(model, images, params, cpu, "float32", seed=0))
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    compared = network if params.perceptual_weight else None
+    return model, list(train_dvae(model, images, params, cpu, "float32", 0, compared))
 
 
 def test_a_short_training_lowers_the_loss() -> None:
@@ -251,6 +260,45 @@ def test_training_follows_its_seed_and_weighs_the_kl() -> None:
     for step in log:
         assert 0 < step["kl"] < torch.log(torch.tensor(512.0))
         assert step["loss"] == pytest.approx(step["reconstruction"] + 0.5 * step["kl"], rel=1e-5)
+
+
+def test_the_perceptual_term_is_weighed_and_acts() -> None:
+    _, log = short_training(25, perceptual_weight=30.0)
+    first = log[0]
+    expected = first["reconstruction"] + 30 * first["perceptual"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    _, little = short_training(25, perceptual_weight=1e-6)
+    last = [sum(step["perceptual"] for step in run[-5:]) for run in (log, little)]
+    assert last[0] < 0.8 * last[1]
+
+
+def test_perceptual_distance_is_half_the_squared_distance_of_unit_features() -> None:
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    pixels, other = varied(2, 32), varied(2, 32, seed=1)
+    a, b = (F.normalize(network(x), dim=1) for x in (pixels, other))
+    expected = (a - b).square().sum(1).mean() / 2
+    assert torch.allclose(perceptual_distance(network, pixels, other), expected, atol=1e-6)
+    assert perceptual_distance(network, pixels, pixels).item() == pytest.approx(0, abs=1e-6)
+    other.requires_grad_()
+    perceptual_distance(network, pixels, other).backward()
+    assert other.grad is not None and other.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_stage_brings_the_network_that_the_term_needs(
+    weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw["dvae"]["train"]["perceptual_weight"] = weight
+    given = []
+    monkeypatch.setattr(stage, "train_dvae", lambda *args: given.append(args[-1]) or [])
+    stage._train((varied(2, 64) * 255).byte(), Params.model_validate(raw))
+    (network,) = given
+    if weight:
+        assert network.name == "efficientnet_lite0"
+        assert not any(w.requires_grad for w in network.parameters())
+    else:
+        assert network is None
 
 
 def test_the_decoder_learns_alone_first() -> None:

@@ -14,7 +14,7 @@ from uar.core.config import Params, load_params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
 from uar.data.views import resize_view
-from uar.networks.pretrained import load_network
+from uar.networks.pretrained import FeatureNetwork, load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, train_decoder
 from uar.tokens.dvae import Dvae, train_dvae
 from uar.tokens.tokenizer import Tokenizer, load_tokenizer, reconstruction_quality
@@ -51,16 +51,23 @@ def dvae() -> None:
 def _train(images: torch.Tensor, params: Params) -> Tokenizer:
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
     device = resolve_device(params.device)
-    _run(train_dvae(model, images, params.dvae.train, device, params.precision, params.seed))
+    train = params.dvae.train
+    network = _network(params).to(device) if train.perceptual_weight > 0 else None
+    _run(train_dvae(model, images, train, device, params.precision, params.seed, network))
     return model
+
+
+def _network(params: Params) -> FeatureNetwork:
+    """The pretrained network, which trains no further."""
+    chosen = params.dvae.distill
+    weights = None if chosen.weights is None else paths.external(chosen.weights)
+    return load_network(chosen.network, weights, "dvae.distill").requires_grad_(False)
 
 
 def _distill(images: torch.Tensor, params: Params) -> Tokenizer:
     chosen, device = params.dvae.distill, resolve_device(params.device)
-    weights = None if chosen.weights is None else paths.external(chosen.weights)
-    network = load_network(chosen.network, weights, "dvae.distill")
     model = DistilledTokenizer(
-        network, params.dvae.codebook_size, chosen.components, params.dvae.hidden
+        _network(params), params.dvae.codebook_size, chosen.components, params.dvae.hidden
     ).to(device)
     views = torch.cat([resize_view(part, params.image.crop) for part in images.split(64)])
     fit_codes(model, views, chosen, params.seed)

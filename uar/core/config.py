@@ -117,6 +117,7 @@ class DvaeTrainParams(Section):
     encoder_rate: float = Field(ge=0)  # of learning_rate
     kl_weight: float = Field(ge=0)
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
+    perceptual_weight: float = Field(ge=0)  # of 1 - cosine of a pretrained network's features
 
 
 class DistillParams(Section):

@@ -23,7 +23,7 @@ from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.networks.pretrained import NETWORKS, FeatureNetwork
-from uar.tokens.dvae import dall_e, logit_laplace
+from uar.tokens.dvae import dall_e, gray, logit_laplace
 from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
 
 _FILMS = 2048  # behind the codes, and behind the decoder
@@ -87,10 +87,9 @@ class DistilledTokenizer(Tokenizer):
     def reconstruct(self, tokens: Tensor) -> Tensor:
         """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
         side = int(tokens.shape[1] ** 0.5)
-        mean, _ = self.statistics(tokens.unflatten(1, (side, side))).chunk(2, dim=1)
-        half = dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1, keepdim=True)
+        half = gray(self.statistics(tokens.unflatten(1, (side, side))))
         whole = (side * self.stride, side * self.stride)
-        return F.interpolate(half, whole, mode="bilinear").squeeze(1).clamp(0, 1)
+        return F.interpolate(half.unsqueeze(1), whole, mode="bilinear").squeeze(1).clamp(0, 1)
 
     def encoder_state(self) -> dict[str, Tensor]:
         """All that decides which tokens a film gets."""

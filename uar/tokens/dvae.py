@@ -22,6 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.networks.pretrained import FeatureNetwork
 from uar.tokens.tokenizer import Tokenizer, kmeans
 
 try:
@@ -89,8 +90,7 @@ class Dvae(Tokenizer):
         """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
         side = int(tokens.shape[1] ** 0.5)
         codes = F.one_hot(tokens.long(), self.codebook_size).float().movedim(-1, 1)
-        mean, _ = self.decoder(codes.unflatten(2, (side, side))).float().chunk(2, dim=1)
-        return dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1)
+        return gray(self.decoder(codes.unflatten(2, (side, side))).float())
 
     def encoder_state(self) -> dict[str, Tensor]:
         """The encoder's weights."""
@@ -152,6 +152,7 @@ def train_dvae(
     device: torch.device,
     precision: str,
     seed: int,
+    network: FeatureNetwork | None = None,
 ) -> Iterator[dict[str, float]]:
     """Fit `model` to random crops by the relaxed ELB of Ramesh et al. 2021, section 2.1.
 
@@ -162,9 +163,12 @@ def train_dvae(
 
     Args:
         images: `(N, size, size)` uint8, the training split only.
+        network: whose features `params.perceptual_weight` compares (`perceptual_distance`); wanted
+            where that is not 0.
 
     Yields:
-        A step's `loss`, `reconstruction` (nats a pixel value) and `kl` (nats a code).
+        A step's `loss`, `reconstruction` (nats a pixel value), `kl` (nats a code) and, with a
+        network, `perceptual`.
     """
     generator = torch.Generator().manual_seed(seed)
     model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -197,13 +201,17 @@ def train_dvae(
         reconstruction = -logit_laplace(pixels, statistics).mean()
         log_posterior = logits.log_softmax(dim=1)
         kl = (log_posterior.exp() * (log_posterior + log_codebook)).sum(dim=1).mean()
+        values = {"reconstruction": reconstruction, "kl": kl}
         loss = reconstruction + params.kl_weight * kl
+        if network is not None:
+            values["perceptual"] = perceptual_distance(network, pixels, gray(statistics))
+            loss = loss + params.perceptual_weight * values["perceptual"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        yield {"loss": loss.item(), "reconstruction": reconstruction.item(), "kl": kl.item()}
+        yield {"loss": loss.item(), **{name: value.item() for name, value in values.items()}}
     model.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
@@ -236,6 +244,23 @@ def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generato
     weight = scale * centres / std
     last.conv.w.copy_(weight[:, :, None, None])
     last.conv.b.copy_(-scale * centres.square().sum(1) / 2 - weight @ mean)
+
+
+def gray(statistics: Tensor) -> Tensor:
+    """Pixels `(N, H, W)` in [0, 1] of the decoder's statistics `(N, 6, H, W)`."""
+    mean, _ = statistics.chunk(2, dim=1)
+    return dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1)
+
+
+def perceptual_distance(network: FeatureNetwork, pixels: Tensor, other: Tensor) -> Tensor:
+    """1 - cosine of a network's features of two batches `(N, H, W)`, mean over cells.
+
+    Half the distance of Zhang et al. 2018 (https://arxiv.org/abs/1801.03924, Eq. 1, unit weights,
+    one layer), which compares features of unit length.
+    """
+    with torch.no_grad():
+        wanted = network(pixels)  # (N, C, h, w)
+    return 1 - F.cosine_similarity(network(other), wanted, dim=1).mean()
 
 
 def logit_laplace(pixels: Tensor, statistics: Tensor) -> Tensor:
