@@ -151,8 +151,9 @@ def real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = os.environ.get("UAR_RADEVAL")
     if not made:
         pytest.skip("UAR_RADEVAL names no environment that `score --radeval` made")
+    environment = Path(made).resolve()
     monkeypatch.chdir(tmp_path)
-    paths.RADEVAL.symlink_to(made)
+    paths.RADEVAL.symlink_to(environment)
     for name in ("HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
