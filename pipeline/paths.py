@@ -9,7 +9,7 @@ ABLATIONS = Path("ablations.yaml")
 DVC = Path("dvc.yaml")
 DVC_LOCK = Path("dvc.lock")
 RESULTS = Path("results")
-RESULTS_LOG = Path("results/results.jsonl")
+RESULT_RUNS = Path("results/runs")
 RADEVAL = Path(".radeval")  # RadEval's environment
 RUN_LOG = Path(".runs.jsonl")  # of this clone, outside version control
 

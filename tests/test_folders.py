@@ -129,9 +129,9 @@ def test_no_report_of_the_data_set_is_kept(
     seal(folder)
     monkeypatch.setattr(compare, "read_experiments", lambda: {})
     assert CliRunner().invoke(app, ["compare", str(folder), "--save"]).exit_code == 0
-    kept = read_results(paths.RESULTS_LOG)[-1]
+    kept = read_results(paths.RESULT_RUNS)[-1]
     assert kept.details["systems"]["constant_report"] == {"chosen_by": "validation CIDEr"}
-    assert all("the heart is normal" not in p.read_text() for p in paths.RESULTS.iterdir())
+    assert all("the heart is normal" not in p.read_text() for p in paths.RESULTS.rglob("*.*"))
 
 
 def test_without_a_log_of_the_training_the_evaluations_time_counts(make_run: MakeRun) -> None:
@@ -279,10 +279,10 @@ def test_compare_saves_folders_once(make_run: MakeRun, monkeypatch: pytest.Monke
     shown = CliRunner().invoke(app, ["compare", *made])
     assert shown.exception is None, shown.output
     assert "2 runs of 1 settings, 2 of them not yet saved" in shown.output
-    assert not paths.RESULTS_LOG.exists()
+    assert not paths.RESULT_RUNS.exists()
     for _ in range(2):
         assert CliRunner().invoke(app, ["compare", *made, made[0], "--save"]).exit_code == 0
-    assert [kept.seed for kept in read_results(paths.RESULTS_LOG)] == [0, 1]
+    assert [kept.seed for kept in read_results(paths.RESULT_RUNS)] == [0, 1]
     assert "| uar | 0.550 ± 0.071 (0.530)" in (paths.RESULTS / "RESULTS.md").read_text()
     with pytest.raises(UserError, match="nowhere/params.yaml is missing"):
         CliRunner().invoke(app, ["compare", "nowhere"], catch_exceptions=False)

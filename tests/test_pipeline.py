@@ -814,7 +814,7 @@ def test_commands_exist_in_the_documented_order() -> None:
 def test_every_output_path_is_tracked() -> None:
     # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
     inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC, paths.DVC_LOCK}
-    untracked = inputs | {paths.RESULTS, paths.RESULTS_LOG, paths.RUN_LOG}
+    untracked = inputs | {paths.RESULTS, paths.RESULT_RUNS, paths.RUN_LOG}
     untracked |= {paths.LOGS, paths.SCRATCH, paths.MAPS, paths.PROVENANCE, paths.RADEVAL}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]

@@ -437,11 +437,11 @@ def test_published_rows_hold_every_metric(name: str) -> None:
         assert rows["R2Gen"]["CIDEr"] is None
 
 
-# ---- results.jsonl and the command
+# ---- results/runs and the command
 
 
 def test_committed_results_are_results_and_their_tables() -> None:
-    kept = read_results(ROOT / paths.RESULTS_LOG)
+    kept = read_results(ROOT / paths.RESULT_RUNS)
     assert len(kept) >= 41
     assert all(run.params["train"]["seed"] == run.seed for run in kept)
     assert all("root" not in run.params["dataset"] for run in kept)
@@ -452,14 +452,19 @@ def test_committed_results_are_results_and_their_tables() -> None:
 
 
 def test_results_are_appended_and_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "results.jsonl"
-    assert read_results(path) == []
-    one, two = result("none", 0, 0.1), result("none", 1, None, clean=None, code=None)
-    append_results(path, [one])
+    folder = tmp_path / "runs"
+    assert read_results(folder) == []
+    one, two = result("none", 0, 0.1), result("none", 1, None)
+    append_results(folder, [one])
+    path = folder / f"iu_xray-{CODE}.jsonl"
     before = path.read_text()
-    append_results(path, [two])
+    append_results(folder, [two])
     assert path.read_text().startswith(before)
-    assert read_results(path) == [one, two]
+    assert read_results(folder) == [one, two]
+    old = result("none", 2, 0.2, clean=None, code=None)
+    append_results(folder, [old])
+    assert sorted(path.name for path in folder.iterdir()) == ["iu_xray-0123456789.jsonl", path.name]
+    assert read_results(folder) == [old, one, two]
 
 
 @pytest.mark.parametrize(
@@ -467,10 +472,10 @@ def test_results_are_appended_and_read_back(tmp_path: Path) -> None:
     [('{"r2gen": {}}', r"found \['r2gen'\]"), ("[1]", "found list"), ("{", "not JSON")],
 )
 def test_a_line_that_is_no_result_is_refused(tmp_path: Path, line: str, found: str) -> None:
-    path = tmp_path / "results.jsonl"
+    path = tmp_path / "demo-0123456789.jsonl"
     path.write_text(f"{json.dumps(asdict(result('none', 0, 0.1)))}\n{line}\n")
-    with pytest.raises(UserError, match=rf"results.jsonl, line 2: .*{found}"):
-        read_results(path)
+    with pytest.raises(UserError, match=rf"demo-0123456789.jsonl, line 2: .*{found}"):
+        read_results(tmp_path)
 
 
 @pytest.fixture
@@ -496,11 +501,11 @@ def test_compare_writes_when_asked_and_reads_in_another_clone(
     assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
     page = (paths.RESULTS / "RESULTS.md").read_text()
     assert "| uar | 0.500 (0.530)" in page
-    [kept] = read_results(paths.RESULTS_LOG)
+    [kept] = read_results(paths.RESULT_RUNS)
     assert kept.details == details(0.5)
     assert "root" not in kept.params["dataset"]
     CliRunner().invoke(app, ["compare", "--save"])
-    assert read_results(paths.RESULTS_LOG) == [kept]  # once
+    assert read_results(paths.RESULT_RUNS) == [kept]  # once
 
     monkeypatch.setattr(compare, "read_experiments", dict)  # as in another clone
     assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0

@@ -68,7 +68,7 @@ def compare(
     save: Annotated[
         bool,
         typer.Option(
-            help="Append new runs to results/results.jsonl, for other clones, and write "
+            help="Add new runs to results/runs/, for other clones, and write "
             "results/RESULTS.md and .csv."
         ),
     ] = False,
@@ -85,7 +85,7 @@ def compare(
         if against is not None:
             tests.print_against(against, known, params)
         return
-    kept, ablations = read_results(paths.RESULTS_LOG), Ablations.load()
+    kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
     new = new_results(read_experiments(), apart.values(), kept)
     settings = group([*kept, *new], ablations)
     for setting in settings:
@@ -93,20 +93,20 @@ def compare(
     runs = sum(len(setting.runs) for setting in settings)
     log.info(f"{runs} runs of {len(settings)} settings, {len(new)} of them not yet saved")
     if save:
-        append_results(paths.RESULTS_LOG, new)
+        append_results(paths.RESULT_RUNS, new)
         for name, text in (
             ("RESULTS.md", markdown(settings, ablations)),
             ("RESULTS.csv", csv_text(settings, ablations)),
         ):
             with atomic_write(paths.RESULTS / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
-        log.info(f"{paths.RESULTS_LOG}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
+        log.info(f"{paths.RESULT_RUNS}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
 
 
 def new_results(
     experiments: dict[str, Experiment], apart: Iterable[Result], kept: list[Result]
 ) -> list[Result]:
-    """Finished experiments, and runs apart from them, that results.jsonl lacks."""
+    """Finished experiments, and runs apart from them, that results/runs lacks."""
     known = {(result.experiment, result.finished) for result in kept}
     found = [
         result

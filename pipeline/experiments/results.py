@@ -1,4 +1,4 @@
-"""Measured runs: gathered from experiments and results.jsonl, grouped, never across code."""
+"""Measured runs: gathered from experiments and results/runs, grouped, never across code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an e
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run, a line of results.jsonl. None stands for what was not recorded.
+    """A finished run, a line in results/runs. None stands for what was not recorded.
 
     Attributes:
         experiment: its name.
@@ -151,14 +151,16 @@ def _json_at(rev: str, path: Path) -> dict[str, Any] | None:
     return None if content is None else json.loads(content)
 
 
-def read_results(path: Path) -> list[Result]:
-    """The lines of results.jsonl; none if there is no such file.
+def read_results(folder: Path) -> list[Result]:
+    """All lines of a folder's files; none if there is no such folder.
 
     Raises:
         UserError: a line is no result.
     """
-    if not path.is_file():
-        return []
+    return [result for path in sorted(folder.glob("*.jsonl")) for result in _read_file(path)]
+
+
+def _read_file(path: Path) -> list[Result]:
     names = [field.name for field in fields(Result)]
     results = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -176,12 +178,17 @@ def read_results(path: Path) -> list[Result]:
     return results
 
 
-def append_results(path: Path, results: Iterable[Result]) -> None:
-    """Add lines; those that are there stay as they are."""
-    old = path.read_text(encoding="utf-8") if path.is_file() else ""
-    with atomic_write(path) as temporary:
-        lines = (json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
-        temporary.write_text(old + "".join(lines), encoding="utf-8")
+def append_results(folder: Path, results: Iterable[Result]) -> None:
+    """Add lines, to one file for each data set and code; those that are there stay as they are."""
+    lines: dict[Path, list[str]] = {}
+    for result in results:
+        name = f"{result.params['dataset']['name']}-{result.code or result.commit[:10]}.jsonl"
+        line = json.dumps(asdict(result), ensure_ascii=False) + "\n"
+        lines.setdefault(folder / name, []).append(line)
+    for path, new in lines.items():
+        old = path.read_text(encoding="utf-8") if path.is_file() else ""
+        with atomic_write(path) as temporary:
+            temporary.write_text(old + "".join(new), encoding="utf-8")
 
 
 @dataclass(frozen=True)

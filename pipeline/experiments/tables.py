@@ -129,8 +129,8 @@ def _cells(
 
 _HEAD = f"""# Results
 
-Written by `python -m pipeline compare --save`; RESULTS.csv beside it has every digit, results.jsonl
-every run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training
+Written by `python -m pipeline compare --save`; RESULTS.csv beside it has every digit, runs/ every
+run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training
 seeds, the paper's number as printed in brackets. The paper's Tables 2-4 are of IU X-Ray at full
 size, whatever ours are of. A setting is one code, one data set and one recipe: runs of different
 code are never averaged. Time is that of both training stages by the clock, mean over seeds. – was
