@@ -213,6 +213,7 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert details["checkpoint_sha256"] == sha256(chain / paths.STAGE_TWO)
     assert details["data_sha256"][str(paths.REPORTS)] == sha256(chain / paths.REPORTS)
     assert details["packages"]["numpy"] == np.__version__
+    assert details["packages"]["torch"] == read_json(chain / paths.TOKENS_INFO)["torch_version"]
     shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
     same = [a.generated == b.generated for a, b in zip(predictions, shuffled, strict=True)]
     assert tracked["unchanged"] == round(sum(same) / len(same), 4)

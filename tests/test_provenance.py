@@ -13,7 +13,7 @@ from pipeline.provenance import code_up_to
 from pipeline.stages.export import commit
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
-from uar.core.provenance import Record, check, differences
+from uar.core.provenance import Record, check, differences, release
 
 MAKERS = {"a": "first", "b": "second", "c": "third"}
 
@@ -34,6 +34,14 @@ def make(stage: str, sources: list[str], out: str, **params: Any) -> None:
     made_from = {source: sha256(Path(source)) for source in sources}
     made = {out: sha256(Path(out))}
     Record(stage, params, made_from, made, "c0de").save(Path(f"records/{stage}.json"))
+
+
+@pytest.mark.parametrize("build", ["", "+cpu", "+cu130"])
+def test_two_builds_of_a_release_are_recorded_alike(
+    build: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uar.core.provenance.version", lambda package: f"2.13.0{build}")
+    assert release("torch") == "2.13.0"
 
 
 def compare(*inputs: str, **params: Any) -> dict[str, str]:

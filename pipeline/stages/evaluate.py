@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.stages.page import Evaluated, write_page
 from uar.core.config import Params, load_params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, write_csv, write_json
+from uar.core.provenance import release
 from uar.data.batches import Studies
 from uar.evaluation.baselines import (
     constant_report,
@@ -202,5 +202,5 @@ def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, 
             "seed": params.seed,
             "cider_document_frequencies": "kept from the whole reference set",
         },
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: release(name) for name in PACKAGES},
     }

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,14 @@ class Scratch:
 
     folder: Path
     identity: Mapping[str, Any]
+
+
+def release(package: str) -> str:
+    """Version of an installed package without its build: 2.13.0 of 2.13.0+cpu and 2.13.0+cu130.
+
+    What is hashed says the release alone, so that two indexes' builds give the same hash.
+    """
+    return version(package).partition("+")[0]
 
 
 def check(

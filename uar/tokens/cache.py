@@ -30,7 +30,7 @@ from uar.core.files import (
 )
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
-from uar.core.provenance import Scratch
+from uar.core.provenance import Scratch, release
 from uar.core.unfinished import UnfinishedArray
 from uar.data.views import Views, crops_at, read_packed, resize_view
 
@@ -251,7 +251,7 @@ def tokenize_images(
         seed=views.seed,
         device=describe(fabric.device),
         precision=encoder.precision,
-        torch_version=torch.__version__,
+        torch_version=release("torch"),
         **fabric.broadcast(agreements),
     )
 

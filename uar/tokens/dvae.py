@@ -152,7 +152,7 @@ def train_dvae(
     device: torch.device,
     precision: str,
     seed: int,
-    network: FeatureNetwork | None = None,
+    network: FeatureNetwork | None,
 ) -> Iterator[dict[str, float]]:
     """Fit `model` to random crops by the relaxed ELB of Ramesh et al. 2021, section 2.1.
 
@@ -163,13 +163,18 @@ def train_dvae(
 
     Args:
         images: `(N, size, size)` uint8, the training split only.
-        network: whose features `params.perceptual_weight` compares (`perceptual_distance`); wanted
-            where that is not 0.
+        network: whose features are compared (`perceptual_distance`) where
+            `params.perceptual_weight` is above 0.
 
     Yields:
-        A step's `loss`, `reconstruction` (nats a pixel value), `kl` (nats a code) and, with a
-        network, `perceptual`.
+        A step's `loss`, `reconstruction` (nats a pixel value), `kl` (nats a code) and, with that
+        weight, `perceptual`.
+
+    Raises:
+        ValueError: there is such a weight and no network, or a network and no such weight.
     """
+    if (params.perceptual_weight > 0) != (network is not None):
+        raise ValueError("a perceptual weight above 0 and a network belong together")
     generator = torch.Generator().manual_seed(seed)
     model.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     rows = torch.randint(len(images), (_KMEANS_IMAGES,), generator=generator)
