@@ -292,6 +292,9 @@ def test_a_recipe_changed_after_a_test_score_is_marked() -> None:
         ("demo", 0), ("iu_xray", 0), ("iu_xray", 1),
     ]  # fmt: skip
     text = markdown(settings, ABLATIONS)
+    headings = [line.split()[-1] for line in text.splitlines() if ", setting" in line]
+    old, new = (setting.id for setting in settings[1:])
+    assert headings == [settings[0].id, new, old]
     assert text.count("No earlier recipe of this data set was scored on the test split") == 2
     assert text.count("The test scores of 1 earlier recipes of this data set were known") == 1
 

@@ -247,7 +247,7 @@ class Cell:
 
 
 def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
-    """Settings by data set and time; of runs that share all but their time, the last one."""
+    """Settings by data set and time, oldest first; of runs that differ in time alone, the last."""
     latest: dict[str, dict[tuple[str, int], Result]] = {}
     shared: dict[str, Setting] = {}
     for result in sorted(results, key=lambda result: result.finished):

@@ -130,16 +130,16 @@ def _cells(
 _HEAD = f"""# Results
 
 Written by `python -m pipeline compare --save`; RESULTS.csv beside it has every digit, runs/ every
-run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training
-seeds, the paper's number as printed in brackets. The paper's Tables 2-4 are of IU X-Ray at full
-size, whatever ours are of. A setting is one code, one data set and one recipe: runs of different
-code are never averaged. Time is that of both training stages by the clock, mean over seeds. – was
-not measured or not recorded. Findings are the 13 of CheXpert's 14 observations that are findings,
-by rule-based labels; No Finding is apart. Alignment, retrieval and pointing game are of the
-validation split (`analyze`); the paper's alignment scores are those of its Figure 4 (a). Image
-gain: nats of a validation report, at the chosen epoch, that it costs more to tell with another
-study's images; 0 says that the model does without them. Epoch: the one that validation chose, of
-how many, by what; of each seed.
+run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training seeds, the
+paper's number as printed in brackets. The paper's Tables 2-4 are of IU X-Ray at full size, whatever
+ours are of. A setting is one code, one data set and one recipe: runs of different code are never
+averaged. Of each data set the newest setting comes first. Time is that of both training stages by
+the clock, mean over seeds. – was not measured or not recorded. Findings are the 13 of CheXpert's 14
+observations that are findings, by rule-based labels; No Finding is apart. Alignment, retrieval and
+pointing game are of the validation split (`analyze`); the paper's alignment scores are those of its
+Figure 4 (a). Image gain: nats of a validation report, at the chosen epoch, that it costs more to
+tell with another study's images; 0 says that the model does without them. Epoch: the one that
+validation chose, of how many, by what; of each seed.
 
 † {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
 whose share of the same reports (of studies with a finding) was not recorded, the first half of the
@@ -148,8 +148,13 @@ rule alone is applied.
 
 
 def markdown(settings: list[Setting], ablations: Ablations) -> str:
-    """The page: Table 1 with every setting's whole model, then Tables 2-4 of each setting."""
+    """The page: Table 1 with every setting's whole model, then Tables 2-4 of each setting.
+
+    Args:
+        settings: of one data set the oldest first (`group`); the page begins with the newest.
+    """
     parts = [_HEAD]
+    settings = sorted(reversed(settings), key=lambda setting: setting.dataset)
     for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
         parts.append(f"## Table 1: {title}\n")
         own = [setting for setting in settings if setting.dataset == dataset]
