@@ -213,7 +213,9 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert details["checkpoint_sha256"] == sha256(chain / paths.STAGE_TWO)
     assert details["data_sha256"][str(paths.REPORTS)] == sha256(chain / paths.REPORTS)
     assert details["packages"]["numpy"] == np.__version__
-    assert details["packages"]["torch"] == read_json(chain / paths.TOKENS_INFO)["torch_version"]
+    release = torch.__version__.split("+")[0]  # not which build: hashes are of any index's
+    assert details["packages"]["torch"] == release
+    assert read_json(chain / paths.TOKENS_INFO)["torch_version"] == release
     shuffled = read_predictions(chain / paths.SHUFFLED_PREDICTIONS)
     same = [a.generated == b.generated for a, b in zip(predictions, shuffled, strict=True)]
     assert tracked["unchanged"] == round(sum(same) / len(same), 4)
