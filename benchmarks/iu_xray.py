@@ -10,7 +10,9 @@ import yaml
 from torch import Tensor
 
 from pipeline.tools.use import merge
-from uar.core.config import Params, parse_params
+from uar.core.config import Params
+from uar.core.geometry import token_stride
+from uar.core.params_file import parse_params
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.batches import Batch
 from uar.model.uar import UAR, ModelSizes
@@ -29,7 +31,7 @@ def iu_xray_params(preset: str = "iu_xray_small") -> Params:
 
 def tokens_per_image(params: Params) -> int:
     """L / V: tokens of one view (section 3.2)."""
-    return (params.image.crop // params.dvae.stride) ** 2
+    return (params.image.crop // token_stride(params.dvae.source, params.dvae.distill.network)) ** 2
 
 
 def make_model(params: Params, device: torch.device, **changes: Any) -> UAR:

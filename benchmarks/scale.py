@@ -21,6 +21,7 @@ from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, tokens_per_image
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
+from uar.core.geometry import token_stride
 from uar.data.views import Views
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
@@ -100,10 +101,14 @@ def main(
         hours = count * each / (per_second * rate) / 3600
         print(f"| {what} | {count:,.0f} | {each:.3g} | {count * each:.3g} | {hours:,.2f} |")
 
-    views = Views("crops", crops, crop, size, params.dvae.stride, 0).encoded
+    views = Views(
+        "crops", crops, crop, size, token_stride(params.dvae.source, params.dvae.distill.network), 0
+    ).encoded
     line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding_rate)
     larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image
-    every = ((size - crop) // params.dvae.stride + 1) ** 2
+    every = (
+        (size - crop) // token_stride(params.dvae.source, params.dvae.distill.network) + 1
+    ) ** 2
     line(f"tokenize, `grid`, K to {every}: views", FILMS * (1 + larger), per_view, encoding_rate)
     for name, stage in (("one", params.train.stage_one), ("two", params.train.stage_two)):
         label = f"train stage {name}, {stage.epochs} epochs: studies"

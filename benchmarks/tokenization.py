@@ -24,6 +24,7 @@ from benchmarks.common import machine, row, time_both
 from benchmarks.iu_xray import iu_xray_params
 from uar.core.device import autocast, resolve_device
 from uar.core.distributed import launch
+from uar.core.geometry import token_stride
 from uar.core.provenance import Scratch
 from uar.data.views import Views, crops_at, resize_view
 from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding, tokenize_images
@@ -61,7 +62,7 @@ def speed(folder: Path) -> None:
         params.tokenize.crops,
         params.image.crop,
         params.image.size,
-        params.dvae.stride,
+        token_stride(params.dvae.source, params.dvae.distill.network),
         0,
     )
     batch = params.tokenize.batch_size // views.encoded * views.encoded

@@ -109,7 +109,7 @@ def limit_threads(environment: MutableMapping[str, str], path: Path) -> None:
     Sums over another number of threads round differently, and training carries that to another
     model. Libraries read this when they are loaded; processes that a stage starts inherit it.
     """
-    from uar.core.config import load_params
+    from uar.core.params_file import load_params
 
     with suppress(UserError):  # the stage itself says what is wrong with the file
         if (threads := load_params(path).threads) is not None:

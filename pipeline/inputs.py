@@ -9,6 +9,7 @@ from pipeline import paths
 from uar.core.config import Params
 from uar.core.errors import UserError
 from uar.core.files import open_array, read_table
+from uar.core.geometry import cells_along
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import Split
 from uar.data.text import Vocabulary
@@ -65,7 +66,8 @@ class Inputs:
             films = open_images()
             self.visual = PixelSource(films, info.made_of, whole_view)
             codebook = 0
-            length = per_study * params.model.extractor.side(params.image.crop) ** 2
+            side = cells_along(params.image.crop, params.model.extractor.network)
+            length = per_study * side**2
         if len(films) != per_study * len(self.reports):
             raise UserError(
                 f"{paths.REPORTS} has {len(self.reports)} studies and the films of {per_study} a "

@@ -16,8 +16,9 @@ from typing import Any
 import yaml
 
 from pipeline import paths
-from uar.core.config import Params, known_keys
+from uar.core.config import Params
 from uar.core.files import sha256
+from uar.core.params_file import known_keys
 from uar.core.provenance import Record, Scratch, check
 
 ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code

@@ -43,7 +43,7 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*arguments: Any, **options: Any) -> None:
         from pipeline.provenance import stages
-        from uar.core.config import load_params
+        from uar.core.params_file import load_params
 
         params = load_params(paths.PARAMS)
         stage = stages()[name]

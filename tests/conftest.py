@@ -15,7 +15,8 @@ import yaml
 from hypothesis import HealthCheck, settings
 from selenium import webdriver
 
-from uar.core.config import DatasetParams, ModelParams, Params, parse_params
+from uar.core.config import DatasetParams, ModelParams, Params
+from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]

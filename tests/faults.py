@@ -525,7 +525,7 @@ def hostile(whole: Path, most: int | None) -> Iterator[Case]:
     from uar.core.files import open_array, read_json, read_table
     from uar.core.weights import read_weights
     from uar.model.checkpoint import Checkpoint
-    from uar.tokens.tokenizer import load_tokenizer
+    from uar.tokens.loading import load_tokenizer
 
     folder = copy_of(whole)
     trace = folder / "it-ran"

@@ -24,8 +24,8 @@ from pipeline.experiments.rows import (
     plan_runs,
 )
 from tests.conftest import ROOT
-from uar.core.config import known_keys, parse_params
 from uar.core.errors import UserError
+from uar.core.params_file import known_keys, parse_params
 from uar.evaluation.published import read_published
 
 ABLATIONS = Ablations.load(ROOT / "ablations.yaml")

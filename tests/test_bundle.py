@@ -29,14 +29,16 @@ from tests.bundles import make_bundle
 from tests.conftest import ROOT
 from tests.film_files import save, save_dicom
 from uar.bundle.bundle import FORMAT, Bundle
-from uar.bundle.drawing import heatmap, overlay
 from uar.bundle.index import StudyIndex
-from uar.bundle.reporter import Finding, Reporter, Sentence
-from uar.core.config import ModelParams, known_keys
+from uar.bundle.report import Finding, Sentence
+from uar.bundle.reporter import Reporter
+from uar.core.config import ModelParams
 from uar.core.errors import UserError
+from uar.core.params_file import known_keys
 from uar.core.special_words import BOS, EOS
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.inference.decoding import generate
+from uar.viewer.heatmap import heatmap, overlay
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from pipeline.__main__ import app
 from pipeline.tools.use import use
 from tests.conftest import ROOT, override
-from uar.core.config import known_keys, load_params, nearest_key, parse_params
 from uar.core.errors import UserError
+from uar.core.params_file import known_keys, load_params, nearest_key, parse_params
 
 PRESETS = sorted(path.stem for path in (ROOT / "presets").glob("*.yaml"))
 STAGES = [
@@ -462,27 +462,3 @@ def test_what_evaluate_computes_is_asked_for_in_one_place(
     raw_params["evaluate"] |= changes
     with pytest.raises(UserError, match=message):
         parse_params(raw_params, "params.yaml")
-
-
-def test_one_stage_trains_as_long_as_both(tiny_raw: dict[str, Any]) -> None:
-    train = tiny_raw["train"]
-    one, two = train["stage_one"], train["stage_two"]
-    one |= {"epochs": 7, "steps": None, "learning_rate": 0.01}
-    two |= {"epochs": 2, "steps": None, "learning_rate": 0.5}
-    both = parse_params(tiny_raw, "params.yaml").train.one_stage
-    assert (both.epochs_of(10), both.learning_rate) == (9, 0.01)
-
-    one["steps"], two["steps"] = 30, 11
-    assert parse_params(tiny_raw, "params.yaml").train.one_stage.epochs_of(10) == 5
-
-
-@pytest.mark.parametrize(("one", "two"), [(5, None), (None, 5)])
-def test_one_stages_budgets_add_up_or_are_refused(
-    tiny_raw: dict[str, Any], one: int | None, two: int | None
-) -> None:
-    tiny_raw["train"]["stage_one"]["steps"] = one
-    tiny_raw["train"]["stage_two"]["steps"] = two
-    parse_params(tiny_raw, "params.yaml")
-    tiny_raw["train"]["two_stage"] = False
-    with pytest.raises(UserError, match="give both of them steps, or neither"):
-        parse_params(tiny_raw, "params.yaml")

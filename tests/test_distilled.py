@@ -18,11 +18,13 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 from torch import nn
 
-from uar.core.config import STRIDE, DistillParams, DvaeTrainParams
+from uar.core.config import DistillParams, DvaeTrainParams
 from uar.core.errors import UserError
+from uar.core.geometry import NETWORKS, token_stride
 from uar.model.unifier import LatentSpaceUnifier
 from uar.networks import pretrained
-from uar.networks.pretrained import EfficientNetLite0, load_network
+from uar.networks.efficientnet_lite0 import EfficientNetLite0
+from uar.networks.pretrained import load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled, train_decoder
 from uar.tokens.dvae import Dvae
 from uar.tokens.tokenizer import (
@@ -390,10 +392,12 @@ def test_parameters_that_do_not_fit_the_network(changes: dict[str, Any], message
 
 
 def test_the_parameters_know_every_network() -> None:
-    for name, network in pretrained.NETWORKS.items():
-        widest = {"network": name, "weights": "w.pt", "components": network.channels}
+    for name in ("efficientnet_lite0", "densenet121"):
+        widest = {"network": name, "weights": "w.pt", "components": NETWORKS[name].channels}
         DistillParams.model_validate({**PARAMS.model_dump(), **widest})
-        assert network.stride == STRIDE["distill"]
+        assert token_stride("distill", name) == NETWORKS[name].stride == 16
+    with pytest.raises(ValueError, match="network resnet has no form"):
+        DistillParams.model_validate({**PARAMS.model_dump(), "network": "resnet"})
 
 
 def test_other_package_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tests import reference
-from uar.core.config import Params, parse_params
+from uar.core.config import Params
+from uar.core.params_file import parse_params
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.batches import Batch
 from uar.model.aligner import CrossModalRepresentationAligner, make_basis

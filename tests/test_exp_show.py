@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pipeline import paths
-from pipeline.stages.training import SHORT
+from pipeline.training import SHORT
 from tests.conftest import ROOT
 from uar.core.config import Selection
 from uar.evaluation.summary import HEADLINE

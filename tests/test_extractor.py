@@ -16,16 +16,21 @@ from torch import Tensor
 
 from tests.conftest import ROOT, override
 from tests.test_training import GREEDY, REPORTS, VOCABULARY, T
-from uar.core.config import ExtractorParams, Params, StageParams, parse_params
+from uar.core.config import ExtractorParams, Params, StageParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
+from uar.core.geometry import NETWORKS, cells_along, pool_side, token_stride
+from uar.core.params_file import parse_params
 from uar.core.provenance import Scratch
 from uar.core.unfinished import UnfinishedArray
 from uar.data.batches import MapSource, PixelSource, Studies, TokenSource
 from uar.data.views import Views
-from uar.model.extractor import ResNet, VisualExtractor
+from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR, ModelSizes
-from uar.networks.pretrained import NETWORKS, EfficientNetLite0, load_network
+from uar.networks.efficientnet_lite0 import EfficientNetLite0
+from uar.networks.network import FeatureNetwork, build_network
+from uar.networks.pretrained import load_network
+from uar.networks.resnet import ResNet
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.tokenizer import Tokenizer
 from uar.training.maps import Films, make_maps
@@ -152,7 +157,7 @@ def test_efficientnet_lite0_brings_its_imagenet_weights() -> None:
 @pytest.mark.parametrize("network", ["efficientnet_lite0", "densenet121"])
 def test_weights_by_path(tmp_path: Path, network: str) -> None:
     torch.manual_seed(3)
-    state = NETWORKS[network]().state_dict()
+    state = build_network(network).state_dict()
     save_file(state, tmp_path / "weights.safetensors")
     extractor = VisualExtractor(params_of(network), 8)
     extractor.load_pretrained(str(tmp_path / "weights.safetensors"))
@@ -191,15 +196,15 @@ def test_the_parameters_know_the_cells(network: str, crop: int) -> None:
     extractor = VisualExtractor(params, 8).eval()
     with torch.inference_mode():
         cells = extractor(torch.rand(1, 1, crop, crop)).shape[1]
-    assert params.side(crop) ** 2 == cells
-    assert params.stride == extractor.network.stride
+    assert cells_along(crop, network) ** 2 == cells
+    assert NETWORKS[network].channels == extractor.norm.normalized_shape[0]
 
 
 @pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
 def test_a_frozen_network_stays_as_it_is(tiny_params: Params, network: str) -> None:
     frozen = params_of(network, fine_tune=False)
     params = tiny_params.model.model_copy(update={"lsu": False, "extractor": frozen})
-    model = UAR(params, ModelSizes(11, 0, 2 * frozen.side(64) ** 2, 7))
+    model = UAR(params, ModelSizes(11, 0, 2 * cells_along(64, network) ** 2, 7))
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
     before = {name: w.clone() for name, w in model.extractor.network.state_dict().items()}
     model.train()
@@ -347,7 +352,7 @@ def test_the_network_takes_steps_of_its_own_rate(tiny_params: Params, network: s
         update={"lsu": False, "tir": True, "extractor": params_of(network)}
     )
     torch.manual_seed(0)
-    model = UAR(params, ModelSizes(11, 0, 2 * params.extractor.side(64) ** 2, 7))
+    model = UAR(params, ModelSizes(11, 0, 2 * cells_along(64, params.extractor.network) ** 2, 7))
     train = tiny_params.train.model_copy(
         update={"extractor_learning_rate": 1e-5, "weight_decay": 0.0}
     )
@@ -425,7 +430,9 @@ def test_cells_are_pooled_as_tokens_are(
             parse_params(raw_params, "params.yaml")
         return
     params = parse_params(raw_params, "params.yaml").model
-    model = UAR(params, ModelSizes(11, 0, 2 * params.extractor.side(224) ** 2, 7)).eval()
+    model = UAR(
+        params, ModelSizes(11, 0, 2 * cells_along(224, params.extractor.network) ** 2, 7)
+    ).eval()
     with torch.inference_mode():
         image = model.extractor(torch.rand(1, 2, 224, 224))
         memory, _ = model._encode(image, 2, None)
@@ -442,12 +449,36 @@ def test_rows_of_the_small_preset_read_equally_many_cells(raw_params: dict[str, 
             else:
                 into[key] = value
     params = parse_params(raw_params, "iu_xray_small")
-    tokens = (params.image.crop // params.dvae.stride) ** 2
-    assert params.model.extractor.side(params.image.crop) ** 2 == tokens == 196
-    assert params.model.model_copy(update={"lsu": False}).pool == params.model.pool == 2
+    stride = token_stride(params.dvae.source, params.dvae.distill.network)
+    network = params.model.extractor.network
+    assert cells_along(params.image.crop, network) == params.image.crop // stride == 14
+    assert [pool_side(params.model.visual_pool, lsu, network) for lsu in (True, False)] == [2, 2]
 
 
-def test_the_registry_is_what_the_parameters_say() -> None:
-    for name, network in NETWORKS.items():
-        assert params_of(name).stride == network.stride
+def test_a_network_of_another_stride_is_one_registration(
+    raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stride is the registration's, in what params.yaml may say and in the model's lengths."""
+    fine = NETWORKS["efficientnet_lite0"]._replace(stride=8, implementation=f"{__name__}:Fine")
+    monkeypatch.setitem(NETWORKS, "efficientnet_lite0", fine)
+    raw_params["image"] |= {"size": 64, "crop": 56}
+    raw_params["model"] |= {"lsu": False, "visual_pool": 7}
+    raw_params["model"]["extractor"] |= {"network": "efficientnet_lite0", "weights": "none"}
+    raw_params["dvae"]["source"] = "train"
+    params = parse_params(raw_params, "params.yaml")
+    cells = VisualExtractor(params.model.extractor, 8)(torch.rand(1, 1, 56, 56)).shape[1]
+    assert cells == cells_along(56, "efficientnet_lite0") ** 2 == 49
+    raw_params["image"]["crop"] = 52
+    with pytest.raises(UserError, match="not a multiple of 8"):
+        parse_params(raw_params, "params.yaml")
+
+
+class Fine(FeatureNetwork):
+    """Means of squares of 8 pixels."""
+
+    name = "efficientnet_lite0"
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.avg_pool2d(pixels, 8).unsqueeze(1).expand(-1, 112, -1, -1)
+
     assert EfficientNetLite0.name == LITE0

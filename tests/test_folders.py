@@ -25,9 +25,9 @@ from pipeline.experiments.rows import Ablations
 from pipeline.provenance import stages
 from tests.conftest import ROOT, override
 from tests.test_results import REPORTS, details, written
-from uar.core.config import load_params
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
+from uar.core.params_file import load_params
 from uar.core.provenance import Record
 from uar.core.runs import Run, record_run
 from uar.evaluation.predictions import write_predictions

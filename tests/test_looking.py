@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from uar.core.config import parse_params
 from uar.core.errors import UserError
+from uar.core.params_file import parse_params
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
-from uar.evaluation.detection import best_thresholds, mean_auc, micro_f1
+from uar.evaluation.detection import mean_auc, micro_f1
 from uar.inference.decoding import generate
 from uar.model.uar import UAR
 from uar.training.losses import findings_loss, triplet_contrastive_loss
+from uar.training.thresholds import best_thresholds
 
 MakeModel = Callable[..., UAR]
 REPORT = torch.tensor([[BOS, 4, 5, 6, EOS, PAD, PAD, PAD], [BOS, 7, 8, 9, 10, 4, 5, EOS]])

@@ -19,11 +19,12 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pipeline.stages.page import sample, view_names
+from pipeline.page import sample, view_names
 from tests.conftest import serious_faults
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
-from uar.evaluation.page.build import (
+from uar.evaluation.predictions import Prediction
+from uar.viewer.page.build import (
     FindingBox,
     Findings,
     Headline,
@@ -33,7 +34,6 @@ from uar.evaluation.page.build import (
     marked_words,
     render_page,
 )
-from uar.evaluation.predictions import Prediction
 
 SIDE, VIEWS, WORDS = 3, 2, 6
 SENTENCE = ("the", "heart", "is", "enlarged", "today", ".")

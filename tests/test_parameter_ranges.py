@@ -13,8 +13,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 
 from tests.conftest import override
-from uar.core.config import Params, Section, load_params, parse_params
+from uar.core.config import Params, Section
 from uar.core.errors import UserError
+from uar.core.params_file import load_params, parse_params
 
 
 def numbers(section: type[BaseModel] = Params, prefix: str = "") -> Iterator[tuple[Any, ...]]:

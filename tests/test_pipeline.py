@@ -37,19 +37,19 @@ from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from pipeline.stages.evaluate import nearest_by_features
 from tests.conftest import ROOT, TINY, override
-from uar.core.config import known_keys, load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
+from uar.core.params_file import known_keys, load_params
 from uar.core.runs import read_runs
 from uar.evaluation.meteor import METEOR_STATISTICS
 from uar.evaluation.metrics import METRICS
-from uar.evaluation.page.build import attention_levels
 from uar.evaluation.predictions import read_predictions, write_predictions
 from uar.evaluation.summary import HEADLINE
 from uar.inference.word_attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
 from uar.training.stage import Trainer
+from uar.viewer.page.build import attention_levels
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]

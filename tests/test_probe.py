@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from uar.evaluation.probe import PENALTIES, auc, probe, thumbnails, token_bags
+from uar.analysis.probe import PENALTIES, probe, thumbnails, token_bags
+from uar.evaluation.detection import auc
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -78,7 +79,7 @@ def test_labels_of_the_studies_told_are_not_used() -> None:
 
 def test_the_fit_is_the_minimum() -> None:
     """Its gradient vanishes: a slow, plain descent finds no better weights."""
-    from uar.evaluation.probe import _fit
+    from uar.analysis.probe import _fit
 
     generator = torch.Generator().manual_seed(0)
     x = torch.cat([torch.randn(60, 4, generator=generator), torch.ones(60, 1)], 1)

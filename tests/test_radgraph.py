@@ -16,7 +16,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from pipeline.console import print_evaluation
-from pipeline.stages.measures import open_measures
+from pipeline.measures import open_measures
 from uar.core.config import EvaluateParams
 from uar.core.errors import UserError
 from uar.evaluation.clinical.radgraph import INSTALLED, LEVELS, MODELS, RadGraph

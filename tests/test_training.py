@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from uar.core.config import DecodeParams, Params, StageParams, TrainParams, parse_params
+from uar.core.config import DecodeParams, Params, StageParams, TrainParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
+from uar.core.params_file import parse_params
 from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.core.special_words import PAD

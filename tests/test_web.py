@@ -33,7 +33,7 @@ from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
 from uar.data.films import decode_film
 from uar.data.isolation import Decode
-from uar.web.app import Limits, create_app
+from uar.viewer.web.app import Limits, create_app
 
 BINARY = {"Content-Type": "application/octet-stream"}
 

@@ -15,8 +15,9 @@ import yaml
 
 from tests.conftest import ROOT, TINY, override
 from tests.test_training import VOCABULARY, Killed, make_model, make_studies
-from uar.core.config import DecodeParams, StageParams, parse_params
+from uar.core.config import DecodeParams, StageParams
 from uar.core.distributed import launch
+from uar.core.params_file import parse_params
 from uar.core.provenance import Scratch
 from uar.core.weights import read_weights
 from uar.data.views import Views

@@ -25,8 +25,8 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
-from uar.core.config import load_params, read_raw
 from uar.core.errors import UserError
+from uar.core.params_file import load_params, read_raw
 
 log = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from pipeline.experiments.results import (
 )
 from pipeline.experiments.rows import Ablations
 from pipeline.experiments.tables import EVIDENCE, MODEL, RUN_BY_RUN, csv_text, markdown
-from uar.core.config import load_params
 from uar.core.files import atomic_write
+from uar.core.params_file import load_params
 from uar.evaluation.summary import COLLAPSE
 
 log = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from pipeline.experiments.dvc import code_in, commit_of, head
 from pipeline.experiments.results import Result, curves, without_places, without_reports
 from pipeline.experiments.rows import SEED, Ablations, digest, flat, overridden, run_name
 from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages
-from uar.core.config import known_keys, load_params, parse_params, read_raw
 from uar.core.errors import UserError
 from uar.core.files import read_json
+from uar.core.params_file import known_keys, load_params, parse_params, read_raw
 from uar.core.provenance import Record, check
 from uar.core.runs import Run, read_runs
 from uar.evaluation.summary import headline

@@ -14,7 +14,7 @@ from pipeline.console import new_table, number, output
 from pipeline.experiments.dvc import Experiment, code_of, read_experiments, read_file
 from pipeline.experiments.results import WHERE_NOT_WHAT, Result
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
-from pipeline.stages.measures import open_measures
+from pipeline.measures import open_measures
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError

@@ -14,8 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import paths
-from uar.core.config import parse_params
 from uar.core.errors import UserError
+from uar.core.params_file import parse_params
 
 SEED = "train.seed"
 

@@ -26,9 +26,10 @@ from uar.analysis import (
     word_heatmaps,
 )
 from uar.analysis.drawing import save_figure
-from uar.core.config import Params, load_params
+from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import read_table, write_csv, write_json
+from uar.core.params_file import load_params
 from uar.data.batches import Studies
 from uar.data.views import resize_view
 from uar.evaluation.published import published_alignment_scores
@@ -37,7 +38,8 @@ from uar.inference.reports import write_reports
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.tokens.tokenizer import load_tokenizer, reconstruction_quality
+from uar.tokens.loading import load_tokenizer
+from uar.tokens.tokenizer import reconstruction_quality
 
 log = logging.getLogger(__name__)
 

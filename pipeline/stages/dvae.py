@@ -10,14 +10,16 @@ import torch
 
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
-from uar.core.config import Params, load_params
+from uar.core.config import Params
 from uar.core.device import resolve_device, seed_everything
 from uar.core.files import write_json
+from uar.core.params_file import load_params
 from uar.data.views import resize_view
 from uar.networks.pretrained import FeatureNetwork, load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, train_decoder
 from uar.tokens.dvae import Dvae, train_dvae
-from uar.tokens.tokenizer import Tokenizer, load_tokenizer, reconstruction_quality
+from uar.tokens.loading import load_tokenizer
+from uar.tokens.tokenizer import Tokenizer, reconstruction_quality
 
 _MEASURED_IMAGES = 256
 _STEPS_A_LINE = 50

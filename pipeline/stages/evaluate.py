@@ -12,11 +12,12 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
-from pipeline.stages.measures import open_measures
-from pipeline.stages.page import Evaluated, write_page
-from uar.core.config import Params, load_params
+from pipeline.measures import open_measures
+from pipeline.page import Evaluated, write_page
+from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, write_csv, write_json
+from uar.core.params_file import load_params
 from uar.core.provenance import release
 from uar.data.batches import Studies
 from uar.evaluation.baselines import (

@@ -15,13 +15,14 @@ from pipeline.inputs import Inputs
 from pipeline.provenance import code_up_to
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.index import StudyIndex
-from uar.core.config import Params, load_params
+from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import read_json, sha256
+from uar.core.params_file import load_params
 from uar.data.text import Vocabulary
 from uar.inference.features import global_features
 from uar.model.checkpoint import Checkpoint
-from uar.tokens.tokenizer import load_tokenizer
+from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from itertools import islice
 import pandas as pd
 
 from pipeline import paths
-from uar.core.config import DatasetParams, load_params
+from uar.core.config import DatasetParams
 from uar.core.files import atomic_write, give_name, write_csv, write_json, write_table
+from uar.core.params_file import load_params
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse

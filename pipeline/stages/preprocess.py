@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline import paths
-from uar.core.config import load_params
 from uar.core.files import read_table, write_table
+from uar.core.params_file import load_params
 from uar.core.progress import progress
 from uar.data.study import refuse
 from uar.data.text import CLEANERS, has_words

@@ -10,11 +10,11 @@ import torch
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import finding_labels, open_images, study_rows
-from uar.core.config import load_params
+from uar.analysis.probe import Probe, thumbnails, token_bags
+from uar.analysis.probe import probe as fit_probe
 from uar.core.files import atomic_write, read_table, write_json
+from uar.core.params_file import load_params
 from uar.evaluation.clinical.labels import FINDINGS
-from uar.evaluation.probe import Probe, thumbnails, token_bags
-from uar.evaluation.probe import probe as fit_probe
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 from uar.tokens.tokenizer import codebook_use
 

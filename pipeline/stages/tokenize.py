@@ -9,12 +9,12 @@ import numpy as np
 from pipeline import paths
 from pipeline.inputs import image_rows, open_images
 from pipeline.provenance import stages
-from uar.core.config import load_params
 from uar.core.distributed import launch
 from uar.core.files import write_json
+from uar.core.params_file import load_params
 from uar.data.views import Views
 from uar.tokens.cache import PackedImages, TokenEncoding, info_as_json, tokenize_images
-from uar.tokens.tokenizer import load_tokenizer
+from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
 

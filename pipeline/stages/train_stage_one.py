@@ -9,10 +9,10 @@ import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.stages.training import ONE, run_stage, save_untrained
-from uar.core.config import load_params
+from pipeline.training import ONE, run_stage, save_untrained
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
+from uar.core.params_file import load_params
 from uar.model.uar import UAR
 from uar.tokens.tokenizer import read_code_vectors
 

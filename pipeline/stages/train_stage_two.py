@@ -6,11 +6,12 @@ import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.stages.training import TWO, run_stage
-from uar.core.config import load_params
+from pipeline.training import TWO, run_stage
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
+from uar.core.params_file import load_params
 from uar.model.checkpoint import Checkpoint
+from uar.training.stage import as_one_stage
 
 
 def train_stage_two(
@@ -25,5 +26,5 @@ def train_stage_two(
     seed_everything(params.train.seed)
     refiner = params.model.model_dump(include={"tir", "tir_mask", "tir_scale"})
     model = checkpoint.build(**refiner)
-    stage = params.train.stage_two if params.train.two_stage else params.train.one_stage
+    stage = params.train.stage_two if params.train.two_stage else as_one_stage(params.train)
     run_stage(TWO, fabric, inputs, model, stage, restart)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from pipeline import paths
-from uar.core.config import load_params
 from uar.core.files import read_table
+from uar.core.params_file import load_params
 from uar.data.text import Vocabulary
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import typer
 
 from pipeline import paths
 from pipeline.console import new_table, number, output
-from uar.core.config import load_params
 from uar.core.files import read_json
+from uar.core.params_file import load_params
 from uar.evaluation.clinical.agreement import TEXTS, agreement, join_sections, read_gold
 from uar.evaluation.clinical.labeller import Labeller
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import paths
-from uar.core.config import load_params
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table
+from uar.core.params_file import load_params
 from uar.evaluation.formats import Format, write_radeval, write_rexrank
 from uar.evaluation.predictions import Prediction, read_predictions
 

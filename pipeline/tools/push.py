@@ -9,8 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import paths
-from uar.core.config import CREDENTIALED, load_params
+from uar.core.config import CREDENTIALED
 from uar.core.errors import UserError
+from uar.core.params_file import load_params
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from pipeline import paths
 from uar.core.errors import UserError
 
 if TYPE_CHECKING:
-    from uar.bundle.reporter import Prepared, Report, Reporter
+    from uar.bundle.report import Report
+    from uar.bundle.reporter import Prepared, Reporter
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +136,8 @@ def _show(name: str, result: Report, many: bool, as_json: bool) -> None:
 
 
 def _draw(result: Report, out: Path) -> None:
-    from uar.bundle.drawing import heatmap
     from uar.core.files import atomic_write
+    from uar.viewer.heatmap import heatmap
 
     with atomic_write(out) as temporary:
         heatmap(result).save(temporary, "PNG")

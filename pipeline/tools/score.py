@@ -12,12 +12,13 @@ import typer
 
 from pipeline import paths
 from pipeline.console import print_evaluation
-from pipeline.stages.measures import open_measures
+from pipeline.measures import open_measures
 from pipeline.tools.radeval import VERSION, RadEval
-from uar.core.config import Params, load_params
+from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.files import read_table, write_json
+from uar.core.params_file import load_params
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
 from uar.evaluation.formats import ReportFile, read_reports

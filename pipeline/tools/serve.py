@@ -26,7 +26,7 @@ def serve(
     import uvicorn
 
     from uar.bundle.reporter import load
-    from uar.web.app import create_app
+    from uar.viewer.web.app import create_app
 
     app = create_app(load(bundle, device), host, token)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")

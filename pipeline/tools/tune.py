@@ -10,9 +10,10 @@ import typer
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import Inputs
-from uar.core.config import DecodeParams, Params, load_params, parse_params
+from uar.core.config import DecodeParams, Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
+from uar.core.params_file import load_params, parse_params
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import findings_scores

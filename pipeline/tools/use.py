@@ -15,9 +15,9 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline import paths
-from uar.core.config import load_params, params_text, parse_params
 from uar.core.errors import UserError
 from uar.core.files import atomic_write
+from uar.core.params_file import load_params, params_text, parse_params
 from uar.data.readers import READERS, checked_layout
 
 _COMMENTS = 30  # column of params.yaml's comments

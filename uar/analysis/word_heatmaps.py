@@ -26,9 +26,9 @@ from uar.analysis.drawing import (
     wrap,
 )
 from uar.analysis.grounding import head_word
+from uar.analysis.heatmap import heatmap_ceiling
 from uar.evaluation.clinical.labels import Label
 from uar.evaluation.clinical.phrases import BEYOND, PLACES
-from uar.evaluation.page.heatmap import heatmap_ceiling
 
 if TYPE_CHECKING:
     from uar.evaluation.clinical.labeller import Labeller

@@ -23,7 +23,8 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write, sha256
 from uar.data.text import Vocabulary
 from uar.model.checkpoint import Checkpoint
-from uar.tokens.tokenizer import Tokenizer, load_tokenizer
+from uar.tokens.loading import load_tokenizer
+from uar.tokens.tokenizer import Tokenizer
 
 FORMAT = 2
 _MANIFEST, _MODEL, _WORDS, _CARD = (

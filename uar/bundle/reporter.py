@@ -2,146 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
-from uar.bundle.index import SimilarStudy
+from uar.bundle.report import Report, Sentence
+from uar.bundle.sources import FilmSource, name_of, read_source
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
-from uar.data.dicom import refuse_constant, refuse_huge, stretch
-from uar.data.films import Film, decode_film, read_film, squash
+from uar.data.films import squash
 from uar.data.study import frontal_first
 from uar.data.views import resize_view
-from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.decoding import Generated, generate
 from uar.inference.word_attention import recorded_attention
 
-FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
-
 _VIEW_NAMES = ("frontal", "lateral")
 _SIMILAR = 5  # training studies beside a report
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence of a report.
-
-    Attributes:
-        text: as it is to be read.
-        start: its first word's place among the report's words.
-        end: one behind its last, the full stop if it has one.
-        log_probability: mean over its words, full stop included; nearer 0 is more certain. Always
-            the model's own log p(word | films): `decode.guidance` only chooses the words.
-    """
-
-    text: str
-    start: int
-    end: int
-    log_probability: float
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What is said of one of CheXpert's observations, No Finding excepted.
-
-    Attributes:
-        name: the observation.
-        said: positive | uncertain | negative, of the written report by the rule-based labeller;
-            None where it does not speak of it.
-        probability: by the model's findings head, from the films alone; None without one.
-        threshold: above which the report is written as of a study with this finding; likewise.
-    """
-
-    name: str
-    said: str | None
-    probability: float | None
-    threshold: float | None
-
-
-@dataclass(frozen=True)
-class Report:
-    """A draft report of one study. Research use only.
-
-    Attributes:
-        words: as decoded, full stops included.
-        sentences: of the report, in order.
-        log_probability: of the whole report, by beam search.
-        attention: `(words, V, side, side)` float32 in multiples of uniform attention: where the
-            decoder read while it wrote each word, mean over heads and layers.
-        films: `(V, size, size)` uint8, as the model sees them.
-        views: what each film is taken for.
-        present: `(V,)` bool, the films that were given.
-        notes: what a reader has to know of this study, a sentence each.
-        probabilities: of `FINDINGS`, by the findings head; None without one.
-        thresholds: of those probabilities, chosen on validation: a finding above its own is taken
-            for present while the report is written.
-        similar: the training studies most like this one, most alike first; empty where the
-            bundle carries no index.
-    """
-
-    words: tuple[str, ...]
-    sentences: tuple[Sentence, ...]
-    log_probability: float
-    attention: np.ndarray = field(repr=False)
-    films: np.ndarray = field(repr=False)
-    views: tuple[str, ...]
-    present: np.ndarray
-    notes: tuple[str, ...]
-    probabilities: tuple[float, ...] | None = None
-    thresholds: tuple[float, ...] | None = None
-    similar: tuple[SimilarStudy, ...] = ()
-
-    @property
-    def text(self) -> str:
-        """The report as sentences."""
-        return " ".join(sentence.text for sentence in self.sentences)
-
-    @cached_property
-    def findings(self) -> tuple[Finding, ...]:
-        """What the report says of each observation, and how likely the films make it.
-
-        Only those that the report speaks of, or that have a probability.
-        """
-        with _LABELLING:
-            labels = _labeller().label([self.text])[0]
-        likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
-        least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
-        found = (
-            Finding(name, _SAID.get(Label(int(label))), likely.get(name), least.get(name))
-            for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
-        )
-        return tuple(f for f in found if f.said is not None or f.probability is not None)
-
-    def as_json(self) -> dict[str, Any]:
-        """Text, sentences, findings, similar studies and notes, for a JSON file."""
-        return {
-            "text": self.text,
-            "log_probability": self.log_probability,
-            "sentences": [
-                {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
-            ],
-            "findings": [vars(finding) for finding in self.findings],
-            "similar": [vars(study) for study in self.similar],
-            "notes": list(self.notes),
-        }
-
-    def _repr_html_(self) -> str:
-        from uar.bundle.drawing import notebook_html
-
-        return notebook_html(self)
 
 
 @dataclass(frozen=True)
@@ -227,8 +112,8 @@ class Reporter:
         if not 1 <= len(study) <= settings.views:
             most = "one film" if settings.views == 1 else f"one to {settings.views} films"
             raise UserError(f"{len(study)} films of a study, this model takes {most}")
-        names = names or [_name(source, i) for i, source in enumerate(study)]
-        films = [_read(source, name) for source, name in zip(study, names, strict=True)]
+        names = names or [name_of(source, i) for i, source in enumerate(study)]
+        films = [read_source(source, name) for source, name in zip(study, names, strict=True)]
         notes: list[str] = []
         order = frontal_first([film.view for film in films])
         if order != sorted(order):
@@ -350,48 +235,3 @@ def _sentences(words: Sequence[str], log_probabilities: Sequence[float]) -> Iter
                 mean = sum(log_probabilities[start : i + 1]) / (i + 1 - start)
                 yield Sentence(said[0].upper() + said[1:], start, i + 1, mean)
             start = i + 1
-
-
-def _name(source: FilmSource, position: int) -> str:
-    return str(source) if isinstance(source, str | Path) else f"film {position + 1}"
-
-
-def _read(source: FilmSource, name: str) -> Film:
-    if isinstance(source, Film):
-        return source
-    if isinstance(source, str | Path):
-        return read_film(Path(source))
-    if isinstance(source, bytes):
-        return decode_film(io.BytesIO(source), name)
-    if isinstance(source, np.ndarray):
-        return Film(_gray(source, name), "unknown")
-    return decode_film(io.BytesIO(source.read()), name)
-
-
-def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
-    """8-bit gray as it is, other numbers over their range."""
-    if pixels.ndim != 2 or not pixels.size or pixels.dtype.kind not in "uif":
-        raise UserError(f"{name}: an array {pixels.shape} of {pixels.dtype}, expected (H, W) gray")
-    try:
-        refuse_huge(pixels.shape[1], pixels.shape[0])
-        if not np.isfinite(pixels).all():
-            raise UserError("holds values that are not finite")
-        refuse_constant(pixels)
-    except UserError as reason:
-        raise UserError(f"{name}: {reason}") from None
-    return pixels if pixels.dtype == np.uint8 else stretch(pixels.astype(np.float32))
-
-
-_SAID = {
-    Label.POSITIVE: "positive",
-    Label.UNCERTAIN: "uncertain",
-    Label.NEGATIVE: "negative",
-}
-_LABELLING = threading.Lock()  # spaCy's pipeline is one for all threads
-
-
-@cache
-def _labeller() -> Any:
-    from uar.evaluation.clinical.labeller import Labeller  # a second that a text need not wait
-
-    return Labeller()

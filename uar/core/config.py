@@ -1,32 +1,32 @@
 """params.yaml as typed, validated sections. Every knob of the project is a field here.
 
-`load_params` refuses a key that no section knows (and names the nearest one it does know), a value
-of the wrong type and a value out of range, before any work starts.
+Declarations alone: what is computed from a parameter is computed where it is used, so that the
+stages which depend on it are those that dvc.yaml says.
 """
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
-from uar.core.errors import UserError
+from uar.core.geometry import NETWORKS, cells_along, pool_side, token_stride
 
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
 CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
-STRIDE = {"distill": 16}  # M (section 3.2) by `dvae.source`; of a dVAE, with its three poolings, 8
+if TYPE_CHECKING:
+    NetworkName = str
+else:
+    NetworkName = Literal[tuple(NETWORKS)]
 
 
 def _expanded(path: Path) -> Path:
@@ -123,14 +123,16 @@ class DvaeTrainParams(Section):
 class DistillParams(Section):
     """Codes of a pretrained network's features (Peng et al. 2022), for `dvae.source: distill`."""
 
-    network: Literal["efficientnet_lite0", "densenet121"]
+    network: NetworkName
     weights: Path | None  # None: the package's, of efficientnet_lite0
     components: int = Field(ge=1)  # D
     whitening: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def _network_fits(self) -> DistillParams:
-        channels = {"efficientnet_lite0": 112, "densenet121": 512}[self.network]
+        if self.network == "resnet":
+            raise ValueError("network resnet has no form that codes are made of")
+        channels = NETWORKS[self.network].channels
         if self.components > channels:
             raise ValueError(
                 f"components {self.components} exceeds the {channels} channels of {self.network}"
@@ -151,11 +153,6 @@ class DvaeParams(Section):
     train: DvaeTrainParams
     distill: DistillParams
 
-    @property
-    def stride(self) -> int:
-        """M, pixels along a token's side; what a file holds may differ and says so itself."""
-        return STRIDE.get(self.source, 8)
-
     @model_validator(mode="after")
     def _weights_named(self) -> DvaeParams:
         if self.source in ("openai", "file") and (self.encoder is None or self.decoder is None):
@@ -175,19 +172,10 @@ class TokenizeParams(Section):
 class ExtractorParams(Section):
     """Visual features of rows without tokens (`model.lsu: false`; section 4.1, Settings)."""
 
-    network: Literal["resnet", "efficientnet_lite0", "densenet121"]
+    network: NetworkName
     weights: str  # imagenet | none | a path
     depths: tuple[Blocks, Blocks, Blocks, Blocks]  # of resnet
     fine_tune: bool
-
-    @property
-    def stride(self) -> int:
-        """Pixels along a cell's side."""
-        return 32 if self.network == "resnet" else 16
-
-    def side(self, crop: int) -> int:
-        """Cells along the side of a view of `crop` pixels."""
-        return -(-crop // self.stride)
 
     @model_validator(mode="after")
     def _weights_exist(self) -> ExtractorParams:
@@ -223,11 +211,6 @@ class ModelParams(Section):
     findings: bool
     extractor: ExtractorParams
 
-    @property
-    def pool(self) -> int:
-        """Side of the squares that the encoder sees as one; a cell of M = 32 is large already."""
-        return self.visual_pool if self.lsu or self.extractor.stride < 32 else 1
-
     @model_validator(mode="after")
     def _widths_fit(self) -> ModelParams:
         if self.d_model % self.heads:
@@ -244,12 +227,7 @@ class StageParams(Section):
     """Length and step size of one training stage."""
 
     epochs: int = Field(ge=1)
-    steps: int | None = Field(ge=1)  # in place of epochs
     learning_rate: float = Field(gt=0)
-
-    def epochs_of(self, steps_per_epoch: int) -> int:
-        """Passes over the training split; of a budget in steps, as many as hold it."""
-        return self.epochs if self.steps is None else -(-self.steps // steps_per_epoch)
 
 
 class TrainParams(Section):
@@ -284,21 +262,6 @@ class TrainParams(Section):
     compile: bool
     deterministic: bool
     strategy: Literal["ddp", "fsdp"]
-
-    @property
-    def one_stage(self) -> StageParams:
-        """Without `two_stage`: stage one's rate, for as long as both stages take together."""
-        one, two = self.stage_one, self.stage_two
-        steps = None if one.steps is None or two.steps is None else one.steps + two.steps
-        return one.model_copy(update={"epochs": one.epochs + two.epochs, "steps": steps})
-
-    @model_validator(mode="after")
-    def _budgets_add_up(self) -> TrainParams:
-        if not self.two_stage and (self.stage_one.steps is None) != (self.stage_two.steps is None):
-            raise ValueError(
-                "two_stage false trains as long as both stages: give both of them steps, or neither"
-            )
-        return self
 
     @model_validator(mode="after")
     def _negatives_left(self) -> TrainParams:
@@ -407,14 +370,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _pool_fits(self) -> Params:
-        crop, pool = self.image.crop, self.model.pool
-        lsu, extractor = self.model.lsu, self.model.extractor
-        if not lsu and extractor.stride < 32 and crop % extractor.stride:
+        crop, lsu = self.image.crop, self.model.lsu
+        network = self.model.extractor.network
+        stride, pool = NETWORKS[network].stride, pool_side(self.model.visual_pool, lsu, network)
+        if not lsu and NETWORKS[network].whole_cells and crop % stride:
             raise ValueError(
-                f"image.crop {crop} is not a multiple of {extractor.stride}, the pixels along a "
-                f"cell's side of model.extractor.network {extractor.network}"
+                f"image.crop {crop} is not a multiple of {stride}, the pixels along a "
+                f"cell's side of model.extractor.network {network}"
             )
-        side = crop // self.dvae.stride if lsu else extractor.side(crop)
+        side = crop // self._token_stride() if lsu else cells_along(crop, network)
         if side % pool:
             raise ValueError(
                 f"model.visual_pool {pool} does not divide the {side} "
@@ -433,7 +397,7 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _views_fit(self) -> Params:
-        stride, size, crop = self.dvae.stride, self.image.size, self.image.crop
+        stride, size, crop = self._token_stride(), self.image.size, self.image.crop
         if crop % stride:
             raise ValueError(
                 f"image.crop {crop} is not a multiple of {stride}, the pixels along a token's side "
@@ -453,81 +417,5 @@ class Params(Section):
                 )
         return self
 
-
-def load_params(path: Path) -> Params:
-    """Read and validate params.yaml.
-
-    Raises:
-        UserError: the file is absent or not YAML, or a key is unknown, missing, of the wrong type
-            or out of range. Every such key is named in one message.
-    """
-    return parse_params(read_raw(path), source=str(path))
-
-
-def read_raw(path: Path) -> dict[str, Any]:
-    """The sections of params.yaml as written. Raises UserError if it is absent or not YAML."""
-    try:
-        raw = yaml.safe_load(params_text(path))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
-    return raw
-
-
-def params_text(path: Path) -> str:
-    """The text of params.yaml. Raises UserError if the file is absent or not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing. Run from the project's folder.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
-
-
-def parse_params(raw: dict[str, Any], source: str) -> Params:
-    """Validate a nested mapping; `source` names it in errors."""
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as invalid:
-        lines = [_explain(error) for error in invalid.errors()]
-        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def known_keys(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:
-    """Every dotted key of params.yaml that holds a value."""
-    keys: list[str] = []
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            keys += known_keys(field.annotation, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-def nearest_key(key: str) -> str | None:
-    """The known key or section most like `key`, else the key of any section with its last part."""
-    keys = known_keys()
-    sections = {known.rpartition(".")[0] for known in keys}
-    by_whole = difflib.get_close_matches(key, [*keys, *sorted(sections)], n=1, cutoff=0.7)
-    if by_whole:
-        return by_whole[0]
-    leaves = {known.rsplit(".", 1)[-1]: known for known in keys}
-    by_leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
-    return leaves[by_leaf[0]] if by_leaf else None
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        nearest = nearest_key(key)
-        hint = f" Did you mean {nearest}?" if nearest else " Remove it."
-        return f"{key}: unknown key.{hint}"
-    if error["type"] == "missing":
-        return f"{key}: missing. Add it; params.yaml in version control shows its place."
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":
-        return f"{key}: {message}." if key else f"{message}."
-    return f"{key}: found {error['input']!r}. {message}."
+    def _token_stride(self) -> int:
+        return token_stride(self.dvae.source, self.dvae.distill.network)

@@ -1,13 +1,25 @@
-"""How well probabilities of findings tell who has them: mean AUC, thresholds, micro F1."""
+"""How well probabilities of findings tell who has them: AUC and micro F1."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from uar.evaluation.probe import auc
 
-_SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99)
-_ROUNDS = 2
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Probability that a positive outscores a negative, ties counted half; NaN without both.
+
+    Args:
+        scores: `(N,)`.
+        labels: `(N,)` bool.
+    """
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if not positives or not negatives:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
+    above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
+    return float(above / (positives * negatives))
 
 
 def mean_auc(scores: np.ndarray, true: np.ndarray, at_least: int = 4) -> float:
@@ -22,24 +34,3 @@ def micro_f1(found: np.ndarray, true: np.ndarray) -> float:
     """2 TP / (found + true) over all studies and findings, `(S, N)` bool; 0 if there are none."""
     total = found.sum() + true.sum()
     return float(2 * (found & true).sum() / total) if total else 0.0
-
-
-def best_thresholds(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
-    """Each finding's threshold, together those of a high micro F1, and that F1.
-
-    One finding after the other, twice, takes the best quantile of its own scores (or none of the
-    studies: a threshold of 1.01 for scores in [0, 1]); a finding's score counts above it.
-
-    Args:
-        scores: `(S, N)` in [0, 1].
-        true: `(S, N)` bool.
-    """
-    thresholds = np.full(scores.shape[1], 1.01)
-    for _ in range(_ROUNDS):
-        for i in range(len(thresholds)):
-            values = []
-            for candidate in (1.01, *np.quantile(scores[:, i], _SHARES)):
-                thresholds[i] = candidate
-                values.append((micro_f1(scores > thresholds, true), candidate))
-            thresholds[i] = max(values)[1]
-    return thresholds.astype(np.float32), micro_f1(scores > thresholds, true)

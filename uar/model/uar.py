@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uar.core.config import ModelParams
+from uar.core.geometry import pool_side
 from uar.core.special_words import BOS, EOS, PAD, UNK
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.extractor import VisualExtractor
@@ -78,7 +79,7 @@ class UAR(nn.Module):
             self.aligner = CrossModalRepresentationAligner(
                 d, params.heads, params.basis, params.basis_size, params.fusion
             )
-        self.pool = params.pool
+        self.pool = pool_side(params.visual_pool, params.lsu, params.extractor.network)
         encoded = sizes.visual_length // self.pool**2
         self.encoder = Encoder(params, encoded)
         self.decoder = Decoder(params, sizes.max_length, encoded)

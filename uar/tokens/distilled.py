@@ -22,7 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.networks.pretrained import NETWORKS, FeatureNetwork
+from uar.networks.network import FeatureNetwork, build_network
 from uar.tokens.dvae import dall_e, gray, logit_laplace
 from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
 
@@ -120,7 +120,7 @@ def load_distilled(encoder: Path, decoder: Path) -> DistilledTokenizer:
         halves = load_file(encoder), load_file(decoder)
         codebook_size, components = halves[0]["codes"].shape
         hidden = halves[1]["blocks.group_4.block_1.id_path.w"].shape[0]
-        network = NETWORKS[read_metadata(encoder)["network"]]()
+        network = build_network(read_metadata(encoder)["network"])
         model = DistilledTokenizer(network, codebook_size, components, hidden)
         model.decoder = dall_e.Decoder(
             n_hid=hidden, vocab_size=codebook_size, n_init=halves[1]["blocks.input.w"].shape[0]

@@ -58,25 +58,6 @@ class Tokenizer(nn.Module, ABC):
         return digest.hexdigest()
 
 
-def load_tokenizer(encoder: Path, decoder: Path) -> Tokenizer:
-    """A tokenizer of whichever kind its files say.
-
-    Args:
-        encoder: safetensors of a dVAE or a distilled tokenizer, or OpenAI's encoder.pkl.
-        decoder: its other half.
-
-    Raises:
-        UserError: a file is absent, is no such file, or the two halves do not fit each other.
-    """
-    if read_metadata(encoder).get("kind") == "distilled":
-        from uar.tokens.distilled import load_distilled
-
-        return load_distilled(encoder, decoder)
-    from uar.tokens.dvae import load_dvae
-
-    return load_dvae(encoder, decoder)
-
-
 def read_metadata(path: Path) -> dict[str, str]:
     """The text beside a safetensors file's weights; empty for other files."""
     if path.suffix != ".safetensors" or not path.is_file():

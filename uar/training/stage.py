@@ -123,6 +123,12 @@ class Recipe:
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
+def as_one_stage(params: TrainParams) -> StageParams:
+    """Without `two_stage`: stage one's rate, for as long as both stages take together."""
+    epochs = params.stage_one.epochs + params.stage_two.epochs
+    return StageParams(epochs=epochs, learning_rate=params.stage_one.learning_rate)
+
+
 def train_stage(
     fabric: Fabric,
     model: UAR,
@@ -221,7 +227,7 @@ class Trainer:
         )
         self.optimizer = make_optimizer(model, params, recipe.stage.learning_rate)
         self.steps = task.studies.training_steps(params.batch_size)  # of an epoch
-        self.epochs = recipe.stage.epochs_of(self.steps)
+        self.epochs = recipe.stage.epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(self.epochs * self.steps, params.warmup)
         )

@@ -13,12 +13,13 @@ from uar.core.config import DecodeParams
 from uar.core.distributed import gather_objects
 from uar.data.batches import Batch, Shard, Studies
 from uar.data.text import Vocabulary
-from uar.evaluation.detection import best_thresholds, mean_auc
+from uar.evaluation.detection import mean_auc
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
 from uar.model.uar import UAR, Output, Tables
 from uar.training.losses import report_cross_entropy
 from uar.training.objective import Objective
+from uar.training.thresholds import best_thresholds
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -14,9 +14,9 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from uar.analysis.heatmap import heatmap_ceiling
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
-from uar.evaluation.page.heatmap import heatmap_ceiling
 from uar.evaluation.predictions import Prediction
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
@@ -124,7 +124,7 @@ def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
 def environment() -> Environment:
     """Templates of this folder; other pages include its components."""
     made = Environment(
-        loader=PackageLoader("uar.evaluation.page", ""),
+        loader=PackageLoader("uar.viewer.page", ""),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uar.evaluation.detection import auc
+
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, in a mean of nats
 FOLDS = 5
 _THUMBNAIL = 16  # pixels along a side
@@ -128,20 +130,3 @@ def _fit(x: Tensor, y: Tensor) -> list[Tensor]:
 
 def _aucs(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array([auc(s, y) for s, y in zip(scores.T, labels.T, strict=True)])
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Probability that a positive outscores a negative, ties counted half; NaN without both.
-
-    Args:
-        scores: `(N,)`.
-        labels: `(N,)` bool.
-    """
-    positives = int(labels.sum())
-    negatives = len(labels) - positives
-    if not positives or not negatives:
-        return float("nan")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
-    above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
-    return float(above / (positives * negatives))

@@ -1,20 +1,13 @@
-"""A report drawn: attention over the films as a picture, and the report in a notebook."""
+"""A report as a picture: attention over the films, sentence by sentence."""
 
 from __future__ import annotations
-
-import base64
-import html
-import io
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from uar.evaluation.page.heatmap import opacity
-
-if TYPE_CHECKING:
-    from uar.bundle.reporter import Report
+from uar.analysis.heatmap import opacity
+from uar.bundle.report import Report
 
 _SIDE = 256  # pixels of a film
 _GAP = 12
@@ -55,31 +48,3 @@ def _fitting(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.Ima
     while len(text) > 4 and font.getlength(text) > width:
         text = text[:-2].rstrip("… ") + "…"
     return text
-
-
-def notebook_html(report: Report) -> str:
-    """Films and sentences, less certain ones underlined by dots, for a notebook."""
-    films = "".join(
-        f'<img alt="{view} film as the model sees it" width="192" '
-        f'style="image-rendering:pixelated;margin-right:4px" src="data:image/png;base64,'
-        f'{png(film)}">'
-        for film, view, there in zip(report.films, report.views, report.present, strict=True)
-        if there
-    )
-    sentences = " ".join(
-        f'<span title="certainty {np.exp(s.log_probability):.0%} a word">'
-        f"{html.escape(s.text)}</span>"
-        for s in report.sentences
-    )
-    notes = "".join(f"<p><em>{html.escape(note)}</em></p>" for note in report.notes)
-    return (
-        f'<div style="max-width:45em"><div>{films}</div><p>{sentences}</p>{notes}'
-        "<p><small>Draft by a research model, not for clinical use.</small></p></div>"
-    )
-
-
-def png(film: np.ndarray) -> str:
-    """A film as PNG in base64."""
-    file = io.BytesIO()
-    Image.fromarray(film).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode("ascii")

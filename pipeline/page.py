@@ -17,12 +17,12 @@ from uar.core.files import atomic_write, read_table
 from uar.data.batches import Studies
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
-from uar.evaluation.page.build import FindingBox, Findings, Headline, StudyShown, render_page
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
+from uar.viewer.page.build import FindingBox, Findings, Headline, StudyShown, render_page
 
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
 

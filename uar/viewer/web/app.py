@@ -24,12 +24,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, PackageLoader
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from uar.bundle.drawing import png
-from uar.bundle.reporter import Report, Reporter
+from uar.bundle.report import Report, png
+from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
 from uar.data.films import Film, decode_film
 from uar.data.isolation import Decode, FilmDecoder
-from uar.evaluation.page.build import attention_entry, colors, environment
+from uar.viewer.page.build import attention_entry, colors, environment
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
     """The page as HTML."""
     templates = environment()
     assert templates.loader is not None
-    templates.loader = ChoiceLoader([PackageLoader("uar.web", ""), templates.loader])
+    templates.loader = ChoiceLoader([PackageLoader("uar.viewer.web", ""), templates.loader])
     settings = reporter.bundle.preprocessing
     return templates.get_template("web.html").render(
         nonce=nonce,

@@ -1,0 +1,167 @@
+"""A draft report of one study: its text, what it says, where the model looked, how sure it is."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import threading
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from uar.bundle.index import SimilarStudy
+from uar.evaluation.clinical.labels import FINDINGS, Label
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a report.
+
+    Attributes:
+        text: as it is to be read.
+        start: its first word's place among the report's words.
+        end: one behind its last, the full stop if it has one.
+        log_probability: mean over its words, full stop included; nearer 0 is more certain. Always
+            the model's own log p(word | films): `decode.guidance` only chooses the words.
+    """
+
+    text: str
+    start: int
+    end: int
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is said of one of CheXpert's observations, No Finding excepted.
+
+    Attributes:
+        name: the observation.
+        said: positive | uncertain | negative, of the written report by the rule-based labeller;
+            None where it does not speak of it.
+        probability: by the model's findings head, from the films alone; None without one.
+        threshold: above which the report is written as of a study with this finding; likewise.
+    """
+
+    name: str
+    said: str | None
+    probability: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A draft report of one study. Research use only.
+
+    Attributes:
+        words: as decoded, full stops included.
+        sentences: of the report, in order.
+        log_probability: of the whole report, by beam search.
+        attention: `(words, V, side, side)` float32 in multiples of uniform attention: where the
+            decoder read while it wrote each word, mean over heads and layers.
+        films: `(V, size, size)` uint8, as the model sees them.
+        views: what each film is taken for.
+        present: `(V,)` bool, the films that were given.
+        notes: what a reader has to know of this study, a sentence each.
+        probabilities: of `FINDINGS`, by the findings head; None without one.
+        thresholds: of those probabilities, chosen on validation: a finding above its own is taken
+            for present while the report is written.
+        similar: the training studies most like this one, most alike first; empty where the
+            bundle carries no index.
+    """
+
+    words: tuple[str, ...]
+    sentences: tuple[Sentence, ...]
+    log_probability: float
+    attention: np.ndarray = field(repr=False)
+    films: np.ndarray = field(repr=False)
+    views: tuple[str, ...]
+    present: np.ndarray
+    notes: tuple[str, ...]
+    probabilities: tuple[float, ...] | None = None
+    thresholds: tuple[float, ...] | None = None
+    similar: tuple[SimilarStudy, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The report as sentences."""
+        return " ".join(sentence.text for sentence in self.sentences)
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the report says of each observation, and how likely the films make it.
+
+        Only those that the report speaks of, or that have a probability.
+        """
+        with _LABELLING:
+            labels = _labeller().label([self.text])[0]
+        likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
+        least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
+        found = (
+            Finding(name, _SAID.get(Label(int(label))), likely.get(name), least.get(name))
+            for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
+        )
+        return tuple(f for f in found if f.said is not None or f.probability is not None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Text, sentences, findings, similar studies and notes, for a JSON file."""
+        return {
+            "text": self.text,
+            "log_probability": self.log_probability,
+            "sentences": [
+                {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
+            ],
+            "findings": [vars(finding) for finding in self.findings],
+            "similar": [vars(study) for study in self.similar],
+            "notes": list(self.notes),
+        }
+
+    def _repr_html_(self) -> str:
+        return _notebook_html(self)
+
+
+def png(film: np.ndarray) -> str:
+    """A film as PNG in base64."""
+    file = io.BytesIO()
+    Image.fromarray(film).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _notebook_html(report: Report) -> str:
+    """Films and sentences, less certain ones underlined by dots, for a notebook."""
+    films = "".join(
+        f'<img alt="{view} film as the model sees it" width="192" '
+        f'style="image-rendering:pixelated;margin-right:4px" src="data:image/png;base64,'
+        f'{png(film)}">'
+        for film, view, there in zip(report.films, report.views, report.present, strict=True)
+        if there
+    )
+    sentences = " ".join(
+        f'<span title="certainty {np.exp(s.log_probability):.0%} a word">'
+        f"{html.escape(s.text)}</span>"
+        for s in report.sentences
+    )
+    notes = "".join(f"<p><em>{html.escape(note)}</em></p>" for note in report.notes)
+    return (
+        f'<div style="max-width:45em"><div>{films}</div><p>{sentences}</p>{notes}'
+        "<p><small>Draft by a research model, not for clinical use.</small></p></div>"
+    )
+
+
+_SAID = {
+    Label.POSITIVE: "positive",
+    Label.UNCERTAIN: "uncertain",
+    Label.NEGATIVE: "negative",
+}
+_LABELLING = threading.Lock()  # spaCy's pipeline is one for all threads
+
+
+@cache
+def _labeller() -> Any:
+    from uar.evaluation.clinical.labeller import Labeller  # a second that a text need not wait
+
+    return Labeller()

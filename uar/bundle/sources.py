@@ -1,0 +1,47 @@
+"""What a film may be given as: a path, a file's bytes, an open file, pixels."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from uar.core.errors import UserError
+from uar.data.dicom import refuse_constant, refuse_huge, stretch
+from uar.data.films import Film, decode_film, read_film
+
+FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
+
+
+def name_of(source: FilmSource, position: int) -> str:
+    """Its path, else its place in the study."""
+    return str(source) if isinstance(source, str | Path) else f"film {position + 1}"
+
+
+def read_source(source: FilmSource, name: str) -> Film:
+    """The film behind a source. Raises UserError where it cannot be read; `name` is for that."""
+    if isinstance(source, Film):
+        return source
+    if isinstance(source, str | Path):
+        return read_film(Path(source))
+    if isinstance(source, bytes):
+        return decode_film(io.BytesIO(source), name)
+    if isinstance(source, np.ndarray):
+        return Film(_gray(source, name), "unknown")
+    return decode_film(io.BytesIO(source.read()), name)
+
+
+def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
+    """8-bit gray as it is, other numbers over their range."""
+    if pixels.ndim != 2 or not pixels.size or pixels.dtype.kind not in "uif":
+        raise UserError(f"{name}: an array {pixels.shape} of {pixels.dtype}, expected (H, W) gray")
+    try:
+        refuse_huge(pixels.shape[1], pixels.shape[0])
+        if not np.isfinite(pixels).all():
+            raise UserError("holds values that are not finite")
+        refuse_constant(pixels)
+    except UserError as reason:
+        raise UserError(f"{name}: {reason}") from None
+    return pixels if pixels.dtype == np.uint8 else stretch(pixels.astype(np.float32))

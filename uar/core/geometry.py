@@ -1,0 +1,61 @@
+"""Sizes that parameters imply: pixels along a token's or a cell's side, cells along a view's side.
+
+Nothing here loads torch, so that params.yaml is refused at once where its sizes do not fit.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Network(NamedTuple):
+    """A visual network up to the feature map that is used of it.
+
+    Attributes:
+        stride: M, pixels along a cell's side.
+        channels: C, of the map.
+        whole_cells: whether a view must be a whole number of cells along its side.
+        implementation: `module:class`, a `uar.networks.network.FeatureNetwork`.
+    """
+
+    stride: int
+    channels: int
+    whole_cells: bool
+    implementation: str
+
+
+NETWORKS = {
+    "resnet": Network(32, 2048, False, "uar.networks.resnet:ResNet"),
+    "efficientnet_lite0": Network(
+        16, 112, True, "uar.networks.efficientnet_lite0:EfficientNetLite0"
+    ),
+    "densenet121": Network(16, 512, True, "uar.networks.densenet121:DenseNet121"),
+}
+DVAE_STRIDE = 8  # M of a dVAE, with its three poolings (section 3.2)
+_LARGE = 32  # pixels along the side of a cell that is not pooled
+
+
+def token_stride(source: str, network: str) -> int:
+    """M, pixels along a token's side; what a file holds may differ and says so itself.
+
+    Args:
+        source: `dvae.source`.
+        network: `dvae.distill.network`.
+    """
+    return NETWORKS[network].stride if source == "distill" else DVAE_STRIDE
+
+
+def cells_along(pixels: int, network: str) -> int:
+    """Cells along the side of a view of so many pixels; the last one may hang over its edge."""
+    return -(-pixels // NETWORKS[network].stride)
+
+
+def pool_side(visual_pool: int, lsu: bool, network: str) -> int:
+    """Side of the squares that the encoder sees as one, in tokens or cells.
+
+    Args:
+        visual_pool: `model.visual_pool`.
+        lsu: whether the model reads tokens.
+        network: that it reads otherwise; one whose cells are large already is not pooled.
+    """
+    return visual_pool if lsu or NETWORKS[network].stride < _LARGE else 1

@@ -1,0 +1,96 @@
+"""params.yaml read and validated, and its faults in words.
+
+`load_params` refuses a key that no section knows (and names the nearest one it does know), a value
+of the wrong type and a value out of range, before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from uar.core.config import Params, Section
+from uar.core.errors import UserError
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate params.yaml.
+
+    Raises:
+        UserError: the file is absent or not YAML, or a key is unknown, missing, of the wrong type
+            or out of range. Every such key is named in one message.
+    """
+    return parse_params(read_raw(path), source=str(path))
+
+
+def read_raw(path: Path) -> dict[str, Any]:
+    """The sections of params.yaml as written. Raises UserError if it is absent or not YAML."""
+    try:
+        raw = yaml.safe_load(params_text(path))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
+    return raw
+
+
+def params_text(path: Path) -> str:
+    """The text of params.yaml. Raises UserError if the file is absent or not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing. Run from the project's folder.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
+
+
+def parse_params(raw: dict[str, Any], source: str) -> Params:
+    """Validate a nested mapping; `source` names it in errors."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as invalid:
+        lines = [_explain(error) for error in invalid.errors()]
+        raise UserError(f"{source}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def known_keys(section: type[BaseModel] = Params, prefix: str = "") -> list[str]:
+    """Every dotted key of params.yaml that holds a value."""
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def nearest_key(key: str) -> str | None:
+    """The known key or section most like `key`, else the key of any section with its last part."""
+    keys = known_keys()
+    sections = {known.rpartition(".")[0] for known in keys}
+    by_whole = difflib.get_close_matches(key, [*keys, *sorted(sections)], n=1, cutoff=0.7)
+    if by_whole:
+        return by_whole[0]
+    leaves = {known.rsplit(".", 1)[-1]: known for known in keys}
+    by_leaf = difflib.get_close_matches(key.rsplit(".", 1)[-1], list(leaves), n=1, cutoff=0.6)
+    return leaves[by_leaf[0]] if by_leaf else None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        nearest = nearest_key(key)
+        hint = f" Did you mean {nearest}?" if nearest else " Remove it."
+        return f"{key}: unknown key.{hint}"
+    if error["type"] == "missing":
+        return f"{key}: missing. Add it; params.yaml in version control shows its place."
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{key}: {message}." if key else f"{message}."
+    return f"{key}: found {error['input']!r}. {message}."
