@@ -137,7 +137,7 @@ def main(
 
     from benchmarks.common import Comparison, machine, row
 
-    workers = resolve_workers(workers)
+    workers = resolve_workers(workers, films)
     print(machine(torch.device("cpu")))
     with TemporaryDirectory() as name:
         folder = Path(name)

@@ -23,8 +23,8 @@ def open_measures(params: EvaluateParams, device: torch.device) -> Measures:
         check_java()
     labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
     graphs: dict[str, GraphScorer] = {}
-    if "chexbert" in params.labellers and params.chexbert is not None:
+    if params.chexbert is not None:
         labellers["chexbert"] = Chexbert(params.chexbert, device)
-    if "radgraph" in params.graphs and params.radgraph is not None:
+    if params.radgraph is not None:
         graphs["radgraph"] = RadGraph(params.radgraph, device)
     return Measures(labellers, graphs, params.protocols, params.meteor, params.uncertain)

@@ -24,6 +24,7 @@ from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
 from uar.viewer.page.build import FindingBox, Findings, Headline, StudyShown, render_page
 
+SHOWN = 600  # most studies on the page; of more, a random sample
 DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
 
 
@@ -57,7 +58,7 @@ def write_page(
         labeller: marks findings.
     """
     params = inputs.params
-    chosen = sample(len(studies), params.evaluate.page_studies, params.seed)
+    chosen = sample(len(studies), SHOWN, params.seed)
     reports = [evaluated.predictions[i].generated for i in chosen]
     writing = with_reports(studies, chosen, reports, inputs.vocabulary, params.report.max_length)
     attention = word_attention(model, writing, params.decode.batch_size, "attention")
@@ -149,5 +150,5 @@ def notes(params: Params, shown: int, total: int) -> list[str]:
         "why it chose a word.",
     ]
     if shown < total:
-        said.append(f"{shown} of {total} studies, drawn at random (evaluate.page_studies).")
+        said.append(f"{shown} of {total} studies, drawn at random.")
     return said

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STRATEGY = "Of several processes: ddp, each holds the model whole; fsdp, it is sharded over them."
 SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
     **{f"BLEU-{n}": f"B{n}" for n in (1, 2, 3, 4)},
     "ROUGE-L": "RL",
@@ -100,7 +101,7 @@ def run_stage(
     findings = studies.findings if params.model.findings else None
     task = Task(
         studies,
-        Objective.of_stage(params.train, model.params.tir, findings),
+        Objective.of_stage(params.train, model.params.tir != "none", findings),
         Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
         inputs.encoder_sha256,
     )

@@ -68,7 +68,6 @@ def raw_params() -> dict[str, Any]:
 
 TINY = {
     "device": "cpu",
-    "workers": 1,
     "dataset.demo.studies": 20,
     "dataset.demo.film_size": 64,
     "image.size": 32,
@@ -92,7 +91,7 @@ TINY = {
     "evaluate.constant_candidates": 3,
     # The paper's form and each epoch's reports, whatever the demo's recipe is.
     "model.word_dropout": 0.0,
-    "train.negatives": "hardest",
+    "train.smoothness": 0.0,
     "train.mask_reduction": "sum",
     "train.mask_learning_rate": None,
     "train.select_by": "CIDEr",

@@ -168,7 +168,7 @@ def test_attention_weights_times_values_are_what_attention_gives() -> None:
 
 
 @pytest.mark.parametrize(
-    "switches", [{"tir": False}, {"tir_mask": "static"}, {"tir_mask": "predicted"}], ids=str
+    "switches", [{"tir": "none"}, {"tir": "static"}, {"tir": "predicted"}], ids=str
 )
 def test_recorded_attention_is_the_models_own(
     make_model: Callable[..., UAR],

@@ -113,7 +113,7 @@ def test_a_model_of_other_parameters_needs_a_format_of_its_own() -> None:
     """Counted up with every change of this list: an older bundle is then refused as older."""
     assert (FORMAT, " ".join(known_keys(ModelParams))) == (
         2,
-        "lsu token_embedding integration basis basis_size fusion tir tir_mask tir_scale d_model "
+        "lsu token_embedding integration basis basis_size fusion tir tir_scale d_model "
         "heads encoder_layers decoder_layers d_ff dropout word_dropout feature_dropout "
         "image_dropout visual_pool findings extractor.network extractor.weights extractor.depths "
         "extractor.fine_tune",

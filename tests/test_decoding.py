@@ -22,9 +22,9 @@ MakeVisual = Callable[..., Tensor]
 
 VARIANTS: list[dict[str, Any]] = [
     {},
-    {"tir_mask": "predicted"},
+    {"tir": "predicted"},
     {"lsu": False},
-    {"lsu": False, "integration": False, "tir": False},
+    {"lsu": False, "integration": False, "tir": "none"},
 ]
 variants = pytest.mark.parametrize("switches", VARIANTS, ids=str)
 LENGTH = 7  # T of `make_model`

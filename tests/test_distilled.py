@@ -23,13 +23,14 @@ from uar.core.errors import UserError
 from uar.core.geometry import NETWORKS, token_stride
 from uar.model.unifier import LatentSpaceUnifier
 from uar.networks import pretrained
-from uar.networks.efficientnet_lite0 import EfficientNetLite0
+from uar.networks.densenet121 import DenseNet121
+from uar.networks.efficientnet_lite0 import EfficientNetLite0, _SameConv
 from uar.networks.pretrained import load_network
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled, train_decoder
 from uar.tokens.dvae import Dvae
+from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import (
     kmeans,
-    load_tokenizer,
     nearest_codes,
     read_code_vectors,
     reconstruction_quality,
@@ -81,7 +82,7 @@ def test_the_network_is_the_packages() -> None:
 
 def test_the_stem_pads_as_tensorflow_does() -> None:
     """Even sizes get their odd pixel of padding behind: `same` of a stride-2 kernel of 3."""
-    conv = pretrained._SameConv(1, 1, 3, 2, bias=False)
+    conv = _SameConv(1, 1, 3, 2, bias=False)
     conv.weight.data.fill_(1.0)
     total = conv(torch.ones(1, 1, 4, 4))
     assert total[0, 0].tolist() == [[9.0, 6.0], [6.0, 4.0]]
@@ -159,7 +160,7 @@ def test_too_few_cells_are_named() -> None:
 def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
     model = fitted()
     params = DvaeTrainParams(
-        steps=25, batch_size=8, crop=32, learning_rate=2e-3, encoder_rate=0.1, kl_weight=0.0,
+        steps=25, batch_size=8, crop=32, learning_rate=2e-3, encoder_rate=0.1,
         temperature=0.1, perceptual_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
@@ -260,9 +261,9 @@ def densenet_map(state: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.
     return x
 
 
-def random_densenet() -> pretrained.DenseNet121:
+def random_densenet() -> DenseNet121:
     torch.manual_seed(4)
-    network = pretrained.DenseNet121()
+    network = DenseNet121()
     network(films(4, 64))  # batch statistics that keep activations in range
     return network.eval()
 
@@ -288,7 +289,7 @@ class Classifier(nn.Module):
         self.targets = ["Atelectasis", "Effusion"]
 
 
-def pickled(network: pretrained.DenseNet121, module: str, patch: pytest.MonkeyPatch) -> Classifier:
+def pickled(network: DenseNet121, module: str, patch: pytest.MonkeyPatch) -> Classifier:
     """`network` built of classes that a pickle will look for in `module`."""
     names = module.split(".")
     package = types.ModuleType(module)
@@ -383,7 +384,7 @@ def test_tokens_of_a_densenet_come_back_from_files(tmp_path: Path) -> None:
             {"network": "densenet121", "weights": "w.pt", "components": 513},
             "components 513 exceeds the 512 channels of densenet121",
         ),
-        ({"network": "resnet"}, "Input should be 'efficientnet_lite0' or 'densenet121'"),
+        ({"network": "resnet"}, "network resnet has no form that codes are made of"),
     ],
 )
 def test_parameters_that_do_not_fit_the_network(changes: dict[str, Any], message: str) -> None:

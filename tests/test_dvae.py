@@ -234,7 +234,6 @@ def short_training(
         "crop": 16,
         "learning_rate": 3e-3,
         "encoder_rate": 0.1,
-        "kl_weight": 0.0,
         "temperature": 0.0625,
         "perceptual_weight": 0.0,
     }
@@ -253,13 +252,8 @@ def test_a_short_training_lowers_the_loss() -> None:
     assert reconstruction_quality(model, varied(16, 16, seed=2))["codes_used"] > 8
 
 
-def test_training_follows_its_seed_and_weighs_the_kl() -> None:
-    _, log = short_training(3, kl_weight=0.5)
-    _, again = short_training(3, kl_weight=0.5)
-    assert log == again
-    for step in log:
-        assert 0 < step["kl"] < torch.log(torch.tensor(512.0))
-        assert step["loss"] == pytest.approx(step["reconstruction"] + 0.5 * step["kl"], rel=1e-5)
+def test_training_follows_its_seed() -> None:
+    assert short_training(3)[1] == short_training(3)[1]
 
 
 def test_the_perceptual_term_is_weighed_and_acts() -> None:

@@ -40,9 +40,9 @@ REPORTS = torch.tensor(
 REPORT_IDS = torch.tensor([0, 1, 2, 0])  # the first and the last are the same text
 SWITCHES: list[dict[str, Any]] = [
     {},
-    {"tir_mask": "predicted"},
+    {"tir": "predicted"},
     {"lsu": False},
-    {"integration": False, "tir": False},
+    {"integration": False, "tir": "none"},
 ]
 
 
@@ -293,9 +293,9 @@ def decoder_layer(model: UAR) -> DecoderLayer:
     return model.decoder.layers[0].double()
 
 
-@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
-def test_equation_11_text_to_image_attention(make_model: MakeModel, tir_mask: str) -> None:
-    layer = decoder_layer(make_model(tir_mask=tir_mask, tir_scale=50.0))
+@pytest.mark.parametrize("tir", ["static", "predicted"])
+def test_equation_11_text_to_image_attention(make_model: MakeModel, tir: str) -> None:
+    layer = decoder_layer(make_model(tir=tir, tir_scale=50.0))
     generator = torch.Generator().manual_seed(3)
     text = torch.randn(2, 6, 16, generator=generator, dtype=torch.double)
     visual = torch.randn(2, 8, 16, generator=generator, dtype=torch.double)
@@ -303,7 +303,7 @@ def test_equation_11_text_to_image_attention(make_model: MakeModel, tir_mask: st
         for parameter in layer.refiner.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.5)
     actual, sigma = layer(text, visual)
-    assert sigma.shape == (1 if tir_mask == "static" else 2, 6, 8)
+    assert sigma.shape == (1 if tir == "static" else 2, 6, 8)
     assert sigma.max() - sigma.min() > 0.2
 
     for study in range(2):
@@ -311,7 +311,7 @@ def test_equation_11_text_to_image_attention(make_model: MakeModel, tir_mask: st
         normed = layer_norm(layer.self_norm, x)
         x = x + attention(layer.self_attention, normed, normed, None, causal=True)
         normed = layer_norm(layer.visual_norm, x)
-        if tir_mask == "static":
+        if tir == "static":
             m = layer.refiner.mask[:6]
         else:
             visual_part = linear(layer.refiner.visual, visual[study])
@@ -323,12 +323,12 @@ def test_equation_11_text_to_image_attention(make_model: MakeModel, tir_mask: st
         torch.testing.assert_close(actual[study], x)
 
 
-@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+@pytest.mark.parametrize("tir", ["static", "predicted"])
 def test_an_untrained_mask_changes_nothing(
-    make_model: MakeModel, make_visual: MakeVisual, tir_mask: str
+    make_model: MakeModel, make_visual: MakeVisual, tir: str
 ) -> None:
-    without = make_model(tir=False)
-    fresh = make_model(tir_mask=tir_mask)
+    without = make_model(tir="none")
+    fresh = make_model(tir=tir)
     refiners = {
         name: torch.zeros_like(value)
         for name, value in fresh.state_dict().items()
@@ -345,8 +345,8 @@ def test_an_untrained_mask_changes_nothing(
 
 
 def test_a_new_model_starts_with_an_open_mask(make_model: MakeModel) -> None:
-    for tir_mask in ("static", "predicted"):
-        params = make_model(tir_mask=tir_mask).params
+    for tir in ("static", "predicted"):
+        params = make_model(tir=tir).params
         layer = DecoderLayer(params, max_length=7, visual_length=8)
         _, sigma = layer(torch.randn(2, 7, 16), torch.randn(2, 8, 16))
         assert torch.equal(sigma, torch.full_like(sigma, 0.5))
@@ -388,20 +388,18 @@ def make_params(raw: dict[str, Any], **train: Any) -> Params:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("global_loss", [True, False])
+@pytest.mark.parametrize("lambda2", [0.3, 0.0])
 @pytest.mark.parametrize("stage", ["one", "two"])
 def test_equation_13_objective(
     make_model: MakeModel,
     make_visual: MakeVisual,
     tiny_raw: dict[str, Any],
     stage: str,
-    global_loss: bool,
+    lambda2: float,
     reduction: str,
 ) -> None:
-    train = make_params(
-        tiny_raw, global_loss=global_loss, mask_reduction=reduction, margin=0.4
-    ).train
-    model = make_model(tir=stage == "two")
+    train = make_params(tiny_raw, lambda2=lambda2, mask_reduction=reduction, margin=0.4).train
+    model = make_model(tir="static" if stage == "two" else "none")
     batch = Batch(make_visual(model, 4), REPORTS, REPORT_IDS)
     loss, terms = Objective.of_stage(train, with_mask=stage == "two")(model, batch)
 
@@ -409,8 +407,7 @@ def test_equation_13_objective(
     contrast = triplet(output.image_global, output.report_global, REPORT_IDS, 0.4)
     assert contrast > 0.1
     expected = 0.7 * cross_entropy(output.logits, targets)
-    if global_loss:
-        expected = expected + 0.3 * contrast
+    expected = expected + lambda2 * contrast
     if stage == "two":
         expected = expected + 0.05 * masked(output.masks, targets, reduction)
     torch.testing.assert_close(loss, expected)
@@ -429,7 +426,7 @@ def test_the_weights_of_either_stage(tiny_raw: dict[str, Any]) -> None:
     one, two = (Objective.of_stage(train, with_mask) for with_mask in (False, True))
     assert (one.lambda1, one.lambda2, one.lambda3) == (0.7, 0.3, 0.0)
     assert (two.lambda1, two.lambda2, two.lambda3) == (0.7, 0.3, 0.05)
-    off = Objective.of_stage(make_params(tiny_raw, global_loss=False).train, with_mask=True)
+    off = Objective.of_stage(make_params(tiny_raw, lambda2=0.0).train, with_mask=True)
     assert (off.lambda1, off.lambda2, off.lambda3) == (0.7, 0.0, 0.05)
 
 

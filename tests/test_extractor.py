@@ -237,7 +237,7 @@ def frozen_model(params: Params, seed: int = 0) -> UAR:
     torch.manual_seed(seed)
     extractor = params_of(fine_tune=False)
     changed = params.model.model_copy(
-        update={"lsu": False, "tir": False, "extractor": extractor, "dropout": 0.0}
+        update={"lsu": False, "tir": "none", "extractor": extractor, "dropout": 0.0}
     )
     return UAR(changed, ModelSizes(len(VOCABULARY), 0, 2 * 4, T))
 
@@ -298,7 +298,7 @@ def test_training_on_maps_is_training_on_pixels(tmp_path: Path, tiny_params: Par
             Validation(held_out, VOCABULARY, GREEDY, launch("cpu")),
             encoder_sha256=None,
         )
-        stage = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+        stage = StageParams(epochs=3, learning_rate=3e-3)
         trained = train_stage(
             launch("cpu"),
             model,
@@ -349,7 +349,7 @@ def test_maps_that_are_there_are_not_made_again(
 @pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
 def test_the_network_takes_steps_of_its_own_rate(tiny_params: Params, network: str) -> None:
     params = tiny_params.model.model_copy(
-        update={"lsu": False, "tir": True, "extractor": params_of(network)}
+        update={"lsu": False, "tir": "static", "extractor": params_of(network)}
     )
     torch.manual_seed(0)
     model = UAR(params, ModelSizes(11, 0, 2 * cells_along(64, params.extractor.network) ** 2, 7))
@@ -373,7 +373,7 @@ def test_every_parameter_is_in_one_group(
     tiny_params: Params, rate: float | None, fine_tune: bool
 ) -> None:
     params = tiny_params.model.model_copy(
-        update={"lsu": False, "tir": True, "extractor": params_of(fine_tune=fine_tune)}
+        update={"lsu": False, "tir": "static", "extractor": params_of(fine_tune=fine_tune)}
     )
     model = UAR(params, ModelSizes(11, 0, 2 * 16, 7))
     train = tiny_params.train.model_copy(update={"extractor_learning_rate": rate})
@@ -468,8 +468,8 @@ def test_a_network_of_another_stride_is_one_registration(
     params = parse_params(raw_params, "params.yaml")
     cells = VisualExtractor(params.model.extractor, 8)(torch.rand(1, 1, 56, 56)).shape[1]
     assert cells == cells_along(56, "efficientnet_lite0") ** 2 == 49
-    raw_params["image"]["crop"] = 52
-    with pytest.raises(UserError, match="not a multiple of 8"):
+    monkeypatch.setitem(NETWORKS, "efficientnet_lite0", fine._replace(stride=16))
+    with pytest.raises(UserError, match="not a multiple of 16, the pixels along a cell's side"):
         parse_params(raw_params, "params.yaml")
 
 

@@ -96,7 +96,7 @@ def seal(folder: Path, *names: str, code: str | None = "") -> None:
 
 def test_a_run_becomes_a_result(make_run: MakeRun) -> None:
     weights = "/secret/place/evaluate-weights"
-    labellers = {"evaluate__labellers": ["rules", "chexbert"], "evaluate__chexbert": weights}
+    labellers = {"evaluate__chexbert": weights}
     folder = make_run("one", train__seed=3, dataset__root="/secret", **labellers)
     trained = sha256(folder / paths.STAGE_TWO)
     record_run(folder / paths.RUN_LOG, Run(trained, "ef", 50.0, "GPU", 1, "2026-01-01T00:00:00Z"))
@@ -168,7 +168,8 @@ def test_a_file_of_another_run_is_refused(make_run: MakeRun, path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "key", ["train.seed", "train.lambda2", "decode.beam_size", "train.select_by", "analyze.samples"]
+    "key",
+    ["train.seed", "train.lambda1", "decode.beam_size", "train.select_by", "evaluate.resamples"],
 )
 def test_another_parameter_is_refused(make_run: MakeRun, key: str) -> None:
     """Also how reports were written and an epoch chosen, in which stages may differ."""
@@ -268,8 +269,8 @@ def test_a_run_of_older_or_newer_code_has_the_parameters_of_then(make_run: MakeR
 
 
 def test_parameters_of_no_row_are_refused(make_run: MakeRun) -> None:
-    folder = make_run("one", train__global_loss=False)
-    with pytest.raises(UserError, match=r"no row of ablations.yaml: .*train.global_loss False"):
+    folder = make_run("one", train__lambda2=0.5)
+    with pytest.raises(UserError, match=r"no row of ablations.yaml: .*train.lambda2 0.5"):
         read_folder(folder, ABLATIONS)
 
 

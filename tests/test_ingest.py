@@ -41,7 +41,6 @@ def run(
         override(raw_params, "image.size", SIZE)
         override(raw_params, "image.crop", SIZE)
         override(raw_params, "dvae.train.crop", SIZE)
-        override(raw_params, "workers", 1)
         raw_params["dataset"] |= {"root": "raw", **dataset}
         Path("params.yaml").write_text(yaml.safe_dump(raw_params))
         ingest()
@@ -221,9 +220,10 @@ def test_constant_films_are_bad_images(run: Ingest) -> None:
 
 
 def test_workers_are_as_many_as_said_or_one_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_workers(3) == 3
+    assert resolve_workers(3, 1) == 3
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 5, 7}, raising=False)
-    assert resolve_workers(0) == 4
+    assert resolve_workers(0, 1000) == 4
+    assert resolve_workers(0, 63) == 1
 
 
 def test_the_scratch_folder_outlives_all_but_the_record(

@@ -18,7 +18,7 @@ MakeVisual = Callable[..., Tensor]
 
 variants = pytest.mark.parametrize(
     "switches",
-    [{"tir": False}, {"tir_mask": "static"}, {"tir_mask": "predicted"}, {"lsu": False}],
+    [{"tir": "none"}, {"tir": "static"}, {"tir": "predicted"}, {"lsu": False}],
     ids=str,
 )
 REPORTS = torch.tensor([[BOS, 4, 5, 6, EOS, PAD, PAD, PAD], [BOS, 7, 3, 9, 8, 10, 4, EOS]])

@@ -108,10 +108,6 @@ def test_a_byte_order_mark_is_no_key(tmp_path: Path) -> None:
 )
 def test_a_tilde_is_the_users_home(raw_params: dict[str, Any], key: str) -> None:
     override(raw_params, key, "~/some/folder")
-    if key.startswith("evaluate."):
-        name = key.removeprefix("evaluate.")
-        override(raw_params, "evaluate.labellers", ["rules", *({name} & {"chexbert"})])
-        override(raw_params, "evaluate.graphs", [*({name} & {"radgraph"})])
     value: Any = parse_params(raw_params, "params.yaml")
     for part in key.split("."):
         value = getattr(value, part)

@@ -372,7 +372,6 @@ def test_every_shape_of_a_report_through_ingest_and_preprocess(
     }  # fmt: skip
     raw_params["export"]["index"] = "none"
     raw_params["report"]["cleaner"] = "mimic_cxr"
-    raw_params["workers"] = 1
     Path("params.yaml").write_text(yaml.safe_dump(raw_params))
     ingest()
     preprocess()

@@ -118,13 +118,13 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_asked_for_and_cannot_be_had_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_params: dict[str, Any]
 ) -> None:
-    asked = raw_params["evaluate"] | {"graphs": ["radgraph"], "radgraph": tmp_path}
+    asked = raw_params["evaluate"] | {"radgraph": tmp_path}
     with pytest.raises(UserError, match="is named as none of the package's models"):
         open_measures(EvaluateParams.model_validate(asked), CPU)
     monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", False)
     with pytest.raises(UserError, match=r"needs the package radgraph: pip install .*\[radgraph\]"):
         open_measures(EvaluateParams.model_validate(asked), CPU)
-    asked = raw_params["evaluate"] | {"labellers": ["rules", "chexbert"], "chexbert": tmp_path}
+    asked = raw_params["evaluate"] | {"chexbert": tmp_path}
     with pytest.raises(UserError, match="chexbert.pth is missing"):
         open_measures(EvaluateParams.model_validate(asked), CPU)
 

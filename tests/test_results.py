@@ -534,9 +534,9 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
     whole = Ablations.load().whole
     experiments, outputs = {}, {}
     for row, change, right in (
-        ("base", {"model.lsu": False, "model.integration": False, "train.global_loss": False,
-                  "model.tir": False, "train.two_stage": False}, 1),
-        ("a", {"model.integration": False, "train.global_loss": False, "model.tir": False,
+        ("base", {"model.lsu": False, "model.integration": False, "train.lambda2": 0,
+                  "model.tir": "none", "train.two_stage": False}, 1),
+        ("a", {"model.integration": False, "train.lambda2": 0, "model.tir": "none",
                "train.two_stage": False}, 2),
         ("uar", {}, 3),
     ):  # fmt: skip

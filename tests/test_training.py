@@ -29,7 +29,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
-from uar.training.stage import Recipe, Task, Trained, train_stage
+from uar.training.stage import Recipe, Task, Trained, as_one_stage, train_stage
 from uar.training.validation import Validation, another_each
 
 REPORTS = [
@@ -44,7 +44,7 @@ REPORTS = [
 ]
 VOCABULARY = Vocabulary.build(REPORTS, min_count=1)
 CODEBOOK, PER_IMAGE, T = 24, 4, 12
-STAGE = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+STAGE = StageParams(epochs=3, learning_rate=3e-3)
 GREEDY = DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=5)
 Logged = list[tuple[int, dict[str, float]]]
 
@@ -124,7 +124,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
             model,
             Task(
                 make_studies(),
-                Objective.of_stage(settings, with_mask=model.params.tir),
+                Objective.of_stage(settings, with_mask=model.params.tir != "none"),
                 scores or validation(),
                 encoder_sha256="0" * 64,
             ),
@@ -358,7 +358,7 @@ def test_only_epochs_with_reports_are_candidates(
 ) -> None:
     settings = tiny_params.train.model_copy(update={"batch_size": 3, "report_every": 2})
     scripted = Scripted(0.9, 0.1, 0.8, 0.3, 0.2)
-    stage = StageParams(epochs=5, steps=None, learning_rate=3e-3)
+    stage = StageParams(epochs=5, learning_rate=3e-3)
     trained, log = train(make_model(tiny_params), settings=settings, scores=scripted, stage=stage)
     assert scripted.wrote == [False, True, False, True, True]  # every second, and the last
     assert ["val/CIDEr" in values for _, values in log] == scripted.wrote
@@ -394,14 +394,10 @@ def test_stages_draw_their_own_order_and_dropout(
     assert differ(ends[0], ends[2])
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(1, 1), (3, 1), (4, 2), (9, 3)])
-def test_a_budget_in_steps_ends_with_a_whole_epoch(
-    tiny_params: Params, train: Callable[..., Any], steps: int, epochs: int
-) -> None:
-    stage = StageParams(epochs=7, steps=steps, learning_rate=3e-3)  # 3 steps an epoch
-    _, log = train(make_model(tiny_params), stage=stage)
-    assert len(log) == epochs
-    assert log[-1][1]["learning_rate"] == pytest.approx(0.0, abs=1e-12)
+def test_one_stage_trains_as_long_as_both(tiny_params: Params) -> None:
+    one, two = (StageParams(epochs=e, learning_rate=lr) for e, lr in ((7, 0.01), (2, 0.5)))
+    train = tiny_params.train.model_copy(update={"stage_one": one, "stage_two": two})
+    assert as_one_stage(train) == StageParams(epochs=9, learning_rate=0.01)
 
 
 def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[..., Any]) -> None:
@@ -414,16 +410,16 @@ def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[...
     assert_same_bits(checkpoint.weights, before.weights[0])
 
 
-@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+@pytest.mark.parametrize("tir", ["static", "predicted"])
 def test_stage_two_starts_where_stage_one_ended(
-    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir_mask: str
+    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir: str
 ) -> None:
-    stage = StageParams(epochs=8, steps=None, learning_rate=1e-2)
-    trained, _ = train(make_model(tiny_params, tir=False), stage=stage)
+    stage = StageParams(epochs=8, learning_rate=1e-2)
+    trained, _ = train(make_model(tiny_params, tir="none"), stage=stage)
     best = trained.best
     assert best.validation["CIDEr"] > 0
     best.save(tmp_path / "stage_one.safetensors")
-    model = Checkpoint.load(tmp_path / "stage_one.safetensors").build(tir=True, tir_mask=tir_mask)
+    model = Checkpoint.load(tmp_path / "stage_one.safetensors").build(tir=tir)
     assert all(layer.refiner is not None for layer in model.decoder.layers)
     objective = Objective.of_stage(tiny_params.train, with_mask=False)
     values = validation()(model, objective)
@@ -433,7 +429,7 @@ def test_stage_two_starts_where_stage_one_ended(
 
 
 def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
-    model = make_model(tiny_params, tir=False)
+    model = make_model(tiny_params, tir="none")
     checkpoint = Checkpoint.of(model, model.state_dict(), None, 0, {})
     with pytest.raises(UserError, match=r"aligner\.gate"):
         checkpoint.build(fusion="none")
@@ -497,7 +493,7 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
 
 
 def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None:
-    model = make_model(tiny_params, tir=True)
+    model = make_model(tiny_params, tir="static")
     settings = tiny_params.train.model_copy(
         update={"lambda1": 0.5, "lambda2": 2.0, "lambda3": 0.25}
     )
@@ -511,10 +507,10 @@ def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None
 # ---- optimisation
 
 
-@pytest.mark.parametrize("tir_mask", ["static", "predicted"])
+@pytest.mark.parametrize("tir", ["static", "predicted"])
 @pytest.mark.parametrize("lsu", [True, False])
-def test_only_weight_matrices_decay(tiny_params: Params, tir_mask: str, lsu: bool) -> None:
-    model = make_model(tiny_params, tir_mask=tir_mask, lsu=lsu)
+def test_only_weight_matrices_decay(tiny_params: Params, tir: str, lsu: bool) -> None:
+    model = make_model(tiny_params, tir=tir, lsu=lsu)
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
     decaying, kept, masks = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-5, 0.0, 0.0]
@@ -546,14 +542,14 @@ def trained_with_mask(
     params: Params, train: Callable[..., Any], **changes: Any
 ) -> tuple[UAR, dict[str, float]]:
     """Stage two on a model that writes something, and its last epoch's values."""
-    start = make_model(params, tir=False)
-    stage = StageParams(epochs=12, steps=None, learning_rate=1e-2)
+    start = make_model(params, tir="none")
+    stage = StageParams(epochs=12, learning_rate=1e-2)
     train(start, stage=stage, scratch=f"start {changes}")
     weights = start.state_dict()
-    model = make_model(params, tir=True)
+    model = make_model(params, tir="static")
     model.load_state_dict(weights, strict=False)
     settings = params.train.model_copy(update={"batch_size": 3, **changes})
-    stage = StageParams(epochs=6, steps=None, learning_rate=1e-4)
+    stage = StageParams(epochs=6, learning_rate=1e-4)
     _, log = train(
         model, stage=stage, settings=settings, number=2, from_start=True, scratch=f"two {changes}"
     )
@@ -591,7 +587,7 @@ def test_the_mask_is_no_part_of_the_clipped_norm(
 def test_a_mask_that_moved_as_a_whole_leaves_attention_exact(
     tiny_params: Params, dtype: torch.dtype
 ) -> None:
-    layer = make_model(tiny_params, tir=True).decoder.layers[0]
+    layer = make_model(tiny_params, tir="static").decoder.layers[0]
     spread = torch.rand(1, T, 8) * 1e-3
     biases = []
     for shift in (0.0, 3.0):
@@ -705,7 +701,7 @@ def test_accumulated_micro_batches_have_the_gradient_of_their_batch(tiny_params:
 
 
 def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any]) -> None:
-    _, log = train(make_model(tiny_params, tir=True))
+    _, log = train(make_model(tiny_params, tir="static"))
     terms = {"loss", "language_modeling", "global", "mask_sum", "mask_mean"}
     metrics = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     extra = {"cross_entropy", "image_gain", "distinct_reports", "mask_spread", "changed_by_mask"}
@@ -731,10 +727,10 @@ def test_a_loss_that_is_not_finite_stops_the_stage(
 
 def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[..., Any]) -> None:
     epochs = 100
-    model = make_model(tiny_params, dropout=0.0, tir=False)
+    model = make_model(tiny_params, dropout=0.0, tir="none")
     settings = tiny_params.train.model_copy(update={"batch_size": 8, "lambda2": 0.0})
     scores = Scripted(*[0.0] * epochs)
-    stage = StageParams(epochs=epochs, steps=None, learning_rate=1e-2)
+    stage = StageParams(epochs=epochs, learning_rate=1e-2)
     _, log = train(model, stage=stage, scores=scores, settings=settings)
     losses = [values["train/language_modeling"] for _, values in log]
     assert losses[0] > 2.0

@@ -263,7 +263,6 @@ def test_packed_rows_are_in_the_order_of_the_table(
         "image.size": 16,
         "image.crop": 16,
         "dvae.train.crop": 16,
-        "workers": 1,
     }.items():
         override(raw_params, key, value)
     raw_params["dataset"] |= {"name": "iu_xray", "root": "raw"}

@@ -98,13 +98,13 @@ def test_a_checkpoint_short_of_weights_is_refused(
     make_model: Callable[..., UAR], tmp_path: Path
 ) -> None:
     """Its refiner's too: only a refiner that the checkpoint's model does not have may be new."""
-    model = make_model(tir=True)
+    model = make_model(tir="static")
     for name in model.state_dict():
         checkpoint = saved(model, tmp_path / "x", **{name: None})
         with pytest.raises(UserError, match="do not fit"):
             checkpoint.build()
-    plain = make_model(tir=False)
-    built = saved(plain, tmp_path / "x").build(tir=True)
+    plain = make_model(tir="none")
+    built = saved(plain, tmp_path / "x").build(tir="static")
     assert all(layer.refiner is not None for layer in built.decoder.layers)
 
 

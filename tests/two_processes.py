@@ -66,7 +66,7 @@ def train(
         Dying(make_studies(), VOCABULARY, decode, fabric),
         encoder_sha256=None,
     )
-    stage = StageParams(epochs=3, steps=None, learning_rate=3e-3)
+    stage = StageParams(epochs=3, learning_rate=3e-3)
     recipe = Recipe(2, stage, params.train, "float32", from_start=False)
     trained = train_stage(fabric, model, task, recipe, Scratch(folder, {}), on_epoch)
     if not fabric.is_global_zero:

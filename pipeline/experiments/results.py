@@ -21,10 +21,7 @@ from uar.evaluation.summary import is_collapsed, look_up
 
 WHERE_NOT_WHAT = (  # same numbers elsewhere
     "device",
-    "workers",
-    "train.strategy",
     "dataset.root",
-    "dataset.preset",
 )
 CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
 

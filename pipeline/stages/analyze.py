@@ -96,6 +96,9 @@ def headline(details: Mapping[str, Any]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in values.items()}
 
 
+SAMPLES = 3  # studies that Figures 3, 6 and 7 show
+
+
 @dataclass(frozen=True)
 class ValidationSplit:
     """The validation split as the figures need it."""
@@ -115,7 +118,7 @@ class ValidationSplit:
         inputs = Inputs(params)
         studies, table = inputs.studies("val"), inputs.split_table("val")
         held = table["views"].map(len).to_numpy()[:, None]
-        count = min(params.analyze.samples, len(studies))
+        count = min(SAMPLES, len(studies))
         generator = np.random.default_rng(params.seed)
         return cls(
             params=params,
@@ -249,7 +252,8 @@ def reconstruct(validation: ValidationSplit) -> dict[str, Any] | None:
 def attend(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, Any] | None:
     """Figure 7 and grounding: the model without the refiner (stage one) against the one with it."""
     compared = {
-        "with TIR" if model.params.tir else "without TIR": model for model in models.values()
+        "with TIR" if model.params.tir != "none" else "without TIR": model
+        for model in models.values()
     }
     boxes = read_table(paths.BOXES)
     draw_word_attention(validation, compared, boxes)
@@ -271,7 +275,7 @@ def draw_word_attention(
     )  # fmt: skip
     generated = [prediction.generated for prediction in predictions]
     chosen = word_heatmaps.studies_with_common_findings(
-        list(zip(validation.reports, generated, strict=True)), params.analyze.samples
+        list(zip(validation.reports, generated, strict=True)), SAMPLES
     )
     writing = with_reports(
         validation.studies, chosen, [generated[i] for i in chosen],

@@ -6,8 +6,10 @@ import logging
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from typing import Annotated
 
 import pandas as pd
+import typer
 
 from pipeline import paths
 from uar.core.config import DatasetParams
@@ -20,7 +22,9 @@ from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, Vi
 log = logging.getLogger(__name__)
 
 
-def ingest() -> None:
+def ingest(
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: one a core.")] = 0,
+) -> None:
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
     per_study = params.dataset.images_per_study
@@ -28,7 +32,7 @@ def ingest() -> None:
     slots = _slots(dataset.studies, params.dataset)
     scratch = paths.SCRATCH / "ingest"
     packed = pack_films(
-        dataset.images, slots, params.image.size, scratch, resolve_workers(params.workers)
+        dataset.images, slots, params.image.size, scratch, resolve_workers(workers, len(slots))
     )
     bad: dict[int, list[str]] = {}  # by position of the study
     for film, why in packed.faults.items():

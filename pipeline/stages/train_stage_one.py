@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipeline import paths
 from pipeline.inputs import Inputs
-from pipeline.training import ONE, run_stage, save_untrained
+from pipeline.training import ONE, STRATEGY, run_stage, save_untrained
 from uar.core.device import seed_everything
 from uar.core.distributed import launch
 from uar.core.params_file import load_params
@@ -21,13 +21,14 @@ log = logging.getLogger(__name__)
 
 def train_stage_one(
     restart: Annotated[bool, typer.Option(help="Do not resume a killed run.")] = False,
+    strategy: Annotated[Literal["ddp", "fsdp"], typer.Option(help=STRATEGY)] = "ddp",
 ) -> None:
     """Train without the mask; with `train.two_stage: false`, only initialise the model."""
     params = load_params(paths.PARAMS)
-    fabric = launch(params.device, params.train.strategy)
+    fabric = launch(params.device, strategy)
     inputs = Inputs(params)
     seed_everything(params.train.seed)
-    model = UAR(params.model.model_copy(update={"tir": False}), inputs.sizes)
+    model = UAR(params.model.model_copy(update={"tir": "none"}), inputs.sizes)
     weights = params.model.extractor.weights
     if model.unifier is None and weights != "none":
         model.extractor.load_pretrained(str(paths.external(weights)))

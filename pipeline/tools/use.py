@@ -48,7 +48,6 @@ def use(
     editor.representer.add_representer(type(None), _null)
     overlay = editor.load(source.read_text())
     chosen = overlay.setdefault("dataset", {})
-    chosen["preset"] = preset
     if root is not None:
         chosen["root"] = str(root)
     if layout is not None:

@@ -67,7 +67,6 @@ class DemoParams(Section):
 class DatasetParams(Section):
     """Which raw layout is read, and from where."""
 
-    preset: str  # that was merged last, for advice
     name: str
     layout: str
     root: UserPath
@@ -115,7 +114,6 @@ class DvaeTrainParams(Section):
     crop: int = Field(ge=8, multiple_of=8)  # pixels
     learning_rate: float = Field(gt=0)
     encoder_rate: float = Field(ge=0)  # of learning_rate
-    kl_weight: float = Field(ge=0)
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
     perceptual_weight: float = Field(ge=0)  # of 1 - cosine of a pretrained network's features
 
@@ -195,8 +193,7 @@ class ModelParams(Section):
     basis: Literal["orthogonal", "uniform", "normal"]
     basis_size: int = Field(ge=1)
     fusion: Literal["dual_gate", "none", "addition"]
-    tir: bool
-    tir_mask: Literal["static", "predicted"]
+    tir: Literal["none", "static", "predicted"]  # the mask of Eq. 11
     tir_scale: float = Field(gt=0)  # k, Eq. 11
     d_model: int = Field(ge=8)
     heads: int = Field(ge=1)
@@ -237,10 +234,8 @@ class TrainParams(Section):
     lambda1: float = Field(ge=0)
     lambda2: float = Field(ge=0)
     lambda3: float = Field(ge=0)
-    global_loss: bool
     margin: float = Field(ge=0)  # alpha, Eq. 10
-    negatives: Literal["hardest", "smooth"]
-    smoothness: float = Field(gt=0)  # cosine
+    smoothness: float = Field(ge=0)  # cosine, of Eq. 10's negatives; 0: the hardest
     findings_weight: float = Field(ge=0)
     abnormal_weight: float = Field(gt=0)  # of drawing a study with a finding
     whole_view: bool
@@ -261,7 +256,6 @@ class TrainParams(Section):
     accumulate: int = Field(ge=1)  # micro-batches of a batch
     compile: bool
     deterministic: bool
-    strategy: Literal["ddp", "fsdp"]
 
     @model_validator(mode="after")
     def _negatives_left(self) -> TrainParams:
@@ -289,32 +283,15 @@ class EvaluateParams(Section):
     constant_by: MetricName
     protocols: tuple[Literal["r2gen", "coco"], ...]
     meteor: bool
-    labellers: tuple[Literal["rules", "chexbert"], ...]
-    graphs: tuple[Literal["radgraph"], ...]
     uncertain: Literal["positive", "negative", "ignore"]  # clinical labels
-    chexbert: UserPath | None
-    radgraph: UserPath | None
+    chexbert: UserPath | None  # folder with its weights; None: not computed
+    radgraph: UserPath | None  # likewise
     resamples: int = Field(ge=1)
-    page_studies: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _what_is_asked_for(self) -> EvaluateParams:
-        for names, always in ((self.protocols, "r2gen"), (self.labellers, "rules")):
-            if always not in names:
-                raise ValueError(f"{always} is missing in {list(names)}: it is always computed")
-        asked: tuple[str, ...]
-        for where, asked, name, folder in (
-            ("labellers", self.labellers, "chexbert", self.chexbert),
-            ("graphs", self.graphs, "radgraph", self.radgraph),
-        ):
-            if name in asked and folder is None:
-                raise ValueError(
-                    f"{where} asks for {name}, evaluate.{name} names no folder with its weights"
-                )
-            if name not in asked and folder is not None:
-                raise ValueError(
-                    f"evaluate.{name} names a folder, but {where} {list(asked)} leaves {name} out"
-                )
+    def _r2gen_always(self) -> EvaluateParams:
+        if "r2gen" not in self.protocols:
+            raise ValueError(f"r2gen is missing in {list(self.protocols)}: it is always computed")
         return self
 
 
@@ -324,18 +301,11 @@ class ExportParams(Section):
     index: Literal["none", "ids", "reports"]
 
 
-class AnalyzeParams(Section):
-    """The figures."""
-
-    samples: int = Field(ge=1)  # studies
-
-
 class Params(Section):
     """The whole of params.yaml."""
 
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
-    workers: int = Field(ge=0)  # processes; 0 = one a core
     threads: Annotated[int, Field(ge=1)] | None  # None: one a core
     precision: Precision
     dataset: DatasetParams
@@ -349,7 +319,6 @@ class Params(Section):
     decode: DecodeParams
     evaluate: EvaluateParams
     export: ExportParams
-    analyze: AnalyzeParams
 
     @model_validator(mode="after")
     def _dvae_crop_fits(self) -> Params:

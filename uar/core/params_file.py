@@ -16,6 +16,22 @@ from pydantic import BaseModel, ValidationError
 from uar.core.config import Params, Section
 from uar.core.errors import UserError
 
+_REMOVED = {  # keys of earlier versions: what replaces them
+    "workers": "Remove it; `python -m pipeline ingest --workers N` sets it for one run",
+    "analyze": "Remove the section: the figures show three studies",
+    "dataset.preset": "Remove it",
+    "dvae.train.kl_weight": "Remove it: the loss has no KL term, as with 0",
+    "model.tir_mask": "model.tir takes its value: none, static or predicted",
+    "train.global_loss": "Remove it: train.lambda2 0 leaves the global loss out",
+    "train.negatives": "Remove it: train.smoothness 0 takes the hardest negatives",
+    "train.stage_one.steps": "Remove it: train.stage_one.epochs is the length",
+    "train.stage_two.steps": "Remove it: train.stage_two.epochs is the length",
+    "train.strategy": "Remove it; `train_stage_one --strategy fsdp` sets it for one run",
+    "evaluate.labellers": "Remove it: CheXbert labels where evaluate.chexbert names its weights",
+    "evaluate.graphs": "Remove it: RadGraph scores where evaluate.radgraph names its weights",
+    "evaluate.page_studies": "Remove it: the page shows up to 600 studies",
+}
+
 
 def load_params(path: Path) -> Params:
     """Read and validate params.yaml.
@@ -85,6 +101,8 @@ def nearest_key(key: str) -> str | None:
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
+        if key in _REMOVED:
+            return f"{key}: is no parameter any more. {_REMOVED[key]}."
         nearest = nearest_key(key)
         hint = f" Did you mean {nearest}?" if nearest else " Remove it."
         return f"{key}: unknown key.{hint}"

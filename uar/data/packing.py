@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_FILMS_A_WORKER = 64  # fewer are not worth the start of a process
 _SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
 
 
@@ -82,13 +83,15 @@ class _Result(NamedTuple):
     header_failed: list[int]
 
 
-def resolve_workers(workers: int) -> int:
-    """0 is one worker process for each core that this process may use."""
+def resolve_workers(workers: int, films: int) -> int:
+    """0 is one worker process for each core that this process may use, and has films for."""
     if workers:
         return workers
     if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler grants some of the cores
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, 1 + films // _FILMS_A_WORKER)
 
 
 def pack_films(

@@ -88,7 +88,7 @@ class Checkpoint:
             missing, unexpected = model.load_state_dict(self.weights, strict=False)
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the checkpoint's weights do not fit its model: {error}") from None
-        adds_refiner = params.tir and not self.model.get("tir")
+        adds_refiner = params.tir != "none" and self.model.get("tir") == "none"
         wrong = [name for name in missing if not (adds_refiner and ".refiner." in name)]
         if wrong or unexpected:
             raise UserError(

@@ -187,12 +187,10 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(d, params.d_ff, params.dropout)
         self.dropout = Dropout(params.dropout)
         self.refiner: StaticMask | PredictedMask | None = None
-        if params.tir:
-            self.refiner = (
-                StaticMask(max_length, visual_length)
-                if params.tir_mask == "static"
-                else PredictedMask(d)
-            )
+        if params.tir == "static":
+            self.refiner = StaticMask(max_length, visual_length)
+        elif params.tir == "predicted":
+            self.refiner = PredictedMask(d)
         self.mask_scale = params.tir_scale / (d // params.heads) ** 0.5  # k / sqrt(d), Eq. 11
 
     def forward(

@@ -193,7 +193,6 @@ def train_dvae(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, [cosine, lambda step: cosine(step) if step >= decoder_alone else 0.0]
     )
-    log_codebook = torch.log(torch.tensor(float(model.codebook_size)))
     for step in progress(range(params.steps), "dvae", params.steps, "step"):
         rows = torch.randint(len(images), (params.batch_size,), generator=generator)
         pixels = _crop(images[rows], params.crop, generator).to(device)
@@ -204,10 +203,7 @@ def train_dvae(
             codes = F.gumbel_softmax(logits, tau=temperature, dim=1)
             statistics = model.decoder(codes).float()
         reconstruction = -logit_laplace(pixels, statistics).mean()
-        log_posterior = logits.log_softmax(dim=1)
-        kl = (log_posterior.exp() * (log_posterior + log_codebook)).sum(dim=1).mean()
-        values = {"reconstruction": reconstruction, "kl": kl}
-        loss = reconstruction + params.kl_weight * kl
+        values, loss = {"reconstruction": reconstruction}, reconstruction
         if network is not None:
             values["perceptual"] = perceptual_distance(network, pixels, gray(statistics))
             loss = loss + params.perceptual_weight * values["perceptual"]

@@ -48,7 +48,7 @@ def triplet_contrastive_loss(
     report_ids: Tensor,
     margin: float,
     studies: int | None = None,
-    smoothness: float | None = None,
+    smoothness: float = 0.0,
 ) -> Tensor:
     """Eq. 10 with each anchor's hard negatives of the batch, both ways; mean over the batch.
 
@@ -59,7 +59,7 @@ def triplet_contrastive_loss(
             A negative id marks a row that is no study: neither anchor nor negative.
         margin: alpha.
         studies: of the whole batch; None: this is the whole.
-        smoothness: None takes the hardest negative. A number tau takes the smooth maximum of all n,
+        smoothness: 0 takes the hardest negative. A number tau takes the smooth maximum of all n,
             tau log(mean(exp(cosine / tau))): between their mean (tau large) and the hardest one.
 
     Returns:
@@ -71,7 +71,7 @@ def triplet_contrastive_loss(
     excluded = same_text | absent.unsqueeze(0) | absent.unsqueeze(1)
     negatives = similarity.masked_fill(excluded, -torch.inf)
     positive = similarity.diagonal()
-    if smoothness is None:
+    if not smoothness:
         hard_report, hard_image = negatives.amax(dim=1), negatives.amax(dim=0)
     else:
         count = (~excluded).sum(dim=1).clamp_min(1).log()  # the same both ways

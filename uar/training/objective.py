@@ -28,7 +28,7 @@ class Objective:
     lambda3: float  # of the mask loss (Eq. 12)
     margin: float  # alpha of Eq. 10
     mask_reduction: str  # sum | mean, of Eq. 12
-    smoothness: float | None = None  # of Eq. 10's negatives; None: the hardest
+    smoothness: float = 0.0  # of Eq. 10's negatives; 0: the hardest
     findings: float = 0.0  # weight of the findings head's loss
     positives: Tensor | None = None  # (N,), weights of the head's positives
 
@@ -47,11 +47,11 @@ class Objective:
             share = findings.float().mean(dim=0)
             positives = ((1 - share) / share.clamp_min(1e-3)).clamp(max=10).sqrt()
         return cls(
-            smoothness=params.smoothness if params.negatives == "smooth" else None,
+            smoothness=params.smoothness,
             findings=params.findings_weight,
             positives=positives,
             lambda1=params.lambda1,
-            lambda2=params.lambda2 if params.global_loss else 0.0,
+            lambda2=params.lambda2,
             lambda3=params.lambda3 if with_mask else 0.0,
             margin=params.margin,
             mask_reduction=params.mask_reduction,

@@ -82,7 +82,7 @@ def _refuse_other_layout(params: DatasetParams, layout: Layout, marker: str) -> 
     if not root.is_dir():
         raise UserError(
             f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
-            f"`python -m pipeline use {params.preset} --root FOLDER`."
+            f"`python -m pipeline use PRESET --root FOLDER`."
         )
     r2gen_files = bool(any(root.glob(r2gen.LAYOUT.marker or "")))
     recognised = r2gen.recognise(root) if r2gen_files else None
