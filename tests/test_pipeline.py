@@ -567,7 +567,7 @@ def test_variants_of_tables_2_to_4(
     assert (two.encoder_sha256 is not None) == model["lsu"]
     assert (built.aligner is not None) == model["integration"]
     for layer in built.decoder.layers:
-        assert (layer.refiner is not None) == model["tir"]
+        assert (layer.refiner is not None) == (model["tir"] != "none")
 
     if built.aligner is not None:
         assert built.aligner.fusion == model["fusion"]
@@ -598,10 +598,10 @@ def test_variants_of_tables_2_to_4(
     if train["lambda2"]:
         assert float(terms["global"]) > 0
         expected += float(terms["global"])
-    if model["tir"]:
+    if model["tir"] != "none":
         expected += float(terms["mask_sum"])
     assert float(terms["loss"]) == pytest.approx(expected, rel=1e-4)
-    assert ("mask_sum" in terms) == model["tir"]
+    assert ("mask_sum" in terms) == (model["tir"] != "none")
     assert any(not torch.equal(one.weights[key], two.weights[key]) for key in one.weights)
 
 
@@ -641,7 +641,7 @@ def assert_figures_that_apply(model: dict[str, Any], train: dict[str, Any]) -> N
     assert (analysis["reconstruction"] is not None) == model["lsu"]
     assert not train["two_stage"]
     assert set(analysis["alignment"]) == {"stage_two"}
-    shown = "with_TIR" if model["tir"] else "without_TIR"
+    shown = "with_TIR" if model["tir"] != "none" else "without_TIR"
     assert set(analysis["grounding"]) == {"mentions", "chance", shown}
     pointing = round(analysis["grounding"][shown]["pointing"], 4)
     assert read_json(paths.ANALYSIS)["pointing"] == pointing
