@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from pipeline import paths
 from pipeline.run import as_stage
+from uar.core.arithmetic import set_up
 from uar.core.errors import UserError
 
 COMMANDS: dict[
@@ -80,8 +81,8 @@ def load_command(name: str) -> Any:
     """Import a command, and with it torch where it needs it."""
     module, heading = _MODULES[name]
     limit_spinning(os.environ)
-    if heading == "Stages":
-        limit_threads(os.environ, paths.PARAMS)
+    if heading in ("Stages", "Evidence"):
+        set_up_arithmetic(paths.PARAMS)
     function = getattr(import_module(module), name)
     if heading == "Stages":
         function = as_stage(name, function)
@@ -103,19 +104,16 @@ def limit_spinning(environment: MutableMapping[str, str]) -> None:
         environment["GOMP_SPINCOUNT"] = "5000"
 
 
-def limit_threads(environment: MutableMapping[str, str], path: Path) -> None:
-    """Have libraries compute with as many threads as params.yaml says, where it says so.
+def set_up_arithmetic(path: Path) -> None:
+    """Have libraries compute as params.yaml says, before they are loaded.
 
-    Sums over another number of threads round differently, and training carries that to another
-    model. Libraries read this when they are loaded; processes that a stage starts inherit it.
+    A stage refuses to run where that cannot be (`pipeline.run`).
     """
     from uar.core.params_file import load_params
 
-    with suppress(UserError):  # the stage itself says what is wrong with the file
-        if (threads := load_params(path).threads) is not None:
-            for library in ("OMP", "MKL", "OPENBLAS"):
-                environment[f"{library}_NUM_THREADS"] = str(threads)
-            environment["MKL_DYNAMIC"] = "FALSE"  # as many even where cores are fewer
+    with suppress(UserError):  # the command itself says what is wrong with the file
+        params = load_params(path)
+        set_up(os.environ, params.arithmetic, params.threads)
 
 
 def _summary(module: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from pipeline import paths
+from uar.core.arithmetic import set_up
 from uar.core.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,11 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
         from uar.core.params_file import load_params
 
         params = load_params(paths.PARAMS)
+        if reason := set_up(os.environ, params.arithmetic, params.threads):
+            raise UserError(
+                f"{reason} Set arithmetic: native in {paths.PARAMS}: results are then this "
+                "machine's own, not the recorded ones (docs/reproducibility.md)."
+            )
         stage = stages()[name]
         scratch = paths.SCRATCH / name
         with interruption_explained(scratch), full_disk_explained(), alone(name):

@@ -7,11 +7,12 @@ report = uar.load("model.uar").report(["frontal.dcm", "lateral.png"])
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from uar.bundle.reporter import Reporter
 
 __version__ = "0.2.0"
@@ -21,6 +22,9 @@ __all__ = ["__version__", "load"]
 def load(path: str | Path, device: str = "auto") -> Reporter:
     """Open a bundle, ready to write reports.
 
+    On a CPU it computes with the bundle's arithmetic, where torch and numpy have not been loaded
+    before; else a warning is logged.
+
     Args:
         path: a file that `python -m pipeline export` wrote.
         device: auto | cpu | cuda | mps.
@@ -29,6 +33,15 @@ def load(path: str | Path, device: str = "auto") -> Reporter:
         UserError: the file is absent, no bundle, damaged, of another format version, or made of
             parts of two runs.
     """
+    from uar.bundle.manifest import arithmetic_of
+    from uar.core.arithmetic import set_up
+
+    made = arithmetic_of(Path(path)) if device in ("auto", "cpu") else ("native", None)
+    reason = set_up(os.environ, *made)
     from uar.bundle.reporter import load  # torch: `import uar` stays quick
 
+    if reason or (reason := set_up(os.environ, *made)):
+        logging.getLogger(__name__).warning(
+            f"{path}: {reason} Reports may differ in a word from those of the machine that made it."
+        )
     return load(path, device)

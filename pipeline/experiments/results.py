@@ -254,6 +254,8 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
             continue
         apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
         common = {key: value for key, value in sorted(params.items()) if key not in apart}
+        if common.get("arithmetic") == "native":  # as in records of before there was a choice
+            del common["arithmetic"]
         setting = Setting(common, result.code or f"commit {result.commit[:10]}", result.data, {})
         shared[setting.id] = setting
         latest.setdefault(setting.id, {})[model, result.seed] = result

@@ -116,9 +116,11 @@ def setup_of(params: Params) -> Setup:
     """What a signature says of references and reports."""
     decode, weights = params.decode, params.evaluate.radgraph
     guidance = f",guidance:{decode.guidance:g}" if decode.guidance else ""
+    on_cpu = resolve_device(params.device).type == "cpu"
+    portable = ",arithmetic:portable" if params.arithmetic == "portable" and on_cpu else ""
     return Setup(
         references=f"cleaned,cut:{params.report.max_length},unk:yes",
-        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}{guidance}",
+        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}{guidance}{portable}",
         radgraph=weights.name if weights else None,
     )
 

@@ -87,6 +87,8 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "program": f"uar {uar.__version__}",
         "commit": commit(),
+        "arithmetic": params.arithmetic,
+        "threads": params.threads,
         "dataset": params.dataset.name,
         "index": params.export.index,
         "sha256": {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+import uar
 from pipeline import paths
 from uar.core.errors import UserError
 
@@ -52,13 +53,11 @@ def report(
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
-    from uar.bundle.reporter import load
-
     many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
     if many and heatmap:
         raise UserError("--heatmap draws one study; name its film or films.")
     asked = _of_many(Path(films[0])) if many else iter([_one(films)])
-    reporter = load(bundle, device)
+    reporter = uar.load(bundle, device)
     failed = 0
     while batch := list(islice(asked, 1 if not many else _BATCH)):
         ready = []

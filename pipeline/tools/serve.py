@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import uar
 from pipeline import paths
 
 log = logging.getLogger(__name__)
@@ -25,10 +26,10 @@ def serve(
     """Open a page on 127.0.0.1 that writes draft reports of films. Research use only."""
     import uvicorn
 
-    from uar.bundle.reporter import load
+    reporter = uar.load(bundle, device)
     from uar.viewer.web.app import create_app
 
-    app = create_app(load(bundle, device), host, token)
+    app = create_app(reporter, host, token)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
     # A request's line is not logged, nor anything of its films.
     uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)

@@ -100,7 +100,7 @@ def _standardised(fitted: np.ndarray, told: np.ndarray) -> tuple[Tensor, Tensor]
     """Centred, of mean squared norm `_SCALE`, and a column of ones behind."""
     x, x_test = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in (fitted, told))
     mean = x.mean(0)
-    scale = (_SCALE / (x - mean).square().sum(1).mean().clamp_min(1e-12)) ** 0.5
+    scale = (_SCALE / (x - mean).square().sum(1).mean().clamp_min(1e-12)).sqrt()
     return (
         torch.cat([(x - mean) * scale, torch.ones(len(x), 1)], 1),
         torch.cat([(x_test - mean) * scale, torch.ones(len(x_test), 1)], 1),

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uar.bundle.index import StudyIndex
+from uar.bundle.manifest import MANIFEST
 from uar.core.config import DecodeParams
 from uar.core.errors import UserError
 from uar.core.files import atomic_write, sha256
@@ -27,12 +28,7 @@ from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
 FORMAT = 2
-_MANIFEST, _MODEL, _WORDS, _CARD = (
-    "manifest.json",
-    "model.safetensors",
-    "vocabulary.json",
-    "card.md",
-)
+_MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
 _INDEX = "index.safetensors"
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
@@ -127,7 +123,7 @@ class Bundle:
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-            for part, data in {_MANIFEST: text.encode(), **parts}.items():
+            for part, data in {MANIFEST: text.encode(), **parts}.items():
                 archive.writestr(zipfile.ZipInfo(part, _LONG_AGO), data)
 
     @classmethod
@@ -145,7 +141,7 @@ class Bundle:
             )
         try:
             with zipfile.ZipFile(path) as archive:
-                manifest = json.loads(archive.read(_MANIFEST))
+                manifest = json.loads(archive.read(MANIFEST))
                 _refuse_other_format(manifest)
                 parts = _checked_parts(archive, manifest["parts"])
         except UserError as error:
@@ -200,7 +196,7 @@ def _refuse_other_format(manifest: Any) -> None:
 def _checked_parts(archive: zipfile.ZipFile, hashes: dict[str, str]) -> dict[str, bytes]:
     """Every part that the manifest names, and no other."""
     known = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX}
-    present = set(archive.namelist()) - {_MANIFEST}
+    present = set(archive.namelist()) - {MANIFEST}
     if present != set(hashes) or not present <= known:
         raise UserError(
             f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. "

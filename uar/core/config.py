@@ -22,6 +22,7 @@ from uar.core.geometry import NETWORKS, cells_along, pool_side, token_stride
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
+Arithmetic = Literal["portable", "native"]  # of the CPU: the same on all x86-64, or as it likes
 CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
 if TYPE_CHECKING:
     NetworkName = str
@@ -307,6 +308,7 @@ class Params(Section):
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
     threads: Annotated[int, Field(ge=1)] | None  # None: one a core
+    arithmetic: Arithmetic
     precision: Precision
     dataset: DatasetParams
     image: ImageParams
@@ -319,6 +321,19 @@ class Params(Section):
     decode: DecodeParams
     evaluate: EvaluateParams
     export: ExportParams
+
+    @model_validator(mode="after")
+    def _arithmetic_holds(self) -> Params:
+        if self.arithmetic == "portable" and self.threads is None:
+            raise ValueError(
+                "arithmetic portable needs a number of threads: null is one a core, and sums over "
+                "another number round differently"
+            )
+        if self.arithmetic == "portable" and self.train.compile:
+            raise ValueError(
+                "train.compile true compiles for this CPU: choose arithmetic native, or false"
+            )
+        return self
 
     @model_validator(mode="after")
     def _dvae_crop_fits(self) -> Params:

@@ -204,7 +204,7 @@ def train_decoder(
         tokens = torch.cat([model.encode(part.to(device)).cpu() for part in parts])  # (N, h, w)
     window = min(side, max(1, params.crop // _UPSAMPLING))
     optimizer = torch.optim.AdamW(
-        model.decoder.parameters(), params.learning_rate, betas=(0.9, 0.99)
+        model.decoder.parameters(), params.learning_rate, betas=(0.9, 0.99), fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(params.steps, _WARMUP))
     for _ in progress(range(params.steps), "decoder", params.steps):

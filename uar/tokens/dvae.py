@@ -187,6 +187,7 @@ def train_dvae(
         ],
         params.learning_rate,
         betas=(0.9, 0.99),
+        fused=True,
     )
     decoder_alone = round(_DECODER_ALONE * params.steps)
     cosine = warmup_cosine(params.steps, _WARMUP)

