@@ -15,13 +15,14 @@ import yaml
 from hypothesis import HealthCheck, settings
 from selenium import webdriver
 
+from uar.core.arithmetic import set_up
 from uar.core.config import DatasetParams, ModelParams, Params
 from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]
 
-torch.set_num_threads(1)  # as `threads` of params.yaml: another number of cores rounds differently
+set_up(os.environ, "portable", 1)  # torch's kernels; the rest in tests/__init__.py
 
 # Fuzz tests: the same few hundred inputs each time, or with HYPOTHESIS_PROFILE=thorough many new.
 settings.register_profile(

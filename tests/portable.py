@@ -107,7 +107,7 @@ def run_on(cpu: str, names: Sequence[str], arithmetic: str, folder: Path) -> dic
     write_params(work, arithmetic)
     environment = {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    command = [sys.executable, "-m", "tests.portable", "--here", ",".join(names)]
+    command = [sys.executable, __file__, "--here", ",".join(names)]
     if cpu != HERE:
         environment |= {"QEMU_CPU": cpu}
         command.insert(0, QEMU)
@@ -138,8 +138,12 @@ def run_stages(names: Sequence[str]) -> None:
     if "QEMU_CPU" in os.environ:
         emulate_children()
     from pipeline import paths
-    from pipeline.__main__ import app
+    from pipeline.__main__ import app, load_command
 
+    load_command("dvae")  # before torch is loaded
+    from uar.tokens import dvae
+
+    dvae._KMEANS_IMAGES = 40  # 16 cells each: enough for 512 codes
     digests = {}
     for name in names:
         app([name], standalone_mode=False)
