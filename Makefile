@@ -2,6 +2,8 @@
 # make show: experiments, what they changed and the numbers that say most, in 120 columns.
 # make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them,
 # going on from .resume/faults.jsonl where it was interrupted.
+# make portable: every stage on this CPU and on three that QEMU emulates, and whether all made the
+# same bytes; with ARITHMETIC=native they do not. QUICK=1 takes one of them, up to a training.
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -12,13 +14,14 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro show test faults lint docs bench venv
+.PHONY: repro show test faults portable lint docs bench venv
 
 repro: venv
 	python -m pipeline doctor --locks
 	dvc repro
 	@echo "Reports with films and attention: evaluation/reports.html"
 	@echo "Training curves: analysis/curves.html; figures: analysis/figures"
+	@python -m pipeline doctor --results
 
 show: venv
 	@dvc exp show --only-changed --hide-workspace \
@@ -29,6 +32,9 @@ test: $(VENV)/test.done
 
 faults: $(VENV)/test.done
 	python -m tests.faults $(if $(LONG),--long --log .resume/faults.jsonl)
+
+portable: $(VENV)/base.done
+	python tests/portable.py $(if $(QUICK),--quick) $(if $(ARITHMETIC),--arithmetic $(ARITHMETIC))
 
 lint: $(VENV)/test.done
 	ruff check .

@@ -16,6 +16,7 @@ MODULES = (
     "generation",
     "step",
     "openmp",
+    "arithmetic",
     "tokenization",
     "distributed",
     "ingest",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,20 @@ settings.register_profile(
     "thorough", settings.get_profile("default"), max_examples=10_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def committed(path: str) -> str:
+    """A file as HEAD has it: recorded results, whatever has been run here since.
+
+    Outside a git checkout the test is skipped, but not in CI.
+    """
+    done = subprocess.run(
+        ["git", "show", f"HEAD:./{path}"], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        reason = f"no git checkout holds {path}: {done.stderr.strip()}"
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
+    return done.stdout
 
 
 @pytest.fixture(autouse=True)

@@ -28,7 +28,6 @@ HERE = "this CPU"
 EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # Intel's with 1 and 2 load ports' caches, AMD's
 QUICK = ("ingest", "preprocess", "vocabulary", "dvae", "tokenize", "train_stage_one")
 SMALL = {
-    "workers": 1,
     "dataset.demo.studies": 24,
     "image.size": 32,
     "image.crop": 24,
@@ -47,7 +46,6 @@ SMALL = {
     "decode.batch_size": 8,
     "evaluate.constant_candidates": 3,
     "evaluate.resamples": 50,
-    "analyze.samples": 1,
 }
 DPI = 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.tools import doctor
+from tests.conftest import ROOT
 from uar.core.errors import UserError
 
 RWLOCK = Path(".dvc/tmp/rwlock")
@@ -129,6 +131,50 @@ def test_packages_of_other_versions_are_named() -> None:
     assert "no-such-package" not in said[0]
 
 
+def arithmetic_check(arithmetic: str, monkeypatch: pytest.MonkeyPatch, others: list[str]) -> str:
+    text = (ROOT / "params.yaml").read_text()
+    for old in ("portable", "native"):
+        text = text.replace(f"\narithmetic: {old}", f"\narithmetic: {arithmetic}")
+    Path("params.yaml").write_text(text)
+    monkeypatch.setattr(doctor.checksum, "differing", lambda: others)
+    check = doctor.check_arithmetic()
+    return f"{check.what} | {check.remedy}"
+
+
+def test_this_machines_arithmetic_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "unsupported", lambda: None)
+    same = "this machine computes what the recorded results were computed with"
+    assert arithmetic_check("portable", monkeypatch, []) == f"arithmetic: {same} | None"
+    assert "native" in arithmetic_check("native", monkeypatch, [])
+    said = arithmetic_check("portable", monkeypatch, ["MKL", "oneDNN"])
+    assert said.startswith("arithmetic: MKL, oneDNN computes otherwise here")
+    assert "constraints.txt" in said
+    monkeypatch.setattr(doctor, "unsupported", lambda: "It needs AVX2.")
+    assert "Set arithmetic: native" in arithmetic_check("portable", monkeypatch, [])
+    assert arithmetic_check("native", monkeypatch, []) == "It needs AVX2 | None"
+
+
+def test_results_are_compared_with_the_committed_ones(project: Path) -> None:
+    assert doctor.compare_results().startswith("No git checkout here")
+    shutil.copy(ROOT / "dvc.yaml", "dvc.yaml")
+    Path("evaluation").mkdir()
+    metrics = Path("evaluation/metrics.json")
+    metrics.write_text("{}")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=b"]
+    for command in (["init", "-q"], ["add", "--all", "-f"], ["commit", "-qm", "recorded"]):
+        subprocess.run([*git, *command], check=True)
+    assert doctor.compare_results().startswith("These results are the recorded ones")
+    metrics.write_text('{"CIDEr": 1}')
+    Path("a").write_text("no result")
+    said = doctor.compare_results()
+    assert "not the recorded ones: 1 of" in said
+    commit = said[said.index("git commit") :].replace(
+        "git commit -m 'Own baseline'", "commit -qm x"
+    )
+    subprocess.run([*git, *commit.split()], check=True)
+    assert doctor.compare_results().startswith("These results are the recorded ones")
+
+
 def test_java_and_device_are_told() -> None:
     assert "openjdk" in doctor.check_java().what
     assert doctor.check_device().what.startswith("device: ")
@@ -136,6 +182,7 @@ def test_java_and_device_are_told() -> None:
 
 def test_what_is_wrong_ends_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "check_java", lambda: doctor.Check("Java: none", "install it"))
+    monkeypatch.setattr(doctor, "check_arithmetic", lambda: doctor.Check("arithmetic: as it was"))
     result = CliRunner().invoke(app, ["doctor"])
     assert isinstance(result.exception, UserError)
     assert "1 of " in str(result.exception)

@@ -207,7 +207,9 @@ def test_a_stage_computes_with_the_threads_of_params_yaml(
     text = (ROOT / "params.yaml").read_text()
     assert "\nthreads: 1 " in text
     text = text.replace("\nthreads: 1 ", f"\nthreads: {threads} ")
-    (tmp_path / "params.yaml").write_text(text.replace("\narithmetic: portable", "\narithmetic: native"))
+    (tmp_path / "params.yaml").write_text(
+        text.replace("\narithmetic: portable", "\narithmetic: native")
+    )
     done = subprocess.run(
         [
             sys.executable,

@@ -262,6 +262,22 @@ def test_runs_of_other_code_or_data_are_never_averaged(change: dict[str, Any]) -
     assert [len(setting.runs) for setting in group(runs, ABLATIONS)] == [1, 1]
 
 
+def test_portable_and_native_runs_are_never_averaged() -> None:
+    old = result("none", 0, 0.1)
+    native, portable = (
+        replace(
+            result("none", seed, 0.2), params=overridden(old.params, {"arithmetic": arithmetic})
+        )
+        for seed, arithmetic in ((1, "native"), (2, "portable"))
+    )
+    settings = group([old, native, portable], ABLATIONS)
+    # records of before there was a choice are native, and their setting has the name it had
+    assert [run.seed for setting in settings for run in setting.runs] == [0, 1, 2]
+    assert [len(setting.runs) for setting in settings] == [2, 1]
+    assert settings[0].id == group([old], ABLATIONS)[0].id
+    assert settings[1].params["arithmetic"] == "portable"
+
+
 def test_runs_whose_code_is_unknown_are_apart_by_commit() -> None:
     runs = [result("none", seed, 0.1, code=None, commit=f"{seed // 2}" * 40) for seed in range(4)]
     settings = group(runs, ABLATIONS)

