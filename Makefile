@@ -34,7 +34,7 @@ faults: $(VENV)/test.done
 	python -m tests.faults $(if $(LONG),--long --log .resume/faults.jsonl)
 
 portable: $(VENV)/base.done
-	python tests/portable.py $(if $(QUICK),--quick) $(if $(ARITHMETIC),--arithmetic $(ARITHMETIC))
+	python -m tests.portable $(if $(QUICK),--quick) $(if $(ARITHMETIC),--arithmetic $(ARITHMETIC))
 
 lint: $(VENV)/test.done
 	ruff check .

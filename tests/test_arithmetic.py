@@ -273,6 +273,7 @@ def test_square_roots_are_rounded_to_the_nearest(kind: torch.dtype) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(x.sqrt(), wanted)
+        assert torch.tensor(4.0).sqrt().shape == ()
         assert torch.tensor([-1.0, 0.0]).sqrt().isnan().tolist() == [True, False]
 
 

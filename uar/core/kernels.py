@@ -52,7 +52,8 @@ def square_root(x: Tensor) -> Tensor:
     if not x.dtype.is_floating_point:
         x = x.to(torch.get_default_dtype())
     with np.errstate(invalid="ignore"):  # NaN, as in torch
-        return torch.from_numpy(np.sqrt(_array(x))).to(x.dtype)
+        roots = np.asarray(np.sqrt(_array(x)))  # of one number, numpy gives no array
+    return torch.from_numpy(roots).to(x.dtype)
 
 
 def _rows(matrices: Tensor) -> np.ndarray:
