@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 QEMU = "qemu-x86_64"
 HERE = "this CPU"
-EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # Intel's with 1 and 2 load ports' caches, AMD's
+EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # two of Intel's generations, AMD's
 QUICK = ("ingest", "preprocess", "vocabulary", "dvae", "tokenize", "train_stage_one")
 SMALL = {
     "dataset.demo.studies": 24,
@@ -47,7 +48,7 @@ SMALL = {
     "evaluate.constant_candidates": 3,
     "evaluate.resamples": 50,
 }
-DPI = 20
+DPI = 20  # of figures
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,12 +143,17 @@ def run_stages(names: Sequence[str]) -> None:
     from uar.tokens import dvae
 
     dvae._KMEANS_IMAGES = 40  # 16 cells each: enough for 512 codes
+    if "analyze" in names:
+        from uar.analysis import drawing
+
+        drawing._DPI = DPI
     digests = {}
     for name in names:
         app([name], standalone_mode=False)
         made = json.loads((paths.PROVENANCE / f"{name}.json").read_text())["made"]
         digests[name] = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
-        print(f"{os.environ.get('QEMU_CPU', HERE)}: {name}", file=sys.stderr, flush=True)
+        cpu, seconds = os.environ.get("QEMU_CPU", HERE), time.process_time()
+        print(f"{cpu}: {name}, {seconds:.0f} s of CPU time so far", file=sys.stderr, flush=True)
     print(json.dumps(digests))
 
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline.__main__ import app
 from pipeline.tools.use import use
-from tests.conftest import ROOT, override
+from tests.conftest import ROOT, committed, override
 from uar.core.errors import UserError
 from uar.core.params_file import known_keys, load_params, nearest_key, parse_params
 
@@ -199,10 +199,11 @@ def test_every_key_of_params_yaml_has_a_comment() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml and presets/; the test runs there. Returns its params.yaml."""
+    """A folder with the demo's params.yaml, which is returned, and presets; the test runs there."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copytree(ROOT / "presets", tmp_path / "presets")
     monkeypatch.chdir(tmp_path)
+    use("demo")  # whatever is set in this checkout
     return tmp_path / "params.yaml"
 
 
@@ -235,9 +236,12 @@ def test_preset_says_what_it_is(name: str) -> None:
     assert (ROOT / "presets" / f"{name}.yaml").read_text().startswith("# ")
 
 
-def test_params_yaml_is_the_demo_preset(raw_params: dict[str, Any]) -> None:
-    values = leaves(raw_params)
-    assert leaves(preset("demo")) == {key: values[key] for key in leaves(preset("demo"))}
+def test_params_yaml_is_the_demo_preset() -> None:
+    """As committed: in a checkout its values are the user's."""
+    values, demo = (
+        leaves(yaml.safe_load(committed(path))) for path in ("params.yaml", "presets/demo.yaml")
+    )
+    assert demo == {key: values[key] for key in demo}
 
 
 def test_full_size_presets_are_the_papers() -> None:
