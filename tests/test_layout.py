@@ -148,6 +148,25 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
+def test_scoring_by_rules_alone_loads_no_network_of_texts() -> None:
+    """CheXbert's and RadGraph's loaders, and BERT, take longer to load than all else together."""
+    code = (
+        "import sys, torch, yaml\n"
+        "import pipeline.stages.evaluate, pipeline.tools.score, pipeline.experiments.paired\n"
+        "from pipeline.measures import open_measures\n"
+        "from uar.core.config import EvaluateParams\n"
+        "asked = yaml.safe_load(open('params.yaml'))['evaluate'] | {'meteor': False}\n"
+        "asked |= {'protocols': ['r2gen'], 'chexbert': None, 'radgraph': None}\n"
+        "measures = open_measures(EvaluateParams.model_validate(asked), torch.device('cpu'))\n"
+        "assert list(measures.labellers) == ['clinical'] and not measures.graphs\n"
+        "print([name for name in sys.modules if name.split('.')[0] in ('transformers', 'radgraph')"
+        " or name.endswith(('clinical.chexbert', 'clinical.radgraph'))])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 def test_text_stages_run_without_torch(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
