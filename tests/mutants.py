@@ -29,7 +29,7 @@ KILLED = {"killed", "timeout", "segfault"}
 
 
 class Unwrap(cst.CSTTransformer):
-    """`@torch.inference_mode()` over a function becomes a block in it: mutmut skips decorated ones."""
+    """`@torch.inference_mode()` becomes a block in its function: mutmut skips decorated ones."""
 
     _OURS = m.Decorator(m.Call(m.Attribute(m.Name("torch"))))
 
@@ -74,7 +74,7 @@ def sample(each: int, seed: int) -> dict[str, list[str]]:
             if config().should_mutate(path)
             for name in mutate_file_contents(str(path), path.read_text()).mutant_names
         ]
-        print(f"{package}: {len(names)} mutants, {min(each, len(names))} of them are run")
+        print(f"{package}: {len(names)} mutants, {min(each, len(names))} are run", flush=True)
         chosen[package] = random.Random(seed).sample(names, min(each, len(names)))
     return chosen
 
