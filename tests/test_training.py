@@ -698,7 +698,7 @@ def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: i
     torch.manual_seed(0)
     findings = torch.rand(len(REPORTS), 3) < 0.4
     sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T, findings=3)
-    switches = {"findings": True, "tir": True, "dropout": 0.0}
+    switches = {"findings": True, "tir": "static", "dropout": 0.0}
     model = UAR(tiny_params.model.model_copy(update=switches), sizes).eval()
     objective = Objective.of_stage(tiny_params.train, with_mask=True, findings=findings)
     studies = make_studies(findings.numpy())
