@@ -2,9 +2,9 @@
 
 python -m tests.mutants [PACKAGE ...] [--each 40] [--seed 0]
 
-mutmut makes and runs them in copies of the tracked files, `.mutants/PACKAGE`: a random share of each
-package's, with those of its tests that reach the changed function. results.csv and survivors.diff
-are written there; docs/mutation.md judges the survivors.
+mutmut makes and runs them in copies of the tracked files, `.mutants/PACKAGE`: a random share of
+each package's, with those of its tests that reach the changed function. results.csv and
+survivors.diff are written there; docs/mutation.md judges the survivors.
 """
 
 from __future__ import annotations
@@ -64,13 +64,9 @@ def copy_tracked_files(package: str) -> None:
     for path in (folder / "uar" / package).rglob("*.py"):
         path.write_text(cst.parse_module(path.read_text()).visit(Unwrap()).code)
     tests = [f"tests/test_{name}.py" for name in TESTS[package]]
-    of_package = (
-        f'only_mutate = ["uar/{package}/*"]\npytest_add_cli_args_test_selection = {tests}\n'
-    )
-    text = (folder / "pyproject.toml").read_text()
-    (folder / "pyproject.toml").write_text(
-        text.replace('source_paths = ["uar"]\n', f'source_paths = ["uar"]\n{of_package}')
-    )
+    with (folder / "pyproject.toml").open("a") as file:  # [tool.mutmut] stands last
+        file.write(f'only_mutate = ["uar/{package}/*"]\n')
+        file.write(f"pytest_add_cli_args_test_selection = {tests}\n")
 
 
 def sample(each: int, seed: int) -> list[str]:
@@ -86,11 +82,9 @@ def sample(each: int, seed: int) -> list[str]:
         if config().should_mutate(path)
         for name in mutate_file_contents(str(path), path.read_text()).mutant_names
     ]
-    print(
-        f"{Path().resolve().name}: {len(names)} mutants, {min(each, len(names))} are run",
-        flush=True,
-    )
-    return random.Random(seed).sample(names, min(each, len(names)))
+    each = min(each, len(names))
+    print(f"{Path().resolve().name}: {len(names)} mutants, {each} are run", flush=True)
+    return random.Random(seed).sample(names, each)
 
 
 def write_results(names: list[str]) -> None:
@@ -116,7 +110,7 @@ def write_results(names: list[str]) -> None:
 def main() -> None:
     """Copy, draw, run, write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("packages", nargs="*", default=list(TESTS), choices=[*TESTS, []])
+    parser.add_argument("packages", nargs="*", default=list(TESTS))
     parser.add_argument("--each", type=int, default=40, help="mutants of each package")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     arguments = parser.parse_args()

@@ -46,7 +46,8 @@ def test_global_features_are_those_of_each_study(
     batches = list(global_features(model, studies, 2, "tests"))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     found = paired_features(model, studies, 3, "tests")
-    for actual, expected in zip([np.concatenate(batches), *found], [images, images, reports]):
+    pairs = zip([np.concatenate(batches), *found], [images, images, reports], strict=True)
+    for actual, expected in pairs:
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert np.abs(images[0] - images[1:]).max(axis=1).min() > 1e-2  # studies differ
