@@ -24,11 +24,14 @@ from libcst import matchers as m
 from tests.conftest import ROOT
 
 FOLDER = ROOT / ".mutants"
+WRITING = "training.py::test_validation_and_evaluation_write_as_decode_says"
 TESTS = {  # of each package
-    "model": ["equations", "decoding", "missing_view", "looking", "extractor", "weights"],
-    "training": ["training", "looking", "equations", "extractor"],
-    "inference": ["inference", "decoding", "missing_view"],
-    "evaluation": ["metrics", "clinical", "baselines", "bootstrap", "formats", "summary"],
+    "model": ["equations.py", "decoding.py", "missing_view.py", "looking.py", "weights.py"],
+    "training": ["training.py", "looking.py", "equations.py", "extractor.py"],
+    "inference": ["inference.py", "decoding.py", "missing_view.py", WRITING],
+    "evaluation": [
+        *("metrics.py", "clinical.py", "baselines.py", "bootstrap.py", "formats.py", "summary.py"),
+    ],
 }
 KILLED = {"killed", "timeout", "segfault"}
 
@@ -63,7 +66,7 @@ def copy_tracked_files(package: str) -> None:
             shutil.copyfile(ROOT / name, folder / name)
     for path in (folder / "uar" / package).rglob("*.py"):
         path.write_text(cst.parse_module(path.read_text()).visit(Unwrap()).code)
-    tests = [f"tests/test_{name}.py" for name in TESTS[package]]
+    tests = [f"tests/test_{name}" for name in TESTS[package]]
     with (folder / "pyproject.toml").open("a") as file:  # [tool.mutmut] stands last
         file.write(f'only_mutate = ["uar/{package}/*"]\n')
         file.write(f"pytest_add_cli_args_test_selection = {tests}\n")
