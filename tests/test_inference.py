@@ -69,7 +69,10 @@ def attention_by_hand(model: UAR, visual: Tensor, report: Tensor, hidden: Tensor
         normed = layer.self_norm(x)
         x = x + reference.attend(layer.self_attention, normed, normed, causal=True)
         normed, attention = layer.visual_norm(x), layer.visual_attention
-        bias = layer.mask_scale * layer.refiner(normed, layer.refiner.keys(memory), 0) + seen
+        bias = seen
+        if layer.refiner is not None:
+            mask = layer.refiner(normed, layer.refiner.keys(memory), 0)
+            bias = layer.mask_scale * mask + seen
         width = 16 // attention.heads
         for head in range(attention.heads):
             own = slice(head * width, (head + 1) * width)
@@ -80,7 +83,7 @@ def attention_by_hand(model: UAR, visual: Tensor, report: Tensor, hidden: Tensor
     return torch.stack(maps).mean(dim=0)
 
 
-@pytest.mark.parametrize("tir", ["static", "predicted"])
+@pytest.mark.parametrize("tir", ["none", "static", "predicted"])
 @pytest.mark.parametrize("present", [None, PRESENT], ids=["all views", "some views"])
 def test_word_attention_is_equation_11s(
     make_model: Callable[..., UAR], present: np.ndarray | None, tir: str
