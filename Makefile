@@ -1,9 +1,10 @@
-# make repro: everything from nothing to the demo's metrics. make test: the tests.
+# make repro: everything from nothing to the demo's metrics. make test: the tests, in two processes.
 # make show: experiments, what they changed and the numbers that say most, in 120 columns.
 # make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them,
 # going on from .resume/faults.jsonl where it was interrupted.
 # make portable: every stage on this CPU and on three that QEMU emulates, and whether all made the
 # same bytes; with ARITHMETIC=native they do not. QUICK=1 takes one of them, up to a training.
+# make mutants: faults put into the code one at a time, and those that no test sees (docs/mutation.md).
 # make lint: style and types. make docs: docs/ as pages, into site/.
 # make bench: speed against straightforward references, into benchmarks/README.md.
 
@@ -14,7 +15,7 @@ PIP = $(BIN)/pip install --disable-pip-version-check --quiet --constraint constr
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS = 1
 
-.PHONY: repro show test faults portable lint docs bench venv
+.PHONY: repro show test mutants faults portable lint docs bench venv
 
 repro: venv
 	python -m pipeline doctor --locks
@@ -28,13 +29,16 @@ show: venv
 	  --drop '.*/|Created|val1|BLEU-[123]|METEOR|ROUGE|const|shuf_B4|F1_|near|no_f|unch|align|R@5|point|chance'
 
 test: $(VENV)/test.done
-	pytest
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 faults: $(VENV)/test.done
 	python -m tests.faults $(if $(LONG),--long --log .resume/faults.jsonl)
 
 portable: $(VENV)/base.done
 	python -m tests.portable $(if $(QUICK),--quick) $(if $(ARITHMETIC),--arithmetic $(ARITHMETIC))
+
+mutants: $(VENV)/mutants.done
+	python -m tests.mutants
 
 lint: $(VENV)/test.done
 	ruff check .
@@ -59,6 +63,10 @@ $(VENV)/base.done: pyproject.toml constraints.txt
 
 $(VENV)/test.done: $(VENV)/base.done
 	$(PIP) --editable '.[test]'
+	touch $@
+
+$(VENV)/mutants.done: $(VENV)/test.done
+	$(PIP) --editable '.[mutants]'
 	touch $@
 
 $(VENV)/docs.done: $(VENV)/base.done

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 
 from uar.core.config import EvaluateParams
-from uar.evaluation.clinical.chexbert import Chexbert
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.clinical.radgraph import RadGraph
 from uar.evaluation.clinical.scores import ReportLabeller
 from uar.evaluation.meteor import check_java
 from uar.evaluation.systems import GraphScorer, Measures
@@ -24,7 +22,11 @@ def open_measures(params: EvaluateParams, device: torch.device) -> Measures:
     labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
     graphs: dict[str, GraphScorer] = {}
     if params.chexbert is not None:
+        from uar.evaluation.clinical.chexbert import Chexbert  # seconds, of transformers
+
         labellers["chexbert"] = Chexbert(params.chexbert, device)
     if params.radgraph is not None:
+        from uar.evaluation.clinical.radgraph import RadGraph
+
         graphs["radgraph"] = RadGraph(params.radgraph, device)
     return Measures(labellers, graphs, params.protocols, params.meteor, params.uncertain)

@@ -165,6 +165,8 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
                 layer.visual_attention.value.weight.mul_(3)
             if model.unifier is None:
                 model.extractor.project.weight.mul_(6)
+            if model.findings is not None:  # studies differ in what is found
+                model.findings.classify.weight.mul_(6)
             model.head.weight.mul_(6)
         return model.eval()
 

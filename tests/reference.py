@@ -106,6 +106,16 @@ def encode(model: UAR, image: Tensor) -> Tensor:
     return encoder.norm(x)
 
 
+def prompt(model: UAR, encoded: Tensor) -> Tensor:
+    """What the findings head tells the decoder of each study, `(B, 1, d)`; zeros without one."""
+    head = model.findings
+    if head is None:
+        return encoded.new_zeros(len(encoded), 1, encoded.shape[2])
+    found = head(encoded.mean(dim=1)).sigmoid() > head.thresholds  # (B, N)
+    vectors = torch.where(found.unsqueeze(2), head.present, head.absent)  # (B, N, d)
+    return vectors.sum(dim=1, keepdim=True) / found.shape[1] ** 0.5
+
+
 def decode(model: UAR, text: Tensor, visual: Tensor) -> tuple[Tensor, list[Tensor]]:
     """h_t `(B, T, d)` (Eq. 3) and each layer's sigma(M) (Eq. 11)."""
     decoder = model.decoder
@@ -129,7 +139,8 @@ def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
     """As `UAR.forward`."""
     inputs = report[:, :-1]
     image, text = image_features(model, visual), text_features(model, inputs)
-    states, masks = decode(model, text, encode(model, image))
+    encoded = encode(model, image)
+    states, masks = decode(model, text + prompt(model, encoded), encoded)
     words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
     return Forward(model.head(states), image.mean(dim=1), masked_mean(text, words), masks)
 
@@ -164,13 +175,14 @@ def generate(
         return log_probability / max(1, len(words)) ** length_penalty
 
     encoded = encode(model, image_features(model, visual))
+    prompts = prompt(model, encoded)
     kept: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in visual]
     for position in range(model.sizes.max_length):
         rows = [study for study, beams in enumerate(kept) for _ in beams]
         prefixes = [[BOS, *words] for beams in kept for words, _ in beams]
         padded = [ids + [PAD] * (position + 1 - len(ids)) for ids in prefixes]
         text = text_features(model, torch.tensor(padded, device=visual.device))
-        states, _ = decode(model, text, encoded[rows])
+        states, _ = decode(model, text + prompts[rows], encoded[rows])
         words_after = model.head(states[:, -1]).log_softmax(-1)
         if guidance:
             states, _ = decode(model, text, model.no_image.expand_as(encoded[rows]))

@@ -62,6 +62,8 @@ RULES = {
     "Small pericardial effusion.": {},
     "No effusion on the left. Large right effusion.": {"Pleural Effusion": "positive"},
     "Possible effusion. No large effusion.": {"Pleural Effusion": "uncertain"},
+    "Possible effusion on the left. Large right effusion.": {"Pleural Effusion": "positive"},
+    "Large right effusion. Possible effusion on the left.": {"Pleural Effusion": "positive"},
     "massive obesity": {},
     "Clear lungs.There is an effusion.No pneumothorax": {
         "Lung Opacity": "negative",

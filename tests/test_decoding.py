@@ -25,6 +25,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"tir": "predicted"},
     {"lsu": False},
     {"lsu": False, "integration": False, "tir": "none"},
+    {"findings": True},
 ]
 variants = pytest.mark.parametrize("switches", VARIANTS, ids=str)
 LENGTH = 7  # T of `make_model`
@@ -126,11 +127,19 @@ def test_generated_reports_equal_the_reference(
 
 @pytest.mark.parametrize("guidance", [0.5, 3.0])
 @pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("switches", [{}, {"findings": True}], ids=str)
 def test_guided_reports_equal_the_reference(
-    make_model: MakeModel, make_visual: MakeVisual, beams: int, guidance: float
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    switches: dict[str, Any],
+    beams: int,
+    guidance: float,
 ) -> None:
-    model = biased_to_end(make_model(SEED, image_dropout=0.5), by=1.0).double()
+    model = biased_to_end(make_model(SEED, image_dropout=0.5, **switches), by=1.0).double()
     torch.nn.init.normal_(model.no_image, generator=torch.Generator().manual_seed(SEED))
+    for layer in model.decoder.layers:  # what a beam has said weighs, without films too
+        torch.nn.init.normal_(layer.self_attention.value.weight, std=1.0)
+        torch.nn.init.normal_(layer.self_attention.output.weight, std=1.0)
     visual = make_visual(model, 6)
     expected = reference.generate(model, visual, beams, 1.0, guidance)
     guided = generate(model, visual, beams, 1.0, guidance=guidance)

@@ -21,8 +21,9 @@ from uar.core.special_words import BOS, EOS, PAD
 from uar.data.batches import Batch
 from uar.model.aligner import CrossModalRepresentationAligner, make_basis
 from uar.model.attention import MultiHeadAttention
-from uar.model.transformer import DecoderLayer, Dropout
+from uar.model.transformer import DecoderLayer, Dropout, Positions
 from uar.model.uar import UAR, distinct
+from uar.model.unifier import LookUp
 from uar.training.losses import language_modeling_loss, mask_loss, triplet_contrastive_loss
 from uar.training.objective import Objective
 
@@ -431,6 +432,17 @@ def test_the_weights_of_either_stage(tiny_raw: dict[str, Any]) -> None:
 
 
 # ---- whole model
+
+
+def test_positions_and_words_start_with_unit_variance() -> None:
+    """Vaswani et al. 2017, 3.4, scale words by sqrt(d); positions that weigh less are not read."""
+    torch.manual_seed(0)
+    positions, words = Positions(200, 256), LookUp(200, 256)
+    with torch.no_grad():
+        torch.testing.assert_close(positions(3, 9), positions.table[3:9] * 16)
+        torch.testing.assert_close(words(torch.arange(3, 9)), words.weight[3:9] * 16)
+        for values in (positions(0, 200), words.all()):
+            assert float(values.std()) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["distinct", "static"])

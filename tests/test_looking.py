@@ -54,7 +54,7 @@ def test_word_dropout_hides_its_share_of_words_from_the_decoder_alone(
 def test_feature_dropout_averages_some_tokens_in_training_alone(
     make_model: MakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_model(dropout=0.0, feature_dropout=0.5)
+    model = make_model(dropout=0.0, feature_dropout=0.2)
     exact = model(VISUAL, REPORT)
     image, _ = model.features(VISUAL, REPORT[:, :-1])
     torch.testing.assert_close(exact.image_global, image.mean(dim=1))
@@ -62,7 +62,7 @@ def test_feature_dropout_averages_some_tokens_in_training_alone(
     assert model._kept(image) is None
     model.train()
     share = model._kept(torch.zeros(100, 200, 1)).float().mean()
-    assert float(share) == pytest.approx(0.5, abs=0.02)
+    assert float(share) == pytest.approx(0.8, abs=0.02)  # of 20,000
     kept = {8: torch.arange(16).view(2, 8) % 3 == 0, 7: torch.tensor([[False, True] + [False] * 5])}
     monkeypatch.setattr(model, "_kept", lambda features: kept[features.shape[1]])
     output = model(VISUAL, REPORT)

@@ -22,6 +22,7 @@ from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
     refuse_other_studies,
+    share_unchanged,
     text_statistics,
     write_predictions,
 )
@@ -293,6 +294,9 @@ def test_predictions_of_other_studies_are_refused():
     cut = [*PREDICTIONS[:4], replace(PREDICTIONS[4], reference="the lungs")]
     with pytest.raises(UserError, match="line 5: study e has different references"):
         refuse_other_studies(PREDICTIONS, cut, "x and y")
+    for others in (PREDICTIONS[:4], swapped, cut):
+        with pytest.raises(UserError, match="two systems.*evaluate both systems on the same"):
+            share_unchanged(PREDICTIONS, others)
 
 
 def test_missing_predictions_file(tmp_path):

@@ -18,7 +18,7 @@ MakeVisual = Callable[..., Tensor]
 
 variants = pytest.mark.parametrize(
     "switches",
-    [{"tir": "none"}, {"tir": "static"}, {"tir": "predicted"}, {"lsu": False}],
+    [{"tir": "none"}, {"tir": "static"}, {"tir": "predicted"}, {"lsu": False}, {"findings": True}],
     ids=str,
 )
 REPORTS = torch.tensor([[BOS, 4, 5, 6, EOS, PAD, PAD, PAD], [BOS, 7, 3, 9, 8, 10, 4, EOS]])
@@ -48,9 +48,12 @@ def test_a_missing_view_changes_nothing(
     for one, other in (
         (hidden[0].logits, hidden[1].logits),
         (hidden[0].image_global, hidden[1].image_global),
+        (hidden[0].findings, hidden[1].findings),
     ):
         torch.testing.assert_close(one, other)
     assert not torch.allclose(shown[0].logits, shown[1].logits, atol=1e-3)
+    if model.findings is not None:
+        assert not torch.allclose(shown[0].findings, shown[1].findings, atol=1e-3)
     torch.testing.assert_close(hidden[0].logits[1], shown[0].logits[1])  # it has both views
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.provenance import code_up_to
+from pipeline.provenance import code_up_to, stages
 from pipeline.stages.export import commit
+from uar.core.config import Params
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
 from uar.core.provenance import Record, check, differences, release
@@ -42,6 +44,16 @@ def test_two_builds_of_a_release_are_recorded_alike(
 ) -> None:
     monkeypatch.setattr("uar.core.provenance.version", lambda package: f"2.13.0{build}")
     assert release("torch") == "2.13.0"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params) -> Params:
+    """A folder with a stand-in for each input of stage one's training."""
+    monkeypatch.chdir(tmp_path)
+    for path in stages()["train_stage_one"].inputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {path}")
+    return tiny_params
 
 
 def compare(*inputs: str, **params: Any) -> dict[str, str]:
@@ -165,6 +177,44 @@ def test_a_folders_hash_is_of_names_and_contents(tmp_path: Path) -> None:
     assert sha256(tmp_path / "one") == first
     (tmp_path / "one" / "x" / "a.json").rename(tmp_path / "one" / "a.json")
     assert sha256(tmp_path / "one") != first
+
+
+@pytest.mark.parametrize("library", ["torch", "numpy", "safetensors"])
+def test_work_of_another_librarys_version_is_not_resumed(
+    project: Params, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    stage = stages()["train_stage_one"]
+    before = stage.identity(project)
+    assert differences(before, stage.identity(project)) == []
+
+    def newer(package: str) -> str:
+        return version(package) + (".post1" if package == library else "")
+
+    monkeypatch.setattr("pipeline.provenance.version", newer)
+    assert differences(before, stage.scratch(project).identity) == [f"version {library}"]
+
+
+def test_work_of_other_inputs_parameters_or_code_is_not_resumed(
+    project: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a stage reads: each of its inputs, each of its parameters, each file of code."""
+    stage = stages()["train_stage_one"]
+    before = stage.identity(project)
+    for path in stage.inputs:
+        content = path.read_bytes()
+        path.write_bytes(content + b"!")
+        assert differences(before, stage.identity(project)) == [f"input {path}"]
+        path.write_bytes(content)
+    raw = project.model_dump(mode="json")
+    raw["train"]["lambda2"] += 1
+    other = Params.model_validate(raw)
+    assert differences(before, stage.identity(other)) == ["params train.lambda2"]
+    file = "uar/training/losses.py"
+    monkeypatch.setattr(
+        "pipeline.provenance.sha256",
+        lambda path: "another" if str(path).endswith(file) else sha256(path),
+    )
+    assert differences(before, stage.identity(project)) == [f"code {file}"]
 
 
 def test_the_code_of_a_stage_is_that_of_all_before_it() -> None:

@@ -613,6 +613,12 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
     assert "base, a, uar, a-s0" in unknown
     write_predictions(folder / "own.jsonl", written(*REPORTS))
     assert "no training seed in common" in refusal("--paired", "own.jsonl", "uar")
+    for number, change in enumerate(({"study_id": "9"}, {"reference": "the heart ."})):
+        rows = written(*REPORTS)
+        write_predictions(folder / "other.jsonl", [*rows[:3], replace(rows[3], **change)])
+        message = refusal("--paired", "own.jsonl", "other.jsonl")
+        found = ("study 3 against 9", "study 3 has different references")[number]
+        assert f"own.jsonl and other.jsonl, line 4: {found}" in message
     assert "no finished run of row 'f'" in refusal("--against", "f")
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl"]).exit_code == 2
 

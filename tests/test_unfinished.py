@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,36 @@ def test_another_runs_unfinished_array_is_not_used(tmp_path: Path) -> None:
     assert np.load(array.array)[4].tolist() == [[7, 7, 7, 7]]
     assert array.open({"seed": 2}).tolist() == [0, 1, 2]
     assert not np.load(array.array).any()
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_batch_is_done_only_once_its_values_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Killed before either of its two writes: what is marked is never zeros."""
+    array = five(tmp_path)
+    array.open({})
+    opened, real = [], Path.open
+
+    def killed(path: Path, mode: str = "r", **options: Any) -> Any:
+        if mode == "r+b":
+            opened.append(path)
+            if len(opened) > at:
+                raise KeyboardInterrupt
+        return real(path, mode, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", killed)
+        with pytest.raises(KeyboardInterrupt):
+            array.write(1, np.full((2, 1, 4), 7))
+    assert len(opened) == at + 1
+    remaining = array.open({})
+    values = np.load(array.array)
+    for number in {0, 1, 2} - set(remaining.tolist()):
+        assert values[2 * number : 2 * number + 2].all(), number
+    assert 1 in remaining
+    array.write(1, np.full((2, 1, 4), 7))
+    assert array.open({}).tolist() == [0, 2]
 
 
 Damage = Callable[[UnfinishedArray], object]

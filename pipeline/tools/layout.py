@@ -1,56 +1,16 @@
-"""Which room imports which: the arrows of the layout, drawn, and those that run the wrong way."""
+"""Which room imports which, drawn; `[tool.importlinter]` in pyproject.toml says which may."""
 
 from __future__ import annotations
 
-import ast
 import logging
 from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from uar.core.errors import UserError
-
 log = logging.getLogger(__name__)
-
-# From the ground up; a room may import what stands before it.
-ROOMS = (
-    "uar.core",
-    "uar.data",
-    "uar.networks",
-    "uar.tokens",
-    "uar.model",
-    "uar.evaluation",
-    "uar.inference",
-    "uar.training",
-    "uar.analysis",
-    "uar.bundle",
-    "uar.viewer",
-    "pipeline.paths",
-    "pipeline.provenance",
-    "pipeline.run",
-    "pipeline.inputs",
-    "pipeline.console",
-    "pipeline.measures",
-    "pipeline.training",
-    "pipeline.page",
-    "pipeline.stages",
-    "pipeline.experiments",
-    "pipeline.tools",
-    "pipeline.__main__",
-)
-# Nor may these, whatever their height: evaluation knows predictions, never what made them.
-FORBIDDEN = {
-    ("uar.model", "uar.data"),
-    ("uar.model", "uar.tokens"),
-    ("uar.evaluation", "uar.data"),
-    ("uar.evaluation", "uar.tokens"),
-    ("uar.evaluation", "uar.model"),
-    ("uar.inference", "uar.tokens"),
-    ("uar.training", "uar.tokens"),
-    ("uar.analysis", "uar.training"),
-}
 
 Arrow = tuple[str, str]  # importing room, imported room
 
@@ -61,71 +21,34 @@ def layout(
     ),
 ) -> None:
     """Draw which room of the package imports which."""
-    arrows = read_arrows(Path())
+    arrows = read_arrows()
     draw(arrows, out)
     log.info(
         f"{len({room for arrow in arrows for room in arrow})} rooms, {len(arrows)} arrows: {out}"
     )
 
 
-def read_arrows(root: Path) -> Counter[Arrow]:
-    """Import statements from one room to another, counted; those within a room do not count.
+def read_arrows() -> Counter[Arrow]:
+    """Imports of one module by another in another room, counted; a room is `uar.data`, say."""
+    from grimp import build_graph  # with import-linter, which holds the arrows to their rule
 
-    Args:
-        root: the project's folder.
-
-    Raises:
-        UserError: a module of no known room.
-    """
+    graph = build_graph("uar", "pipeline", cache_dir=None)
     arrows: Counter[Arrow] = Counter()
-    for folder in ("uar", "pipeline"):
-        for path in sorted((root / folder).rglob("*.py")):
-            importer = ".".join(path.relative_to(root).with_suffix("").parts)
-            if importer in ("uar.__init__", "pipeline.__init__"):
-                continue
-            for imported in _imports(path, root):
-                arrow = _room(importer, path), _room(imported, path)
-                if arrow[0] != arrow[1]:
-                    arrows[arrow] += 1
+    for module in sorted(graph.modules):
+        for imported in graph.find_modules_directly_imported_by(module):
+            source, target = (".".join(name.split(".")[:2]) for name in (module, imported))
+            if source != target and "uar" not in (source, target):  # its version and its door
+                arrows[source, target] += 1
     return arrows
-
-
-def upward(arrows: Counter[Arrow]) -> list[Arrow]:
-    """Arrows that run up, or that `FORBIDDEN` names."""
-    height = {room: i for i, room in enumerate(ROOMS)}
-    return sorted(a for a in arrows if height[a[0]] < height[a[1]] or a in FORBIDDEN)
-
-
-def _imports(path: Path, root: Path) -> list[str]:
-    modules: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            modules += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                exists = (root / f"{inner.replace('.', '/')}.py").is_file()
-                modules.append(inner if exists else node.module)
-    ours = (module for module in modules if module.startswith(("uar.", "pipeline.")))
-    return sorted(set(ours))
-
-
-def _room(module: str, path: Path) -> str:
-    room = ".".join(module.split(".")[:2])
-    if room not in ROOMS:
-        raise UserError(f"{path}: {module} is in no room of the layout. Add {room} to ROOMS.")
-    return room
 
 
 def draw(arrows: Counter[Arrow], out: Path) -> None:
     """Rooms by height, the ground below; an arrow's width says how many imports it stands for."""
     from matplotlib.figure import Figure
 
-    levels = _levels(arrows)
     rows: dict[int, list[str]] = {}
-    for room in ROOMS:
-        if room in levels:
-            rows.setdefault(levels[room], []).append(room)
+    for room, level in _levels(arrows).items():
+        rows.setdefault(level, []).append(room)
     place = {
         room: ((i + 0.5) / len(row), level)
         for level, row in rows.items()
@@ -167,9 +90,10 @@ def draw(arrows: Counter[Arrow], out: Path) -> None:
 
 def _levels(arrows: Counter[Arrow]) -> dict[str, int]:
     """Height of each room: one above the highest that it imports."""
+    below: dict[str, list[str]] = {}
+    for source, target in sorted(arrows):
+        below.setdefault(source, []).append(target)
     levels: dict[str, int] = {}
-    for room in ROOMS:
-        below = [levels[target] for source, target in arrows if source == room and target in levels]
-        if below or any(room == target for _, target in arrows):
-            levels[room] = 1 + max(below, default=-1)
+    for room in TopologicalSorter(below).static_order():
+        levels[room] = 1 + max((levels[target] for target in below.get(room, ())), default=-1)
     return levels

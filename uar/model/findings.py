@@ -36,7 +36,7 @@ class FindingsHead(nn.Module):
 
     def found(self, logits: Tensor) -> Tensor:
         """Findings whose probability exceeds their threshold, `(B, N)` float, 0 or 1."""
-        return (logits.sigmoid() > self.thresholds).float()
+        return (logits.sigmoid() > self.thresholds).to(self.present)
 
     def prompt(self, findings: Tensor) -> Tensor:
         """The sum of each finding's vector, present or absent: `(B, N)` 0 or 1 to `(B, 1, d)`."""
