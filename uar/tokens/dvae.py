@@ -22,6 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.core.weights import unpickle
 from uar.networks.pretrained import FeatureNetwork
 from uar.tokens.tokenizer import Tokenizer, kmeans
 
@@ -42,19 +43,22 @@ _DECODER_ALONE = 0.3  # share of the steps before the encoder moves: it then get
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
 # What OpenAI's encoder.pkl and decoder.pkl are made of; nothing else is unpickled.
-_PICKLED_CLASSES = [
-    dall_e.Encoder,
-    dall_e.Decoder,
-    dall_e.encoder.EncoderBlock,
-    dall_e.decoder.DecoderBlock,
-    dall_e.utils.Conv2d,
-    nn.Sequential,
-    nn.ReLU,
-    nn.MaxPool2d,
-    nn.Upsample,
-    nn.Identity,
-    OrderedDict,
-]
+_PICKLED = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        dall_e.Encoder,
+        dall_e.Decoder,
+        dall_e.encoder.EncoderBlock,
+        dall_e.decoder.DecoderBlock,
+        dall_e.utils.Conv2d,
+        nn.Sequential,
+        nn.ReLU,
+        nn.MaxPool2d,
+        nn.Upsample,
+        nn.Identity,
+        OrderedDict,
+    )
+}
 
 
 class Dvae(Tokenizer):
@@ -134,11 +138,10 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_PICKLED_CLASSES):
-            return torch.load(path, map_location="cpu", weights_only=True).state_dict()
+        return unpickle(path, _PICKLED).state_dict()
     except Exception as error:
-        refused = isinstance(error, pickle.UnpicklingError)  # torch then advises to load unchecked
-        reason = "a pickle of something else" if refused else f"{type(error).__name__}: {error}"
+        told = isinstance(error, pickle.UnpicklingError)
+        reason = f"{error}" if told else f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: found no dall_e weights ({reason}). "
             "Expected a .safetensors file of this project or OpenAI's encoder.pkl / decoder.pkl."
