@@ -12,12 +12,11 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uar.core.errors import UserError
 from uar.core.files import sha256
-from uar.core.weights import refuse_programs, unpickle
+from uar.core.weights import read_safetensors, refuse_absurd, refuse_programs, unpickle
 from uar.networks.network import FeatureNetwork, build_network
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -121,6 +120,7 @@ def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwor
             f"absent or of another shape, {wrong[0]} first. {section}.network says which "
             "network it is."
         )
+    refuse_absurd(source, {n: state[n] for n in wanted})
     network.load_state_dict({n: state[n] for n in wanted})
     return network.eval()
 
@@ -130,7 +130,7 @@ def _read_state(path: Path, section: str) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing. {section}.weights names the weight file.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_safetensors(path)[0]
         found = unpickle(path, _MODULES) if zipfile.is_zipfile(path) else _of_old_torch(path)
         state = found.state_dict() if isinstance(found, nn.Module) else found
         return {name: w for name, w in state.items() if isinstance(w, Tensor)}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
@@ -22,7 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.core.weights import unpickle
+from uar.core.weights import fill, read_safetensors, refuse_absurd, unpickle
 from uar.networks.pretrained import FeatureNetwork
 from uar.tokens.tokenizer import Tokenizer, kmeans
 
@@ -67,14 +67,19 @@ class Dvae(Tokenizer):
     Args:
         codebook_size: visual words, |V_I|; at least 512.
         hidden: channels of the first group of blocks; at least 64.
+        initial: channels of the decoder's first layer.
+        device: where its weights are; `meta` has shapes alone.
     """
 
     stride = 8  # three poolings
 
-    def __init__(self, codebook_size: int, hidden: int) -> None:
+    def __init__(
+        self, codebook_size: int, hidden: int, initial: int = 128, device: str = "cpu"
+    ) -> None:
         super().__init__()
-        self.encoder = dall_e.Encoder(n_hid=hidden, vocab_size=codebook_size)
-        self.decoder = dall_e.Decoder(n_hid=hidden, vocab_size=codebook_size)
+        sizes = {"n_hid": hidden, "vocab_size": codebook_size, "device": torch.device(device)}
+        self.encoder = dall_e.Encoder(**sizes)
+        self.decoder = dall_e.Decoder(**sizes, n_init=initial)
 
     @property
     def codebook_size(self) -> int:
@@ -121,14 +126,15 @@ def load_dvae(encoder: Path, decoder: Path) -> Dvae:
         codebook_size, _, _, _ = halves["encoder"]["blocks.output.conv.w"].shape
         hidden = halves["encoder"]["blocks.input.w"].shape[0]
         n_init = halves["decoder"]["blocks.input.w"].shape[0]
-        model = Dvae(codebook_size, hidden)
-        model.decoder = dall_e.Decoder(n_hid=hidden, vocab_size=codebook_size, n_init=n_init)
-        model.encoder.load_state_dict(halves["encoder"])
-        model.decoder.load_state_dict(halves["decoder"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        model = Dvae(codebook_size, hidden, n_init, "meta")  # files say sizes; weights prove them
+        fill(model.encoder, halves["encoder"])
+        fill(model.decoder, halves["decoder"])
+    except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(
             f"{encoder} and {decoder} are not the two halves of one dall_e dVAE: {error}"
         ) from None
+    refuse_absurd(encoder, halves["encoder"])
+    refuse_absurd(decoder, halves["decoder"])
     return model
 
 
@@ -137,7 +143,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing. dvae.encoder and dvae.decoder name the weight files.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return read_safetensors(path)[0]
         return unpickle(path, _PICKLED).state_dict()
     except Exception as error:
         told = isinstance(error, pickle.UnpicklingError)
