@@ -44,7 +44,7 @@ def probe() -> None:
     write_json(paths.PROBE, {"auc": means["tokens"], "thumbnail_auc": means["thumbnail"], **use})
     studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
     with atomic_write(paths.PROBE_FINDINGS) as temporary:
-        temporary.write_text(_csv(found, studies))
+        temporary.write_text(_csv(found, studies), encoding="utf-8")
     table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
     for name, of_tokens in found["tokens"].auc.items():
         of_films = found["thumbnail"].auc[name]

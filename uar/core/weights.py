@@ -60,6 +60,8 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         if not isinstance(about, dict):
             raise TypeError("its JSON is no object")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(
             f"{path} is no {kind} of this project, or not a whole one "
             f"({type(error).__name__}: {error}). {_REMEDY}"

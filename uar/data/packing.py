@@ -217,7 +217,7 @@ class _Journal:
         if not self.done:
             shutil.rmtree(self._path.parent, ignore_errors=True)
             self._path.parent.mkdir(parents=True)
-            self._path.write_text(self._first_line)
+            self._path.write_text(self._first_line, encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -235,7 +235,7 @@ class _Journal:
             return
         with self._array.open("r+b") as rows:
             os.fsync(rows.fileno())
-        with self._path.open("a") as stream:
+        with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(self._unwritten)
         self._unwritten.clear()
         self._written_at = time.monotonic()
