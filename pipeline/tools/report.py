@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import sys
@@ -112,7 +113,13 @@ def _of_table(table: Path) -> Iterator[Asked]:
     """Paths are relative to the table's folder."""
     if not table.is_file():
         raise UserError(f"{table}: no such file")
-    with table.open(newline="", encoding="utf-8-sig") as stream:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
+    with io.StringIO(text, newline="") as stream:
         rows = csv.DictReader(stream)
         if not {"study", "frontal"} <= set(rows.fieldnames or ()):
             raise UserError(

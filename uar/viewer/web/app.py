@@ -23,6 +23,7 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, PackageLoader
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from uar.bundle.report import Report, png
 from uar.bundle.reporter import Reporter
@@ -158,6 +159,8 @@ def create_app(
                 body = await asyncio.wait_for(_body(request, sum(lengths)), limits.upload_seconds)
             except TimeoutError:
                 raise HTTPException(408, "The films took too long to arrive.") from None
+            except ClientDisconnect:
+                raise HTTPException(400, "The connection ended before the films did.") from None
             ends = np.cumsum(lengths).tolist()
             films = [body[end - size : end] for end, size in zip(ends, lengths, strict=True)]
             del body
