@@ -48,7 +48,7 @@ lint: $(VENV)/test.done
 docs: $(VENV)/docs.done
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-bench: $(VENV)/bench.done
+bench: $(VENV)/base.done
 	python -m benchmarks
 
 venv: $(VENV)/base.done
@@ -71,8 +71,4 @@ $(VENV)/mutants.done: $(VENV)/test.done
 
 $(VENV)/docs.done: $(VENV)/base.done
 	$(PIP) --editable '.[docs]'
-	touch $@
-
-$(VENV)/bench.done: $(VENV)/base.done
-	$(PIP) --editable '.[bench]'
 	touch $@

@@ -56,9 +56,9 @@ def main() -> None:
     device = resolve_device("auto")
     rows = "".join(run(module) for module in MODULES)
     table = f"`make bench`, {date.today()}, {machine(device)}:\n\n{HEAD}{rows}"
-    text = with_table(README.read_text(), device.type, table)
+    text = with_table(README.read_text(encoding="utf-8"), device.type, table)
     with atomic_write(README) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
     print(f"{README} has the new table")
 
 

@@ -24,8 +24,8 @@ WORDS = 36  # mean of a report, full stops counted
 
 def iu_xray_params(preset: str = "iu_xray_small") -> Params:
     """params.yaml under a preset."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge(raw, yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text()))
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    merge(raw, yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")))
     return parse_params(raw, preset)
 
 

@@ -116,7 +116,7 @@ def measure_memory(folder: Path, count: int) -> None:
     """
     views = Views("crops", crops=1, crop=8, size=64, stride=8, seed=0)
     tokenized(folder, Dvae(512, 64), count, views, batch_size=128)
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
 
 

@@ -6,6 +6,7 @@ A command's module is imported when it is called: `--help` reads the summaries f
 from __future__ import annotations
 
 import ast
+import io
 import os
 import sys
 from collections.abc import MutableMapping
@@ -18,7 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline import paths
-from pipeline.run import as_stage
+from pipeline.run import as_stage, errors_explained
 from uar.core.arithmetic import set_up
 from uar.core.errors import UserError
 
@@ -87,7 +88,7 @@ def load_command(name: str) -> Any:
     if heading == "Stages":
         function = as_stage(name, function)
     alone = typer.Typer(**_STYLE)
-    alone.command(name)(function)
+    alone.command(name)(errors_explained()(function))
     return typer.main.get_command(alone)
 
 
@@ -111,7 +112,7 @@ def set_up_arithmetic(path: Path) -> None:
     """
     from uar.core.params_file import load_params
 
-    with suppress(UserError):  # the command itself says what is wrong with the file
+    with suppress(UserError, OSError):  # the command itself says what is wrong with the file
         params = load_params(path)
         set_up(os.environ, params.arithmetic, params.threads)
 
@@ -138,6 +139,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")  # whatever the locale: files are UTF-8
     try:
         app(prog_name="python -m pipeline")
     except UserError as error:

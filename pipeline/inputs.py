@@ -8,10 +8,10 @@ import pandas as pd
 from pipeline import paths
 from uar.core.config import Params
 from uar.core.errors import UserError
-from uar.core.files import open_array, read_table
+from uar.core.files import open_array
 from uar.core.geometry import cells_along
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
-from uar.data.study import Split
+from uar.data.study import REPORT_COLUMNS, STUDY_COLUMNS, Split, read_checked
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.uar import ModelSizes
@@ -25,7 +25,7 @@ def open_images() -> np.ndarray:
 
 def image_rows(params: Params, split: Split) -> np.ndarray:
     """Rows in the packed and the token array of each study's images, `(S, V)`."""
-    return study_rows(read_table(paths.STUDIES), params, split)
+    return study_rows(read_checked(paths.STUDIES, STUDY_COLUMNS), params, split)
 
 
 def study_rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:
@@ -51,7 +51,7 @@ class Inputs:
     def __init__(self, params: Params) -> None:
         self.params = params
         self.vocabulary = Vocabulary.load(paths.VOCABULARY)
-        self.reports = read_table(paths.REPORTS)
+        self.reports = read_checked(paths.REPORTS, REPORT_COLUMNS)
         self.visual: VisualSource
         self.encoder_sha256: str | None = None
         films: np.ndarray

@@ -13,8 +13,9 @@ from pipeline import paths
 from pipeline.console import number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
-from uar.core.files import atomic_write, read_table
+from uar.core.files import atomic_write
 from uar.data.batches import Studies
+from uar.data.study import BOX_COLUMNS, read_checked
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
 from uar.evaluation.predictions import Prediction
@@ -108,7 +109,7 @@ def view_names(views: Sequence[str], count: int) -> list[str]:
 def known_boxes() -> dict[str, list[FindingBox]]:
     """Places of findings that the data set knows, by study."""
     boxes: dict[str, list[FindingBox]] = {}
-    for row in read_table(paths.BOXES).itertuples():
+    for row in read_checked(paths.BOXES, BOX_COLUMNS).itertuples():
         box = FindingBox(row.view, row.finding, row.x0, row.y0, row.x1, row.y1)
         boxes.setdefault(row.study_id, []).append(box)
     return boxes

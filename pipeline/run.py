@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
 import hashlib
 import logging
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import typer
+from filelock import FileLock, Timeout
 
 from pipeline import paths
 from uar.core.arithmetic import set_up
 from uar.core.errors import UserError
+from uar.core.files import before_naming
 
 log = logging.getLogger(__name__)
 
 _KEPT_FOR_DVC = ("train_stage_one", "train_stage_two")  # their scratch, until dvc.lock has the run
 _ENDED = "ended.json"  # the record of a whole run, in its scratch folder
 
-_UNWRITABLE = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing alone
+_REFUSED = {errno.EACCES, errno.EPERM}  # of writing, or of reading
 
 
 def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
@@ -54,7 +52,8 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
             )
         stage = stages()[name]
         scratch = paths.SCRATCH / name
-        with interruption_explained(scratch), full_disk_explained(), alone(name):
+        end_with_dvc()
+        with interruption_explained(scratch), alone(name):
             if _first_process():
                 forget_recorded_runs()
             stage.check(params)
@@ -96,65 +95,128 @@ def forget_recorded_runs() -> None:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold a stage's lock, which ends with the process however it ends.
+    """Hold the lock of a stage or a command, which ends with the process however it ends.
 
     Raises:
-        UserError: another process runs the stage in this folder.
+        UserError: another process runs it in this folder.
     """
     if not _first_process():
         yield
         return
     path = paths.SCRATCH / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
-            file.close()
-            raise UserError(
-                f"{name} is running in this folder already (process {holder}). Wait for it or stop "
-                "it; two at once would write the same files."
-            ) from None
-        if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            break
-        file.close()  # its holder ended, and the name with it, between the two calls
+    lock = FileLock(path, blocking=False)
     try:
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        lock.acquire()
+    except Timeout:
+        holder = path.read_text(encoding="utf-8").strip() or "unknown"
+        raise UserError(
+            f"{name} is running in this folder already (process {holder}). Wait for it or stop "
+            "it; two at once would write the same files."
+        ) from None
+    with lock:
+        path.write_text(str(os.getpid()), encoding="utf-8")
         yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        path.write_text("", encoding="utf-8")
+
+
+def end_with_dvc() -> None:
+    """End this process when the DVC that started it ends, before another output takes its name.
+
+    Otherwise a second `dvc repro` would run, or hash files, while this one still writes them. A
+    shell may stand between the two, so that Linux's signal of a parent's death says too little.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return
+    dvc = _who_set("DVC_STAGE")
+    if dvc is None:
+        return
+
+    def check() -> None:
+        if not _runs(dvc):
+            os._exit(1)  # as killed: what is done is kept
+
+    def follow() -> None:
+        while True:
+            check()
+            time.sleep(0.1)
+
+    before_naming(check)
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _who_set(variable: str) -> psutil.Process | None:
+    """The nearest process above this one without a variable that this one's environment has."""
+    try:
+        for parent in psutil.Process().parents():
+            if variable not in parent.environ():
+                return parent
+    except psutil.Error:  # of another user, or gone
+        pass
+    return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager
-def full_disk_explained() -> Iterator[None]:
-    """Turn a write that the disk refuses into a sentence."""
+def errors_explained() -> Iterator[None]:
+    """Turn what the system refuses a command into a sentence: the one place, for every command."""
     try:
         yield
+    except MemoryError as error:
+        raise UserError(
+            "the memory of this machine, or of this process, is not enough. Smaller batches "
+            "(tokenize.batch_size, train.accumulate, decode.batch_size) need less."
+        ) from error
+    except BrokenPipeError:
+        raise  # whoever reads the output has enough
     except Exception as error:
         number = getattr(error, "errno", None) or _number_in(str(error))
-        if number not in _UNWRITABLE:
-            raise
         name = getattr(error, "filename", None)
-        place = f" {os.fsdecode(name)}" if isinstance(name, str | bytes) else ""
+        named = isinstance(name, str | bytes | os.PathLike)
+        if not isinstance(number, int) or not (named or number in _FULL):
+            raise
+        place = os.fsdecode(name) if named else None  # type: ignore[arg-type]
         reason = getattr(error, "strerror", None) or os.strerror(number)
+        raise UserError(_sentence(number, reason, place)) from error
+
+
+def _sentence(number: int, reason: str, place: str | None) -> str:
+    """What the system's refusal `number`, in its words `reason`, means, and what to do."""
+    if number in _FULL or (number in _REFUSED and not _unreadable(place)):
         free = shutil.disk_usage(Path()).free
-        raise UserError(
-            f"cannot write{place}: {reason}. {free:,} bytes are free on the disk of "
-            f"{Path().resolve()}. Make room or make it writable, then give the same command: "
-            "outputs of before that are whole are as they were, and a long stage goes on where it "
-            "stopped."
-        ) from error
+        return (
+            f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
+            f"disk of {Path().resolve()}. Make room or make it writable, then give the same "
+            "command: outputs of before that are whole are as they were, and a long stage goes on "
+            "where it stopped."
+        )
+    shown = place if place is None or len(place) < 200 else f"{place[:200]}..."
+    advice = {
+        errno.EISDIR: "It is a folder where a file should be.",
+        errno.ENOTDIR: "A part of it is a file where a folder should be.",
+        errno.ENAMETOOLONG: "Use a shorter path.",
+        errno.ELOOP: "Its symbolic links lead in a circle.",
+        errno.ENOENT: "Correct the path, or make what it names.",
+        errno.EACCES: "Let this user read it.",
+        errno.EPERM: "Let this user read it.",
+    }.get(number, "Then give the same command.")
+    return f"cannot open {shown}: {reason}. {advice}"
+
+
+def _unreadable(place: str | None) -> bool:
+    """Whether a refusal is of reading: this user may not read what is there."""
+    return place is not None and os.path.exists(place) and not os.access(place, os.R_OK)
 
 
 def _number_in(message: str) -> int | None:
     """The error number in a message of a library that keeps it nowhere else."""
-    for number in _UNWRITABLE:
+    for number in (*_FULL, *_REFUSED):
         if f"os error {number})" in message or os.strerror(number) in message:
             return number
     return None

@@ -159,6 +159,9 @@ def test_nearest_key_leads_from_a_section_to_a_section() -> None:
         ("seed: [0", "params.yaml is not valid YAML"),
         ("- seed", "params.yaml holds list, expected the sections"),
         ("", "params.yaml holds NoneType, expected the sections"),
+        ("a: " + "[" * 5000 + "]" * 5000, "params.yaml (is nested too deeply|is not valid YAML)"),
+        ("seed: 0\nseed: 1", "params.yaml is not valid YAML: the key seed is given twice"),
+        ("train:\n  seed: 0\n  seed: 1", "the key seed is given twice; keep one"),
     ],
 )
 def test_unreadable_params(tmp_path: Path, content: str | None, found: str) -> None:
@@ -446,6 +449,54 @@ def test_user_error_ends_without_a_traceback(project: Path) -> None:
     assert "train.lamda3: unknown key. Did you mean train.lambda3?" in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+def run_use(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "use", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_uses_at_once_leave_one_of_their_files(project: Path) -> None:
+    """The second is refused, or comes after the first."""
+    texts = set()
+    for name in ("demo", "iu_xray"):
+        use(name)
+        texts.add(project.read_text())
+    running = [run_use(name) for name in ("demo", "iu_xray")]
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert project.read_text() in texts
+    for process, error in zip(running, said, strict=True):
+        assert "Traceback" not in error
+        assert process.returncode == 0 or "use is running in this folder already" in error
+    assert 0 in [process.returncode for process in running]
+
+
+def test_use_reads_and_writes_utf8_whatever_the_locale(project: Path) -> None:
+    project.write_text(project.read_text().replace("# ", "# λ ", 1))
+    running = run_use("iu_xray", PYTHONUTF8="0", LC_ALL="POSIX", PYTHONCOERCECLOCALE="0")
+    _, error = running.communicate(timeout=120)
+    assert (running.returncode, "Traceback" in error) == (0, False)
+    assert "λ" in project.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a loop", "a key twice", "nested"])
+def test_a_params_yaml_that_cannot_be_read_is_one_sentence(project: Path, kind: str) -> None:
+    project.unlink()
+    if kind == "a folder":
+        project.mkdir()
+    elif kind == "a loop":
+        project.symlink_to(project)
+    else:
+        project.write_text("a: 1\na: 2" if kind == "a key twice" else "[" * 5000)
+    for command in (["use", "demo"], ["vocabulary"]):
+        result = CliRunner().invoke(app, command)
+        assert isinstance(result.exception, UserError)
+        assert "params.yaml" in str(result.exception)
 
 
 @pytest.mark.parametrize(

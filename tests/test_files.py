@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import ROOT
 from uar.core.errors import UserError
 from uar.core.files import (
     allocate,
@@ -39,6 +42,50 @@ def test_a_file_has_its_old_content_or_its_new(tmp_path: Path) -> None:
         raise KeyError
     assert path.read_text() == "old"
     assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_two_writers_at_once_leave_a_whole_file_each(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with atomic_write(path) as one, atomic_write(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one != other
+    assert path.read_text() == "one"  # the last to take the name
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from uar.core.files import atomic_write
+with atomic_write(Path("x")) as temporary:
+    temporary.write_text("half")
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WRITER]
+    options: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen(command, **options) as killed,
+        subprocess.Popen(command, **options) as living,
+    ):
+        for process in (killed, living):
+            assert process.stdout is not None and process.stdout.readline() == b"written\n"
+        killed.kill()
+        killed.wait()
+        assert len(list(tmp_path.iterdir())) == 2
+        (tmp_path / ".x.elsewhere-1-0.partial").touch()  # of another machine
+        write_json(tmp_path / "x", 1)
+        left = {path.name for path in tmp_path.iterdir()}
+        assert len(left) == 3 and {"x", ".x.elsewhere-1-0.partial"} < left
+        assert any(f"-{living.pid}-" in name for name in left)
+        living.kill()
 
 
 def test_bytes_are_on_the_disk_before_the_name(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import re
+import signal
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -11,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import ROOT
 from tests.film_files import save, save_dicom
 from uar.core.errors import UserError
-from uar.data.films import read_film
+from uar.data.films import LIMITS, decode_film, read_film
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -261,3 +267,97 @@ def test_unreadable_file_is_named_with_its_reason(tmp_path: Path, case: str) -> 
         read_film(path)
     assert str(caught.value).startswith(f"{path}: ")
     assert reason in str(caught.value)
+
+
+# ---- what a film may cost, and pictures that end early
+
+
+def jpeg(margin: int = 0, **options: Any) -> bytes:
+    """Blobs of gray, 300 x 300 pixels and a black margin below."""
+    coarse = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((300, 300)))
+    stream = io.BytesIO()
+    Image.fromarray(np.pad(pixels, ((0, margin), (0, 0)))).save(stream, "JPEG", **options)
+    return stream.getvalue()
+
+
+def with_size(data: bytes, width: int, height: int) -> bytes:
+    """A JPEG whose header says another size."""
+    frame = re.search(rb"\xff[\xc0\xc2]\x00\x0b\x08", data)
+    assert frame is not None
+    size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return data[: frame.end()] + size + data[frame.end() + 4 :]
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "with restarts": {"restart_marker_blocks": 8},
+    "progressive": {"progressive": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_jpeg_of_less_data_than_its_picture_is_refused(kind: str) -> None:
+    data = jpeg(**KINDS[kind])
+    for size in ((320, 320), (300, 600), (600, 300), (3000, 3000)):
+        with pytest.raises(UserError, match="x: a JPEG whose data end before its picture does"):
+            decode_film(io.BytesIO(with_size(data, *size)), "x")
+    with pytest.raises(UserError, match="data end before its picture"):
+        decode_film(io.BytesIO(data[: len(data) // 2] + b"\xff\xd9"), "x")
+    with pytest.raises(UserError, match="cannot be decoded"):
+        decode_film(io.BytesIO(data[: len(data) // 2]), "x")
+
+
+@pytest.mark.parametrize("margin", [0, 1, 40, 300])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_jpeg_is_not_whatever_its_margin(kind: str, margin: int) -> None:
+    data = jpeg(margin, **KINDS[kind])
+    for trailing in (b"", b"\0\0", b"\n"):
+        found = decode_film(io.BytesIO(data + trailing), "x").pixels
+        np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
+    data = jpeg(progressive=True)
+    first = data.index(b"\xff\xda")
+    scan = data[first : data.index(b"\xff\xc4", first)]
+    with pytest.raises(UserError, match=r"a JPEG of 30\d\d scans, more than 150"):
+        decode_film(io.BytesIO(data[:first] + 3000 * scan + data[first:]), "x")
+    decode_film(io.BytesIO(data), "x")
+
+
+def test_a_file_of_too_many_bytes_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", GRAY)
+    with path.open("r+b") as file:
+        file.truncate(LIMITS.file_bytes)
+    read_film(path)
+    with path.open("r+b") as file:
+        file.truncate(LIMITS.file_bytes + 1)
+    with pytest.raises(UserError, match=r"x.png: a file of more than 64,000,000 bytes"):
+        read_film(path)
+    with pytest.raises(UserError, match="cannot be read .File name too long"):
+        read_film(tmp_path / ("x" * 300))
+
+
+PACKED = """
+from dataclasses import replace
+from pathlib import Path
+from uar.data import packing
+packing.LIMITS = replace(packing.LIMITS, seconds={seconds})
+task = packing._Task(0, [packing.Slot("x.png", 0)], Path("."), Path("rows"), 0, 16, "")
+print(packing._pack(task).faults)
+"""
+
+
+@pytest.mark.parametrize(("seconds", "ended"), [(0.05, -signal.SIGPROF), (60, 0)])
+def test_a_film_that_takes_too_long_ends_its_worker(
+    tmp_path: Path, seconds: float, ended: int
+) -> None:
+    """`ingest` then names it: tests/test_ingest.py has a worker that dies."""
+    write_deep(tmp_path / "x.png", np.arange(1000 * 1000 * 3).reshape(1000, 1000, 3), kind=2)
+    (tmp_path / "rows").write_bytes(bytes(256))
+    done = subprocess.run(
+        [sys.executable, "-c", PACKED.format(seconds=seconds)],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == ended, done.stderr

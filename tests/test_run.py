@@ -8,16 +8,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import typer
 from safetensors import SafetensorError
 
 from pipeline import paths
-from pipeline.run import alone, full_disk_explained, interruption_explained
+from pipeline.run import alone, end_with_dvc, errors_explained, interruption_explained
 from tests.conftest import ROOT
 from uar.core.errors import UserError
 
@@ -51,7 +53,7 @@ def test_two_runs_of_a_stage_are_refused_until_the_first_has_ended(folder: Path)
         holder.send_signal(signal.SIGKILL)
     with alone("ingest"):
         assert (paths.SCRATCH / "ingest.lock").read_text() == str(os.getpid())
-    assert not list(paths.SCRATCH.iterdir())
+    assert {path.name for path in paths.SCRATCH.iterdir()} == {"ingest.lock", "tokenize.lock"}
 
 
 def test_a_lock_that_a_dead_process_left_is_taken(folder: Path) -> None:
@@ -71,6 +73,50 @@ def test_other_ranks_hold_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
+UNDER_DVC = """
+import sys, time
+from pathlib import Path
+from pipeline.run import end_with_dvc
+from uar.core.files import atomic_write
+end_with_dvc()
+print(__import__("os").getpid(), flush=True)
+for i in range(600):
+    with atomic_write(Path("output")) as temporary:
+        temporary.write_text(str(i))
+        time.sleep(0.05)
+"""
+
+
+@pytest.mark.parametrize("shell", ["", "; true"], ids=["itself", "under a shell"])
+def test_a_stage_ends_when_its_dvc_does_before_it_writes_again(folder: Path, shell: str) -> None:
+    """DVC alone is killed; the shell that it started between them is not, and stays there."""
+    (folder / "stage.py").write_text(UNDER_DVC)
+    dvc = f"import os, subprocess; subprocess.run('{sys.executable} stage.py{shell}', shell=True," \
+          " env={**os.environ, 'DVC_STAGE': 'x'})"  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment.pop("DVC_STAGE", None)
+    with subprocess.Popen(
+        [sys.executable, "-c", dvc], cwd=folder, env=environment, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        stage = psutil.Process(int(parent.stdout.readline()))
+        while not (folder / "output").exists():
+            time.sleep(0.05)
+        assert stage.is_running()
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        written = (folder / "output").read_text()
+        stage.wait(timeout=60)
+        assert (folder / "output").read_text() == written
+
+
+def test_a_stage_by_hand_follows_no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    before = threading.active_count()
+    end_with_dvc()
+    assert threading.active_count() == before
+
+
 def refuse(error: Exception) -> None:
     raise error
 
@@ -87,20 +133,52 @@ def refuse(error: Exception) -> None:
 )
 def test_a_disk_that_takes_no_more_is_a_sentence(fail: Callable[[], None]) -> None:
     message = r"cannot write.*bytes are free on the disk of"
-    with pytest.raises(UserError, match=message), full_disk_explained():
+    with pytest.raises(UserError, match=message), errors_explained():
         fail()
 
 
 def test_what_is_needed_is_said() -> None:
     message = r"cannot write x: No space left on device, 7 bytes are needed. [\d,]+ bytes are free"
     error = OSError(errno.ENOSPC, "No space left on device, 7 bytes are needed", "x")
-    with pytest.raises(UserError, match=message), full_disk_explained():
+    with pytest.raises(UserError, match=message), errors_explained():
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(errno.ENOENT, "No such file", "a/b"), "cannot open a/b: No such.*Corr"),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "x"), "cannot open x: .*It is a folder"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "x"), "cannot open x: .*a folder sh"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "x{200}[.]{3}: .*shorter"),
+        (OSError(errno.ELOOP, "Too many levels", "x"), "cannot open x: .*in a circle"),
+        (OSError(errno.EIO, "Input/output error", "x"), "cannot open x: Input/output error"),
+        (MemoryError(), "memory .* is not enough"),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(error: Exception, said: str) -> None:
+    with pytest.raises(UserError, match=said), errors_explained():
+        raise error
+
+
+def test_an_input_that_may_not_be_read_does_not_ask_for_room(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "input.npy").touch()
+    error = PermissionError(errno.EACCES, "Permission denied", str(folder / "input.npy"))
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # root may read all
+    said = "cannot open .*input.npy: .*Let this user read it"
+    with pytest.raises(UserError, match=said), errors_explained():
+        raise error
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    said = "cannot write .*input.npy: .*Make room or make it writable"
+    with pytest.raises(UserError, match=said), errors_explained():
         raise error
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    for error in (OSError(errno.ENOENT, "No such file"), KeyError("x"), UserError("said")):
-        with pytest.raises(type(error)) as caught, full_disk_explained():
+    for error in (OSError("no number"), BrokenPipeError(), KeyError("x"), UserError("said")):
+        with pytest.raises(type(error)) as caught, errors_explained():
             raise error
         assert caught.value is error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import socket
@@ -24,6 +25,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from pipeline.tools.serve import _is_no_end
 from tests.bundles import make_bundle
 from tests.conftest import serious_faults
 from tests.film_files import save, save_dicom
@@ -194,6 +196,35 @@ def test_a_film_that_crashes_its_decoder_or_hangs_costs_nobody_else_a_report(
             assert answer.result().status_code == 422
             assert f"film 1: decoding it {reason}" in answer.result().json()["detail"]
         assert post(client, good).json()["text"] == expected
+
+
+def test_a_dropped_upload_leaves_no_traceback_in_the_log(reporter: Reporter) -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append  # type: ignore[method-assign]
+    with serving(reporter) as address:
+        logging.getLogger("uvicorn.error").addHandler(handler)
+        place = ("127.0.0.1", int(address.rpartition(":")[2]))
+        head = (
+            f"POST /api/report HTTP/1.1\r\nHost: {place[0]}:{place[1]}\r\nContent-Length: 9\r\n"
+            "Content-Type: application/octet-stream\r\n\r\nabc"
+        )
+        for _ in range(3):
+            with socket.create_connection(place) as client:
+                client.sendall(head.encode())
+                time.sleep(0.2)
+        assert httpx.get(address, timeout=60).status_code == 200  # it goes on
+    logging.getLogger("uvicorn.error").removeHandler(handler)
+    assert [record for record in said if record.exc_info] == []
+
+
+def test_what_ctrl_c_cuts_off_leaves_no_traceback_in_the_log() -> None:
+    def record(error: BaseException | None) -> logging.LogRecord:
+        info = error and (type(error), error, None)
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "x", None, info)
+
+    assert not _is_no_end(record(asyncio.CancelledError()))
+    assert _is_no_end(record(ValueError())) and _is_no_end(record(None))
 
 
 # ---- in a browser

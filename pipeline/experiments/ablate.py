@@ -122,5 +122,5 @@ def outcome(experiment: Experiment) -> str:
 
 def tracked_keys() -> list[str]:
     """Keys of params.yaml that decide what some stage computes."""
-    stages = yaml.safe_load(paths.DVC.read_text())["stages"].values()
+    stages = yaml.safe_load(paths.DVC.read_text(encoding="utf-8"))["stages"].values()
     return sorted({key for stage in stages for key in stage.get("params", [])})

@@ -51,7 +51,7 @@ class Ablations:
             UserError: it is absent or not laid out as in version control.
         """
         try:
-            raw = yaml.safe_load(path.read_text())
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
             whole = dict(raw["uar"])
             tables = {name: Table.model_validate(table) for name, table in raw["tables"].items()}
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:

@@ -28,9 +28,10 @@ from uar.analysis import (
 from uar.analysis.drawing import save_figure
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.core.files import read_table, write_csv, write_json
+from uar.core.files import write_csv, write_json
 from uar.core.params_file import load_params
 from uar.data.batches import Studies
+from uar.data.study import BOX_COLUMNS, read_checked
 from uar.data.views import resize_view
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.features import paired_features
@@ -231,7 +232,7 @@ def reconstruct(validation: ValidationSplit) -> dict[str, Any] | None:
     with torch.inference_mode():
         copies = dvae.reconstruct(dvae.tokenize(torch.from_numpy(raw).to(device))).cpu().numpy()
     names = [f"{validation.ids[i]}, {validation.view_name(i, v)}" for i, v in views]
-    boxes = read_table(paths.BOXES)
+    boxes = read_checked(paths.BOXES, BOX_COLUMNS)
     known = [
         {
             box.finding: (box.x0, box.y0, box.x1, box.y1)
@@ -255,7 +256,7 @@ def attend(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, 
         "with TIR" if model.params.tir != "none" else "without TIR": model
         for model in models.values()
     }
-    boxes = read_table(paths.BOXES)
+    boxes = read_checked(paths.BOXES, BOX_COLUMNS)
     draw_word_attention(validation, compared, boxes)
     return ground(validation, compared, boxes)
 

@@ -12,8 +12,9 @@ from pipeline.console import new_table, number, output
 from pipeline.inputs import finding_labels, open_images, study_rows
 from uar.analysis.probe import Probe, thumbnails, token_bags
 from uar.analysis.probe import probe as fit_probe
-from uar.core.files import atomic_write, read_table, write_json
+from uar.core.files import atomic_write, write_json
 from uar.core.params_file import load_params
+from uar.data.study import REPORT_COLUMNS, read_checked
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 from uar.tokens.tokenizer import codebook_use
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 def probe() -> None:
     """Tell the findings of validation reports from bags of tokens, and from thumbnails of films."""
     params = load_params(paths.PARAMS)
-    reports = read_table(paths.REPORTS)
+    reports = read_checked(paths.REPORTS, REPORT_COLUMNS)
     info = TokenCacheInfo.load(paths.TOKENS_INFO)
     tokens, images = open_tokens(paths.TOKENS, info), open_images()
     training, validation = (
@@ -44,7 +45,7 @@ def probe() -> None:
     write_json(paths.PROBE, {"auc": means["tokens"], "thumbnail_auc": means["thumbnail"], **use})
     studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
     with atomic_write(paths.PROBE_FINDINGS) as temporary:
-        temporary.write_text(_csv(found, studies))
+        temporary.write_text(_csv(found, studies), encoding="utf-8")
     table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
     for name, of_tokens in found["tokens"].auc.items():
         of_films = found["thumbnail"].auc[name]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 
 from pipeline import paths
-from uar.core.files import read_table
 from uar.core.params_file import load_params
+from uar.data.study import REPORT_COLUMNS, read_checked
 from uar.data.text import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 def vocabulary() -> None:
     """Keep the words that are frequent enough in the training reports."""
     params = load_params(paths.PARAMS)
-    reports = read_table(paths.REPORTS)
+    reports = read_checked(paths.REPORTS, REPORT_COLUMNS)
     training = reports.loc[reports["split"] == "train", "cleaned"]
     words = Vocabulary.build(training, params.vocabulary.min_count)
     words.save(paths.VOCABULARY)

@@ -10,8 +10,9 @@ import typer
 
 from pipeline import paths
 from uar.core.errors import UserError
-from uar.core.files import read_json, read_table
+from uar.core.files import read_json
 from uar.core.params_file import load_params
+from uar.data.study import STUDY_COLUMNS, read_checked
 from uar.evaluation.formats import Format, write_radeval, write_rexrank
 from uar.evaluation.predictions import Prediction, read_predictions
 
@@ -44,7 +45,7 @@ def known_studies() -> dict[str, dict[str, Any]]:
     """ReXrank's fields of each study, as far as the study table has them."""
     findings = load_params(paths.PARAMS).dataset.section != "impression"
     known = {}
-    for study in read_table(paths.STUDIES).itertuples():
+    for study in read_checked(paths.STUDIES, STUDY_COLUMNS).itertuples():
         views, images = list(study.views), list(study.image_paths)
         frontal = views.index("frontal") if "frontal" in views else 0
         known[str(study.study_id)] = {

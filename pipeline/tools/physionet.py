@@ -120,7 +120,9 @@ def write_tree(
         folder = Path("files") / f"p{subject[:2]}" / f"p{subject}" / f"s{number}"
         (root / folder).mkdir(parents=True)
         if index % 40 != 23:
-            (root / folder).with_suffix(".txt").write_text(write_report(study, index))
+            (root / folder).with_suffix(".txt").write_text(
+                write_report(study, index), encoding="utf-8"
+            )
         for film, view in enumerate(_views(index)):
             digest = hashlib.sha256(f"{seed}/{index}/{film}".encode()).hexdigest()
             dicom_id = "-".join(digest[at : at + 8] for at in range(0, 40, 8))

@@ -91,9 +91,11 @@ class RadEval:
         }
         with TemporaryDirectory() as folder:
             request, answer = Path(folder, "request.json"), Path(folder, "answer.json")
-            request.write_text(json.dumps({"metrics": self.metrics, "systems": texts}))
+            request.write_text(
+                json.dumps({"metrics": self.metrics, "systems": texts}), encoding="utf-8"
+            )
             _run([self.python, "-P", _RUNNER, request, answer], "RadEval")
-            found = json.loads(answer.read_text())
+            found = json.loads(answer.read_text(encoding="utf-8"))
         if "fault" in found:
             metric = found["metric"]
             needs = METRICS[metric] and (
@@ -130,7 +132,7 @@ def make_environment(folder: Path) -> None:
             repaired = repaired.replace(fault, remedy)
         if repaired != text:
             file.write_text(repaired, encoding="utf-8")
-    (folder / _MADE).write_text(f"{VERSION}\n")
+    (folder / _MADE).write_text(f"{VERSION}\n", encoding="utf-8")
 
 
 def _run(command: Sequence[str | Path], what: str) -> None:

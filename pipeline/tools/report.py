@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
 import sys
@@ -16,10 +17,12 @@ import typer
 import uar
 from pipeline import paths
 from uar.core.errors import UserError
+from uar.data.films import film_bytes
 
 if TYPE_CHECKING:
     from uar.bundle.report import Report
     from uar.bundle.reporter import Prepared, Reporter
+    from uar.data.isolation import FilmDecoder
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +56,20 @@ def report(
     device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
+    from uar.data.isolation import FilmDecoder
+
     many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
     if many and heatmap:
         raise UserError("--heatmap draws one study; name its film or films.")
     asked = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
+    decoder = FilmDecoder(reporter.bundle.preprocessing.image_size)
     failed = 0
     while batch := list(islice(asked, 1 if not many else _BATCH)):
         ready = []
         for study in batch:
             try:
-                ready.append((study.name, _prepare(reporter, study)))
+                ready.append((study.name, _prepare(reporter, decoder, study)))
             except UserError as reason:
                 failed += 1
                 log.error(f"{study.name}: {reason}" if many else str(reason))
@@ -107,7 +113,13 @@ def _of_table(table: Path) -> Iterator[Asked]:
     """Paths are relative to the table's folder."""
     if not table.is_file():
         raise UserError(f"{table}: no such file")
-    with table.open(newline="", encoding="utf-8-sig") as stream:
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
+    with io.StringIO(text, newline="") as stream:
         rows = csv.DictReader(stream)
         if not {"study", "frontal"} <= set(rows.fieldnames or ()):
             raise UserError(
@@ -119,9 +131,13 @@ def _of_table(table: Path) -> Iterator[Asked]:
             yield Asked(row["study"] or "", [table.parent / film for film in films if film])
 
 
-def _prepare(reporter: Reporter, study: Asked) -> Prepared:
+def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared:
     names = [study.name if isinstance(film, bytes) else str(film) for film in study.films]
-    return reporter.prepare(study.films, names)
+    films = [
+        decoder.decode(film if isinstance(film, bytes) else film_bytes(film), name)
+        for film, name in zip(study.films, names, strict=True)
+    ]
+    return reporter.prepare(films, names)
 
 
 def _show(name: str, result: Report, many: bool, as_json: bool) -> None:

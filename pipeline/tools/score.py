@@ -17,8 +17,9 @@ from pipeline.tools.radeval import VERSION, RadEval
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
-from uar.core.files import read_table, write_json
+from uar.core.files import existing, write_json
 from uar.core.params_file import load_params
+from uar.data.study import read_checked
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
 from uar.evaluation.formats import ReportFile, read_reports
@@ -149,7 +150,8 @@ def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
     """
     clean, cut = _cleaner(params), params.report.max_length
     if references is None:
-        table, vocabulary = read_table(paths.REPORTS), Vocabulary.load(paths.VOCABULARY)
+        table = read_checked(paths.REPORTS, ("study_id", "split", "report", "cleaned"))
+        vocabulary = Vocabulary.load(paths.VOCABULARY)
         test = table[table["split"] == "test"]
         train, val, scored = (
             _as_scored(table[table["split"] == split]["cleaned"], vocabulary, cut)
@@ -159,7 +161,7 @@ def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
         raw = dict(zip(ids, test["report"], strict=True))
         form = f"cleaned,cut:{cut},unk:yes"
         return Truth(raw, dict(zip(ids, scored, strict=True)), train, val, form)
-    if references.suffix == ".jsonl" and _is_ours(references):
+    if references.suffix == ".jsonl" and _is_ours(existing(references)):
         rows = read_predictions(references)
         raw = {p.study_id: p.report for p in rows}
         form = f"cleaned,cut:{cut},unk:yes"
@@ -243,7 +245,7 @@ def _as_scored(cleaned: Iterable[str], vocabulary: Vocabulary, cut: int) -> list
 
 
 def _is_ours(path: Path) -> bool:
-    with path.open(encoding="utf-8-sig") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return '"reference"' in file.readline()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,8 @@ import uar
 from pipeline import paths
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 5  # seconds that answers under way have after Ctrl-C
 
 
 def serve(
@@ -31,5 +34,15 @@ def serve(
 
     app = create_app(reporter, host, token)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
+    logging.getLogger("uvicorn.error").addFilter(_is_no_end)
     # A request's line is not logged, nor anything of its films.
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    uvicorn.run(
+        app, host=host, port=port, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=_PATIENCE,
+    )  # fmt: skip
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    """Whether a record is of anything but an answer that Ctrl-C has cut off."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return not (kind and issubclass(kind, asyncio.CancelledError))

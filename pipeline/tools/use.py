@@ -15,9 +15,10 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline import paths
+from pipeline.run import alone
 from uar.core.errors import UserError
 from uar.core.files import atomic_write
-from uar.core.params_file import load_params, params_text, parse_params
+from uar.core.params_file import load_params, params_text, parse_params, read_raw
 from uar.data.readers import READERS, checked_layout
 
 _COMMENTS = 30  # column of params.yaml's comments
@@ -25,6 +26,7 @@ _COMMENTS = 30  # column of params.yaml's comments
 log = logging.getLogger(__name__)
 
 
+@alone("use")
 def use(
     preset: Annotated[str, typer.Argument(help="Name of a file in presets/, without .yaml.")],
     root: Annotated[Path | None, typer.Option(help="Folder of the raw data set.")] = None,
@@ -46,7 +48,8 @@ def use(
     editor.preserve_quotes = True
     editor.width = 4096
     editor.representer.add_representer(type(None), _null)
-    overlay = editor.load(source.read_text())
+    read_raw(source)  # refuses what is no mapping
+    overlay = editor.load(source.read_text(encoding="utf-8"))
     chosen = overlay.setdefault("dataset", {})
     if root is not None:
         chosen["root"] = str(root)
@@ -64,7 +67,7 @@ def use(
     if root is not None or layout is not None or params.dataset.root.exists():
         checked_layout(params.dataset)
     with atomic_write(paths.PARAMS) as temporary:
-        temporary.write_text(text.getvalue())
+        temporary.write_text(text.getvalue(), encoding="utf-8")
     for key, old, new in changes:
         log.info(f"{key}: {_as_yaml(old)} -> {_as_yaml(new)}")
     next_step = "dvc repro"

@@ -3,12 +3,16 @@
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
 text and safetensors, so that nothing in a bundle is ever executed. Two are not in every bundle: the
 tokenizer and the index of training studies.
+
+A bundle may come from anybody: opening one costs no more than its own bytes. Nothing in it is
+compressed, text is short, and a size is believed when the weights have it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -31,6 +35,8 @@ FORMAT = 2
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
 _INDEX = "index.safetensors"
+_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX}
+_MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
 
@@ -40,12 +46,28 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image_size: int = Field(ge=16)  # pixels, side of a packed image
-    crop: int = Field(ge=8)  # pixels, side of the model's input
+    image_size: int = Field(ge=16, le=4096)  # pixels, side of a packed image
+    crop: int = Field(ge=8, le=4096)  # pixels, side of the model's input
     views: int = Field(ge=1, le=2)  # V, films of a study, frontal first
     missing_view: Literal["error", "repeat", "mask"]
     cleaner: str
     precision: Literal["auto", "float32", "bfloat16"]  # of the tokenizer
+
+
+class _Provenance(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    dataset: str
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    parts: dict[str, str]
+    preprocessing: Preprocessing
+    decode: DecodeParams
+    provenance: _Provenance
 
 
 @dataclass(frozen=True)
@@ -81,21 +103,37 @@ class Bundle:
                 "parts of two runs: the model reads tokens of encoder "
                 f"{_short(reads)}, the tokenizer is encoder {_short(makes)}"
             )
-        wanted = self.checkpoint.sizes["vocabulary"]
+        model = self.checkpoint.outline()
+        wanted = model.sizes.vocabulary
         if wanted != len(self.vocabulary):
             raise UserError(
                 f"parts of two runs: the model knows {wanted} words, the vocabulary has "
                 f"{len(self.vocabulary)}"
             )
-        if self.tokenizer is not None:
-            side = self.preprocessing.crop // self.tokenizer.stride
-            length = self.preprocessing.views * side**2
-            if length != self.checkpoint.sizes["visual_length"]:
-                raise UserError(
-                    f"parts of two runs: the model reads {self.checkpoint.sizes['visual_length']} "
-                    f"tokens a study, this preprocessing makes {length}"
-                )
-        width = self.checkpoint.model["d_model"]
+        if model.params.lsu != (self.tokenizer is not None):
+            raise UserError(
+                f"the model reads {'tokens' if model.params.lsu else 'pixels'}, and the bundle has "
+                f"{'no' if self.tokenizer is None else 'a'} tokenizer"
+            )
+        network = model.extractor.network if self.tokenizer is None else self.tokenizer
+        if self.tokenizer is not None and self.preprocessing.crop % network.stride:
+            raise UserError(
+                f"a crop of {self.preprocessing.crop} pixels is not a multiple of the "
+                f"{network.stride} along a token's side"
+            )
+        side = -(-self.preprocessing.crop // network.stride)
+        length = self.preprocessing.views * side**2
+        if length != model.sizes.visual_length:
+            raise UserError(
+                f"parts of two runs: the model reads {model.sizes.visual_length} tokens or cells "
+                f"a study, this preprocessing makes {length}"
+            )
+        if self.decode.guidance and model.no_image is None:
+            raise UserError(
+                f"decode.guidance is {self.decode.guidance:g}, and the model was trained without "
+                "model.image_dropout, which that needs"
+            )
+        width = model.params.d_model
         if self.index is not None and self.index.features.shape[1] != width:
             raise UserError(
                 f"parts of two runs: the model's features have {width} numbers, "
@@ -140,48 +178,54 @@ class Bundle:
                 "`dvc pull export` fetches it."
             )
         try:
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as name:
+                _refuse_odd_archive(archive, path.stat().st_size)
                 manifest = json.loads(archive.read(MANIFEST))
                 _refuse_other_format(manifest)
-                parts = _checked_parts(archive, manifest["parts"])
+                checked = _Manifest.model_validate(manifest, strict=True)
+                folder = Path(name)  # the readers of each part take files
+                _unpack(archive, checked.parts, folder)
+                return cls._from_parts(folder, checked)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, RecursionError) as error:
+        except ValidationError as error:
+            faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise UserError(f"{path}: its manifest is faulty: {'; '.join(faults)}") from None
+        except _NO_BUNDLE as error:
             raise UserError(
                 f"{path} is no bundle of this project, or not a whole one "
                 f"({type(error).__name__}: {error}). Fetch or export it again."
             ) from None
-        try:
-            return cls._from_parts(manifest, parts)
-        except (KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{path}: its manifest is incomplete: {error}") from None
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from None
 
     @classmethod
-    def _from_parts(cls, manifest: dict[str, Any], parts: dict[str, bytes]) -> Bundle:
-        with tempfile.TemporaryDirectory() as name:  # the readers of each part take files
-            folder = Path(name)
-            for part, data in parts.items():
-                (folder / part).write_bytes(data)
-            has_tokenizer = _ENCODER in parts
-            tokenizer = (
-                load_tokenizer(folder / _ENCODER, folder / _DECODER) if has_tokenizer else None
-            )
-            return cls(
-                checkpoint=Checkpoint.load(folder / _MODEL),
-                tokenizer=tokenizer,
-                vocabulary=Vocabulary.load(folder / _WORDS),
-                preprocessing=Preprocessing(**manifest["preprocessing"]),
-                decode=DecodeParams(**manifest["decode"]),
-                provenance=manifest["provenance"],
-                card=parts[_CARD].decode(),
-                index=(
-                    StudyIndex.load(folder / _INDEX, manifest["parts"][_MODEL])
-                    if _INDEX in parts
-                    else None
-                ),
-            )
+    def _from_parts(cls, folder: Path, manifest: _Manifest) -> Bundle:
+        tokenizer, index = None, None
+        if _ENCODER in manifest.parts:
+            tokenizer = load_tokenizer(folder / _ENCODER, folder / _DECODER)
+        if _INDEX in manifest.parts:
+            index = StudyIndex.load(folder / _INDEX, manifest.parts[_MODEL])
+        return cls(
+            checkpoint=Checkpoint.load(folder / _MODEL),
+            tokenizer=tokenizer,
+            vocabulary=Vocabulary.load(folder / _WORDS),
+            preprocessing=manifest.preprocessing,
+            decode=manifest.decode,
+            provenance=manifest.provenance.model_dump(),
+            card=(folder / _CARD).read_text(encoding="utf-8"),
+            index=index,
+        )
+
+
+_NO_BUNDLE = (  # what a damaged archive or manifest raises
+    zipfile.BadZipFile,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    RecursionError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def _refuse_other_format(manifest: Any) -> None:
@@ -193,24 +237,34 @@ def _refuse_other_format(manifest: Any) -> None:
         )
 
 
-def _checked_parts(archive: zipfile.ZipFile, hashes: dict[str, str]) -> dict[str, bytes]:
-    """Every part that the manifest names, and no other."""
-    known = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX}
+def _refuse_odd_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise UserError where parts are compressed, long for text, or together more than the file."""
+    infos = archive.infolist()
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+            raise UserError(f"{info.filename[:50]!r} is compressed, which no part of a bundle is")
+        if not info.filename.endswith(".safetensors") and info.file_size > _MOST_TEXT:
+            raise UserError(f"{info.filename[:50]!r} has {info.file_size:,} bytes of text")
+    if sum(info.file_size for info in infos) > size or len(infos) > 1 + len(_PARTS):
+        raise UserError("its parts lie over each other, or are too many")
+
+
+def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> None:
+    """Write every part that the manifest names, and there is no other, into a folder."""
     present = set(archive.namelist()) - {MANIFEST}
-    if present != set(hashes) or not present <= known:
+    if present != set(hashes) or not present <= _PARTS:
         raise UserError(
             f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. "
             "Export it again."
         )
-    parts = {name: archive.read(name) for name in hashes}
-    for name, data in parts.items():
-        found = hashlib.sha256(data).hexdigest()
-        if found != hashes[name]:
+    for name, wanted in hashes.items():
+        with archive.open(name) as part, (folder / name).open("wb") as file:
+            shutil.copyfileobj(part, file, 2**20)
+        if (found := sha256(folder / name)) != wanted:
             raise UserError(
-                f"{name} has SHA-256 {_short(found)}, the manifest is of {_short(hashes[name])}: "
+                f"{name} has SHA-256 {_short(found)}, the manifest is of {_short(wanted)}: "
                 "damaged, or parts of two bundles. Fetch or export it again."
             )
-    return parts
 
 
 def _short(digest: str | None) -> str:

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn.functional as F
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
 
 _KIND = "index"
+
+
+class _About(BaseModel):
+    study_ids: list[str]
+    reports: list[str] | None
+    model_sha256: str
 
 
 @dataclass(frozen=True)
@@ -82,13 +89,17 @@ class StudyIndex:
             UserError: the file is damaged, no index, or of another model than that one.
         """
         tensors, about = read_weights(path, _KIND)
+        try:
+            _About.model_validate(about, strict=True)
+            features = tensors["features"]
+        except (KeyError, ValidationError) as error:
+            raise UserError(f"its index is none of this project: {error}") from None
         made_with, ids, reports = about["model_sha256"], about["study_ids"], about["reports"]
         if made_with != model_sha256:
             raise UserError(
                 f"parts of two runs: the index is of model {str(made_with)[:12]}, "
                 f"the model is {model_sha256[:12]}"
             )
-        features = tensors["features"]
         counts = {len(features), len(ids), len(ids if reports is None else reports)}
         if features.dim() != 2 or len(counts) != 1:
             raise UserError(

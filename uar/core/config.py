@@ -40,7 +40,7 @@ def _expanded(path: Path) -> Path:
 
 UserPath = Annotated[Path, AfterValidator(_expanded)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean
-Blocks = Annotated[int, Field(ge=1)]  # residual blocks of a group
+Blocks = Annotated[int, Field(ge=1, le=64)]  # residual blocks of a group
 
 
 class Section(BaseModel):
@@ -192,20 +192,20 @@ class ModelParams(Section):
     token_embedding: Literal["random", "codes"]  # W_I at first
     integration: bool
     basis: Literal["orthogonal", "uniform", "normal"]
-    basis_size: int = Field(ge=1)
+    basis_size: int = Field(ge=1, le=1_000_000)
     fusion: Literal["dual_gate", "none", "addition"]
     tir: Literal["none", "static", "predicted"]  # the mask of Eq. 11
-    tir_scale: float = Field(gt=0)  # k, Eq. 11
-    d_model: int = Field(ge=8)
+    tir_scale: float = Field(gt=0, le=1e6)  # k, Eq. 11
+    d_model: int = Field(ge=8, le=65_536)
     heads: int = Field(ge=1)
-    encoder_layers: int = Field(ge=1)
-    decoder_layers: int = Field(ge=1)
-    d_ff: int = Field(ge=8)
+    encoder_layers: int = Field(ge=1, le=64)
+    decoder_layers: int = Field(ge=1, le=64)
+    d_ff: int = Field(ge=8, le=1_000_000)
     dropout: float = Field(ge=0, lt=1)
     word_dropout: float = Field(ge=0, lt=1)  # share of the decoder's input words
     feature_dropout: float = Field(ge=0, lt=1)  # share of tokens and words outside Eq. 10's means
     image_dropout: float = Field(ge=0, lt=1)  # share of reports learnt without their films
-    visual_pool: int = Field(ge=1)  # side of a square of tokens that the encoder sees as one
+    visual_pool: int = Field(ge=1, le=64)  # side of a square of tokens that the encoder sees as one
     findings: bool
     extractor: ExtractorParams
 
@@ -271,10 +271,10 @@ class TrainParams(Section):
 class DecodeParams(Section):
     """Beam search."""
 
-    beam_size: int = Field(ge=1)
-    length_penalty: float = Field(ge=0)
-    guidance: float = Field(ge=0)
-    batch_size: int = Field(ge=1)  # studies
+    beam_size: int = Field(ge=1, le=100)
+    length_penalty: float = Field(ge=0, le=10)
+    guidance: float = Field(ge=0, le=100)
+    batch_size: int = Field(ge=1, le=65_536)  # studies
 
 
 class EvaluateParams(Section):

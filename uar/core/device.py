@@ -9,14 +9,33 @@ from contextlib import AbstractContextManager, nullcontext
 import numpy as np
 import torch
 
+from uar.core.errors import UserError
+
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """`auto` is CUDA, else MPS, else CPU.
+
+    Raises:
+        UserError: no such device is known, or torch finds none on this machine.
+    """
+    found = [kind for kind, there in _KINDS.items() if there()]
+    if name == "auto":
+        return torch.device(found[0])
+    if name not in _KINDS:
+        raise UserError(f"device {name!r} is unknown; there are: auto, {', '.join(_KINDS)}.")
+    if name not in found:
+        raise UserError(
+            f"device {name}: torch {torch.__version__} finds none on this machine, but "
+            f"{', '.join(found)}. Use that or auto."
+        )
+    return torch.device(name)
+
+
+_KINDS = {
+    "cuda": lambda: torch.cuda.is_available(),
+    "mps": lambda: torch.backends.mps.is_available(),
+    "cpu": lambda: True,
+}
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

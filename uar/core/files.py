@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import platform
+import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,16 +27,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     Its bytes are on the disk before it takes the name: a power cut leaves the old file or the new.
+    Each writer has a name of its own, so that of two at once each leaves a whole file; what a
+    killed one of this machine has left is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{machine}-*.partial"):
+        if not _lives(left.name.rpartition(f".{machine}-")[2].partition("-")[0]):
+            left.unlink(missing_ok=True)
+    own = f"{machine}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = path.with_name(f".{path.name}.{own}.partial")
     try:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        for check in _BEFORE_NAMING:
+            check()
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def before_naming(check: Callable[[], None]) -> None:
+    """Have `check` called before any output of this process takes its name."""
+    _BEFORE_NAMING.append(check)
+
+
+_BEFORE_NAMING: list[Callable[[], None]] = []
+
+
+def _lives(pid: str) -> bool:
+    """Whether a process of this id is there, of anybody."""
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def give_name(file: Path, path: Path) -> None:
@@ -61,7 +92,8 @@ def set_aside(path: Path) -> Path:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -86,7 +118,7 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(existing(path))
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) or getattr(error, "errno", None):
             raise
         raise UserError(f"{path} is no whole Parquet file ({error}). Restore it.") from None
 
@@ -121,7 +153,7 @@ def open_array(path: Path) -> np.ndarray:
             raise ValueError("an archive")
         return array
     except (OSError, ValueError, EOFError, SyntaxError) as error:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) or getattr(error, "errno", None):
             raise
         raise UserError(f"{path} is no whole array of numbers ({error}). Restore it.") from None
 

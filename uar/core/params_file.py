@@ -46,12 +46,27 @@ def load_params(path: Path) -> Params:
 def read_raw(path: Path) -> dict[str, Any]:
     """The sections of params.yaml as written. Raises UserError if it is absent or not YAML."""
     try:
-        raw = yaml.safe_load(params_text(path))
+        raw = yaml.load(params_text(path), _KeysOnce)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply for params.yaml.") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
     return raw
+
+
+class _KeysOnce(yaml.SafeLoader):
+    """YAML in which a key given twice is a fault; PyYAML itself takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys differ."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[0]} is given twice; keep one", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
 
 
 def params_text(path: Path) -> str:

@@ -2,19 +2,28 @@
 
 The same content is the same bytes: names are sorted, JSON is written one way, and nothing in the
 file depends on how the tensors came to be. Nothing in it is code.
+
+Weights that others publish as torch's pickles are read by `unpickle`, which runs nothing of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import pickle
+import re
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from uar.core.errors import UserError
 from uar.core.files import atomic_write, existing
@@ -45,13 +54,14 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     """
     existing(path)
     try:
-        with safe_open(path, "pt") as opened:
-            header = json.loads((opened.metadata() or {})[_KEY])
-            tensors = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+        tensors, metadata = read_safetensors(path)
+        header = json.loads(metadata[_KEY])
         found, digest, about = header["kind"], header["digest"], header["about"]
         if not isinstance(about, dict):
             raise TypeError("its JSON is no object")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if getattr(error, "errno", None):
+            raise
         raise UserError(
             f"{path} is no {kind} of this project, or not a whole one "
             f"({type(error).__name__}: {error}). {_REMEDY}"
@@ -60,12 +70,69 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise UserError(f"{path} is a {found}, expected a {kind}. {_REMEDY}")
     if digest_of(tensors) != digest:
         raise UserError(f"{path} is damaged: its weights are not those written. {_REMEDY}")
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite. {_REMEDY}")
+    refuse_absurd(path, tensors)
     return tensors, about
 
 
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors, by name in order, and metadata of a safetensors file, whose size bounds both.
+
+    Raises:
+        SafetensorError: it is none, or its header is longer than any of ours.
+    """
+    with path.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+    if length > _MOST_HEADER:
+        raise SafetensorError(f"a header of {length:,} bytes, more than {_MOST_HEADER:,}")
+    with safe_open(path, "pt") as opened:
+        names = sorted(opened.keys())
+        if len(names) > _MOST_TENSORS:
+            raise SafetensorError(f"{len(names):,} tensors, more than {_MOST_TENSORS:,}")
+        return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
+
+
+def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Give a module on `meta`, which has shapes alone, its weights, so that these prove the sizes.
+
+    Raises:
+        RuntimeError: a name is absent or unknown, or a shape is another.
+    """
+    wanted = module.state_dict()
+    of_type = {n: w.to(wanted[n].dtype, copy=True) for n, w in weights.items()
+               if n in wanted and w.shape == wanted[n].shape}  # fmt: skip
+    module.load_state_dict({**weights, **of_type}, assign=True)
+
+
+def refuse_absurd(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError for weights of which no network comes: none, not finite, vast, or all zero.
+
+    Args:
+        source: of the weights, for the message.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.numel():
+            raise UserError(f"{source}: {name} is empty, {tuple(tensor.shape)}. {_REMEDY}")
+        if not tensor.is_floating_point():
+            continue
+        if tensor.dtype not in _FLOATS:
+            raise UserError(f"{source}: {name} is of {tensor.dtype}. {_REMEDY}")
+        least, most = (float(end) for end in tensor.aminmax())
+        if not (math.isfinite(least) and math.isfinite(most)):
+            raise UserError(f"{source}: {name} holds values that are not finite. {_REMEDY}")
+        if max(-least, most) > _VAST:
+            raise UserError(
+                f"{source}: {name} holds values up to {max(-least, most):.2g}, which no training "
+                f"comes to. {_REMEDY}"
+            )
+    matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
+    if matrices and not any(tensor.any() for tensor in matrices):
+        raise UserError(f"{source}: every weight is zero. {_REMEDY}")
+
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_MOST_HEADER = 16_000_000  # bytes; an index of MIMIC-CXR's training studies has 13 million
+_MOST_TENSORS = 100_000
+_VAST = 1e10  # variances of a network's features of 16-bit pixels are below
 _REMEDY = "`dvc repro` makes it anew; `dvc pull` fetches it."
 
 
@@ -76,3 +143,56 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def unpickle(path: Path, classes: Mapping[str, type] | None = None) -> Any:
+    """What torch has saved in `path`, on the CPU. Nothing in the file is run.
+
+    Args:
+        path: a file of `torch.save`.
+        classes: by the name that the pickle has of each, what is built under it; beside tensors
+            and containers, which need no name here.
+
+    Raises:
+        UnpicklingError: the file is a program (`refuse_programs`), a pickle of anything else, or
+            no whole file of torch's; the message is for the user, without torch's own advice.
+    """
+    refuse_programs(path)
+    allowed = [(kind, name) for name, kind in (classes or {}).items()]
+    try:
+        with (
+            torch.serialization.safe_globals(allowed),  # type: ignore[arg-type]
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")  # of a pickle's protocol
+            return torch.load(path, "cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except Exception as error:
+        named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        reason = (
+            f"a pickle of something else, {named[1]} is no part of weights"
+            if named
+            else (
+                "a pickle of something else"
+                if isinstance(error, pickle.UnpicklingError)
+                else f"no whole file of weights, {type(error).__name__}"
+            )
+        )
+        raise pickle.UnpicklingError(reason) from None
+
+
+def refuse_programs(path: Path) -> None:
+    """Raise UnpicklingError for what torch would run, or unpack onto the disk, to load it.
+
+    A TorchScript archive is a program, which `torch.load` hands on to `torch.jit.load` whatever it
+    was told about pickles; a tar archive is the form of torch before 0.4, unpacked as a whole.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                parts = name.split("/")
+                if parts[-1] == "constants.pkl" or "code" in parts[:-1]:
+                    raise pickle.UnpicklingError("a TorchScript archive, which is a program")
+    if tarfile.is_tarfile(path):
+        raise pickle.UnpicklingError("a tar archive")

@@ -34,7 +34,7 @@ from uar.core.errors import UserError
 if TYPE_CHECKING:
     from uar.data.study import View
 
-MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
+MAX_PIXELS = 64_000_000  # of a film (`uar.data.films.FilmLimits`)
 _MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much of header
 _PIECE = 2**16  # bytes
 _META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, after which it counts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image, ImageOps
 from uar.core.errors import UserError
 from uar.data.dicom import (
     DAMAGE,
+    MAX_PIXELS,
     kind_of,
     read_dicom,
     read_view,
@@ -27,6 +30,26 @@ if TYPE_CHECKING:
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
+
+
+@dataclass(frozen=True)
+class FilmLimits:
+    """What one film may cost: of `ingest`, `report` and `serve` alike.
+
+    Attributes:
+        file_bytes: of its file.
+        pixels: of the film; the largest detectors have about 15 million.
+        seconds: to decode it.
+        memory: bytes that decoding may take.
+    """
+
+    file_bytes: int = 64_000_000
+    pixels: int = MAX_PIXELS
+    seconds: float = 30.0
+    memory: int = 3_000_000_000
+
+
+LIMITS = FilmLimits()
 
 
 @dataclass(frozen=True)
@@ -44,13 +67,22 @@ def read_film(path: Path) -> Film:
     Raises:
         UserError: the file is absent, cannot be decoded or holds no single film.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    return decode_film(io.BytesIO(film_bytes(path)), str(path))
+
+
+def film_bytes(path: Path) -> bytes:
+    """The bytes of a film's file, as many as `decode_film` takes and one more.
+
+    Raises:
+        UserError: the file is absent or cannot be read.
+    """
     try:
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
         with path.open("rb") as stream:
-            return decode_film(stream, str(path))
+            return stream.read(LIMITS.file_bytes + 1)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({kind_of(error)})") from None
+        raise UserError(f"{str(path)[:200]}: cannot be read ({kind_of(error)})") from None
 
 
 def stated_view(path: Path) -> View:
@@ -74,6 +106,9 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
         UserError: it cannot be decoded or holds no single film.
     """
     try:
+        if stream.seek(0, os.SEEK_END) > LIMITS.file_bytes:
+            raise UserError(f"a file of more than {LIMITS.file_bytes:,} bytes")
+        stream.seek(0)
         head = stream.read(132)
         stream.seek(0)
         if head[128:] == _DICOM:
@@ -105,16 +140,52 @@ def _stored_gray(stream: BinaryIO) -> np.ndarray:
     """A PNG or JPEG as gray, `(H, W)` uint8 or uint16."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
+        _refuse_many_scans(stream)
         with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             refuse_huge(opened.width, opened.height)
             image: Image.Image = opened
             if opened.format == "PNG" and _bit_depth(stream) == 16:
                 # Pillow keeps the high bytes of all but plain gray
                 image = _deep_png(stream, opened)
+            if opened.format == "JPEG":
+                _refuse_short_jpeg(stream, opened)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return np.asarray(image).astype(np.uint16)
             return np.asarray(image.convert("L"))
+
+
+def _refuse_many_scans(stream: BinaryIO) -> None:
+    """Raise UserError for a progressive JPEG of so many scans that it takes minutes to decode."""
+    data = stream.read()
+    stream.seek(0)
+    if data.startswith(_JPEG) and (scans := data.count(_START_OF_SCAN)) > _MOST_SCANS:
+        raise UserError(f"a JPEG of {scans} scans, more than {_MOST_SCANS}")
+
+
+def _refuse_short_jpeg(stream: BinaryIO, opened: Image.Image) -> None:
+    """Raise UserError for a JPEG whose data end before its picture does.
+
+    libjpeg goes on with the last value as if that were seen, and Pillow does not pass its warning
+    on. So the data are made longer: where the picture looks otherwise then, it lacked some.
+    """
+    stored = np.asarray(opened)
+    opened.getexif()  # now: Pillow reads on in the same stream
+    made_up = (stored[-1] == stored[-1, :1]).all()  # as libjpeg does it: of one value
+    if not (made_up or opened.info.get("progressive")):
+        return
+    stream.seek(0)
+    data = stream.read()
+    end = data.rfind(_END_OF_IMAGE)
+    longer = data[: end if end >= 0 else len(data)] + _MORE + _END_OF_IMAGE
+    with Image.open(io.BytesIO(longer), formats=("JPEG",)) as other:
+        if not np.array_equal(stored, np.asarray(other)):
+            raise UserError("a JPEG whose data end before its picture does")
+
+
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_MOST_SCANS = 150  # of a progressive JPEG; encoders write about ten
+_MORE = bytes(range(16, 240, 3))  # JPEG data that are no marker
 
 
 def _bit_depth(stream: BinaryIO) -> int:
@@ -133,9 +204,10 @@ def _deep_png(stream: BinaryIO, opened: Image.Image) -> Image.Image:
     exif = opened.getexif()  # Pillow reads on in the same stream
     stream.seek(0)
     width, height, rows, info = png.Reader(file=stream).read()
-    values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
-    channels = values.reshape(height, width, info["planes"]).astype(np.float64)
-    gray = channels[..., 0] if info["greyscale"] else channels[..., :3] @ _LUMA
-    image = Image.fromarray(gray.round().astype(np.uint16))
+    gray = np.empty((height, width), np.uint16)
+    for line, row in zip(gray, rows, strict=True):  # a row at a time: as floats it is large
+        channels = np.asarray(row, dtype=np.float64).reshape(width, info["planes"])
+        line[:] = (channels[:, 0] if info["greyscale"] else channels[:, :3] @ _LUMA).round()
+    image = Image.fromarray(gray)
     image.getexif().update(exif)
     return image

@@ -19,8 +19,8 @@ from typing import BinaryIO
 import numpy as np
 
 from uar.core.errors import UserError
-from uar.data.films import Film, decode_film, squash
-from uar.data.packing import start_worker
+from uar.data.films import LIMITS, Film, decode_film, squash
+from uar.data.packing import confine_memory, start_worker
 
 _START_SECONDS = 60.0  # for the process to be there, on a busy machine
 _ANSWER_BYTES = 10_000  # of its JSON
@@ -41,8 +41,8 @@ class FilmDecoder:
     def __init__(
         self,
         size: int,
-        seconds: float = 30.0,
-        memory: int = 3_000_000_000,
+        seconds: float = LIMITS.seconds,
+        memory: int = LIMITS.memory,
         decode: Decode = decode_film,
     ) -> None:
         self._size, self._seconds, self._memory, self._decode = size, seconds, memory, decode
@@ -130,10 +130,6 @@ def _confine(memory: int) -> None:
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # libraries' complaints may quote a header
         os.dup2(silence, stream)
-    limits = [(resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)]
-    if os.path.exists("/proc/self/statm"):  # elsewhere the system's own limits hold
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            pages = int(statm.read().split()[0])
-        limits.append((resource.RLIMIT_AS, pages * resource.getpagesize() + memory))
-    for limit, value in limits:
-        resource.setrlimit(limit, (value, value))
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+    confine_memory(memory)

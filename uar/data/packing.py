@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import os
+import resource
 import shutil
 import signal
 import threading
@@ -34,7 +35,7 @@ from uar.core.errors import UserError
 from uar.core.files import allocate
 from uar.core.progress import progress_bar
 from uar.data import dicom, films
-from uar.data.films import read_film, squash
+from uar.data.films import LIMITS, read_film, squash
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FILMS_A_WORKER = 64  # fewer are not worth the start of a process
+_MEMORY = f"{LIMITS.memory / 1e9:g} GB"
 _SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
 
 
@@ -217,7 +219,7 @@ class _Journal:
         if not self.done:
             shutil.rmtree(self._path.parent, ignore_errors=True)
             self._path.parent.mkdir(parents=True)
-            self._path.write_text(self._first_line)
+            self._path.write_text(self._first_line, encoding="utf-8")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -235,7 +237,7 @@ class _Journal:
             return
         with self._array.open("r+b") as rows:
             os.fsync(rows.fileno())
-        with self._path.open("a") as stream:
+        with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(self._unwritten)
         self._unwritten.clear()
         self._written_at = time.monotonic()
@@ -299,9 +301,11 @@ def _pack_apart(task: _Task) -> _Result:
     except BrokenProcessPool:
         if len(task.slots) == 1:
             path = task.root / task.slots[0].path
-            return _Result(
-                ["unknown"], {0: f"{path}: decoding it crashed or ran out of memory"}, []
+            reason = (
+                f"decoding it crashed, ran out of {_MEMORY} of memory or took "
+                f"more than {LIMITS.seconds:g} seconds"
             )
+            return _Result(["unknown"], {0: f"{path}: {reason}"}, [])
     finally:
         pool.shutdown()
     half = len(task.slots) // 2
@@ -314,7 +318,22 @@ def _pack_apart(task: _Task) -> _Result:
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # A forked worker would inherit the threads and memory of torch.
-    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
+    return ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_decoding)
+
+
+def _start_decoding() -> None:
+    start_worker()
+    confine_memory(LIMITS.memory)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def confine_memory(memory: int) -> None:
+    """Let this process ask for so many bytes beyond those it has."""
+    if os.path.exists("/proc/self/statm"):  # elsewhere the system's own limits hold
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            pages = int(statm.read().split()[0])
+        most = pages * resource.getpagesize() + memory
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def start_worker() -> None:
@@ -338,11 +357,13 @@ def _pack(task: _Task) -> _Result:
     root = task.root.resolve()
     with task.array.open("r+b") as array:
         for i, slot in enumerate(task.slots):
+            signal.setitimer(signal.ITIMER_PROF, LIMITS.seconds)  # of CPU time; then it kills
             try:
                 film = read_film(_path_inside(task.root, root, slot.path))
-            except UserError as error:
+            except (UserError, MemoryError) as error:
                 result.views.append("unknown")
-                result.faults[i] = str(error)
+                out = f"{task.root / slot.path}: decoding it needs more than {_MEMORY} of memory"
+                result.faults[i] = str(error) if isinstance(error, UserError) else out
                 continue
             image = squash(film.pixels, task.size)
             array.seek(task.offset + slot.row * len(blank))
@@ -350,6 +371,7 @@ def _pack(task: _Task) -> _Result:
             result.views.append(film.view)
             if film.header_failed:
                 result.header_failed.append(i)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     return result
 
 

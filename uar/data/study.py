@@ -7,16 +7,18 @@ import string
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.core.files import read_table
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
 LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
 Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of a film's width and height
+REPORT_COLUMNS = ["study_id", "split", "report", "views", "cleaned", "findings"]
 BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 
 Split = Literal["train", "val", "test"]
@@ -179,3 +181,55 @@ def is_empty_report(report: str) -> bool:
     if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
         return True
     return not any(word.isalpha() for word in words)
+
+
+def _texts(value: Any) -> bool:
+    return not isinstance(value, str) and all(isinstance(part, str) for part in value)
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a cell, by its column
+    "study_id": (lambda v: isinstance(v, str) and v != "" and is_text(v), "a name"),
+    "split": (lambda v: v in SPLITS, f"one of {', '.join(SPLITS)}"),
+    "report": (lambda v: isinstance(v, str) and is_text(v), "text"),
+    "cleaned": (lambda v: isinstance(v, str) and is_text(v), "text"),
+    "image_paths": (lambda v: _texts(v) and len(v) > 0, "paths"),
+    "views": (lambda v: _texts(v) and len(v) > 0 and {*v} <= _RANK.keys(), "views"),
+    "findings": (_texts, "names of findings"),
+    "view": (lambda v: v in (0, 1), "0 or 1"),
+    "finding": (lambda v: isinstance(v, str), "text"),
+    **dict.fromkeys(("x0", "y0", "x1", "y1"), (lambda v: 0 <= v <= 1, "a share of the film")),
+}
+
+
+def read_checked(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """A table of studies, of reports or of boxes whose cells are what the project writes.
+
+    Args:
+        path: a Parquet file.
+        columns: that it must have.
+
+    Raises:
+        UserError: the file is absent or is none, lacks a column, has a study twice where it has
+            one a row, or a cell holds anything else; the first one is named.
+    """
+    table = read_table(path)
+    if lacking := [column for column in columns if column not in table]:
+        raise UserError(f"{path} lacks the column {', '.join(lacking)}. {_REMEDY}")
+    for column in table.columns.intersection(list(_CHECKS)):
+        check, expected = _CHECKS[column]
+        for row, value in enumerate(table[column]):
+            try:
+                good = check(value)
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                found = repr(value)[:60]
+                raise UserError(
+                    f"{path}: row {row}: {column} is {found}, expected {expected}. {_REMEDY}"
+                )
+    if "split" in table and (twice := table["study_id"][table["study_id"].duplicated()]).size:
+        raise UserError(f"{path} has the study {twice.iloc[0]} twice. {_REMEDY}")
+    return table
+
+
+_REMEDY = "`dvc repro` makes the table anew; `dvc pull` fetches it."

@@ -121,5 +121,23 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: Path) -> Vocabulary:
-        """Read vocabulary.json."""
-        return cls(tuple(read_json(path)["words"]))
+        """Read vocabulary.json.
+
+        Raises:
+            UserError: the file is absent or holds no list of words.
+        """
+        raw = read_json(path)
+        words = raw.get("words") if isinstance(raw, dict) else None
+        if not isinstance(words, list) or not all(map(_is_word, words)):
+            raise UserError(f"{path} holds no list of words. {_REMEDY}")
+        if len({*SPECIAL_WORDS, *words}) < len(SPECIAL_WORDS) + len(words):
+            raise UserError(f"{path} holds a word twice. {_REMEDY}")
+        return cls(tuple(words))
+
+
+def _is_word(word: object) -> bool:
+    return isinstance(word, str) and _WORD.fullmatch(word) is not None
+
+
+_WORD = re.compile(r"[^\s\ud800-\udfff]+")  # no blank, no half of a surrogate pair
+_REMEDY = "`dvc repro` makes it anew; `dvc pull` fetches it."

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from uar.core.errors import UserError
 from uar.core.files import atomic_write, existing
-from uar.evaluation.predictions import Prediction, read_predictions
+from uar.evaluation.predictions import Prediction, read_predictions, refuse_odd_text
 
 Section = Literal["findings", "impression", "findings+impression"]
 Format = Literal["rexrank", "radeval"]
@@ -66,7 +66,13 @@ def read_reports(path: Path, section: Section) -> ReportFile:
         raise UserError(f"{path}: reports are read from {', '.join(readers)}")
     try:
         return readers[path.suffix](path, section)
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except UserError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
+    except (ValueError, RecursionError, csv.Error) as error:  # numbers, nestings without end too
         raise UserError(f"{path}: {error}; restore the file") from None
 
 
@@ -75,12 +81,7 @@ def _read_json(path: Path, section: Section) -> ReportFile:
     if isinstance(raw, dict) and {"references", "hypotheses"} <= set(raw):
         return _numbered(path, raw["references"], raw["hypotheses"], raw.get("study_ids"))
     if isinstance(raw, dict) and {"train", "val", "test"} <= set(raw):
-        splits = {
-            split: {
-                str(study["id"]): _text(path, study["id"], study["report"]) for study in raw[split]
-            }
-            for split in ("train", "val", "test")
-        }
+        splits = {split: _of_r2gen(path, split, raw[split]) for split in ("train", "val", "test")}
         return ReportFile({}, splits["test"], splits=splits)
     if isinstance(raw, dict) and raw and all(isinstance(of, dict) for of in raw.values()):
         return _of_rexrank(path, raw, section)
@@ -88,6 +89,16 @@ def _read_json(path: Path, section: Section) -> ReportFile:
         f"{path}: neither ReXrank's studies with `model_prediction`, nor RadEval's `references` "
         "and `hypotheses`, nor R2Gen's `train`, `val` and `test`"
     )
+
+
+def _of_r2gen(path: Path, split: str, studies: Any) -> dict[str, str]:
+    if not isinstance(studies, list):
+        raise UserError(f"{path}: {split} is no list of studies")
+    for place, study in enumerate(studies):
+        if not (isinstance(study, dict) and isinstance(study.get("id"), str | int)):
+            raise UserError(f"{path}: {split}, place {place}: no study with an id")
+    _refuse_twice(path, [str(study["id"]) for study in studies])
+    return {str(s["id"]): _text(path, s["id"], s.get("report")) for s in studies}
 
 
 def _of_rexrank(path: Path, raw: dict[str, dict[str, Any]], section: Section) -> ReportFile:
@@ -126,8 +137,8 @@ def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
 
 def _read_csv(path: Path, section: Section) -> ReportFile:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = set(rows[0]) if rows else set()
+        reader = csv.DictReader(file)
+        rows, columns = list(reader), set(reader.fieldnames or ())
     if {"reference", "hypothesis"} <= columns:
         return _numbered(path, [r["reference"] for r in rows], [r["hypothesis"] for r in rows])
     if {"study_id", "report"} <= columns:
@@ -145,13 +156,13 @@ def _read_csv(path: Path, section: Section) -> ReportFile:
 
 def _read_text(path: Path, section: Section) -> ReportFile:
     lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    texts = {str(i): line for i, line in enumerate(line for line in lines if line)}
+    texts = {str(i): _text(path, i, line) for i, line in enumerate(filter(None, lines))}
     return ReportFile(texts, texts, named=False)
 
 
 def _numbered(path: Path, references: Any, generated: Any, names: Any | None = None) -> ReportFile:
-    if not (isinstance(references, list) and isinstance(generated, list)):
-        raise UserError(f"{path}: references and hypotheses are no lists")
+    if not all(isinstance(part, list) for part in (references, generated, names or [])):
+        raise UserError(f"{path}: references, hypotheses or study_ids are no lists")
     if len(references) != len(generated) or (names is not None and len(names) != len(generated)):
         raise UserError(f"{path}: {len(references)} references, {len(generated)} hypotheses")
     studies = [str(i) for i in range(len(generated))] if names is None else list(map(str, names))
@@ -221,7 +232,9 @@ def _write_json(path: Path, content: Any) -> None:
 
 def _text(path: Path, study: Any, value: Any) -> str:
     if not isinstance(value, str):
-        raise UserError(f"{path}: study {study}: found {value!r} where a report should be")
+        shown = repr(value)[:60]
+        raise UserError(f"{path}: study {study}: found {shown} where a report should be")
+    refuse_odd_text(f"{path}: study {study}", value)
     return value
 
 

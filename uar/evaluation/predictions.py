@@ -1,6 +1,7 @@
 """Generated reports beside their references: all that the evaluation knows of a model."""
 
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -48,15 +49,20 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such predictions file; decode the split first")
-    with path.open(encoding="utf-8") as file:
-        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+    try:
+        with path.open(encoding="utf-8") as file:
+            return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from None
 
 
 def _parse(line: str, where: str) -> Prediction:
     remedy = "correct the line, or decode the split again"
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}), found {line[:60]!r}; {remedy}") from error
     names = [field.name for field in fields(Prediction)]
     if not isinstance(row, dict) or set(row) != set(names):
@@ -67,8 +73,28 @@ def _parse(line: str, where: str) -> Prediction:
         number = field.type is float
         if not isinstance(value, (int, float) if number else str) or isinstance(value, bool):
             kind = "float" if number else "str"
-            raise UserError(f"{where}: {field.name} should be {kind}, found {value!r}; {remedy}")
+            shown = repr(value)[:60]
+            raise UserError(f"{where}: {field.name} should be {kind}, found {shown}; {remedy}")
+        if isinstance(value, str):
+            refuse_odd_text(f"{where}: {field.name}", value)
+        elif not math.isfinite(value):
+            raise UserError(f"{where}: {field.name} is {value}; {remedy}")
     return Prediction(**row)
+
+
+def refuse_odd_text(where: str, text: str) -> None:
+    """Raise UserError for what is no report: halves of characters, or words without end."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: holds half of a surrogate pair at place {error.start}, which is no character"
+        ) from None
+    if (words := text.count(" ") + text.count("\n") + 1) > _MOST_WORDS:
+        raise UserError(f"{where}: has {words:,} words, more than {_MOST_WORDS:,}: no report")
+
+
+_MOST_WORDS = 10_000  # MIMIC-CXR's longest report has some thousand
 
 
 def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:

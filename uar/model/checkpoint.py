@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, ValidationError
 from torch import Tensor
 
 from uar.core.config import ModelParams
@@ -59,8 +60,9 @@ class Checkpoint:
         """
         weights, about = read_weights(path, "checkpoint")
         try:
+            _About.model_validate(about, strict=True)
             return cls(**about, weights=weights)
-        except TypeError as error:
+        except (TypeError, ValidationError) as error:
             raise UserError(f"{path} is no checkpoint of this project: {error}") from None
 
     def build(self, **changes: Any) -> UAR:
@@ -73,26 +75,70 @@ class Checkpoint:
             UserError: the weights do not fit the configuration, or this is not one of the project's
                 present version.
         """
+        params = self._params(changes)
+        self._refuse_other_weights(params)
+        try:
+            model = UAR(params, ModelSizes(**self.sizes))
+            model.load_state_dict(self.weights, strict=False)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"the checkpoint's weights do not fit its model: {error}") from None
+        return model
+
+    def outline(self) -> UAR:
+        """The model without its weights, on `meta`: shapes alone, which cost no memory.
+
+        Raises:
+            UserError: as `build`.
+        """
+        params = self._params({})
+        self._refuse_other_weights(params)
+        with torch.device("meta"):
+            return UAR(params, ModelSizes(**self.sizes))
+
+    def _params(self, changes: dict[str, Any]) -> ModelParams:
         if not isinstance(self.model, dict):
             raise UserError(f"the checkpoint's model is {self.model!r}, expected its parameters.")
         try:
-            params = ModelParams.model_validate({**self.model, **changes})
+            return ModelParams.model_validate({**self.model, **changes})
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise UserError(
                 "the checkpoint's model is none of this version of the project "
                 f"({'; '.join(faults)}). Train it again, or read it with the version that wrote it."
             ) from None
+
+    def _refuse_other_weights(self, params: ModelParams) -> None:
+        """Before any memory is taken: what a file says of its sizes, its weights must prove."""
         try:
-            model = UAR(params, ModelSizes(**self.sizes))
-            missing, unexpected = model.load_state_dict(self.weights, strict=False)
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"the checkpoint's weights do not fit its model: {error}") from None
+            with torch.device("meta"):
+                wanted = UAR(params, ModelSizes(**self.sizes)).state_dict()
+        except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"the checkpoint's model cannot be built: {error}") from None
         adds_refiner = params.tir != "none" and self.model.get("tir") == "none"
-        wrong = [name for name in missing if not (adds_refiner and ".refiner." in name)]
-        if wrong or unexpected:
+        missing = [
+            name
+            for name in wanted.keys() - self.weights.keys()
+            if not (adds_refiner and ".refiner." in name)
+        ]
+        other = [
+            f"{name} {tuple(self.weights[name].shape)} for {tuple(wanted[name].shape)}"
+            for name in wanted.keys() & self.weights.keys()
+            if wanted[name].shape != self.weights[name].shape
+        ]
+        unexpected = self.weights.keys() - wanted.keys()
+        if missing or unexpected or other:
             raise UserError(
-                "the checkpoint's weights do not fit its model: "
-                f"missing {wrong[:5]}, unexpected {list(unexpected)[:5]}"
+                "the checkpoint's weights do not fit its model: missing "
+                f"{sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}, of another shape "
+                f"{sorted(other)[:5]}"
             )
-        return model
+
+
+class _About(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    model: dict[str, Any]
+    sizes: dict[str, NonNegativeInt]
+    encoder_sha256: str | None
+    epoch: NonNegativeInt
+    validation: dict[str, float]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.serialization import SourceChangeWarning
 
 from uar.core.errors import UserError
 from uar.core.files import sha256
+from uar.core.weights import read_safetensors, refuse_absurd, refuse_programs, unpickle
 from uar.networks.network import FeatureNetwork, build_network
 
 _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -25,14 +26,25 @@ class _Holder(nn.Module):
     """Takes the place of a pickled module: its weights, and none of its code."""
 
 
-# What a pickle of weights may name, and what is built under that name. torchxrayvision publishes
-# whole modules, saved by a torch whose files `weights_only` does not read.
-_PICKLED: dict[str, Any] = {
-    "collections.OrderedDict": OrderedDict,
-    "builtins.set": set,
-    "__builtin__.set": set,
-    "torch._utils._rebuild_parameter": torch._utils._rebuild_parameter,
-    "torch._utils._rebuild_tensor_v2": torch._utils._rebuild_tensor_v2,
+class _Call:
+    """A function whose attributes no pickle can set; a class's, pickle does not."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"{name} of a function is no part of weights")
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+
+# What a pickled module may name, and what is built under that name: torchxrayvision publishes
+# whole modules.
+_MODULES: dict[str, type] = {
     **{
         f"{module}.{name}": _Holder
         for module in ("torchxrayvision.models", "torchvision.models.densenet")
@@ -51,16 +63,30 @@ _PICKLED: dict[str, Any] = {
         )
     },
 }
+_OF_OLD_TORCH: dict[str, Any] = {
+    **_MODULES,
+    "collections.OrderedDict": OrderedDict,
+    "builtins.set": set,
+    "__builtin__.set": set,
+    "torch._utils._rebuild_parameter": _Call(torch._utils._rebuild_parameter),
+    "torch._utils._rebuild_tensor_v2": _Call(torch._utils._rebuild_tensor_v2),
+}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds nothing but what `_PICKLED` lists, so that a pickle cannot run code."""
+    """Builds nothing but what `_OF_OLD_TORCH` lists, and sets attributes of none of it.
+
+    For modules that torch before 1.6 has pickled, with their source beside them: what
+    `weights_only` does not read.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return _PICKLED[f"{module}.{name}"]
+            return _OF_OLD_TORCH[f"{module}.{name}"]
         except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of weights") from None
+            raise pickle.UnpicklingError(
+                f"a pickle of something else, {module}.{name} is no part of weights"
+            ) from None
 
 
 def _load(stream: IO[bytes], **options: Any) -> Any:
@@ -94,6 +120,7 @@ def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwor
             f"absent or of another shape, {wrong[0]} first. {section}.network says which "
             "network it is."
         )
+    refuse_absurd(source, {n: state[n] for n in wanted})
     network.load_state_dict({n: state[n] for n in wanted})
     return network.eval()
 
@@ -103,19 +130,23 @@ def _read_state(path: Path, section: str) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing. {section}.weights names the weight file.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SourceChangeWarning)  # no code is taken
-            found = torch.load(path, "cpu", pickle_module=_PICKLE, weights_only=False)
+            return read_safetensors(path)[0]
+        found = unpickle(path, _MODULES) if zipfile.is_zipfile(path) else _of_old_torch(path)
         state = found.state_dict() if isinstance(found, nn.Module) else found
         return {name: w for name, w in state.items() if isinstance(w, Tensor)}
     except Exception as error:
-        refused = isinstance(error, pickle.UnpicklingError)
-        reason = f"a pickle of something else, {error}" if refused else f"{error}"
         raise UserError(
-            f"{path}: found no weights of a network ({reason}). Expected a .safetensors file, a "
+            f"{path}: found no weights of a network ({error}). Expected a .safetensors file, a "
             "state saved by torch, or a DenseNet of torchxrayvision."
         ) from None
+
+
+def _of_old_torch(path: Path) -> Any:
+    """A state or a module that torch before 1.6 saved."""
+    refuse_programs(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no code is taken
+        return torch.load(path, "cpu", pickle_module=_PICKLE, weights_only=False)
 
 
 def _package_weights(section: str) -> Path:

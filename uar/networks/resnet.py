@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from uar.core.errors import UserError
@@ -39,9 +40,9 @@ class ResNet(FeatureNetwork):
 
         name = IMAGENET_RESNET if weights == "imagenet" else weights
         try:
-            pretrained = ResNetModel.from_pretrained(name)
+            pretrained = ResNetModel.from_pretrained(name, use_safetensors=True)
             self.model.load_state_dict(pretrained.state_dict())
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise UserError(
                 f"model.extractor.weights: {name} cannot be loaded ({error}). Name a folder that "
                 "holds config.json and model.safetensors with model.extractor.depths' blocks, or "

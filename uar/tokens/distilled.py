@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.config import DistillParams, DvaeTrainParams
@@ -22,6 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.core.weights import fill, read_safetensors, refuse_absurd
 from uar.networks.network import FeatureNetwork, build_network
 from uar.tokens.dvae import dall_e, gray, logit_laplace
 from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
@@ -41,10 +42,16 @@ class DistilledTokenizer(Tokenizer):
         codebook_size: visual words, |V_I|.
         components: D, principal components that codes are compared in.
         hidden: channels of the decoder's first group; at least 64.
+        initial: channels of its first layer.
     """
 
     def __init__(
-        self, network: FeatureNetwork, codebook_size: int, components: int, hidden: int
+        self,
+        network: FeatureNetwork,
+        codebook_size: int,
+        components: int,
+        hidden: int,
+        initial: int = 128,
     ) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
@@ -52,7 +59,9 @@ class DistilledTokenizer(Tokenizer):
         self.register_buffer("mean", torch.zeros(network.channels))
         self.register_buffer("projection", torch.zeros(network.channels, components))
         self.register_buffer("codes", torch.zeros(codebook_size, components))
-        self.decoder = dall_e.Decoder(n_hid=hidden, vocab_size=codebook_size)
+        self.decoder = dall_e.Decoder(
+            n_hid=hidden, vocab_size=codebook_size, n_init=initial, device=self.codes.device
+        )
         self.mean: Tensor
         self.projection: Tensor
         self.codes: Tensor
@@ -117,20 +126,21 @@ def load_distilled(encoder: Path, decoder: Path) -> DistilledTokenizer:
         if not path.is_file():
             raise UserError(f"{path} is missing. dvae.encoder and dvae.decoder name the files.")
     try:
-        halves = load_file(encoder), load_file(decoder)
+        halves = read_safetensors(encoder)[0], read_safetensors(decoder)[0]
         codebook_size, components = halves[0]["codes"].shape
         hidden = halves[1]["blocks.group_4.block_1.id_path.w"].shape[0]
-        network = build_network(read_metadata(encoder)["network"])
-        model = DistilledTokenizer(network, codebook_size, components, hidden)
-        model.decoder = dall_e.Decoder(
-            n_hid=hidden, vocab_size=codebook_size, n_init=halves[1]["blocks.input.w"].shape[0]
-        )
+        initial = halves[1]["blocks.input.w"].shape[0]
+        with torch.device("meta"):  # files say sizes; weights prove them
+            network = build_network(read_metadata(encoder)["network"])
+            model = DistilledTokenizer(network, codebook_size, components, hidden, initial)
         decoder_state = {f"decoder.{name}": w for name, w in halves[1].items()}
-        model.load_state_dict({**halves[0], **decoder_state})
+        fill(model, {**halves[0], **decoder_state})
     except Exception as error:
         raise UserError(
             f"{encoder} and {decoder} are not the two halves of one distilled tokenizer: {error}"
         ) from None
+    refuse_absurd(encoder, halves[0])
+    refuse_absurd(decoder, halves[1])
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
@@ -22,6 +22,7 @@ from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
+from uar.core.weights import fill, read_safetensors, refuse_absurd, unpickle
 from uar.networks.pretrained import FeatureNetwork
 from uar.tokens.tokenizer import Tokenizer, kmeans
 
@@ -42,19 +43,22 @@ _DECODER_ALONE = 0.3  # share of the steps before the encoder moves: it then get
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
 # What OpenAI's encoder.pkl and decoder.pkl are made of; nothing else is unpickled.
-_PICKLED_CLASSES = [
-    dall_e.Encoder,
-    dall_e.Decoder,
-    dall_e.encoder.EncoderBlock,
-    dall_e.decoder.DecoderBlock,
-    dall_e.utils.Conv2d,
-    nn.Sequential,
-    nn.ReLU,
-    nn.MaxPool2d,
-    nn.Upsample,
-    nn.Identity,
-    OrderedDict,
-]
+_PICKLED = {
+    f"{kind.__module__}.{kind.__qualname__}": kind
+    for kind in (
+        dall_e.Encoder,
+        dall_e.Decoder,
+        dall_e.encoder.EncoderBlock,
+        dall_e.decoder.DecoderBlock,
+        dall_e.utils.Conv2d,
+        nn.Sequential,
+        nn.ReLU,
+        nn.MaxPool2d,
+        nn.Upsample,
+        nn.Identity,
+        OrderedDict,
+    )
+}
 
 
 class Dvae(Tokenizer):
@@ -63,14 +67,19 @@ class Dvae(Tokenizer):
     Args:
         codebook_size: visual words, |V_I|; at least 512.
         hidden: channels of the first group of blocks; at least 64.
+        initial: channels of the decoder's first layer.
+        device: where its weights are; `meta` has shapes alone.
     """
 
     stride = 8  # three poolings
 
-    def __init__(self, codebook_size: int, hidden: int) -> None:
+    def __init__(
+        self, codebook_size: int, hidden: int, initial: int = 128, device: str = "cpu"
+    ) -> None:
         super().__init__()
-        self.encoder = dall_e.Encoder(n_hid=hidden, vocab_size=codebook_size)
-        self.decoder = dall_e.Decoder(n_hid=hidden, vocab_size=codebook_size)
+        sizes = {"n_hid": hidden, "vocab_size": codebook_size, "device": torch.device(device)}
+        self.encoder = dall_e.Encoder(**sizes)
+        self.decoder = dall_e.Decoder(**sizes, n_init=initial)
 
     @property
     def codebook_size(self) -> int:
@@ -117,14 +126,15 @@ def load_dvae(encoder: Path, decoder: Path) -> Dvae:
         codebook_size, _, _, _ = halves["encoder"]["blocks.output.conv.w"].shape
         hidden = halves["encoder"]["blocks.input.w"].shape[0]
         n_init = halves["decoder"]["blocks.input.w"].shape[0]
-        model = Dvae(codebook_size, hidden)
-        model.decoder = dall_e.Decoder(n_hid=hidden, vocab_size=codebook_size, n_init=n_init)
-        model.encoder.load_state_dict(halves["encoder"])
-        model.decoder.load_state_dict(halves["decoder"])
-    except (KeyError, ValueError, RuntimeError) as error:
+        model = Dvae(codebook_size, hidden, n_init, "meta")  # files say sizes; weights prove them
+        fill(model.encoder, halves["encoder"])
+        fill(model.decoder, halves["decoder"])
+    except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(
             f"{encoder} and {decoder} are not the two halves of one dall_e dVAE: {error}"
         ) from None
+    refuse_absurd(encoder, halves["encoder"])
+    refuse_absurd(decoder, halves["decoder"])
     return model
 
 
@@ -133,12 +143,11 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is missing. dvae.encoder and dvae.decoder name the weight files.")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_PICKLED_CLASSES):
-            return torch.load(path, map_location="cpu", weights_only=True).state_dict()
+            return read_safetensors(path)[0]
+        return unpickle(path, _PICKLED).state_dict()
     except Exception as error:
-        refused = isinstance(error, pickle.UnpicklingError)  # torch then advises to load unchecked
-        reason = "a pickle of something else" if refused else f"{type(error).__name__}: {error}"
+        told = isinstance(error, pickle.UnpicklingError)
+        reason = f"{error}" if told else f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: found no dall_e weights ({reason}). "
             "Expected a .safetensors file of this project or OpenAI's encoder.pkl / decoder.pkl."

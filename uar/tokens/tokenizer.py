@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from uar.core.device import few_at_once
 from uar.core.errors import UserError
+from uar.core.weights import read_safetensors
 
 
 class Tokenizer(nn.Module, ABC):
@@ -63,9 +64,8 @@ def read_metadata(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
-        with safe_open(path, "pt") as opened:
-            return dict(opened.metadata() or {})
-    except SafetensorError as error:
+        return read_safetensors(path)[1]
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is no whole safetensors file ({error}). Make it again.") from None
 
 
@@ -75,13 +75,15 @@ def read_code_vectors(encoder: Path) -> Tensor:
     Raises:
         UserError: its codes are but numbers, as a dVAE's.
     """
-    if read_metadata(encoder).get("kind") != "distilled":
+    codes = None
+    if read_metadata(encoder).get("kind") == "distilled":
+        codes = read_safetensors(encoder)[0].get("codes")
+    if codes is None:
         raise UserError(
             f"{encoder} holds no code vectors: model.token_embedding codes needs dvae.source "
             "distill, or use random."
         )
-    with safe_open(encoder, "pt") as opened:
-        return opened.get_tensor("codes")
+    return codes
 
 
 def kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> Tensor:

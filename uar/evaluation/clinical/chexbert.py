@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from uar.core.errors import UserError
+from uar.core.weights import unpickle
 from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS
 
 WEIGHTS, CONFIG, WORDS = "chexbert.pth", "config.json", "vocab.txt"
@@ -59,7 +60,7 @@ class Chexbert:
         self._network = _Network(config).to(device).eval()
         path = folder / WEIGHTS
         try:
-            saved = torch.load(path, map_location="cpu", weights_only=True)["model_state_dict"]
+            saved = unpickle(path)["model_state_dict"]
             weights = {name.removeprefix("module."): weight for name, weight in saved.items()}
             # a buffer that older versions of transformers saved
             weights.pop("bert.embeddings.position_ids", None)

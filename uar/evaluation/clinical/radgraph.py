@@ -12,11 +12,18 @@ from warnings import catch_warnings
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 
 from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.core.progress import progress
+from uar.core.weights import unpickle
 
 INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra; its import takes seconds
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"
@@ -54,12 +61,13 @@ class RadGraph:
         self._reward = compute_reward
         encoder = folder / _ENCODER
         try:
+            unpickle(folder / _WEIGHTS[1])  # refuses with our words what the package's would run
             # the package looks its encoder up by a hub's name
             with (
                 patch.object(registrable, "importlib", _NoImports),
                 patch.multiple(
                     cached_transformers,
-                    get=lambda *_: AutoModel.from_config(AutoConfig.from_pretrained(encoder)),
+                    get=lambda *_: AutoModel.from_config(_config(encoder), trust_remote_code=False),
                     get_tokenizer=lambda *_, **__: _tokenizer(encoder),
                 ),
             ):
@@ -154,9 +162,13 @@ def _plain(report: str) -> str:
     return " ".join(report.lower().split())
 
 
+def _config(folder: Path) -> PretrainedConfig:
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The encoder's, with two methods that radgraph calls and transformers 5 no longer has."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     tokenizer.encode_plus = tokenizer.__call__
     tokenizer.build_inputs_with_special_tokens = (  # type: ignore[method-assign]

@@ -23,11 +23,12 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, PackageLoader
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 
 from uar.bundle.report import Report, png
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
-from uar.data.films import Film, decode_film
+from uar.data.films import LIMITS, Film, decode_film
 from uar.data.isolation import Decode, FilmDecoder
 from uar.viewer.page.build import attention_entry, colors, environment
 
@@ -49,10 +50,10 @@ class Limits:
         upload_seconds: for one request's films to arrive.
     """
 
-    film_bytes: int = 64_000_000
+    film_bytes: int = LIMITS.file_bytes
     held_bytes: int = 256_000_000
-    decode_seconds: float = 30.0
-    decode_bytes: int = 3_000_000_000
+    decode_seconds: float = LIMITS.seconds
+    decode_bytes: int = LIMITS.memory
     waiting: int = 16
     upload_seconds: float = 60.0
 
@@ -158,6 +159,8 @@ def create_app(
                 body = await asyncio.wait_for(_body(request, sum(lengths)), limits.upload_seconds)
             except TimeoutError:
                 raise HTTPException(408, "The films took too long to arrive.") from None
+            except ClientDisconnect:
+                raise HTTPException(400, "The connection ended before the films did.") from None
             ends = np.cumsum(lengths).tolist()
             films = [body[end - size : end] for end, size in zip(ends, lengths, strict=True)]
             del body
