@@ -179,7 +179,9 @@ def test_text_stages_run_without_torch(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     text = "The heart is enlarged. No effusion."
     table = {"study_id": list("abc"), "split": ["train"] * 3, "report": [text] * 3}
-    pd.DataFrame({**table, "views": [["frontal"]] * 3}).to_parquet(tmp_path / paths.STUDIES)
+    pd.DataFrame({**table, "image_paths": [["a.png"]] * 3, "views": [["frontal"]] * 3}).to_parquet(
+        tmp_path / paths.STUDIES
+    )
     code = (
         "import sys; from pipeline.stages.preprocess import preprocess\n"
         "from pipeline.stages.vocabulary import vocabulary\n"
