@@ -13,7 +13,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from benchmarks.common import Comparison, row
 from uar.core.arithmetic import PORTABLE, set_up, unsupported
 
 ROUNDS = 5
@@ -48,7 +47,7 @@ class Worker:
         self._process.communicate()  # its input ends, and it with it
 
 
-def compare(preset: str, precisions: tuple[str, str]) -> Comparison:
+def compare(preset: str, precisions: tuple[str, str]) -> tuple[float, float]:
     """Median seconds a step, native and portable, in these precisions."""
     with ExitStack() as stack:
         workers = [
@@ -58,10 +57,8 @@ def compare(preset: str, precisions: tuple[str, str]) -> Comparison:
         for worker in workers:
             worker.round()  # warm
         times = [[worker.round() for worker in workers] for _ in range(ROUNDS)]
-    native, portable = (
-        statistics.median(column) / STEPS[preset] for column in zip(*times, strict=True)
-    )
-    return Comparison(native, portable)
+    native, portable = zip(*times, strict=True)
+    return statistics.median(native) / STEPS[preset], statistics.median(portable) / STEPS[preset]
 
 
 def work(arithmetic: str, preset: str, precision: str) -> None:
@@ -87,6 +84,8 @@ def work(arithmetic: str, preset: str, precision: str) -> None:
 
 def main() -> None:
     """One thread, as both presets have it."""
+    from benchmarks.common import Comparison, row  # torch, which a worker must not have loaded yet
+
     if reason := unsupported():
         print(reason)
         return
@@ -94,7 +93,7 @@ def main() -> None:
         for precision in of:
             row(
                 f"training step, {preset}, native {of[0]}, portable {precision}",
-                compare(preset, (of[0], precision)),
+                Comparison(*compare(preset, (of[0], precision))),
                 threads=1,
             )
 
