@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from pipeline.provenance import stages
-from pipeline.stages.evaluate import setup_of
+from pipeline.stages import evaluate
 from pipeline.tools import checksum
 from tests import portable
 from tests.conftest import ROOT
@@ -182,10 +182,14 @@ def test_a_stage_refuses_another_arithmetic_than_params_yaml_says(tmp_path: Path
     assert "reports.parquet" in said  # the next thing that is amiss
 
 
-def test_a_signature_says_portable_of_a_cpu_alone(raw_params: dict[str, Any]) -> None:
+def test_a_signature_says_portable_of_a_cpu_alone(
+    raw_params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "resolve_device", torch.device)
+
     def text(arithmetic: str, device: str) -> str:
         given = {**raw_params, "arithmetic": arithmetic, "device": device}
-        return setup_of(parse_params(given, "x")).text
+        return evaluate.setup_of(parse_params(given, "x")).text
 
     assert text("portable", "cpu") == text("native", "cpu") + ",arithmetic:portable"
     assert text("portable", "cuda") == text("native", "cuda") == text("native", "cpu")
