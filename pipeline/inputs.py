@@ -11,7 +11,7 @@ from uar.core.errors import UserError
 from uar.core.files import open_array
 from uar.core.geometry import cells_along
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
-from uar.data.study import REPORT_COLUMNS, STUDY_COLUMNS, Split, read_checked
+from uar.data.study import REPORT_COLUMNS, Split, read_checked
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.uar import ModelSizes
@@ -25,7 +25,7 @@ def open_images() -> np.ndarray:
 
 def image_rows(params: Params, split: Split) -> np.ndarray:
     """Rows in the packed and the token array of each study's images, `(S, V)`."""
-    return study_rows(read_checked(paths.STUDIES, STUDY_COLUMNS), params, split)
+    return study_rows(read_checked(paths.STUDIES, ("study_id", "split")), params, split)
 
 
 def study_rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import hashlib
 import io
 import json
@@ -41,6 +42,9 @@ from pipeline import paths
 from pipeline.__main__ import app
 from pipeline.provenance import Stage, makers, stages
 from tests.conftest import ROOT, TINY, override
+from tests.hostile_bundles import hostile_bundles, measured
+from tests.hostile_weights import weight_files
+from tests.test_hostile_weights import LOADERS
 from uar.core.errors import UserError
 from uar.core.files import sha256
 
@@ -91,10 +95,12 @@ def start(
     limit: int | None = None,
     killed_by_limit: bool = False,
     moments: Path | None = None,
+    barred: bool = False,
 ) -> Running:
-    """Start a stage in a copy of this process.
+    """Start a stage, or a command with its arguments, in a copy of this process.
 
     Args:
+        barred: whether files that their owner may not read or write are so for root, too.
         at: the operation on a file, counted from 0, before which the run gets `signal_there`.
         limit: largest file in bytes that the process may write.
         killed_by_limit: a write beyond it kills, in its middle; else it fails as on a full disk.
@@ -138,7 +144,9 @@ def start(
                 signal.signal(signal.SIGXFSZ, handler)
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            app([stage], standalone_mode=False)
+            if barred and os.getuid() == 0:
+                give_up_privileges()
+            app(stage.split(), standalone_mode=False)
         code = 0
     except UserError as error:
         code = 1
@@ -542,6 +550,7 @@ def hostile(whole: Path, most: int | None) -> Iterator[Case]:
         return buffer.getvalue()
 
     payloads = {
+        **{name: content for name, (content, _) in weight_files(folder).items()},
         **{f"pickle protocol {n}": pickle.dumps(bomb, protocol=n) for n in range(6)},
         "pickle in a dict": pickle.dumps({"weights": bomb}),
         "pickle in a list": pickle.dumps([0, [bomb]]),
@@ -558,10 +567,13 @@ def hostile(whole: Path, most: int | None) -> Iterator[Case]:
         "array": ("x.npy", open_array),
         "table": ("x.parquet", read_table),
         "JSON": ("x.json", read_json),
+        **LOADERS,
         "dVAE": ("x.safetensors", lambda p: load_tokenizer(p, p)),
         "dVAE's pickle": ("x.pkl", lambda p: load_tokenizer(p, p)),
     }
     cases = [(w, p, n, load) for w, p in payloads.items() for n, load in loaders.items()]
+    victim = folder / "victim"  # of the TorchScript archives
+    before = victim.read_bytes()
 
     def attack(payload: bytes, file: str, load: Callable[[Path], Any]) -> str:
         path = folder / file
@@ -574,15 +586,153 @@ def hostile(whole: Path, most: int | None) -> Iterator[Case]:
             ended = "advises to switch safety off" if told else "refused"
         except Exception:
             ended = "traceback: " + traceback.format_exc()[-600:]
-        if trace.exists():
+        if trace.exists() or victim.read_bytes() != before or list(folder.glob("*.patch")):
             ended = "the code ran"
-            trace.unlink()
+            trace.unlink(missing_ok=True)
+            victim.write_bytes(before)
         path.unlink()
         return ended
 
     for what, payload, name, (file, load) in cases[: None if most is None else most]:
         yield f"{what} as {name}", partial(attack, payload, file, load)
     shutil.rmtree(folder)
+
+
+# ---- bundles from others
+
+
+def bundles(step: int) -> Iterator[Case]:
+    """Open bundles whose makers mean harm: refused by name, in little memory."""
+    for name, make in list(hostile_bundles())[::step]:
+        yield name, partial(_opened, make)
+
+
+def _opened(make: Callable[[], bytes]) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "their.uar"
+        path.write_bytes(make())
+        ended, _, memory = measured(path)
+    return f"takes {memory:,} bytes" if memory > MOST_MEMORY else ended
+
+
+MOST_MEMORY = 1_000_000_000  # bytes
+
+
+# ---- what the system refuses
+
+
+def system(whole: Path, names: list[str]) -> Iterator[Case]:
+    """Inputs that may not be read, folders that may not be written, paths that are something else.
+
+    Root, who may all, gives up its privileges first.
+    """
+    for name in names:
+        stage = stages()[name]
+        for path in (paths.PARAMS, *stage.inputs):
+            yield f"{path} unreadable, {name}", partial(_barred, whole, name, path, 0)
+        yield f"all read-only, {name}", partial(_barred, whole, name, Path(), 0o500)
+    for what, damage in {
+        "a folder": lambda p: (p.unlink(), p.mkdir()),
+        "a link to itself": lambda p: (p.unlink(), p.symlink_to(p.name)),
+        "nested 5,000 deep": lambda p: p.write_text("[" * 5000),
+        "a key twice": lambda p: p.write_text("seed: 0\nseed: 1\n"),
+        "no UTF-8": lambda p: p.write_bytes(b"a: caf\xe9"),
+    }.items():
+        for command in ("use demo", *names):
+            yield f"params.yaml {what}, {command}", partial(_odd_params, whole, command, damage)
+
+
+def _odd_params(whole: Path, command: str, damage: Callable[[Path], Any]) -> str:
+    folder = copy_of(whole)
+    try:
+        shutil.copytree(ROOT / paths.PRESETS, folder / paths.PRESETS)
+        damage(folder / paths.PARAMS)
+        return _sentence(run_forked(folder, command), "params.yaml")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _barred(whole: Path, stage: str, path: Path, mode: int) -> str:
+    folder = copy_of(without(whole, stages()[stage]))
+    try:
+        for place in (folder, *folder.rglob("*")) if mode else (folder / path,):
+            if mode == 0 or place.is_dir():
+                os.chmod(place, mode)
+        named = str(path) if mode == 0 else "cannot write"
+        return _sentence(run_forked(folder, stage, barred=True), named)
+    finally:
+        subprocess.run(["chmod", "-R", "u+rwx", folder], check=True)
+        shutil.rmtree(folder)
+
+
+def _sentence(ending: Ending, named: str) -> str:
+    if ending.code != 1 or named not in ending.said:
+        return f"{ending.code}: {ending.said}"
+    asks = "Make room" in ending.said and named != "cannot write"
+    return f"asks for room: {ending.said}" if asks else "refused"
+
+
+def give_up_privileges() -> None:
+    """Let modes of files hold for root as for anybody: Linux's capabilities, all of them, go."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    if ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()):
+        raise SystemExit("root cannot give up its privileges here")
+
+
+# ---- DVC ends, its stage must too
+
+
+def orphans(whole: Path, seconds: tuple[float, ...]) -> Iterator[Case]:
+    """Stop a `dvc repro` alone, start another at once, compare dvc.lock with what lies there."""
+    for after in seconds:
+        yield f"train_stage_one, {after:g} s after its start", partial(_orphan, whole, after)
+
+
+def _orphan(whole: Path, after: float) -> str:
+    folder = copy_of(whole)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
+    environment.pop("DVC_STAGE", None)
+
+    def dvc(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["dvc", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        )
+
+    try:
+        shutil.copy(ROOT / paths.DVC, folder)
+        for name in ("uar", "pipeline"):
+            (folder / name).symlink_to(ROOT / name)
+        dvc("init", "--no-scm")
+        first = dvc("commit", "-f")
+        if first.returncode:
+            return f"dvc commit: {first.stderr[-500:]}"
+        command = ["dvc", "repro", "-f", "-s", "train_stage_one"]
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as stopped:  # fmt: skip
+            lock = folder / paths.SCRATCH / "train_stage_one.lock"
+            while not (lock.is_file() and lock.read_text()) and stopped.poll() is None:
+                time.sleep(0.05)
+            time.sleep(after)
+            stopped.terminate()
+        begun = time.monotonic()
+        while True:  # a lock that is still held for a moment is refused by a sentence
+            second = dvc("repro", "-s", "train_stage_one")
+            if "is running in this folder already" not in second.stdout + second.stderr:
+                break
+            if time.monotonic() - begun > 60:
+                return "its stage lives on"
+        if second.returncode:
+            return f"does not go on: {second.stderr[-500:]}"
+        time.sleep(2)
+        status = dvc("status", "train_stage_one")
+        if "up to date" not in status.stdout:
+            return f"dvc.lock is of other bytes: {status.stdout[-500:]}"
+        expected = contents(whole, [paths.STAGE_ONE])
+        return "identical" if contents(folder, [paths.STAGE_ONE]) == expected else "other bytes"
+    finally:
+        shutil.rmtree(folder)
 
 
 # ---- full disks
@@ -635,6 +785,9 @@ def main() -> None:
             "kills": kills(whole, names if long else short, 20 if long else 2),
             "refused": refused(whole, None if long else 20),
             "hostile": hostile(whole, None),
+            "bundles": bundles(1 if long else 12),
+            "system": system(whole, names if long else ["tokenize"]),
+            "orphans": orphans(whole, (0.0, 1.0, 3.0, 6.0) if long else (1.0,)),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),
         }
         if long:

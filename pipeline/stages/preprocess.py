@@ -11,7 +11,7 @@ from pipeline import paths
 from uar.core.files import write_table
 from uar.core.params_file import load_params
 from uar.core.progress import progress
-from uar.data.study import STUDY_COLUMNS, read_checked, refuse
+from uar.data.study import read_checked, refuse
 from uar.data.text import CLEANERS, has_words
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 def preprocess() -> None:
     """Clean every report by the rules of the compared papers, and label the raw one."""
     params = load_params(paths.PARAMS)
-    table = read_checked(paths.STUDIES, STUDY_COLUMNS)[["study_id", "split", "report", "views"]]
+    columns = ["study_id", "split", "report", "views"]
+    table = read_checked(paths.STUDIES, columns)[columns]
     table["cleaned"] = table["report"].map(CLEANERS[params.report.cleaner])
     wordless = table[~table["cleaned"].map(has_words)]
     refuse(

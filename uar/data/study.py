@@ -227,7 +227,9 @@ def read_checked(path: Path, columns: Sequence[str]) -> pd.DataFrame:
                 raise UserError(
                     f"{path}: row {row}: {column} is {found}, expected {expected}. {_REMEDY}"
                 )
-    if "split" in table and (twice := table["study_id"][table["study_id"].duplicated()]).size:
+    if {"study_id", "split"} <= {*table} and (
+        twice := table["study_id"][table["study_id"].duplicated()]
+    ).size:
         raise UserError(f"{path} has the study {twice.iloc[0]} twice. {_REMEDY}")
     return table
 
