@@ -1,0 +1,73 @@
+"""What speaks against writing a report of a film: its header, its form, its likeness.
+
+A doubt is a sentence for whoever brought the film. With one, a report is written only on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uar.bundle.likeness import FilmLikeness
+from uar.data.dicom import CHEST, NO_RADIOGRAPHY, OTHER, RADIOGRAPHY
+from uar.data.films import Film
+
+_MOST_COLOUR = 0.05  # share of the pixels; a marker or a caption may be coloured
+_LEAST_SIDE = 0.5  # of the model's input
+
+
+def of_header(film: Film, name: str) -> list[str]:
+    """Another kind of picture than a radiograph, by its DICOM header."""
+    kind = NO_RADIOGRAPHY.get(film.modality)
+    if kind is None:
+        return []
+    return [f"{name}: its header says {film.modality} ({kind}), not a radiograph."]
+
+
+def header_notes(film: Film, name: str) -> list[str]:
+    """What else the header says that a reader should know; no doubt by itself."""
+    notes = []
+    if film.modality == OTHER:
+        terms = ", ".join(RADIOGRAPHY[:2])
+        notes.append(f"{name}: its header names a modality other than a radiograph's ({terms}).")
+    if film.body_part and film.body_part not in CHEST:
+        part = "another body part" if film.body_part == OTHER else film.body_part
+        notes.append(f"{name}: its header says {part}, not chest.")
+    return notes
+
+
+def of_form(film: Film, name: str, crop: int) -> list[str]:
+    """A colour picture, or fewer pixels than half the side of the model's input.
+
+    Args:
+        crop: pixels, side of that input.
+    """
+    found = []
+    if film.coloured > _MOST_COLOUR:
+        found.append(f"{name}: a colour picture ({film.coloured:.0%} of its pixels), not a film.")
+    if film.shorter_side < _LEAST_SIDE * crop:
+        found.append(
+            f"{name}: {film.shorter_side} pixels along its shorter side; the model reads {crop}."
+        )
+    return found
+
+
+def of_likeness(likeness: FilmLikeness, name: str, view: int, views: Sequence[str]) -> list[str]:
+    """Unlike the films of training.
+
+    Args:
+        view: the slot that the film is given in.
+        views: what each slot's films show.
+    """
+    if not likeness.unlike:
+        return []
+    if likeness.other_view is not None:
+        return [
+            f"{name}: taken as {views[view]}, but it looks like a {views[likeness.other_view]} film."
+        ]
+    if likeness.turned:
+        return [f"{name}: it looks {likeness.turned}."]
+    beyond = f"{likeness.strangeness:.1f} times" if likeness.strangeness < 100 else "over 100 times"
+    return [
+        f"{name}: unlike the {views[view]} films that the model was trained on "
+        f"({beyond} the limit that 99.5 % of its validation films keep)."
+    ]
