@@ -451,7 +451,7 @@ def test_in_a_notebook(bundle: Bundle) -> None:
     report = Reporter(bundle).report([film(1), film(2)])
     html = report._repr_html_()
     assert html.count("<img") == 2 and report.sentences[0].text in html
-    assert "not for clinical use" in html
+    assert "research use only" in html and report.origin in html
 
 
 def test_heat_is_clear_where_attention_is_uniform() -> None:

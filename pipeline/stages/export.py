@@ -136,9 +136,7 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
     head = read_json(paths.DETAILS).get("findings_head")
     return Evidence(
         studies=len(studies),
-        written=written_and_right(
-            labels == Label.POSITIVE, studies.findings.numpy() > 0, FINDINGS
-        ),
+        written=written_and_right(labels == Label.POSITIVE, studies.findings.numpy() > 0, FINDINGS),
         temperature=None if head is None else head["temperature"],
     )
 
@@ -150,7 +148,8 @@ def example(inputs: Inputs) -> Example:
     study = table.iloc[place]
     films = film_set(inputs, "val")
     rows = films.rows[place][films.held[place]]
-    return Example(study["study_id"], "val", np.array(films.films[rows]), study["report"])
+    views = tuple(study["views"])[: len(rows)]
+    return Example(study["study_id"], "val", np.array(films.films[rows]), views, study["report"])
 
 
 def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:

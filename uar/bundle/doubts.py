@@ -8,11 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from uar.bundle.likeness import FilmLikeness
+from uar.core.errors import UserError
 from uar.data.dicom import CHEST, NO_RADIOGRAPHY, OTHER, RADIOGRAPHY
 from uar.data.films import Film
 
 _MOST_COLOUR = 0.05  # share of the pixels; a marker or a caption may be coloured
 _LEAST_SIDE = 0.5  # of the model's input
+
+
+class DoubtfulFilms(UserError):
+    """No report was written, since there is doubt about the films.
+
+    Attributes:
+        doubts: a sentence each.
+    """
+
+    def __init__(self, doubts: Sequence[str]) -> None:
+        self.doubts = tuple(doubts)
+        super().__init__(" ".join(doubts))
 
 
 def of_header(film: Film, name: str) -> list[str]:
@@ -61,9 +74,8 @@ def of_likeness(likeness: FilmLikeness, name: str, view: int, views: Sequence[st
     if not likeness.unlike:
         return []
     if likeness.other_view is not None:
-        return [
-            f"{name}: taken as {views[view]}, but it looks like a {views[likeness.other_view]} film."
-        ]
+        other = views[likeness.other_view]
+        return [f"{name}: taken as {views[view]}, but it looks like a {other} film."]
     if likeness.turned:
         return [f"{name}: it looks {likeness.turned}."]
     beyond = f"{likeness.strangeness:.1f} times" if likeness.strangeness < 100 else "over 100 times"

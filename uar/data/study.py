@@ -24,6 +24,7 @@ BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 View = Literal["frontal", "lateral", "unknown"]
+VIEWS: tuple[View, ...] = ("frontal", "lateral", "unknown")
 _RANK: dict[View, int] = {"frontal": 0, "unknown": 1, "lateral": 2}
 SHORT_OF_IMAGES = (
     "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."

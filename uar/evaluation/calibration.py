@@ -1,4 +1,4 @@
-"""How far the probability of a finding can be taken at its word, and how often a written one is right."""
+"""Calibration of findings: their probabilities, and how often a written one is right."""
 
 from __future__ import annotations
 
