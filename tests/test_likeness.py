@@ -9,23 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.bundles import chest
 from uar.bundle.doubts import header_notes, of_form, of_header, of_likeness
 from uar.bundle.likeness import LEAST, SIDE, FilmLikeness, FilmSet, Likeness
 from uar.core.errors import UserError
 from uar.data.films import Film, squash
 
 CODEBOOK = 5
-
-
-def chest(number: int, view: int = 0) -> np.ndarray:
-    """A lop-sided pattern of 64 x 64 pixels, another one a view, a little different each time."""
-    rng = np.random.default_rng([number, view])
-    y, x = np.mgrid[0:64, 0:64] / 64
-    shift = rng.normal(0, 0.02, 2)
-    bright = np.exp(-(((x - 0.3 - shift[0]) / 0.2) ** 2) - ((y - 0.4 - shift[1]) / 0.3) ** 2)
-    slope = (0.6 * y + 0.2 * x) if view == 0 else (0.7 * x - 0.3 * y + 0.3)
-    noise = rng.normal(0, 0.03, (64, 64))
-    return (np.clip(0.1 + 0.6 * bright + 0.4 * slope + noise, 0, 1) * 255).astype(np.uint8)
 
 
 def film_set(first: int, studies: int, tokens: bool = True) -> FilmSet:
