@@ -26,7 +26,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import uar
-from pipeline.__main__ import app
 from tests.bundles import chest, make_bundle, packed_films
 from tests.conftest import ROOT, TINY, override
 from tests.film_files import save, save_dicom
@@ -35,6 +34,7 @@ from uar.bundle.doubts import DoubtfulFilms
 from uar.bundle.index import StudyIndex
 from uar.bundle.report import Finding, Sentence
 from uar.bundle.reporter import Reporter
+from uar.command import app
 from uar.core.config import ModelParams
 from uar.core.errors import UserError
 from uar.core.params_file import known_keys

@@ -26,13 +26,13 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipeline.tools.serve import _is_no_end
 from tests.bundles import chest, make_bundle
 from tests.conftest import serious_faults
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, HANG, hostile
 from tests.test_bundle import film
 from uar.bundle.reporter import Reporter
+from uar.command.serve import _is_no_end
 from uar.core.errors import UserError
 from uar.data.films import decode_film
 from uar.data.isolation import Decode

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-
 Counts = Annotated[tuple[int, int], Field(strict=False)]  # JSON has lists
 
 

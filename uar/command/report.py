@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 import typer
 
 import uar
-from pipeline import paths
+from uar.command.options import BUNDLE, BundlePath, Device
 from uar.core.errors import UserError
 from uar.data.films import film_bytes
 
@@ -49,7 +49,7 @@ def report(
             "stdin, a folder, or a CSV with columns study, frontal, lateral."
         ),
     ],
-    bundle: Annotated[Path, typer.Option(help="Made by export.")] = paths.BUNDLE,
+    bundle: BundlePath = BUNDLE,
     as_json: Annotated[
         bool, typer.Option("--json", help="Sentences and findings too; of many, a line a study.")
     ] = False,
@@ -59,7 +59,7 @@ def report(
     force: Annotated[
         bool, typer.Option("--force", help="Also of films unlike those that it was trained on.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
     from uar.data.isolation import FilmDecoder
