@@ -21,13 +21,13 @@ import pydicom.data
 from PIL import Image, ImageDraw
 
 import uar
+from uar.bundle.doubts import of_likeness
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
 from uar.data.films import Film, read_film, squash
 from uar.data.study import IMAGE_SUFFIXES
 from uar.evaluation.calibration import wilson
 
-_STUDIES = 60  # of each alteration, and of other data sets
 _LARGE = (2000, 2000)
 _KINDS = {  # what a doubt begins with, behind the film's name
     "its header": "header",
@@ -36,6 +36,7 @@ _KINDS = {  # what a doubt begins with, behind the film's name
     "it looks": "turned",
     "unlike": "unlike",
 }
+_KINDS_OF_LIKENESS = ("other view", "turned", "unlike")
 
 Study = Sequence[Film]
 
@@ -56,33 +57,39 @@ ALTERED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def studies_of(project: Path, split: str) -> Iterator[Study]:
-    """A split's films as packed."""
-    table = pd.read_parquet(project / "data/studies.parquet")
-    films = np.load(project / "data/images.npy", mmap_mode="r")
-    per_study = len(films) // len(table)
-    for i in np.flatnonzero(table["split"] == split):
-        held = min(len(table["views"].iloc[i]), per_study)
-        rows = range(i * per_study, i * per_study + held)
-        yield [Film(np.array(films[row]), "unknown") for row in rows]
-
-
-def altered(studies: Iterator[Study], change: Callable[[np.ndarray], np.ndarray]) -> list[Study]:
-    """The first of them, each film changed."""
+def rows_of(project: Path, split: str) -> list[list[int]]:
+    """Rows in the packed array of the films that each study has."""
+    table = pd.read_parquet(project / "data/reports.parquet")
+    per_study = len(np.load(project / "data/images.npy", mmap_mode="r")) // len(table)
     return [
-        [replace(film, pixels=np.ascontiguousarray(change(film.pixels))) for film in study]
-        for study in islice(studies, _STUDIES)
+        [i * per_study + view for view in range(min(len(table["views"].iloc[i]), per_study))]
+        for i in np.flatnonzero(table["split"] == split)
     ]
 
 
-def of_folder(folder: Path, views: int) -> list[Study]:
+def studies_of(project: Path, split: str) -> Iterator[Study]:
+    """A split's films as packed."""
+    films = np.load(project / "data/images.npy", mmap_mode="r")
+    for rows in rows_of(project, split):
+        yield [Film(np.array(films[row]), "unknown") for row in rows]
+
+
+def altered(studies: Sequence[Study], change: Callable[[np.ndarray], np.ndarray]) -> list[Study]:
+    """Each film changed."""
+    return [
+        [replace(film, pixels=np.ascontiguousarray(change(film.pixels))) for film in study]
+        for study in studies
+    ]
+
+
+def of_folder(folder: Path, views: int, most: int) -> list[Study]:
     """Other data sets' films, a folder a study."""
     studies = []
     for inside in sorted({path.parent for path in folder.rglob("*") if path.is_file()}):
         paths = [p for p in sorted(inside.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
         if paths:
             studies.append([read_film(path) for path in paths[:views]])
-        if len(studies) == _STUDIES:
+        if len(studies) == most:
             break
     return studies
 
@@ -126,21 +133,55 @@ def drawn() -> dict[str, list[Study]]:
 
 
 def count(reporter: Reporter, name: str, studies: Sequence[Study]) -> None:
-    """A row: studies, refused in all and by likeness alone, and why."""
-    refused = unlike = 0
-    why: Counter[str] = Counter()
+    """A row of studies that are prepared as for a report."""
+    outcomes = []
     for study in studies:
         doubts = reporter.prepare(study).doubts
-        refused += bool(doubts)
         bare = [replace(f, modality="", body_part="", coloured=0, shape=_LARGE) for f in study]
-        unlike += bool(reporter.prepare(bare).doubts)
-        reasons = [doubt.split(": ", 1)[1] for doubt in doubts]
-        kinds = [k for r in reasons for start, k in _KINDS.items() if r.startswith(start)]
-        why.update(set(kinds) | ({"few pixels"} if len(kinds) < len(reasons) else set()))
-    low, high = wilson(refused, len(studies))
+        alone = [d for d in doubts if kind_of(d) in _KINDS_OF_LIKENESS]
+        if doubts and not alone and reporter.bundle.likeness is not None:
+            alone = list(reporter.prepare(bare).doubts)
+        outcomes.append((doubts, alone))
+    row(name, outcomes)
+
+
+def count_test_films(reporter: Reporter, project: Path) -> None:
+    """A row of the test studies, by their cached tokens."""
+    likeness, outcomes, films = reporter.bundle.likeness, [], 0
+    if likeness is None:
+        raise UserError(f"{project}/model.uar cannot tell: too few validation films")
+    cache = (
+        np.load(project / "data/tokens.npy", mmap_mode="r")
+        if likeness.token_costs is not None
+        else None
+    )
+    for rows, study in zip(rows_of(project, "test"), studies_of(project, "test"), strict=True):
+        doubts: list[str] = []
+        for view, film in enumerate(study):
+            tokens = None if cache is None else np.array(cache[rows[view], 0])
+            found = likeness.judge(film.pixels, tokens, view)
+            doubts += of_likeness(found, f"film {view + 1}", view, ("frontal", "lateral"))
+        films += len(study)
+        outcomes.append((doubts, doubts))
+    refused = sum(len(doubts) for doubts, _ in outcomes)
+    row(f"test films, as they are ({refused} of {films} films)", outcomes)
+
+
+def kind_of(doubt: str) -> str:
+    """What a doubt is about."""
+    reason = doubt.split(": ", 1)[1]
+    return next((kind for start, kind in _KINDS.items() if reason.startswith(start)), "few pixels")
+
+
+def row(name: str, outcomes: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
+    """Studies, refused in all and by likeness alone, and why."""
+    refused = sum(bool(doubts) for doubts, _ in outcomes)
+    unlike = sum(bool(alone) for _, alone in outcomes)
+    why = Counter(kind for doubts, _ in outcomes for kind in {kind_of(d) for d in doubts})
+    low, high = wilson(refused, len(outcomes))
     said = ", ".join(f"{kind} {number}" for kind, number in why.most_common())
-    share = f"{refused / len(studies):.1%} ({low:.1%} to {high:.1%})"
-    print(f"| {name} | {len(studies)} | {refused} | {share} | {unlike} | {said} |", flush=True)
+    share = f"{refused / len(outcomes):.1%} ({low:.1%} to {high:.1%})"
+    print(f"| {name} | {len(outcomes)} | {refused} | {share} | {unlike} | {said} |", flush=True)
 
 
 def main() -> None:
@@ -148,16 +189,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("project", type=Path)
     parser.add_argument("--strangers", type=Path, action="append", default=[])
+    parser.add_argument("--studies", type=int, default=60, help="of each alteration and stranger")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
     reporter = uar.load(asked.project / "model.uar")
     settings = reporter.bundle.preprocessing
     print("| pictures | studies | refused | share (95 % interval) | by likeness alone | why |")
     print("|---|---|---|---|---|---|")
-    count(reporter, "test films, as they are", list(studies_of(asked.project, "test")))
+    count_test_films(reporter, asked.project)
+    validation = list(islice(studies_of(asked.project, "val"), asked.studies))
     for name, change in ALTERED.items():
-        count(reporter, name, altered(studies_of(asked.project, "val"), change))
-    validation = list(islice(studies_of(asked.project, "val"), _STUDIES))
+        count(reporter, name, altered(validation, change))
     if settings.views == 2:
         swapped = [study[::-1] for study in validation if len(study) == 2]
         count(reporter, "frontal and lateral swapped", swapped)
@@ -166,7 +208,11 @@ def main() -> None:
     small = [[replace(f, pixels=squash(f.pixels, side)) for f in study] for study in validation]
     count(reporter, f"thumbnails of {side} pixels", small)
     for folder in asked.strangers:
-        count(reporter, f"films of {folder.parent.name}", of_folder(folder, settings.views))
+        count(
+            reporter,
+            f"films of {folder.parent.name}",
+            of_folder(folder, settings.views, asked.studies),
+        )
     for name, studies in (of_pydicom() | drawn()).items():
         count(reporter, name, studies)
 

@@ -11,7 +11,7 @@ import torch
 
 import uar
 from pipeline import paths
-from pipeline.inputs import Inputs, open_images, study_rows
+from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
 from pipeline.provenance import code_up_to
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.evidence import Evidence
@@ -144,7 +144,7 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
 def example(inputs: Inputs) -> Example:
     """The first validation study with a finding; without any, the first."""
     table = inputs.split_table("val")
-    place = int(table["findings"].map(len).gt(0).to_numpy().argmax())
+    place = int(finding_labels(table).any(axis=1).argmax())
     study = table.iloc[place]
     films = film_set(inputs, "val")
     rows = films.rows[place][films.held[place]]

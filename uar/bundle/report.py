@@ -17,6 +17,7 @@ from PIL import Image
 from uar.bundle.evidence import Evidence
 from uar.bundle.index import SimilarStudy
 from uar.bundle.likeness import FilmLikeness
+from uar.evaluation.calibration import wilson
 from uar.evaluation.clinical.labels import FINDINGS, Label
 
 RESEARCH = "Draft by a research model: research use only, never for a decision about a patient."
@@ -62,6 +63,13 @@ class Finding:
     threshold: float | None
     right: int | None = None
     written: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the share that is right; None where nothing was counted."""
+        if self.right is None or self.written is None:
+            return None
+        return wilson(self.right, self.written)
 
 
 @dataclass(frozen=True)
@@ -163,7 +171,7 @@ class Report:
             "sentences": [
                 {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
             ],
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [vars(f) | {"interval": f.interval} for f in self.findings],
             "similar": [vars(study) for study in self.similar],
             "notes": list(self.notes),
         }

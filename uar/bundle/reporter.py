@@ -315,9 +315,12 @@ def _origin(provenance: Mapping[str, Any]) -> str:
     def known(key: str) -> str:
         return str(provenance.get(key) or "unknown")
 
+    commit = known("commit")[:12]
+    if provenance.get("code_date"):
+        commit += f" of {provenance['code_date']}"
     return (
         f"Model: {known('program')}, trained on the data set {known('dataset')} "
-        f"({known('films')}), commit {known('commit')[:12]} of {known('code_date')}."
+        f"({known('films')}), commit {commit}."
     )
 
 

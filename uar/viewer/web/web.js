@@ -140,7 +140,7 @@ function drawSentence({ text: said, mean_log_probability }) {
   return line;
 }
 
-function drawFinding({ name, said, probability, threshold, right, written }) {
+function drawFinding({ name, said, probability, threshold, right, written, interval }) {
   const marks = { positive: "present", uncertain: "uncertain", negative: "absent" };
   const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
   if (probability !== null) {
@@ -148,7 +148,8 @@ function drawFinding({ name, said, probability, threshold, right, written }) {
     line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
   }
   if (written !== null) {
-    const count = written ? `right in ${right} of ${written}` : "in no report of validation";
+    const range = () => interval.map((share) => Math.round(100 * share)).join(" to ");
+    const count = written ? `right in ${right} of ${written} (${range()} %)` : "in no report of validation";
     line.append(element("span", "likely", `; ${count}`));
   }
   return line;
@@ -159,7 +160,7 @@ function counted(findings) {
   if (findings.some(({ written }) => written !== null)) {
     lines.push(
       `“Right in 9 of 20” counts the ${data.studies} validation studies, none of which it was trained on: of 20 of ` +
-        "its reports that said so, 9 references did.",
+        "its reports that said so, 9 references did; in brackets, the 95 % interval of that share.",
     );
   }
   if (findings.some(({ probability }) => probability !== null)) {
