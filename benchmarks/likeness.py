@@ -21,7 +21,7 @@ import pydicom.data
 from PIL import Image, ImageDraw
 
 import uar
-from uar.bundle.doubts import of_likeness
+from uar.bundle.doubts import of_likeness, of_views
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
 from uar.data.films import Film, read_film, squash
@@ -32,11 +32,11 @@ _LARGE = (2000, 2000)
 _KINDS = {  # what a doubt begins with, behind the film's name
     "its header": "header",
     "a colour": "colour",
-    "taken as": "other view",
+    "taken as": "swapped",
     "it looks": "turned",
     "unlike": "unlike",
 }
-_KINDS_OF_LIKENESS = ("other view", "turned", "unlike")
+_KINDS_OF_LIKENESS = ("swapped", "turned", "unlike")
 
 Study = Sequence[Film]
 
@@ -147,7 +147,7 @@ def count(reporter: Reporter, name: str, studies: Sequence[Study]) -> None:
 
 def count_test_films(reporter: Reporter, project: Path) -> None:
     """A row of the test studies, by their cached tokens."""
-    likeness, outcomes, films = reporter.bundle.likeness, [], 0
+    likeness, outcomes, films, noted = reporter.bundle.likeness, [], 0, 0
     if likeness is None:
         raise UserError(f"{project}/model.uar cannot tell: too few validation films")
     cache = (
@@ -156,15 +156,19 @@ def count_test_films(reporter: Reporter, project: Path) -> None:
         else None
     )
     for rows, study in zip(rows_of(project, "test"), studies_of(project, "test"), strict=True):
-        doubts: list[str] = []
-        for view, film in enumerate(study):
-            tokens = None if cache is None else np.array(cache[rows[view], 0])
-            found = likeness.judge(film.pixels, tokens, view)
-            doubts += of_likeness(found, f"film {view + 1}", view, ("frontal", "lateral"))
+        found = [
+            likeness.judge(
+                film.pixels, None if cache is None else np.array(cache[rows[view], 0]), view
+            )
+            for view, film in enumerate(study)
+        ]
+        doubts = [d for f in found for d in of_likeness(f, "film", "")]
+        noted += sum(f.other_view is not None for f in found)
+        doubts += of_views(found, ("film", "film"), ("frontal", "lateral"))[0]
         films += len(study)
         outcomes.append((doubts, doubts))
     refused = sum(len(doubts) for doubts, _ in outcomes)
-    row(f"test films, as they are ({refused} of {films} films)", outcomes)
+    row(f"test films, as they are ({refused} of {films} films; {noted} noted)", outcomes)
 
 
 def kind_of(doubt: str) -> str:
@@ -203,7 +207,9 @@ def main() -> None:
     if settings.views == 2:
         swapped = [study[::-1] for study in validation if len(study) == 2]
         count(reporter, "frontal and lateral swapped", swapped)
-        count(reporter, "the lateral alone", [study[:1] for study in swapped])
+        alone = [reporter.prepare(study[:1]) for study in swapped]
+        notes = sum(any("looks like" in note for note in a.notes) for a in alone)
+        row(f"the lateral alone ({notes} noted)", [(a.doubts, a.doubts) for a in alone])
     side = settings.crop // 4
     small = [[replace(f, pixels=squash(f.pixels, side)) for f in study] for study in validation]
     count(reporter, f"thumbnails of {side} pixels", small)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.bundles import chest
-from uar.bundle.doubts import header_notes, of_form, of_header, of_likeness
+from uar.bundle.doubts import header_notes, of_form, of_header, of_views
 from uar.bundle.likeness import LEAST, SIDE, FilmLikeness, FilmSet, Likeness
 from uar.core.errors import UserError
 from uar.data.films import Film, squash
@@ -75,10 +75,37 @@ def test_other_pictures_are_unlike(likeness: Likeness) -> None:
 
 
 def test_a_film_in_the_other_slot_is_told(likeness: Likeness) -> None:
-    found = judged(likeness, chest(5000, 1), view=0, token=1)
-    assert found.unlike and found.other_view == 1
-    [said] = of_likeness(found, "film 1", 0, ("frontal", "lateral"))
-    assert said == "film 1: taken as frontal, but it looks like a lateral film."
+    lateral, frontal = (judged(likeness, chest(5000, v), view=1 - v, token=v) for v in (1, 0))
+    assert (lateral.other_view, frontal.other_view) == (1, 0)
+    assert not lateral.unlike  # it is a film of another view
+    names, views = ("a", "b"), ("frontal", "lateral")
+    assert of_views([lateral, frontal], names, views) == (
+        ["a: taken as frontal, but it and b look swapped."],
+        [],
+    )
+    own = judged(likeness, chest(5000, 1), view=1, token=1)
+    assert of_views([lateral, own], names, views) == (
+        [],
+        ["a: taken as frontal, but it looks like a lateral film."],
+    )
+    assert of_views([lateral], names[:1], views)[1] and own.other_view is None
+
+
+def test_validation_films_in_the_wrong_slot_set_no_limit() -> None:
+    """Two frontal films of a study, as data sets have them, do not make the second slot lenient."""
+    training, validation = film_set(0, 150), film_set(1000, 100)
+    mixed = FilmSet(
+        validation.films.copy(),
+        validation.tokens.copy(),
+        validation.rows,
+        validation.held,  # type: ignore[union-attr]
+    )
+    assert mixed.tokens is not None
+    for array in (mixed.films, mixed.tokens):
+        array[mixed.rows[:5, 1]] = array[mixed.rows[:5, 0]]
+    whole, parts = (Likeness.of(training, v, CODEBOOK) for v in (validation, mixed))
+    assert parts.limit[1] * parts.scale[1].max() <= 1.5 * whole.limit[1] * whole.scale[1].max()
+    assert judged(parts, chest(5000, 0), view=1, token=0).other_view == 0
 
 
 def test_tokens_alone_can_tell() -> None:

@@ -439,7 +439,7 @@ def test_films_in_the_wrong_order_are_swapped_by_a_button(
     films = [save(tmp_path / f"{view}.png", chest(3, view)) for view in (0, 1)]
     upload(page, *reversed(films))
     said = page.find_element(By.CSS_SELECTOR, "#refusal .doubts").text
-    assert "1.png: taken as frontal, but it looks like a lateral film." in said
+    assert said == "1.png: taken as frontal, but it and 0.png look swapped."
     page.find_element(By.ID, "swap").click()
     WebDriverWait(page, 20).until(lambda _: not shown(page, "refusal") and shown(page, "result"))
     assert page.find_element(By.CSS_SELECTOR, ".report .words").text == wary.report(films).text

@@ -64,22 +64,38 @@ def of_form(film: Film, name: str, crop: int) -> list[str]:
     return found
 
 
-def of_likeness(likeness: FilmLikeness, name: str, view: int, views: Sequence[str]) -> list[str]:
+def of_likeness(likeness: FilmLikeness, name: str, view: str) -> list[str]:
     """Unlike the films of training.
 
     Args:
-        view: the slot that the film is given in.
-        views: what each slot's films show.
+        view: that the film is taken for.
     """
     if not likeness.unlike:
         return []
-    if likeness.other_view is not None:
-        other = views[likeness.other_view]
-        return [f"{name}: taken as {views[view]}, but it looks like a {other} film."]
     if likeness.turned:
         return [f"{name}: it looks {likeness.turned}."]
     beyond = f"{likeness.strangeness:.1f} times" if likeness.strangeness < 100 else "over 100 times"
     return [
-        f"{name}: unlike the {views[view]} films that the model was trained on "
+        f"{name}: unlike the {view} films that the model was trained on "
         f"({beyond} the limit that 99.5 % of its validation films keep)."
     ]
+
+
+def of_views(
+    likeness: Sequence[FilmLikeness], names: Sequence[str], views: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Films that look like those of another view: a doubt if they look swapped, else notes.
+
+    Args:
+        names: of the films.
+        views: that each is taken for.
+    """
+    other = [of_film.other_view for of_film in likeness]
+    if other == [1, 0]:
+        return [f"{names[0]}: taken as {views[0]}, but it and {names[1]} look swapped."], []
+    notes = [
+        f"{name}: taken as {view}, but it looks like a {views[at]} film."
+        for name, view, at in zip(names, views, other, strict=False)
+        if at is not None
+    ]
+    return [], notes

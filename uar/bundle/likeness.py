@@ -18,9 +18,11 @@ turned
     b_v(t) - min over T of b_v(T t): how much more likely the film would be mirrored, turned by
     quarters, or inverted.
 
-They are compared in units of their tails: z = (score - q) / e, where q is the 90th percentile of
-the validation films' scores and e their mean excess over it. A film is unlike those of training
-where the largest z exceeds the 99.5th percentile that it has on validation.
+A film is at home in the slot where the first score that there is (tokens, else thumbnail) is least.
+Scores are compared in units of their tails: z = (score - q) / e, where q is the 90th percentile of
+the validation films that are at home in v, and e their mean excess over it. A film is unlike those
+of training where the largest z exceeds the 99.5th percentile that it has on those films, unless it
+is at home in another slot and within that one's limit: then it is a film of another view.
 """
 
 from __future__ import annotations
@@ -91,9 +93,9 @@ class FilmLikeness:
 
     Attributes:
         scores: by name, as the module says; larger is stranger.
-        strangeness: largest z as a share of its limit; above 1 the film is unlike those films.
+        strangeness: largest z as a share of its limit.
         turned: how it seems to be turned, where it would be like them otherwise; else None.
-        other_view: the slot among whose films it would be at home, if not in its own.
+        other_view: the slot in which it is at home, within that slot's limit; None in its own.
     """
 
     scores: dict[str, float]
@@ -103,8 +105,8 @@ class FilmLikeness:
 
     @property
     def unlike(self) -> bool:
-        """Whether it is beyond the limit."""
-        return self.strangeness > 1
+        """Whether it is beyond the limit, and no film of another view."""
+        return self.strangeness > 1 and self.other_view is None
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Likeness:
         for view in views:
             rows = validation.of_view(view)
             tokens = None if validation.tokens is None else validation.tokens[rows, 0]
-            scores = made._scores(_thumbnails(validation.films, rows), tokens, view)
+            scores = made._of_own_view(_thumbnails(validation.films, rows), tokens, view)
             q = np.quantile(scores, _TAIL, axis=0)
             over = scores > q
             excess = np.where(over, scores - q, 0).sum(axis=0) / np.maximum(over.sum(axis=0), 1)
@@ -199,14 +201,12 @@ class Likeness:
         thumbnail = _standardised(squash(film, SIDE)[None])
         each = None if tokens is None else tokens[None]
         scores, strangeness = self._strangeness(thumbnail, each, view)
-        turned = other = None
-        if strangeness[0] > 1:
-            others = [v for v in range(len(self.mean)) if v != view]
-            there = [self._strangeness(thumbnail, each, v)[1][0] for v in others]
-            if there and min(there) <= 1:
-                other = others[int(np.argmin(there))]
-            else:
-                turned = self._way(thumbnail, view)
+        turned, home = None, int(self._homes(thumbnail, each)[0])
+        other = (
+            home if home != view and self._strangeness(thumbnail, each, home)[1][0] <= 1 else None
+        )
+        if strangeness[0] > 1 and other is None:
+            turned = self._way(thumbnail, view)
         return FilmLikeness(
             dict(zip(self.names, scores[0].tolist(), strict=True)),
             float(strangeness[0]),
@@ -225,6 +225,18 @@ class Likeness:
         scores = self._scores(thumbnails, tokens, view)
         z = (scores - self.start[view].numpy()) / self.scale[view].numpy()
         return scores, z.max(axis=1) / float(self.limit[view])
+
+    def _homes(self, thumbnails: np.ndarray, tokens: np.ndarray | None) -> np.ndarray:
+        """The slot in which each film is at home, `(N,)`."""
+        views = range(len(self.mean))
+        return np.argmin([self._scores(thumbnails, tokens, v)[:, 0] for v in views], axis=0)
+
+    def _of_own_view(
+        self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int
+    ) -> np.ndarray:
+        """Scores of the films that are at home in `view`; of all where these are few."""
+        own = self._homes(thumbnails, tokens) == view
+        return self._scores(thumbnails, tokens, view)[own if own.sum() >= LEAST else slice(None)]
 
     def _scores(self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int) -> np.ndarray:
         """`(N, K)` of thumbnails `(N, 256)` and tokens `(N, L)`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
-from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness
+from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness, of_views
 from uar.bundle.likeness import FilmLikeness
 from uar.bundle.report import RESEARCH, Report, Sentence, captions, verdict_json
 from uar.bundle.sources import FilmSource, name_of, read_source
@@ -182,8 +182,10 @@ class Reporter:
                 visual = self._tokenizer.tokenize(pixels)
         visual = visual.cpu()
         likeness = self._likeness(stacked, visual, len(films))
-        for view, (found, name) in enumerate(zip(likeness, names, strict=False)):
-            doubts += of_likeness(found, name, view, _VIEW_NAMES)
+        for found, name, view in zip(likeness, names, _VIEW_NAMES, strict=False):
+            doubts += of_likeness(found, name, view)
+        swapped, others = of_views(likeness, names, _VIEW_NAMES)
+        doubts, notes = doubts + swapped, notes + others
         stated = np.array(
             [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
         )

@@ -112,7 +112,7 @@ function show(report) {
 
 // Films by their files' names, where the server knows places alone.
 function named(said) {
-  return given.reduce((line, file, i) => line.replace(`film ${i + 1}:`, `${file.name}:`), said);
+  return given.reduce((line, file, i) => line.replaceAll(`film ${i + 1}`, file.name), said);
 }
 
 function fill(selector, lines) {
