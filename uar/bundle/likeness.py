@@ -94,7 +94,8 @@ class FilmLikeness:
     Attributes:
         scores: by name, as the module says; larger is stranger.
         strangeness: largest z as a share of its limit.
-        turned: how it seems to be turned, where it would be like them otherwise; else None.
+        turned: how it seems to be turned, where that score is beyond the limit and the thumbnail
+            would not be otherwise; else None.
         other_view: the slot in which it is at home, within that slot's limit; None in its own.
     """
 
@@ -205,7 +206,7 @@ class Likeness:
         other = (
             home if home != view and self._strangeness(thumbnail, each, home)[1][0] <= 1 else None
         )
-        if strangeness[0] > 1 and other is None:
+        if other is None and self._z(scores, view)[0, -1] > float(self.limit[view]):
             turned = self._way(thumbnail, view)
         return FilmLikeness(
             dict(zip(self.names, scores[0].tolist(), strict=True)),
@@ -223,8 +224,11 @@ class Likeness:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores `(N, K)` and strangeness `(N,)`."""
         scores = self._scores(thumbnails, tokens, view)
-        z = (scores - self.start[view].numpy()) / self.scale[view].numpy()
-        return scores, z.max(axis=1) / float(self.limit[view])
+        return scores, self._z(scores, view).max(axis=1) / float(self.limit[view])
+
+    def _z(self, scores: np.ndarray, view: int) -> np.ndarray:
+        """Scores `(N, K)` in units of their tails."""
+        return (scores - self.start[view].numpy()) / self.scale[view].numpy()
 
     def _homes(self, thumbnails: np.ndarray, tokens: np.ndarray | None) -> np.ndarray:
         """The slot in which each film is at home, `(N,)`."""
@@ -260,7 +264,7 @@ class Likeness:
         return np.sqrt(np.maximum(squares, 0))
 
     def _way(self, thumbnail: np.ndarray, view: int) -> str | None:
-        """How a film is turned that would be within its limits if it were not."""
+        """How a film is turned whose thumbnail would be within the limit if it were not."""
         far = {name: self._distance(t, view)[0] for name, t in _ways(thumbnail).items()}
         nearest = min(far, key=lambda name: far[name])
         at = self.names.index("thumbnail")

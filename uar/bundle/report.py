@@ -146,7 +146,8 @@ class Report:
             labels = _labeller().label([self.text])[0]
         likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
         least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
-        counts = self.evidence.written if self.evidence else {}
+        # of films like those of validation: they tell nothing of others
+        counts = self.evidence.written if self.evidence and not self.doubts else {}
         found = (
             Finding(
                 name,
