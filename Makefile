@@ -57,7 +57,7 @@ $(VENV)/base.done: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing pinned packages into $(VENV) (minutes the first time)"
-	$(PIP) --editable .
+	$(PIP) --editable '.[pipeline]'
 	$(PIP) --no-deps dall-e
 	touch $@
 

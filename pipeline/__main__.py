@@ -9,7 +9,6 @@ import ast
 import io
 import os
 import sys
-from collections.abc import MutableMapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +21,7 @@ from pipeline import paths
 from pipeline.run import as_stage, errors_explained
 from uar.core.arithmetic import set_up
 from uar.core.errors import UserError
+from uar.core.threads import limit_spinning
 
 COMMANDS: dict[
     str, dict[str, tuple[str, ...]]
@@ -41,7 +41,6 @@ COMMANDS: dict[
             "analyze",
         )
     },
-    "Reports of new films": {"pipeline.tools": ("report", "serve")},
     "Evidence": {
         "pipeline.experiments": ("ablate", "compare"),
         "pipeline.tools": ("tune", "score", "export_predictions", "check_labeller"),
@@ -90,19 +89,6 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(**_STYLE)
     alone.command(name)(errors_explained()(function))
     return typer.main.get_command(alone)
-
-
-def limit_spinning(environment: MutableMapping[str, str]) -> None:
-    """Have torch's waiting threads spin for microseconds, unless the user has said how they wait.
-
-    GNU's OpenMP lets them spin for milliseconds, which keeps the cores from other processes, as
-    from a second experiment: a step beside them takes several times as long. With 5000 rounds
-    it takes as long as with threads that sleep at once, and alone as long as by default
-    (`python -m benchmarks.openmp`). OpenMP reads this when torch is loaded; processes that a stage
-    starts inherit it.
-    """
-    if not environment.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
-        environment["GOMP_SPINCOUNT"] = "5000"
 
 
 def set_up_arithmetic(path: Path) -> None:

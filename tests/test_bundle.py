@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -20,18 +21,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 import uar
-from pipeline.__main__ import app
-from tests.bundles import make_bundle
-from tests.conftest import ROOT
+from tests.bundles import chest, make_bundle, packed_films
+from tests.conftest import ROOT, TINY, override
 from tests.film_files import save, save_dicom
 from uar.bundle.bundle import FORMAT, Bundle
+from uar.bundle.doubts import DoubtfulFilms
 from uar.bundle.index import StudyIndex
 from uar.bundle.report import Finding, Sentence
 from uar.bundle.reporter import Reporter
+from uar.command import app
 from uar.core.config import ModelParams
 from uar.core.errors import UserError
 from uar.core.params_file import known_keys
@@ -451,7 +454,7 @@ def test_in_a_notebook(bundle: Bundle) -> None:
     report = Reporter(bundle).report([film(1), film(2)])
     html = report._repr_html_()
     assert html.count("<img") == 2 and report.sentences[0].text in html
-    assert "not for clinical use" in html
+    assert "research use only" in html and report.origin in html
 
 
 def test_heat_is_clear_where_attention_is_uniform() -> None:
@@ -466,6 +469,156 @@ def test_a_heatmap_has_a_row_for_each_sentence(bundle: Bundle) -> None:
     report = Reporter(bundle).report([film(1), film(2)])
     one = heatmap(replace(report, sentences=report.sentences[:1])).height
     assert heatmap(replace(report, sentences=report.sentences[:1] * 3)).height > 2 * one
+
+
+# ---- films unlike those of training
+
+
+@pytest.fixture(scope="module")
+def wary_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that knows what films of training are like, and has a findings head."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in TINY.items():
+        override(raw, key, value)
+    raw["model"]["findings"] = True
+    path = tmp_path_factory.mktemp("wary") / "model.uar"
+    make_bundle(raw, seed=2, likeness=True).save(path)
+    return path
+
+
+def test_likeness_evidence_and_example_survive_the_file(wary_path: Path) -> None:
+    bundle = Bundle.load(wary_path)
+    assert bundle.likeness is not None and bundle.example is not None
+    assert bundle.evidence is not None and bundle.evidence.written == {"Cardiomegaly": (3, 7)}
+    assert bundle.example.views == ("frontal", "lateral")
+    np.testing.assert_array_equal(bundle.example.films, packed_films(7))
+    again = wary_path.with_name("again.uar")
+    bundle.save(again)
+    assert again.read_bytes() == wary_path.read_bytes()
+
+
+def test_a_likeness_of_another_model_is_refused(bundle: Bundle, wary_path: Path) -> None:
+    likeness = Bundle.load(wary_path).likeness
+    assert likeness is not None and likeness.token_costs is not None
+    fewer = replace(likeness, token_costs=likeness.token_costs[:, :5])
+    with pytest.raises(UserError, match=r"likeness is of 2 views and tokens \(2, 5, 512\)"):
+        replace(bundle, likeness=fewer)
+
+
+def test_films_like_those_of_training_get_their_report(wary_path: Path) -> None:
+    report = uar.load(wary_path).report([chest(1000), chest(1000, 1)])
+    assert report.doubts == () and len(report.likeness) == 2
+    assert "within the limits" in report.text_with_caveats
+    assert report.text in report.text_with_caveats and report.origin in report.text_with_caveats
+
+
+def test_other_films_get_none_unless_it_is_forced(wary_path: Path) -> None:
+    reporter = uar.load(wary_path)
+    with pytest.raises(DoubtfulFilms, match="film 1: unlike the frontal films") as refusal:
+        reporter.report(film(1))
+    with pytest.raises(DoubtfulFilms):
+        list(reporter.reports([[chest(1000)], [film(1)]]))
+    forced = reporter.report(film(1), force=True)
+    assert forced.text and forced.doubts == refusal.value.doubts
+    assert forced.doubts[0] in forced.text_with_caveats
+    assert json.loads(json.dumps(forced.as_json()))["doubts"] == list(forced.doubts)
+
+
+def test_a_mirrored_film_is_named_as_such(wary_path: Path) -> None:
+    with pytest.raises(DoubtfulFilms, match="film 1: it looks mirrored"):
+        uar.load(wary_path).report(np.fliplr(chest(1000)).copy())
+
+
+@pytest.mark.parametrize(
+    ("tags", "doubt", "note"),
+    [
+        ({"Modality": "DX", "BodyPartExamined": "CHEST"}, None, None),
+        ({"Modality": "CT"}, r"says CT \(computed tomography\), not a radiograph", None),
+        ({"Modality": "MR"}, "says MR", None),
+        ({"Modality": "DOE^JANE"}, None, "names a modality other than a radiograph's"),
+        ({"BodyPartExamined": "HAND"}, None, "says HAND, not chest"),
+        ({"BodyPartExamined": "DOE^JANE"}, None, "says another body part, not chest"),
+    ],
+)
+def test_what_a_header_says_of_the_picture(
+    bundle: Bundle, tmp_path: Path, tags: dict[str, str], doubt: str | None, note: str | None
+) -> None:
+    path = save_dicom(tmp_path / "f.dcm", film(1), **tags)
+    prepared = Reporter(bundle).prepare([path, path])
+    assert bool(prepared.doubts) == bool(doubt)
+    for found, wanted in ((prepared.doubts, doubt), (prepared.notes, note)):
+        assert wanted is None or re.search(wanted, " ".join(found))
+    assert "DOE" not in " ".join((*prepared.doubts, *prepared.notes))
+
+
+def test_a_colour_picture_and_a_tiny_one_are_doubtful(bundle: Bundle, tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    reporter = Reporter(bundle)
+    for path in (
+        save(tmp_path / "c.png", colours),
+        save(tmp_path / "c.jpg", colours),
+        save_dicom(tmp_path / "c.dcm", colours, SamplesPerPixel=3, PlanarConfiguration=0,
+                   PhotometricInterpretation="RGB"),
+    ):  # fmt: skip
+        assert "a colour picture" in reporter.prepare([path]).doubts[0]
+    gray = save(tmp_path / "g.png", np.dstack([film(1)] * 3))
+    assert reporter.prepare([gray]).doubts == ()
+    [doubt] = reporter.prepare([save(tmp_path / "t.png", film(1)[:15, :90])]).doubts
+    assert doubt.endswith("15 pixels along its shorter side; the model reads 32.")
+
+
+@pytest.mark.parametrize(
+    ("positions", "views", "captions", "note"),
+    [
+        ((None, None), None, ("film 1, taken as frontal", "film 2, taken as lateral"), None),
+        (("PA", None), None, ("frontal", "film 2, taken as lateral"), None),
+        ((None, None), ("frontal", "lateral"), ("frontal", "lateral"), None),
+        (("LL", "AP"), ("frontal", "lateral"), ("frontal", "lateral"), "was put second"),
+        (("PA", "AP"), None, ("frontal", "film 2, taken as lateral"), "Both films are frontal"),
+        (("LL",), None, ("film 1, taken as frontal", "lateral"), "A lateral film alone"),
+    ],
+)
+def test_which_view_a_film_is_taken_for(
+    tiny_raw: dict[str, Any],
+    tmp_path: Path,
+    positions: tuple[str | None, ...],
+    views: tuple[str, ...] | None,
+    captions: tuple[str, ...],
+    note: str | None,
+) -> None:
+    paths = [
+        save_dicom(tmp_path / f"{i}.dcm", film(i), **({"ViewPosition": p} if p else {}))
+        for i, p in enumerate(positions)
+    ]
+    prepared = Reporter(make_bundle(tiny_raw, missing_view="repeat")).prepare(paths, views=views)
+    assert prepared.captions == captions
+    assert (note is None and not prepared.notes) or (note and note in prepared.notes[0])
+
+
+def test_a_written_finding_carries_its_count(wary_path: Path) -> None:
+    report = uar.load(wary_path).report([chest(1000), chest(1000, 1)])
+    said = replace(report, sentences=(Sentence("The heart is enlarged.", 0, 4, -0.1),))
+    found = {finding.name: finding for finding in said.findings}
+    assert (found["Cardiomegaly"].right, found["Cardiomegaly"].written) == (3, 7)
+    assert found["Edema"].written is None  # not said
+
+
+def test_probabilities_are_divided_by_validations_temperature(wary_path: Path) -> None:
+    bundle = Bundle.load(wary_path)
+    assert bundle.evidence is not None
+    plain = replace(bundle, evidence=bundle.evidence.model_copy(update={"temperature": None}))
+    films = [chest(1000), chest(1000, 1)]
+    calibrated, raw = (Reporter(b).report(films) for b in (bundle, plain))
+    assert calibrated.probabilities is not None and raw.probabilities is not None
+    logits = torch.tensor(raw.probabilities).logit()
+    assert calibrated.probabilities == pytest.approx((logits / 2).sigmoid().tolist(), abs=1e-5)
+    for report in (calibrated, raw):  # the same findings are found
+        assert report.thresholds is not None and report.probabilities is not None
+    above = [
+        [p > t for p, t in zip(r.probabilities or (), r.thresholds or (), strict=True)]
+        for r in (calibrated, raw)
+    ]
+    assert above[0] == above[1]
 
 
 # ---- the command
@@ -517,3 +670,33 @@ def test_a_table_of_studies(path: Path, tmp_path: Path, caplog: pytest.LogCaptur
     assert done.exit_code == 1 and "s2: " in caplog.text and "9.png: no such file" in caplog.text
     table.write_text("id,film\n1,2\n")
     assert isinstance(run(table, "--bundle", path).exception, UserError)
+
+
+def test_the_command_refuses_a_stranger_unless_it_is_forced(
+    wary_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stranger, chests = save(tmp_path / "s/a.png", film(1)), save(tmp_path / "s/b.png", chest(1000))
+    done = run(stranger, "--bundle", wary_path)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "a.png: unlike the frontal films" in caplog.text and "--force" in caplog.text
+    done = run(stranger, "--bundle", wary_path, "--json")
+    refused = json.loads(done.stdout)
+    assert done.exit_code == 3 and refused["text"] is None
+    assert refused["doubts"] and refused["likeness"][0]["strangeness"] > 1
+    done = run(stranger, "--bundle", wary_path, "--json", "--force")
+    forced = json.loads(done.stdout)
+    assert done.exit_code == 0 and forced["text"] and forced["doubts"] == refused["doubts"]
+    done = run(tmp_path / "s", "--bundle", wary_path)  # of many, the others get theirs
+    assert done.exit_code == 3 and [line[:6] for line in done.stdout.splitlines()] == ["b.png:"]
+    assert run(chests, "--bundle", wary_path).exit_code == 0
+    assert "research use only" in caplog.text
+
+
+def test_a_table_says_which_view_a_film_is(path: Path, tmp_path: Path) -> None:
+    save(tmp_path / "l.png", film(1))
+    table = tmp_path / "t.csv"
+    table.write_text("study,frontal,lateral\ns1,,l.png\ns2,l.png,l.png\n")
+    done = run(table, "--bundle", path, "--json")
+    alone, both = (json.loads(line) for line in done.stdout.splitlines())
+    assert "A lateral film alone" in alone["notes"][0]
+    assert both["films"] == ["frontal", "lateral"]

@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from pipeline import paths
-from pipeline.__main__ import COMMANDS, LazyCommands, limit_spinning, load_command
+from pipeline.__main__ import COMMANDS, LazyCommands, load_command
 from pipeline.tools.layout import draw, read_arrows
 from tests.conftest import ROOT
+from uar.core.threads import limit_spinning
 
 HEAVY = {"torch", "transformers", "lightning_fabric", "matplotlib", "spacy", "dall_e"}
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import ast
+import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import uar
+from tests.bundles import chest, make_bundle
 from tests.conftest import ROOT
+from tests.film_files import save
 
 
 def test_import_is_light_and_says_its_version() -> None:
@@ -119,3 +125,50 @@ def test_files_are_read_and_written_as_utf8_whatever_the_locale() -> None:
         for line in without_encoding(path.read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_a_report_needs_nothing_of_the_pipelines_packages(
+    tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """`pip install .` leaves out what only the extra `pipeline` names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = {re.split(r"[^\w.-]", need)[0] for need in project["optional-dependencies"]["pipeline"]}
+    assert not extra & {re.split(r"[^\w.-]", need)[0] for need in project["dependencies"]}
+    imported = {"pyyaml": "yaml", "ruamel.yaml": "ruamel.yaml", "rich": None}  # typer brings rich
+    absent = [imported.get(name, name.replace("-", "_")) for name in extra]
+    make_bundle(tiny_raw, likeness=True).save(tmp_path / "model.uar")
+    films = [save(tmp_path / f"{view}.png", chest(1000, view)) for view in (0, 1)]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({[n for n in absent if n]!r}))\n"
+        "from uar.command import main\n"
+        "import uar.viewer.web.app\n"
+        f"sys.argv = ['uar', 'report', *{[str(path) for path in films]!r}, '--json']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "findings" in json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--version"], 0, f"uar {uar.__version__}"),
+        (["report", "f.png"], 1, "error: model.uar is missing."),
+    ],
+)
+def test_the_command(arguments: list[str], status: int, said: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.argv = ['uar', *{arguments!r}]; from uar.command import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status and (done.stdout + done.stderr).startswith(said)

@@ -254,6 +254,35 @@ def test_keys_go_from_word_to_word_and_from_study_to_study(page: webdriver.Chrom
     assert ids(page) == ["p007"]
 
 
+def test_it_begins_with_findings_and_no_text_twice(
+    browser: webdriver.Chrome, tmp_path: Path
+) -> None:
+    """What the models write most often of normal films would fill the first screens."""
+
+    def changed(number: int, text: str, *findings: str) -> StudyShown:
+        confusion = np.zeros((14, 3), int)
+        for name in findings:
+            confusion[OBSERVATIONS.index(name), 0] = 1
+        made = study(number)
+        words = " ".join((text.split() * WORDS)[:WORDS])
+        prediction = replace(made.prediction, generated=words)
+        return replace(made, prediction=prediction, findings=Findings(confusion, [], []))
+
+    studies = [
+        changed(0, "normal", "No Finding"),
+        changed(4, "large heart", "Cardiomegaly"),
+        changed(5, "normal", "Edema"),
+        changed(6, "large heart", "Cardiomegaly"),
+        changed(7, "normal", "No Finding"),
+    ]
+    page = opened(browser, tmp_path / "page.html", studies)
+    assert ids(page) == ["p004", "p005", "p000", "p006", "p007"]
+    found = article(page, "p000").find_element(By.CSS_SELECTOR, ".findings li")
+    assert found.text == "✓ No Finding (of CheXpert’s 13)"
+    Select(page.find_element(By.ID, "sort")).select_by_visible_text("the data set's order")
+    assert ids(page) == ["p000", "p004", "p005", "p006", "p007"]
+
+
 def test_sorting_by_a_score(page: webdriver.Chrome) -> None:
     sort = Select(page.find_element(By.ID, "sort"))
     sort.select_by_visible_text("CIDEr")

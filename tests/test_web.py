@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +26,23 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from pipeline.tools.serve import _is_no_end
-from tests.bundles import make_bundle
+from tests.bundles import chest, make_bundle
 from tests.conftest import serious_faults
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, HANG, hostile
 from tests.test_bundle import film
 from uar.bundle.reporter import Reporter
+from uar.command.serve import _is_no_end
 from uar.core.errors import UserError
 from uar.data.films import decode_film
 from uar.data.isolation import Decode
-from uar.viewer.web.app import Limits, create_app
+from uar.viewer.web.app import Limits, create_app, render
 
 BINARY = {"Content-Type": "application/octet-stream"}
 
 
-@pytest.fixture(scope="module")
-def reporter() -> Reporter:
+def tiny() -> dict[str, Any]:
+    """params.yaml with tiny sizes and a findings head."""
     import yaml
 
     from tests.conftest import ROOT, override
@@ -51,7 +52,12 @@ def reporter() -> Reporter:
     for key, value in TINY.items():
         override(raw, key, value)
     raw["model"]["findings"] = True
-    return Reporter(make_bundle(raw, seed=2, index=True))
+    return raw
+
+
+@pytest.fixture(scope="module")
+def reporter() -> Reporter:
+    return Reporter(make_bundle(tiny(), seed=2, index=True))
 
 
 @pytest.fixture
@@ -292,10 +298,15 @@ def test_png_and_dicom_become_a_report(
     upload(page, *films)
     expected = reporter.report(films)
     assert page.find_element(By.CSS_SELECTOR, ".report .words").text == expected.text
+    spoken = page.find_element(By.ID, "spoken")  # to screen readers
+    assert spoken.get_attribute("textContent") == f"Draft report: {expected.text}"
+    assert expected.origin in page.find_element(By.ID, "caveats").text
+    page.find_element(By.CSS_SELECTOR, ".report summary").click()
     listed = page.find_elements(By.CSS_SELECTOR, "#sentences li > span:last-child")
     assert [line.text for line in listed] == [s.text for s in expected.sentences]
     captions = page.find_elements(By.CSS_SELECTOR, ".films figcaption")
-    assert [caption.text for caption in captions] == ["frontal", "lateral"]
+    assert [caption.text for caption in captions] == list(expected.captions)
+    assert captions[0].text == "film 1, taken as frontal"
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
 
 
@@ -366,7 +377,115 @@ def test_errors_are_said_and_the_next_film_works(
         assert not page.find_element(By.ID, "result").is_displayed()
     upload(page, films[0])
     assert status.text == ""
-    assert "stands for both" in page.find_element(By.ID, "notes").text
+    assert "stands for both" in page.find_element(By.CSS_SELECTOR, ".report .notes").text
+
+
+# ---- films that are none, or in the wrong order
+
+
+@pytest.fixture(scope="module")
+def wary() -> Reporter:
+    """Of a bundle that knows what films of training are like."""
+    return Reporter(make_bundle(tiny(), seed=2, likeness=True))
+
+
+@pytest.fixture
+def wary_page(browser: webdriver.Chrome, wary: Reporter) -> Iterator[webdriver.Chrome]:
+    with serving(wary) as address:
+        browser.set_window_size(1200, 900)
+        browser.get(address)
+        yield browser
+
+
+def shown(page: webdriver.Chrome, name: str) -> bool:
+    return page.find_element(By.ID, name).is_displayed()
+
+
+def test_the_server_refuses_a_stranger_unless_it_is_forced(wary: Reporter, tmp_path: Path) -> None:
+    data = save(tmp_path / "a.png", film(1)).read_bytes()
+    with TestClient(create_app(wary), base_url="http://127.0.0.1") as client:
+        refused = post(client, data).json()
+        assert refused["text"] is None and "words" not in refused
+        assert refused["doubts"] and refused["likeness"][0]["strangeness"] > 1
+        address = f"/api/report?sizes={len(data)}&force=true"
+        forced = client.post(address, content=data, headers=BINARY).json()
+    assert forced["text"] and forced["doubts"] == refused["doubts"]
+    assert refused["doubts"][0] in forced["text_with_caveats"]
+
+
+def test_a_stranger_gets_no_report_on_the_page_unless_it_is_forced(
+    wary_page: webdriver.Chrome, tmp_path: Path
+) -> None:
+    page = wary_page
+    upload(page, save(tmp_path / "cat.png", film(1)))
+    assert shown(page, "refusal")
+    assert not page.find_element(By.CSS_SELECTOR, ".report").is_displayed()
+    said = page.find_element(By.CSS_SELECTOR, "#refusal .doubts").text
+    assert said.startswith("cat.png: unlike the frontal films")
+    assert said in page.find_element(By.ID, "spoken").get_attribute("textContent")
+    assert serious_faults(page) == []
+    page.find_element(By.ID, "force").send_keys(Keys.ENTER)
+    WebDriverWait(page, 20).until(lambda _: shown(page, "forced"))
+    assert said in page.find_element(By.ID, "forced").text
+    assert page.find_element(By.CSS_SELECTOR, ".report .words").text
+    assert page.switch_to.active_element == page.find_element(By.ID, "result")
+    assert serious_faults(page) == []
+
+
+def test_films_in_the_wrong_order_are_swapped_by_a_button(
+    wary_page: webdriver.Chrome, wary: Reporter, tmp_path: Path
+) -> None:
+    page = wary_page
+    films = [save(tmp_path / f"{view}.png", chest(3, view)) for view in (0, 1)]
+    upload(page, *reversed(films))
+    said = page.find_element(By.CSS_SELECTOR, "#refusal .doubts").text
+    assert said == "1.png: taken as frontal, but it and 0.png look swapped."
+    page.find_element(By.ID, "swap").click()
+    WebDriverWait(page, 20).until(lambda _: not shown(page, "refusal") and shown(page, "result"))
+    assert page.find_element(By.CSS_SELECTOR, ".report .words").text == wary.report(films).text
+    assert not shown(page, "forced")
+
+
+def test_films_whose_headers_say_what_they_are_cannot_be_swapped(
+    wary_page: webdriver.Chrome, tmp_path: Path
+) -> None:
+    films = [
+        save_dicom(tmp_path / f"{view}.dcm", chest(3, view), ViewPosition=position)
+        for view, position in enumerate(("PA", "LL"))
+    ]
+    upload(wary_page, *reversed(films))
+    captions = wary_page.find_elements(By.CSS_SELECTOR, ".films figcaption")
+    assert [caption.text for caption in captions] == ["frontal", "lateral"]
+    assert not shown(wary_page, "swap") and not shown(wary_page, "refusal")
+    assert "was put second" in wary_page.find_element(By.CSS_SELECTOR, ".report .notes").text
+
+
+def test_an_example_fills_the_empty_page(wary_page: webdriver.Chrome, wary: Reporter) -> None:
+    page = wary_page
+    page.find_element(By.ID, "example").send_keys(Keys.ENTER)
+    WebDriverWait(page, 20).until(lambda _: shown(page, "own"))
+    assert wary.bundle.example is not None
+    assert wary.bundle.example.report in page.find_element(By.ID, "own").text
+    expected = wary.report(list(wary.bundle.example.films))
+    assert page.find_element(By.CSS_SELECTOR, ".report .words").text == expected.text
+    assert serious_faults(page) == []
+
+
+def test_the_model_card_is_a_page(wary_page: webdriver.Chrome) -> None:
+    wary_page.find_element(By.CSS_SELECTOR, "main > details > summary").click()
+    card = wary_page.find_element(By.CLASS_NAME, "card")
+    assert card.find_element(By.TAG_NAME, "h1").text == "A test's model"
+    cells = card.find_elements(By.TAG_NAME, "td")
+    assert [cell.text for cell in cells] == ["BLEU-4", "0.100"]
+    assert serious_faults(wary_page) == []
+
+
+def test_a_card_cannot_bring_scripts_or_links_that_are(wary: Reporter) -> None:
+    card = "<script>alert(1)</script> [x](javascript:alert(1)) ![y](http://example.org/y.png)"
+    hostile = Reporter(replace(wary.bundle, card=card))
+    page = render(hostile, Limits(), "nonce")
+    assert "<script>alert" not in page and 'href="javascript:' not in page
+    assert "&lt;script&gt;alert(1)" in page  # what stays is text
 
 
 def test_two_users_at_once(page: webdriver.Chrome, reporter: Reporter, tmp_path: Path) -> None:

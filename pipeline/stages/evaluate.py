@@ -20,19 +20,21 @@ from uar.core.files import sha256, write_csv, write_json
 from uar.core.params_file import load_params
 from uar.core.provenance import release
 from uar.data.batches import Studies
+from uar.data.study import Split
 from uar.evaluation.baselines import (
     constant_report,
     derangement,
     nearest_neighbours,
     token_histograms,
 )
+from uar.evaluation.calibration import calibration, fit_temperature
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
 from uar.evaluation.protocols import PROTOCOLS
 from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import COLLAPSE, headline, summarise
 from uar.evaluation.systems import per_study_scores, score_systems
-from uar.inference.features import global_features
+from uar.inference.features import finding_logits, global_features
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
@@ -62,6 +64,8 @@ def evaluate() -> None:
     )
     constant = systems["constant_report"][0].generated
     details = summary | origins(params, checkpoint, constant)
+    if model.findings is not None:
+        details["findings_head"] = head_calibration(model, inputs)
     per_study = per_study_scores(systems["model"], scores["model"])
     write_csv(paths.STUDY_SCORES, per_study)
     write_json(paths.DETAILS, details)
@@ -109,6 +113,29 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
         "nearest_tokens": with_generated(predictions, [train_reports[i] for i in by_tokens]),
         "nearest_features": with_generated(predictions, [train_reports[i] for i in by_features]),
         "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
+    }
+
+
+def head_calibration(model: UAR, inputs: Inputs) -> dict[str, Any]:
+    """The findings head's temperature, of validation, and its calibration before and after."""
+    batch_size, logits, true = inputs.params.decode.batch_size, {}, {}
+    splits: tuple[Split, ...] = ("val", "test")
+    for split in splits:
+        studies = inputs.studies(split)
+        logits[split] = finding_logits(model, studies, batch_size, f"findings, {split}")
+        assert studies.findings is not None  # `Inputs.studies` labels them
+        true[split] = studies.findings.numpy() > 0
+    temperature = fit_temperature(logits["val"], true["val"])
+    return {
+        "temperature": temperature,
+        "fitted_on": "val",
+        **{
+            split: {
+                "as_trained": calibration(logits[split], true[split], 1.0),
+                "calibrated": calibration(logits[split], true[split], temperature),
+            }
+            for split in splits
+        },
     }
 
 

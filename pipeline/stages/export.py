@@ -11,17 +11,27 @@ import torch
 
 import uar
 from pipeline import paths
-from pipeline.inputs import Inputs
+from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
 from pipeline.provenance import code_up_to
 from uar.bundle.bundle import Bundle, Preprocessing
+from uar.bundle.evidence import Evidence
+from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
+from uar.bundle.likeness import LEAST, FilmSet, Likeness
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import read_json, sha256
 from uar.core.params_file import load_params
+from uar.data.study import Split
 from uar.data.text import Vocabulary
+from uar.evaluation.calibration import written_and_right
+from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.features import global_features
+from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR
+from uar.tokens.cache import TokenCacheInfo, open_tokens
 from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -31,6 +41,8 @@ INDEX = {
     "ids": "Holds a feature vector and the name of each training study.",
     "reports": "Holds a feature vector, the name and the report of each training study.",
 }
+EXAMPLES = ("demo",)  # data sets whose terms let a study's films be handed on, made smaller
+FILMS = {"demo": "drawn phantoms, not films of people"}  # what a reader would not guess
 ATTRIBUTION = {
     "iu_xray": """
 Reports are of IU X-Ray (D. Demner-Fushman et al., JAMIA 23(2):304-310, 2016; via Open-i) under
@@ -42,6 +54,9 @@ def export() -> None:
     """Pack the trained model and all that it needs into model.uar."""
     params = load_params(paths.PARAMS)
     checkpoint = Checkpoint.load(paths.STAGE_TWO)
+    inputs = Inputs(params)
+    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
+    model = checkpoint.build().to(resolve_device(params.device)).eval()
     provenance = describe(params, checkpoint)
     tokenizer = None
     if params.model.lsu:
@@ -61,17 +76,18 @@ def export() -> None:
         decode=params.decode,
         provenance=provenance,
         card=model_card(provenance),
-        index=None if params.export.index == "none" else study_index(params, checkpoint),
+        index=None if params.export.index == "none" else study_index(inputs, model),
+        likeness=film_likeness(inputs),
+        evidence=evidence(inputs, model),
+        example=example(inputs) if params.dataset.name in EXAMPLES else None,
     )
     bundle.save(paths.BUNDLE)
     log.info(f"export: {paths.BUNDLE}, {paths.BUNDLE.stat().st_size / 1e6:.1f} MB")
 
 
-def study_index(params: Params, checkpoint: Checkpoint) -> StudyIndex:
+def study_index(inputs: Inputs, model: UAR) -> StudyIndex:
     """The training studies by their global visual features; reports where params.yaml says so."""
-    inputs = Inputs(params)
-    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
-    model = checkpoint.build().to(resolve_device(params.device)).eval()
+    params = inputs.params
     studies, table = inputs.studies("train"), inputs.split_table("train")
     features = global_features(model, studies, params.decode.batch_size, "features, train")
     return StudyIndex.of(
@@ -81,15 +97,72 @@ def study_index(params: Params, checkpoint: Checkpoint) -> StudyIndex:
     )
 
 
+def film_likeness(inputs: Inputs) -> Likeness | None:
+    """What the training films are like, with limits that validation films set."""
+    training, validation = film_set(inputs, "train"), film_set(inputs, "val")
+    if validation.fewest < LEAST:
+        log.warning(
+            f"export: {validation.fewest} validation films set no limit for what is unlike the "
+            f"training films; it takes {LEAST} of each view. {paths.BUNDLE} will not tell."
+        )
+        return None
+    return Likeness.of(training, validation, inputs.sizes.codebook)
+
+
+def film_set(inputs: Inputs, split: Split) -> FilmSet:
+    """The films of a split, with the tokens that the model reads."""
+    views = inputs.params.dataset.images_per_study
+    held = inputs.split_table(split)["views"].map(len).to_numpy()
+    tokens = None
+    if inputs.params.model.lsu:
+        tokens = open_tokens(paths.TOKENS, TokenCacheInfo.load(paths.TOKENS_INFO))
+    return FilmSet(
+        films=open_images(),
+        tokens=tokens,
+        rows=study_rows(inputs.reports, inputs.params, split),
+        held=np.arange(views) < held[:, None],
+    )
+
+
+def evidence(inputs: Inputs, model: UAR) -> Evidence:
+    """How often a finding that the model writes of a validation study is in its reference."""
+    studies, table = inputs.studies("val"), inputs.split_table("val")
+    written = write_reports(
+        model, studies, table["study_id"], table["report"], inputs.vocabulary,
+        inputs.params.decode, "generate, val",
+    )  # fmt: skip
+    labels = Labeller().label(report.generated for report in written)[:, : len(FINDINGS)]
+    assert studies.findings is not None  # `Inputs.studies` labels them
+    head = read_json(paths.DETAILS).get("findings_head")
+    return Evidence(
+        studies=len(studies),
+        written=written_and_right(labels == Label.POSITIVE, studies.findings.numpy() > 0, FINDINGS),
+        temperature=None if head is None else head["temperature"],
+    )
+
+
+def example(inputs: Inputs) -> Example:
+    """The first validation study with a finding; without any, the first."""
+    table = inputs.split_table("val")
+    place = int(finding_labels(table).any(axis=1).argmax())
+    study = table.iloc[place]
+    films = film_set(inputs, "val")
+    rows = films.rows[place][films.held[place]]
+    views = tuple(study["views"])[: len(rows)]
+    return Example(study["study_id"], "val", np.array(films.films[rows]), views, study["report"])
+
+
 def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
     """Where the model comes from, and what it scored by which protocol."""
     details = read_json(paths.DETAILS)
     return {
         "program": f"uar {uar.__version__}",
         "commit": commit(),
+        "code_date": code_date(),
         "arithmetic": params.arithmetic,
         "threads": params.threads,
         "dataset": params.dataset.name,
+        "films": FILMS.get(params.dataset.name, "chest films"),
         "index": params.export.index,
         "sha256": {
             str(path): sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.STAGE_TWO)
@@ -111,14 +184,29 @@ def commit() -> str | None:
     A later one, of dvc.lock say, leaves it, so that the same model is the same file there. As with
     `git describe`, "-dirty" stands for changes that no commit holds.
     """
-    code = [str(path) for path in code_up_to("export")]
-    last = subprocess.run(
-        ["git", "log", "-1", "--format=%H", "--", *code], capture_output=True, text=True
-    )
-    if last.returncode or not last.stdout:
+    last = _last_commit("%H")
+    if last is None:
         return None
-    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *code]).returncode == 0
-    return last.stdout.strip() + ("" if clean else "-dirty")
+    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *_code()]).returncode == 0
+    return last + ("" if clean else "-dirty")
+
+
+def code_date() -> str | None:
+    """The day of that commit, as `2026-11-30`.
+
+    No file says when a model was trained: a run that is repeated gives the same bytes.
+    """
+    return _last_commit("%cs")
+
+
+def _last_commit(form: str) -> str | None:
+    command = ["git", "log", "-1", f"--format={form}", "--", *_code()]
+    last = subprocess.run(command, capture_output=True, text=True)
+    return last.stdout.strip() or None if last.returncode == 0 else None
+
+
+def _code() -> list[str]:
+    return [str(path) for path in code_up_to("export")]
 
 
 def model_card(provenance: dict[str, Any]) -> str:

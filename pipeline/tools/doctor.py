@@ -130,7 +130,10 @@ def check_versions() -> Iterator[Check]:
             continue  # of an extra that is not installed
         if found.split("+")[0] != wanted.split("+")[0]:
             others.append(f"{name} {found} (pinned: {wanted})")
-    remedy = f"pip install --constraint {_CONSTRAINTS} --editable . ; numbers may differ meanwhile."
+    remedy = (
+        f"pip install --constraint {_CONSTRAINTS} --editable '.[pipeline]'; "
+        "numbers may differ meanwhile."
+    )
     what = f"{len(pins)} pinned packages"
     yield Check(f"{what}, of other versions: {', '.join(others)}" if others else what,
                   remedy if others else None)  # fmt: skip

@@ -1,8 +1,8 @@
 """A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
 
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
-text and safetensors, so that nothing in a bundle is ever executed. Two are not in every bundle: the
-tokenizer and the index of training studies.
+text and safetensors, so that nothing in a bundle is ever executed. Four are not in every bundle:
+the tokenizer, the index of training studies, the likeness of films and the example.
 
 A bundle may come from anybody: opening one costs no more than its own bytes. Nothing in it is
 compressed, text is short, and a size is believed when the weights have it.
@@ -21,7 +21,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from uar.bundle.evidence import Evidence
+from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
+from uar.bundle.likeness import Likeness
 from uar.bundle.manifest import MANIFEST
 from uar.core.config import DecodeParams
 from uar.core.errors import UserError
@@ -34,8 +37,8 @@ from uar.tokens.tokenizer import Tokenizer
 FORMAT = 2
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
-_INDEX = "index.safetensors"
-_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX}
+_INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
+_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX, _LIKENESS, _EXAMPLE}
 _MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
@@ -67,6 +70,7 @@ class _Manifest(BaseModel):
     parts: dict[str, str]
     preprocessing: Preprocessing
     decode: DecodeParams
+    evidence: Evidence | None
     provenance: _Provenance
 
 
@@ -83,6 +87,9 @@ class Bundle:
         provenance: where it comes from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
         index: training studies, to name those most like a new one; None: the bundle has none.
+        likeness: tells films unlike those of training; None: too few validation films to tell.
+        evidence: what validation says of the model's findings.
+        example: a study to show, where the data set's terms allow.
     """
 
     checkpoint: Checkpoint
@@ -93,6 +100,9 @@ class Bundle:
     provenance: dict[str, Any]
     card: str
     index: StudyIndex | None = None
+    likeness: Likeness | None = None
+    evidence: Evidence | None = None
+    example: Example | None = None
 
     def __post_init__(self) -> None:
         """Refuse parts of two runs, naming both."""
@@ -133,11 +143,25 @@ class Bundle:
                 f"decode.guidance is {self.decode.guidance:g}, and the model was trained without "
                 "model.image_dropout, which that needs"
             )
+        self._refuse_other_likeness(length // self.preprocessing.views)
         width = model.params.d_model
         if self.index is not None and self.index.features.shape[1] != width:
             raise UserError(
                 f"parts of two runs: the model's features have {width} numbers, "
                 f"the index's {self.index.features.shape[1]}"
+            )
+
+    def _refuse_other_likeness(self, length: int) -> None:
+        if self.likeness is None:
+            return
+        costs, wanted = self.likeness.token_costs, None
+        if self.tokenizer is not None:
+            wanted = (self.preprocessing.views, length, self.tokenizer.codebook_size)
+        found = None if costs is None else tuple(costs.shape)
+        if found != wanted or len(self.likeness.mean) != self.preprocessing.views:
+            raise UserError(
+                f"parts of two runs: the likeness is of {len(self.likeness.mean)} views and tokens "
+                f"{found}, the model of {self.preprocessing.views} and {wanted}"
             )
 
     def save(self, path: Path) -> None:
@@ -151,12 +175,17 @@ class Bundle:
                 self.tokenizer.save(folder / _ENCODER, folder / _DECODER)
             if self.index is not None:
                 self.index.save(folder / _INDEX, sha256(folder / _MODEL))
+            if self.likeness is not None:
+                self.likeness.save(folder / _LIKENESS)
+            if self.example is not None:
+                self.example.save(folder / _EXAMPLE)
             parts = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
         manifest = {
             "format": FORMAT,
             "parts": {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()},
             "preprocessing": self.preprocessing.model_dump(),
             "decode": self.decode.model_dump(),
+            "evidence": None if self.evidence is None else self.evidence.model_dump(),
             "provenance": self.provenance,
         }
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
@@ -204,6 +233,7 @@ class Bundle:
             tokenizer = load_tokenizer(folder / _ENCODER, folder / _DECODER)
         if _INDEX in manifest.parts:
             index = StudyIndex.load(folder / _INDEX, manifest.parts[_MODEL])
+        likeness, example = folder / _LIKENESS, folder / _EXAMPLE
         return cls(
             checkpoint=Checkpoint.load(folder / _MODEL),
             tokenizer=tokenizer,
@@ -213,6 +243,9 @@ class Bundle:
             provenance=manifest.provenance.model_dump(),
             card=(folder / _CARD).read_text(encoding="utf-8"),
             index=index,
+            likeness=Likeness.load(likeness) if likeness.is_file() else None,
+            evidence=manifest.evidence,
+            example=Example.load(example) if example.is_file() else None,
         )
 
 

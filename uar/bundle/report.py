@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -13,8 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from uar.bundle.evidence import Evidence
 from uar.bundle.index import SimilarStudy
+from uar.bundle.likeness import FilmLikeness
+from uar.evaluation.calibration import wilson
 from uar.evaluation.clinical.labels import FINDINGS, Label
+
+RESEARCH = "Draft by a research model: research use only, never for a decision about a patient."
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,27 @@ class Finding:
         name: the observation.
         said: positive | uncertain | negative, of the written report by the rule-based labeller;
             None where it does not speak of it.
-        probability: by the model's findings head, from the films alone; None without one.
+        probability: by the model's findings head, from the films alone, calibrated on validation;
+            None without one.
         threshold: above which the report is written as of a study with this finding; likewise.
+        right: how many of the model's reports of validation studies that said this, as positive,
+            had it in the reference too; None where `said` is not positive or nothing was counted.
+        written: how many said it in all; likewise.
     """
 
     name: str
     said: str | None
     probability: float | None
     threshold: float | None
+    right: int | None = None
+    written: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the share that is right; None where nothing was counted."""
+        if self.right is None or self.written is None:
+            return None
+        return wilson(self.right, self.written)
 
 
 @dataclass(frozen=True)
@@ -67,11 +86,17 @@ class Report:
         views: what each film is taken for.
         present: `(V,)` bool, the films that were given.
         notes: what a reader has to know of this study, a sentence each.
+        doubts: why it should not have been written, a sentence each; empty of films like those
+            that the model was trained on.
+        likeness: of each film that was given, to those; empty where the bundle cannot tell.
+        stated: `(V,)` bool, views that a header or whoever gave the films has named.
+        origin: what wrote it.
         probabilities: of `FINDINGS`, by the findings head; None without one.
         thresholds: of those probabilities, chosen on validation: a finding above its own is taken
             for present while the report is written.
         similar: the training studies most like this one, most alike first; empty where the
             bundle carries no index.
+        evidence: what validation says of the model's findings.
     """
 
     words: tuple[str, ...]
@@ -82,14 +107,34 @@ class Report:
     views: tuple[str, ...]
     present: np.ndarray
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
+    likeness: tuple[FilmLikeness, ...]
+    stated: np.ndarray
+    origin: str
     probabilities: tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
     similar: tuple[SimilarStudy, ...] = ()
+    evidence: Evidence | None = None
 
     @property
     def text(self) -> str:
         """The report as sentences."""
         return " ".join(sentence.text for sentence in self.sentences)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What each film is, as far as anybody has said."""
+        return captions(self.views, self.stated)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What must not be parted from the text, a sentence each."""
+        return (RESEARCH, self.origin, verdict(self.doubts, self.likeness), *self.notes)
+
+    @property
+    def text_with_caveats(self) -> str:
+        """The report, and below it what must go with it."""
+        return "\n\n".join((self.text, "\n".join(self.caveats)))
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
@@ -101,27 +146,64 @@ class Report:
             labels = _labeller().label([self.text])[0]
         likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
         least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
+        # of films like those of validation: they tell nothing of others
+        counts = self.evidence.written if self.evidence and not self.doubts else {}
         found = (
-            Finding(name, _SAID.get(Label(int(label))), likely.get(name), least.get(name))
+            Finding(
+                name,
+                _SAID.get(Label(int(label))),
+                likely.get(name),
+                least.get(name),
+                *(counts.get(name, (None, None)) if label == Label.POSITIVE else (None, None)),
+            )
             for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
         )
         return tuple(f for f in found if f.said is not None or f.probability is not None)
 
     def as_json(self) -> dict[str, Any]:
-        """Text, sentences, findings, similar studies and notes, for a JSON file."""
+        """Text, caveats, sentences, findings and similar studies, for a JSON file."""
         return {
             "text": self.text,
+            "research_use_only": RESEARCH,
+            "origin": self.origin,
+            **verdict_json(self.doubts, self.likeness),
+            "films": list(self.captions),
             "log_probability": self.log_probability,
             "sentences": [
                 {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
             ],
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [vars(f) | {"interval": f.interval} for f in self.findings],
             "similar": [vars(study) for study in self.similar],
             "notes": list(self.notes),
         }
 
     def _repr_html_(self) -> str:
         return _notebook_html(self)
+
+
+def captions(views: Sequence[str], stated: np.ndarray) -> tuple[str, ...]:
+    """What films are: as stated, else what they are taken for."""
+    return tuple(
+        view if known else f"film {i + 1}, taken as {view}"
+        for i, (view, known) in enumerate(zip(views, stated, strict=True))
+    )
+
+
+def verdict(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> str:
+    """Whether the films are like those of training, in a sentence or more."""
+    if doubts:
+        return "Written in spite of doubt about the films: " + " ".join(doubts)
+    if not likeness:
+        return "Whether the films are like those of training was not looked at."
+    return "The films are within the limits of those that the model was trained on."
+
+
+def verdict_json(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> dict[str, Any]:
+    """The same for a JSON file."""
+    return {
+        "doubts": list(doubts),
+        "likeness": [vars(of_film) for of_film in likeness],
+    }
 
 
 def png(film: np.ndarray) -> str:
@@ -141,14 +223,14 @@ def _notebook_html(report: Report) -> str:
         if there
     )
     sentences = " ".join(
-        f'<span title="certainty {np.exp(s.log_probability):.0%} a word">'
+        f'<span title="mean word probability {np.exp(s.log_probability):.0%}">'
         f"{html.escape(s.text)}</span>"
         for s in report.sentences
     )
-    notes = "".join(f"<p><em>{html.escape(note)}</em></p>" for note in report.notes)
+    caveats = "".join(f"<br>{html.escape(said)}" for said in report.caveats[1:])
     return (
-        f'<div style="max-width:45em"><div>{films}</div><p>{sentences}</p>{notes}'
-        "<p><small>Draft by a research model, not for clinical use.</small></p></div>"
+        f'<div style="max-width:45em"><div>{films}</div><p>{sentences}</p>'
+        f"<p><small>{RESEARCH}{caveats}</small></p></div>"
     )
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
-from uar.bundle.report import Report, Sentence
+from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness, of_views
+from uar.bundle.likeness import FilmLikeness
+from uar.bundle.report import RESEARCH, Report, Sentence, captions, verdict_json
 from uar.bundle.sources import FilmSource, name_of, read_source
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.films import squash
-from uar.data.study import frontal_first
+from uar.data.study import View, frontal_first
 from uar.data.views import resize_view
 from uar.inference.decoding import Generated, generate
 from uar.inference.word_attention import recorded_attention
@@ -37,13 +40,31 @@ class Prepared:
         films: `(V, size, size)` uint8.
         visual: tokens `(V, L/V)` int64, or pixels `(V, crop, crop)` float.
         present: `(V,)` bool.
-        notes: as `Report.notes`.
+        notes, doubts, likeness, stated: as `Report`'s.
     """
 
     films: np.ndarray
     visual: Tensor
     present: np.ndarray
     notes: tuple[str, ...]
+    doubts: tuple[str, ...]
+    likeness: tuple[FilmLikeness, ...]
+    stated: np.ndarray
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What each film is, as far as anybody has said."""
+        return captions(_VIEW_NAMES[: len(self.present)], self.stated)
+
+    def refusal_json(self) -> dict[str, Any]:
+        """Why there is no report, for a JSON file."""
+        return {
+            "text": None,
+            "research_use_only": RESEARCH,
+            **verdict_json(self.doubts, self.likeness),
+            "films": list(self.captions),
+            "notes": list(self.notes),
+        }
 
 
 class Reporter:
@@ -64,46 +85,63 @@ class Reporter:
         if self._tokenizer is not None:
             self._tokenizer.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
-    def report(self, films: FilmSource | Sequence[FilmSource]) -> Report:
+    def report(self, films: FilmSource | Sequence[FilmSource], *, force: bool = False) -> Report:
         """Write the report of one study.
 
         Args:
             films: one film or two, frontal first. Each is a path, the bytes of a file, an open
                 binary file (PNG, JPEG or DICOM), gray pixels `(H, W)`, bone bright, or a `Film`.
+            force: also of films unlike those that the model was trained on.
 
         Raises:
+            DoubtfulFilms: they are unlike those, or no chest films at all.
             UserError: a film cannot be read, or there are more than the model takes.
         """
         several = isinstance(films, Sequence) and not isinstance(films, str | bytes)
         study: Sequence[FilmSource] = films if several else [films]  # type: ignore[assignment,list-item]
         prepared = self.prepare(study)
+        _refuse_doubtful(prepared, force)
         for note in prepared.notes:
             warnings.warn(note, stacklevel=2)
         return self.write([prepared])[0]
 
     def reports(
-        self, studies: Iterable[Sequence[FilmSource]], batch_size: int = 16
+        self,
+        studies: Iterable[Sequence[FilmSource]],
+        batch_size: int = 16,
+        *,
+        force: bool = False,
     ) -> Iterator[Report]:
         """Write the reports of many studies, a batch at a time, in their order.
 
         Args:
             studies: the films of each, as `report` takes them.
             batch_size: studies.
+            force: as `report`.
 
         Raises:
-            UserError: as `report`.
+            DoubtfulFilms, UserError: as `report`.
         """
         waiting = iter(studies)
         while batch := list(islice(waiting, batch_size)):
-            yield from self.write([self.prepare(study) for study in batch])
+            prepared = [self.prepare(study) for study in batch]
+            for study in prepared:
+                _refuse_doubtful(study, force)
+            yield from self.write(prepared)
 
     @torch.inference_mode()
-    def prepare(self, study: Sequence[FilmSource], names: Sequence[str] | None = None) -> Prepared:
+    def prepare(
+        self,
+        study: Sequence[FilmSource],
+        names: Sequence[str] | None = None,
+        views: Sequence[View] | None = None,
+    ) -> Prepared:
         """Read a study's films as ingest and tokenize do: the same film gives the same tokens.
 
         Args:
             study: its films, as `report` takes them.
             names: of the films, for messages; else their paths or their places.
+            views: what they show, for those whose headers do not say.
 
         Raises:
             UserError: as `report`.
@@ -114,13 +152,17 @@ class Reporter:
             raise UserError(f"{len(study)} films of a study, this model takes {most}")
         names = names or [name_of(source, i) for i, source in enumerate(study)]
         films = [read_source(source, name) for source, name in zip(study, names, strict=True)]
-        notes: list[str] = []
+        films = [
+            replace(film, view=view) if film.view == "unknown" else film
+            for film, view in zip(films, views or ["unknown"] * len(films), strict=True)
+        ]
         order = frontal_first([film.view for film in films])
-        if order != sorted(order):
-            films = [films[i] for i in order]
-            notes.append("The films' headers name the lateral film first; it was put second.")
-        if settings.views == 1 and films[0].view == "lateral":
-            notes.append("The film's header says lateral; this model was trained on frontal films.")
+        films, names = [films[i] for i in order], [names[i] for i in order]
+        notes = _view_notes([film.view for film in films], settings.views, order)
+        doubts: list[str] = []
+        for film, name in zip(films, names, strict=True):
+            doubts += of_header(film, name) + of_form(film, name, settings.crop)
+            notes += header_notes(film, name)
         packed = [squash(film.pixels, settings.image_size) for film in films]
         missing = settings.views - len(packed)
         present = np.arange(settings.views) < len(packed)
@@ -138,10 +180,28 @@ class Reporter:
         if self._tokenizer is not None:
             with autocast(self._device, settings.precision):
                 visual = self._tokenizer.tokenize(pixels)
-        return Prepared(stacked, visual.cpu(), present, tuple(notes))
+        visual = visual.cpu()
+        likeness = self._likeness(stacked, visual, len(films))
+        for found, name, view in zip(likeness, names, _VIEW_NAMES, strict=False):
+            doubts += of_likeness(found, name, view)
+        swapped, others = of_views(likeness, names, _VIEW_NAMES)
+        doubts, notes = doubts + swapped, notes + others
+        stated = np.array(
+            [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
+        )
+        stated = np.append(stated, np.ones(missing, bool))
+        return Prepared(stacked, visual, present, tuple(notes), tuple(doubts), likeness, stated)
+
+    def _likeness(self, films: np.ndarray, visual: Tensor, given: int) -> tuple[FilmLikeness, ...]:
+        """How like those of training the films that were given are."""
+        likeness = self.bundle.likeness
+        if likeness is None:
+            return ()
+        tokens = [None if self._tokenizer is None else visual[v].numpy() for v in range(given)]
+        return tuple(likeness.judge(films[v], tokens[v], v) for v in range(given))
 
     def write(self, studies: Sequence[Prepared]) -> list[Report]:
-        """Write the reports of a batch of prepared studies."""
+        """Write the reports of a batch of prepared studies, whatever the doubts about them."""
         with self._writing:
             return self._write(studies)
 
@@ -176,10 +236,12 @@ class Reporter:
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
         if model.findings is not None and output.findings is not None:
-            least = tuple(model.findings.thresholds.tolist())
+            heat = self._temperature
+            likely = (output.findings / heat).sigmoid().tolist()
+            least = tuple((model.findings.thresholds.logit(eps=1e-6) / heat).sigmoid().tolist())
             reports = [
-                replace(report, probabilities=tuple(likely), thresholds=least)
-                for report, likely in zip(reports, output.findings.sigmoid().tolist(), strict=True)
+                replace(report, probabilities=tuple(of_study), thresholds=least)
+                for report, of_study in zip(reports, likely, strict=True)
             ]
         if self.bundle.index is not None:
             similar = self.bundle.index.nearest(output.image_global.cpu(), _SIMILAR)
@@ -209,7 +271,59 @@ class Reporter:
             views=_VIEW_NAMES[:views],
             present=study.present,
             notes=study.notes,
+            doubts=study.doubts,
+            likeness=study.likeness,
+            stated=study.stated,
+            origin=_origin(self.bundle.provenance),
+            evidence=self.bundle.evidence,
         )
+
+    @property
+    def _temperature(self) -> float:
+        """By which validation divides the findings head's logits."""
+        evidence = self.bundle.evidence
+        return 1.0 if evidence is None else evidence.temperature or 1.0
+
+
+def _refuse_doubtful(study: Prepared, force: bool) -> None:
+    if study.doubts and not force:
+        raise DoubtfulFilms(study.doubts)
+
+
+def _view_notes(views: Sequence[View], wanted: int, order: Sequence[int]) -> list[str]:
+    """What is to be said of the views that headers or a table name.
+
+    Args:
+        views: of the films, in the order in which the model gets them.
+        wanted: how many films it takes.
+        order: in which they were given.
+    """
+    if wanted == 1:
+        if views[0] == "lateral":
+            return ["The film is a lateral one; this model was trained on frontal films."]
+        return []
+    if list(order) != sorted(order):
+        return ["The lateral film came first; it was put second."]
+    if len(views) == 1 and views[0] == "lateral":
+        return ["A lateral film alone; it stands where the model expects a frontal one."]
+    if len(views) == 2 and views[0] == views[1] != "unknown":
+        return [f"Both films are {views[0]} ones; the model expects a frontal and a lateral one."]
+    return []
+
+
+def _origin(provenance: Mapping[str, Any]) -> str:
+    """What wrote a report, in a sentence."""
+
+    def known(key: str) -> str:
+        return str(provenance.get(key) or "unknown")
+
+    commit = known("commit")[:12]
+    if provenance.get("code_date"):
+        commit += f" of {provenance['code_date']}"
+    return (
+        f"Model: {known('program')}, trained on the data set {known('dataset')} "
+        f"({known('films')}), commit {commit}."
+    )
 
 
 def load(path: str | Path, device: str = "auto") -> Reporter:

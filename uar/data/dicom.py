@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -49,6 +49,43 @@ _VIEWS: dict[str, View] = {
     "RL": "lateral",
     "LATERAL": "lateral",
 }
+# Values of Modality (C.7.3.1.1.1) and BodyPartExamined (PS3.16, annex L) that are passed on: what
+# else stands there could be anything, a name too.
+RADIOGRAPHY = ("CR", "DX", "RG", "RF", "PX", "IO")
+NO_RADIOGRAPHY = {
+    "CT": "computed tomography",
+    "MR": "magnetic resonance",
+    "US": "ultrasound",
+    "NM": "nuclear medicine",
+    "PT": "positron emission tomography",
+    "MG": "mammography",
+    "XA": "angiography",
+    "ES": "endoscopy",
+    "OP": "ophthalmic photography",
+    "SM": "slide microscopy",
+    "XC": "photography",
+    "SEG": "a segmentation",
+    "RTDOSE": "a radiotherapy dose",
+    "RTIMAGE": "a radiotherapy image",
+}
+OTHER = "another"  # of a modality or a body part that is none of those named here
+CHEST = (
+    "CHEST",
+    "THORAX",
+    "LUNG",
+    "RIB",
+    "RIBS",
+    "STERNUM",
+    "HEART",
+    "MEDIASTINUM",
+    "CHESTABDOMEN",
+)
+_BODY_PARTS = (
+    *CHEST, "ABDOMEN", "ANKLE", "ARM", "BREAST", "CALCANEUS", "CLAVICLE", "CSPINE", "ELBOW",
+    "FEMUR", "FINGER", "FOOT", "FOREARM", "HAND", "HEAD", "HIP", "HUMERUS", "JAW", "KNEE", "LEG",
+    "LSPINE", "MANDIBLE", "NECK", "PELVIS", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
+    "WRIST",
+)  # fmt: skip
 _ELEMENTS = [
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -70,6 +107,8 @@ _ELEMENTS = [
     "WindowWidth",
     "VOILUTFunction",
     "ViewPosition",
+    "Modality",
+    "BodyPartExamined",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "PixelData",
@@ -125,8 +164,8 @@ _FAR = 1e12  # beyond any window
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
-def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
-    """Pixels `(H, W)` uint8, bone bright, the view that the header states, and whether it failed.
+def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool, str, str, float]:
+    """Pixels `(H, W)` uint8, bone bright, and the other fields of `uar.data.films.Film`, in order.
 
     A grayscale film goes through its modality LUT or rescale, then its VOI LUT or first window
     (without either: its 0.5th to 99.5th percentile), and is stretched over 0..255. Where that
@@ -141,8 +180,24 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool]:
         warnings.simplefilter("ignore")
         film = _header(stream)
         stored = _stored_pixels(film)
-        gray, failed = (_luma(stored), False) if stored.ndim == 3 else _displayed(stored, film)
-    return gray, _view(film), failed
+        colour = stored.ndim == 3
+        gray, failed = (_luma(stored), False) if colour else _displayed(stored, film)
+    modality = _term(film, "Modality", (*RADIOGRAPHY, *NO_RADIOGRAPHY))
+    body_part = _term(film, "BodyPartExamined", _BODY_PARTS)
+    return gray, _view(film), failed, modality, body_part, coloured(stored) if colour else 0.0
+
+
+def _term(film: pydicom.Dataset, keyword: str, known: Iterable[str]) -> str:
+    """An element's value if it is one of those; `OTHER` if it is another, "" if there is none."""
+    value = str(film.get(keyword, "")).strip().upper().replace(" ", "")
+    return value if value in known or not value else OTHER
+
+
+def coloured(rgb: np.ndarray) -> float:
+    """Share of the pixels `(H, W, 3)` uint8 whose channels differ by a tenth of their range."""
+    step = max(1, min(rgb.shape[:2]) // 256)
+    seen = rgb[::step, ::step]
+    return float((np.ptp(seen, axis=2) > 25).mean())
 
 
 def _header(stream: BinaryIO) -> pydicom.Dataset:

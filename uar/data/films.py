@@ -17,6 +17,7 @@ from uar.core.errors import UserError
 from uar.data.dicom import (
     DAMAGE,
     MAX_PIXELS,
+    coloured,
     kind_of,
     read_dicom,
     read_view,
@@ -59,6 +60,15 @@ class Film:
     pixels: np.ndarray  # (H, W) uint8, bone bright
     view: View  # as a DICOM header states it, else unknown
     header_failed: bool = False  # its transforms left one gray value; percentiles stand in
+    modality: str = ""  # a term of `uar.data.dicom`; "" where no header states one
+    body_part: str = ""  # likewise
+    coloured: float = 0.0  # share of its pixels
+    shape: tuple[int, int] | None = None  # (H, W) as decoded, where `pixels` are of another size
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels."""
+        return min(self.shape or self.pixels.shape)
 
 
 def read_film(path: Path) -> Film:
@@ -114,7 +124,8 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
         if head[128:] == _DICOM:
             return Film(*read_dicom(stream))
         if head.startswith((_PNG, _JPEG)):
-            return Film(_read_pillow(stream), "unknown")
+            pixels, share = _read_pillow(stream)
+            return Film(pixels, "unknown", coloured=share)
         raise UserError("not a PNG, JPEG or DICOM file")
     except UserError as reason:
         raise UserError(f"{name}: {reason}") from None
@@ -125,25 +136,32 @@ def squash(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
 
 
-def _read_pillow(stream: BinaryIO) -> np.ndarray:
-    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles."""
+def _read_pillow(stream: BinaryIO) -> tuple[np.ndarray, float]:
+    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles.
+
+    Also the share of coloured pixels.
+    """
     try:
-        pixels = _stored_gray(stream)
+        pixels, share = _stored_gray(stream)
     except UserError:
         raise
     except (*DAMAGE, SyntaxError, Image.DecompressionBombError, png.Error) as error:
         raise UserError(f"cannot be decoded ({kind_of(error)})") from None
-    return refuse_constant(pixels) if pixels.dtype == np.uint8 else stretch_percentiles(pixels)
+    if pixels.dtype == np.uint8:
+        return refuse_constant(pixels), share
+    return stretch_percentiles(pixels), share
 
 
-def _stored_gray(stream: BinaryIO) -> np.ndarray:
-    """A PNG or JPEG as gray, `(H, W)` uint8 or uint16."""
+def _stored_gray(stream: BinaryIO) -> tuple[np.ndarray, float]:
+    """A PNG or JPEG as gray, `(H, W)` uint8 or uint16, and the share of coloured pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
         _refuse_many_scans(stream)
         with Image.open(stream, formats=("PNG", "JPEG")) as opened:
             refuse_huge(opened.width, opened.height)
             image: Image.Image = opened
+            gray = opened.mode.startswith(("1", "L", "I"))
+            share = 0.0 if gray else coloured(np.asarray(opened.convert("RGB")))
             if opened.format == "PNG" and _bit_depth(stream) == 16:
                 # Pillow keeps the high bytes of all but plain gray
                 image = _deep_png(stream, opened)
@@ -151,8 +169,8 @@ def _stored_gray(stream: BinaryIO) -> np.ndarray:
                 _refuse_short_jpeg(stream, opened)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
-                return np.asarray(image).astype(np.uint16)
-            return np.asarray(image.convert("L"))
+                return np.asarray(image).astype(np.uint16), share
+            return np.asarray(image.convert("L")), share
 
 
 def _refuse_many_scans(stream: BinaryIO) -> None:

@@ -100,7 +100,8 @@ class FilmDecoder:
         if "fault" in answer:
             raise UserError(answer["fault"])
         pixels = np.frombuffer(self._pipe.recv_bytes(self._size**2), np.uint8)
-        return Film(pixels.reshape(self._size, self._size), answer["view"], answer["header_failed"])
+        answer["shape"] = tuple(answer["shape"])
+        return Film(pixels.reshape(self._size, self._size), **answer)
 
     def _answer(self, seconds: float) -> bytes:
         if not self._pipe.poll(seconds):
@@ -120,7 +121,14 @@ def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> N
         except UserError as reason:
             pipe.send_bytes(json.dumps({"fault": str(reason)}).encode())
             continue
-        about = {"view": film.view, "header_failed": bool(film.header_failed)}
+        about = {
+            "view": film.view,
+            "header_failed": bool(film.header_failed),
+            "modality": film.modality,
+            "body_part": film.body_part,
+            "coloured": film.coloured,
+            "shape": film.pixels.shape,
+        }
         pipe.send_bytes(json.dumps(about).encode())
         pipe.send_bytes(squash(film.pixels, size).tobytes())
 

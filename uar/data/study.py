@@ -7,13 +7,14 @@ import string
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
 LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
@@ -24,6 +25,7 @@ BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 View = Literal["frontal", "lateral", "unknown"]
+VIEWS: tuple[View, ...] = ("frontal", "lateral", "unknown")
 _RANK: dict[View, int] = {"frontal": 0, "unknown": 1, "lateral": 2}
 SHORT_OF_IMAGES = (
     "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."
@@ -51,6 +53,12 @@ class LeftOut:
     reason: str  # short category: "no report section", "no image", "empty report", ...
 
 
+def _no_boxes() -> pd.DataFrame:
+    import pandas as pd  # not needed by who reads films alone
+
+    return pd.DataFrame(columns=BOX_COLUMNS)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A raw data set as its reader found it.
@@ -65,11 +73,13 @@ class Dataset:
 
     studies: list[Study]
     images: Path  # folder of the image files
-    boxes: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=BOX_COLUMNS))
+    boxes: pd.DataFrame = field(default_factory=_no_boxes)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def table(self) -> pd.DataFrame:
         """The study table, one row a study, `STUDY_COLUMNS`."""
+        import pandas as pd
+
         return pd.DataFrame([vars(study) for study in self.studies], columns=STUDY_COLUMNS)
 
     def without(self, indices: Collection[int]) -> Dataset:

@@ -26,6 +26,18 @@ def global_features(
 
 
 @torch.inference_mode()
+def finding_logits(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
+    """Logits of the findings head, `(S, N)` float32."""
+    device = model.head.weight.device
+    tables = model.tables()
+    logits = []
+    for batch in progress_batches(studies, batch_size, what):
+        batch = batch.to(device)
+        logits.append(model.finding_logits(batch.visual, tables, batch.present).cpu().numpy())
+    return np.concatenate(logits)
+
+
+@torch.inference_mode()
 def paired_features(
     model: UAR, studies: Studies, batch_size: int, what: str
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from uar.analysis.heatmap import heatmap_ceiling
 from uar.evaluation.clinical.labeller import Mention
-from uar.evaluation.clinical.labels import OBSERVATIONS, Label
+from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.predictions import Prediction
 
 BOTH, MISSING, ADDED = "both", "missing", "added"  # where a finding is asserted
@@ -113,6 +113,7 @@ def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
             data={
                 "colors": colors(),
                 "observations": OBSERVATIONS,
+                "no_finding": NO_FINDING,
                 "labelled": any(study.findings is not None for study in studies),
                 "scores": [name.replace("_", " ") for name in studies[0].scores],
                 "studies": [_entry(study) for study in studies],

@@ -28,7 +28,8 @@ function choose() {
       (finding || where ? places(study).some((place) => place && (!where || place === where)) : true),
   );
   const key = byId("sort").value;
-  if (key !== "") {
+  if (key === "varied") chosen = varied(chosen);
+  if (key !== "" && key !== "varied") {
     const sign = byId("descending").checked ? -1 : 1;
     const score = (study) => study.scores[Number(key)];
     chosen.sort((a, b) => {
@@ -43,6 +44,17 @@ function choose() {
   drawn = 0;
   if (!chosen.length) main.append(element("p", "nothing", "No study is like that."));
   drawMore();
+}
+
+// Studies with a finding first, and of those that got the same report one alone; then the others.
+function varied(studies) {
+  const texts = new Set();
+  const first = studies.filter((study) => {
+    const text = study.words.join(" ");
+    const findings = Object.keys(study.found).some((name) => name !== data.no_finding);
+    return findings && !texts.has(text) && texts.add(text);
+  });
+  return [...first, ...studies.filter((study) => !first.includes(study))];
 }
 
 function drawMore(count = STEP) {
@@ -102,7 +114,8 @@ function draw(study) {
   };
   shown.set(article, writeWords(find(".generated"), find(".caption"), study, canvases, colors, adorn));
   for (const [name, where] of Object.entries(study.found)) {
-    find(".findings").append(element("li", where, `${MARKS[where]} ${name}`));
+    const said = name === data.no_finding ? `${name} (of CheXpert’s 13)` : name;
+    find(".findings").append(element("li", where, `${MARKS[where]} ${said}`));
   }
   find(".scores").textContent = data.scores
     .map((name, i) => `${name} ${study.scores[i] === null ? "–" : Number(study.scores[i].toFixed(3))}`)
@@ -158,7 +171,11 @@ function option(value, text) {
   return Object.assign(element("option", "", text), { value });
 }
 
-byId("sort").append(option("", "the data set's order"), ...data.scores.map((name, i) => option(i, name)));
+byId("sort").append(
+  option("varied", "findings, no text twice"),
+  option("", "the data set's order"),
+  ...data.scores.map((name, i) => option(i, name)),
+);
 byId("finding").append(
   option("", "any"),
   ...data.observations.map((name) => {

@@ -22,11 +22,13 @@ import numpy as np
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
 from jinja2 import ChoiceLoader, PackageLoader
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from uar.bundle.report import Report, png
-from uar.bundle.reporter import Reporter
+from uar.bundle.reporter import Prepared, Reporter
 from uar.core.errors import UserError
 from uar.data.films import LIMITS, Film, decode_film
 from uar.data.isolation import Decode, FilmDecoder
@@ -34,6 +36,8 @@ from uar.viewer.page.build import attention_entry, colors, environment
 
 log = logging.getLogger(__name__)
 
+# Headings begin below the page's own; HTML in a card is shown, not obeyed.
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
@@ -84,16 +88,23 @@ class _Queue:
             self.waiting -= 1
             self.held -= size
 
-    async def report(self, films: list[bytes]) -> dict[str, Any]:
+    async def report(self, films: list[bytes], force: bool) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
         decoded = await loop.run_in_executor(self.decoding, self._decode, films)
-        return await loop.run_in_executor(self.writing, self._write, decoded)
+        return await self.write(decoded, force)
+
+    async def write(self, films: list[Film], force: bool) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.writing, self._write, films, force)
 
     def _decode(self, films: list[bytes]) -> list[Film]:
         return [self.decoder.decode(film, f"film {i + 1}") for i, film in enumerate(films)]
 
-    def _write(self, films: list[Film]) -> dict[str, Any]:
-        return entry(self.reporter.write([self.reporter.prepare(films)])[0])
+    def _write(self, films: list[Film], force: bool) -> dict[str, Any]:
+        prepared = self.reporter.prepare(films)
+        if prepared.doubts and not force:
+            return refusal(prepared)
+        return entry(self.reporter.write([prepared])[0])
 
 
 def create_app(
@@ -150,8 +161,11 @@ def create_app(
         )
 
     @app.post("/api/report")
-    async def report(request: Request, sizes: str = "") -> dict[str, Any]:
-        """Report of the films in the body, one behind the other; `sizes` are their bytes."""
+    async def report(request: Request, sizes: str = "", force: bool = False) -> dict[str, Any]:
+        """Report of the films in the body, one behind the other; `sizes` are their bytes.
+
+        Of doubtful films it is written with `force` alone.
+        """
         _refuse_strangers(request, token)
         lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
         async with queue.place(sum(lengths)):
@@ -164,15 +178,31 @@ def create_app(
             ends = np.cumsum(lengths).tolist()
             films = [body[end - size : end] for end, size in zip(ends, lengths, strict=True)]
             del body
-            try:
-                return await queue.report(films)
-            except UserError as reason:
-                raise HTTPException(422, str(reason)) from None
-            except Exception as error:  # its message could quote the film
-                log.error(f"a report failed: {type(error).__name__}")
-                raise HTTPException(500, "The report failed.") from None
+            return await _answered(queue.report(films, force))
+
+    @app.post("/api/example")
+    async def example(request: Request) -> dict[str, Any]:
+        """Report of the study that the bundle brings along, and its own report."""
+        _refuse_strangers(request, token)
+        study = reporter.bundle.example
+        if study is None:
+            raise HTTPException(404, "This model brings no example along.")
+        films = [Film(film, view) for film, view in zip(study.films, study.views, strict=True)]
+        async with queue.place(0):
+            answer = await _answered(queue.write(films, force=True))
+        return answer | {"example": {"study_id": study.study_id, "report": study.report}}
 
     return app
+
+
+async def _answered(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return await answer
+    except UserError as reason:
+        raise HTTPException(422, str(reason)) from None
+    except Exception as error:  # its message could quote the film
+        log.error(f"a report failed: {type(error).__name__}")
+        raise HTTPException(500, "The report failed.") from None
 
 
 def _refuse_strangers(request: Request, token: str | None) -> None:
@@ -220,14 +250,28 @@ def entry(report: Report) -> dict[str, Any]:
     return {
         **report.as_json(),
         **attention_entry(attention),
+        **_films(report),
+        "text_with_caveats": report.text_with_caveats,
         "words": report.words,
         "spans": [[s.start, s.end] for s in report.sentences],
+        "side": report.attention.shape[-1],
+    }
+
+
+def refusal(prepared: Prepared) -> dict[str, Any]:
+    """Films without a report, as web.js reads them."""
+    return {**prepared.refusal_json(), **_films(prepared), "side": 1}
+
+
+def _films(study: Report | Prepared) -> dict[str, Any]:
+    several = int(study.present.sum()) > 1
+    return {
         "films": [
             f"data:image/png;base64,{png(film)}" if there else None
-            for film, there in zip(report.films, report.present, strict=True)
+            for film, there in zip(study.films, study.present, strict=True)
         ],
-        "views": report.views,
-        "side": report.attention.shape[-1],
+        "views": study.captions,
+        "can_swap": several and not study.stated.any(),
     }
 
 
@@ -236,14 +280,18 @@ def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
     templates = environment()
     assert templates.loader is not None
     templates.loader = ChoiceLoader([PackageLoader("uar.viewer.web", ""), templates.loader])
-    settings = reporter.bundle.preprocessing
+    settings, evidence = reporter.bundle.preprocessing, reporter.bundle.evidence
     return templates.get_template("web.html").render(
         nonce=nonce,
         dataset=reporter.bundle.provenance.get("dataset", "unknown"),
-        card=reporter.bundle.card,
+        films=reporter.bundle.provenance.get("films", "chest films"),
+        example=reporter.bundle.example is not None,
+        card=Markup(_MARKDOWN.render(reporter.bundle.card)),
         data={
             "colors": colors(),
             "views": settings.views,
             "film_bytes": limits.film_bytes,
+            "studies": None if evidence is None else evidence.studies,
+            "calibrated": evidence is not None and evidence.temperature is not None,
         },
     )

@@ -6,6 +6,7 @@ const token = new URLSearchParams(location.hash.slice(1)).get("token"); // after
 let words = { enter() {}, clear() {} };
 let text = "";
 let latest = 0;
+let given = []; // the files behind what is shown
 
 paintScale(byId("scale"), colors);
 if (token) {
@@ -26,34 +27,44 @@ function fault(files) {
   return empty ? `${empty.name} is empty.` : "";
 }
 
-async function send(files) {
+async function send(files, force = false) {
   if (!files.length) return;
-  const mine = ++latest;
-  result.hidden = true;
-  words.clear();
+  given = files;
   const wrong = fault(files);
+  const address = `api/report?sizes=${files.map((file) => file.size)}${force ? "&force=true" : ""}`;
+  await request(address, new Blob(files), files, wrong);
+}
+
+async function request(address, body, files = [], wrong = "") {
+  const mine = ++latest;
+  const inside = result.contains(document.activeElement); // whose button then disappears
+  result.hidden = true;
+  byId("spoken").textContent = "";
+  words.clear();
   if (wrong) return say(wrong, true);
   say("Writing the report …");
   try {
-    const response = await ask(files, mine);
+    const response = await ask(address, body, mine);
     const answer = await response.json().catch(() => ({ detail: response.statusText }));
     if (mine !== latest) return;
-    if (response.ok) return show(answer);
+    if (response.ok) {
+      show(answer);
+      if (inside) result.focus();
+      return;
+    }
     if (response.status === 401) byId("token-line").hidden = false;
-    const named = files.reduce((said, file, i) => said.replace(`film ${i + 1}:`, `${file.name}:`), answer.detail);
-    say(named, true);
+    say(named(answer.detail), true);
   } catch {
     if (mine === latest) say("The server does not answer.", true);
   }
 }
 
 // Waits and asks again while the server is busy.
-async function ask(files, mine) {
+async function ask(address, body, mine) {
   const headers = { "Content-Type": "application/octet-stream" };
   if (byId("token").value) headers.Authorization = `Bearer ${byId("token").value}`;
-  const address = `api/report?sizes=${files.map((file) => file.size)}`;
   for (let attempt = 0; ; attempt++) {
-    const response = await fetch(address, { method: "POST", headers, body: new Blob(files) });
+    const response = await fetch(address, { method: "POST", headers, body });
     if (response.status !== 503 || attempt === 20 || mine !== latest) return response;
     say("The server is busy; waiting for a place …");
     await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -62,23 +73,57 @@ async function ask(files, mine) {
 
 function show(report) {
   say("");
-  text = report.text;
   result.hidden = false;
+  const refused = report.text === null;
+  byId("refusal").hidden = !refused;
+  for (const part of result.querySelectorAll(".of-report")) part.hidden = refused;
+  byId("forced").hidden = refused || !report.doubts.length || Boolean(report.example);
+  byId("swap").hidden = !report.can_swap;
+  fill(".doubts", report.doubts.map(named));
+  fill(".notes", report.notes.map(named));
   const films = result.querySelector(".films");
   films.replaceChildren();
-  const paragraph = result.querySelector(".words");
-  paragraph.replaceChildren();
   const canvases = drawFilms(films, report);
+  if (refused) {
+    text = "";
+    announce(`No report. ${report.doubts.map(named).join(" ")}`);
+    return;
+  }
+  text = report.text_with_caveats;
+  const paragraph = result.querySelector(".words");
   const fresh = paragraph.cloneNode(false); // without the listeners of the last report
   paragraph.replaceWith(fresh);
   words = writeWords(fresh, result.querySelector(".caption"), report, canvases, colors);
+  byId("own").hidden = !report.example;
+  if (report.example) {
+    byId("own").querySelector("span").textContent = report.example.study_id;
+    byId("own").querySelector("p").textContent = report.example.report;
+  }
   byId("sentences").replaceChildren(...report.sentences.map(drawSentence));
   const findings = result.querySelector(".findings");
   findings.replaceChildren(...report.findings.map(drawFinding));
   if (!report.findings.length) findings.append(element("li", "silent", "none named"));
-  byId("notes").replaceChildren(...report.notes.map((note) => element("li", "", note)));
+  byId("counted").textContent = counted(report.findings);
+  byId("caveats").textContent = [report.research_use_only, report.origin].join(" ");
   byId("similar").hidden = !report.similar.length;
   byId("similar").querySelector("ol").replaceChildren(...report.similar.map(drawSimilar));
+  announce(`Draft report: ${report.text}`);
+}
+
+// Films by their files' names, where the server knows places alone.
+function named(said) {
+  return given.reduce((line, file, i) => line.replaceAll(`film ${i + 1}`, file.name), said);
+}
+
+function fill(selector, lines) {
+  for (const list of result.querySelectorAll(selector)) {
+    list.replaceChildren(...lines.map((line) => element("li", "", line)));
+  }
+}
+
+// To screen readers alone: the text itself stands on the page.
+function announce(message) {
+  byId("spoken").textContent = message;
 }
 
 function drawSimilar({ study_id: study, cosine, report }) {
@@ -89,23 +134,39 @@ function drawSimilar({ study_id: study, cosine, report }) {
 }
 
 function drawSentence({ text: said, mean_log_probability }) {
-  const certain = Math.exp(mean_log_probability);
   const line = element("li");
-  const sure = element("span", "sure");
-  const meter = Object.assign(element("meter"), { min: 0, max: 1, value: certain });
-  meter.setAttribute("aria-label", "geometric mean of the words' probabilities");
-  sure.append(meter, percent(certain));
-  line.append(sure, element("span", "", said));
+  const mean = percent(Math.exp(mean_log_probability));
+  line.append(element("span", "probability", mean), element("span", "", said));
   return line;
 }
 
-function drawFinding({ name, said, probability, threshold }) {
+function drawFinding({ name, said, probability, threshold, right, written, interval }) {
   const marks = { positive: "present", uncertain: "uncertain", negative: "absent" };
   const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
-  if (probability === null) return line;
-  const found = probability > threshold ? "found in the films" : "not found in the films";
-  line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
+  if (probability !== null) {
+    const found = probability > threshold ? "found in the films" : "not found in the films";
+    line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
+  }
+  if (written !== null) {
+    const range = () => interval.map((share) => Math.round(100 * share)).join(" to ");
+    const count = written ? `right in ${right} of ${written} (${range()} %)` : "in no report of validation";
+    line.append(element("span", "likely", `; ${count}`));
+  }
   return line;
+}
+
+function counted(findings) {
+  const lines = [];
+  if (findings.some(({ written }) => written !== null)) {
+    lines.push(
+      `“Right in 9 of 20” counts the ${data.studies} validation studies, none of which it was trained on: of 20 of ` +
+        "its reports that said so, 9 references did; in brackets, the 95 % interval of that share.",
+    );
+  }
+  if (findings.some(({ probability }) => probability !== null)) {
+    lines.push(`Percentages are of the films alone${data.calibrated ? ", calibrated on those studies" : ""}.`);
+  }
+  return lines.join(" ");
 }
 
 function percent(share) {
@@ -126,6 +187,12 @@ document.addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
   send([...event.dataTransfer.files]);
+});
+byId("swap").addEventListener("click", () => send([...given].reverse()));
+byId("force").addEventListener("click", () => send(given, true));
+byId("example")?.addEventListener("click", () => {
+  given = [];
+  request("api/example", "");
 });
 byId("files").addEventListener("change", (event) => {
   send([...event.target.files]);

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, cast
 
 import typer
 
 import uar
-from pipeline import paths
+from uar.command.options import BUNDLE, BundlePath, Device
 from uar.core.errors import UserError
 from uar.data.films import film_bytes
 
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from uar.bundle.report import Report
     from uar.bundle.reporter import Prepared, Reporter
     from uar.data.isolation import FilmDecoder
+    from uar.data.study import View
 
 log = logging.getLogger(__name__)
 
 _BATCH = 16  # studies
+_DOUBTFUL = 3  # exit status where films are doubtful and none is worse
 _COLUMNS = ("study", "frontal", "lateral")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
 
@@ -36,6 +38,7 @@ class Asked(NamedTuple):
 
     name: str
     films: Sequence[Path | bytes]
+    views: Sequence[View] | None = None  # where whoever asks has said
 
 
 def report(
@@ -46,14 +49,17 @@ def report(
             "stdin, a folder, or a CSV with columns study, frontal, lateral."
         ),
     ],
-    bundle: Annotated[Path, typer.Option(help="Made by export.")] = paths.BUNDLE,
+    bundle: BundlePath = BUNDLE,
     as_json: Annotated[
         bool, typer.Option("--json", help="Sentences and findings too; of many, a line a study.")
     ] = False,
     heatmap: Annotated[
         Path | None, typer.Option(help="A picture of where each sentence looked, of one study.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    force: Annotated[
+        bool, typer.Option("--force", help="Also of films unlike those that it was trained on.")
+    ] = False,
+    device: Device = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
     from uar.data.isolation import FilmDecoder
@@ -64,15 +70,21 @@ def report(
     asked = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
     decoder = FilmDecoder(reporter.bundle.preprocessing.image_size)
-    failed = 0
+    failed = doubtful = 0
     while batch := list(islice(asked, 1 if not many else _BATCH)):
         ready = []
         for study in batch:
             try:
-                ready.append((study.name, _prepare(reporter, decoder, study)))
+                prepared = _prepare(reporter, decoder, study)
             except UserError as reason:
                 failed += 1
                 log.error(f"{study.name}: {reason}" if many else str(reason))
+                continue
+            if prepared.doubts and not force:
+                doubtful += 1
+                _refuse(study.name, prepared, many, as_json)
+            else:
+                ready.append((study.name, prepared))
         if not ready:
             continue
         written = reporter.write([prepared for _, prepared in ready])
@@ -80,8 +92,8 @@ def report(
             _show(name, result, many, as_json)
             if heatmap:
                 _draw(result, heatmap)
-    if failed:
-        raise typer.Exit(1)
+    if failed or doubtful:
+        raise typer.Exit(1 if failed else _DOUBTFUL)
 
 
 def _one(films: Sequence[str]) -> Asked:
@@ -127,8 +139,11 @@ def _of_table(table: Path) -> Iterator[Asked]:
                 f"{', '.join(_COLUMNS)} (lateral may be left out or empty)"
             )
         for row in rows:
-            films = [row.get(view) for view in _COLUMNS[1:]]
-            yield Asked(row["study"] or "", [table.parent / film for film in films if film])
+            films = {view: row.get(view) for view in ("frontal", "lateral")}
+            given: dict[View, Path] = {
+                cast("View", view): table.parent / film for view, film in films.items() if film
+            }
+            yield Asked(row["study"] or "", list(given.values()), list(given))
 
 
 def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared:
@@ -137,15 +152,29 @@ def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared
         decoder.decode(film if isinstance(film, bytes) else film_bytes(film), name)
         for film, name in zip(study.films, names, strict=True)
     ]
-    return reporter.prepare(films, names)
+    return reporter.prepare(films, names, study.views)
+
+
+def _refuse(name: str, prepared: Prepared, many: bool, as_json: bool) -> None:
+    """Say why there is no report."""
+    for doubt in prepared.doubts:
+        log.error(f"{name}: no report. {doubt}" if many else f"No report. {doubt}")
+    if not many:
+        log.error("--force writes one all the same.")
+    if as_json:
+        _echo(name, prepared.refusal_json(), many)
+
+
+def _echo(name: str, entry: dict[str, Any], many: bool) -> None:
+    entry = ({"study": name} if many else {}) | entry
+    typer.echo(json.dumps(entry, indent=None if many else 2, ensure_ascii=False))
 
 
 def _show(name: str, result: Report, many: bool, as_json: bool) -> None:
-    for note in result.notes:
-        log.warning(f"{name}: {note}" if many else note)
+    for said in result.caveats if not many else (*result.notes, *result.doubts):
+        log.warning(f"{name}: {said}" if many else said)
     if as_json:
-        entry = ({"study": name} if many else {}) | result.as_json()
-        typer.echo(json.dumps(entry, indent=None if many else 2, ensure_ascii=False))
+        _echo(name, result.as_json(), many)
     else:
         typer.echo(f"{name}: {result.text}" if many else result.text)
 

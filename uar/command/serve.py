@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import uar
-from pipeline import paths
+from uar.command.options import BUNDLE, BundlePath, Device
 
 log = logging.getLogger(__name__)
 
@@ -18,13 +17,13 @@ _PATIENCE = 5  # seconds that answers under way have after Ctrl-C
 
 
 def serve(
-    bundle: Annotated[Path, typer.Option(help="Made by export.")] = paths.BUNDLE,
+    bundle: BundlePath = BUNDLE,
     host: Annotated[str, typer.Option(help="Other than loopback needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     token: Annotated[
         str | None, typer.Option(envvar="UAR_TOKEN", help="That a request must bear.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto | cpu | cuda | mps")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Open a page on 127.0.0.1 that writes draft reports of films. Research use only."""
     import uvicorn

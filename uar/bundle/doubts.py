@@ -1,0 +1,101 @@
+"""What speaks against writing a report of a film: its header, its form, its likeness.
+
+A doubt is a sentence for whoever brought the film. With one, a report is written only on demand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from uar.bundle.likeness import FilmLikeness
+from uar.core.errors import UserError
+from uar.data.dicom import CHEST, NO_RADIOGRAPHY, OTHER, RADIOGRAPHY
+from uar.data.films import Film
+
+_MOST_COLOUR = 0.05  # share of the pixels; a marker or a caption may be coloured
+_LEAST_SIDE = 0.5  # of the model's input
+
+
+class DoubtfulFilms(UserError):
+    """No report was written, since there is doubt about the films.
+
+    Attributes:
+        doubts: a sentence each.
+    """
+
+    def __init__(self, doubts: Sequence[str]) -> None:
+        self.doubts = tuple(doubts)
+        super().__init__(" ".join(doubts))
+
+
+def of_header(film: Film, name: str) -> list[str]:
+    """Another kind of picture than a radiograph, by its DICOM header."""
+    kind = NO_RADIOGRAPHY.get(film.modality)
+    if kind is None:
+        return []
+    return [f"{name}: its header says {film.modality} ({kind}), not a radiograph."]
+
+
+def header_notes(film: Film, name: str) -> list[str]:
+    """What else the header says that a reader should know; no doubt by itself."""
+    notes = []
+    if film.modality == OTHER:
+        terms = ", ".join(RADIOGRAPHY[:2])
+        notes.append(f"{name}: its header names a modality other than a radiograph's ({terms}).")
+    if film.body_part and film.body_part not in CHEST:
+        part = "another body part" if film.body_part == OTHER else film.body_part
+        notes.append(f"{name}: its header says {part}, not chest.")
+    return notes
+
+
+def of_form(film: Film, name: str, crop: int) -> list[str]:
+    """A colour picture, or fewer pixels than half the side of the model's input.
+
+    Args:
+        crop: pixels, side of that input.
+    """
+    found = []
+    if film.coloured > _MOST_COLOUR:
+        found.append(f"{name}: a colour picture ({film.coloured:.0%} of its pixels), not a film.")
+    if film.shorter_side < _LEAST_SIDE * crop:
+        found.append(
+            f"{name}: {film.shorter_side} pixels along its shorter side; the model reads {crop}."
+        )
+    return found
+
+
+def of_likeness(likeness: FilmLikeness, name: str, view: str) -> list[str]:
+    """Unlike the films of training.
+
+    Args:
+        view: that the film is taken for.
+    """
+    if not likeness.unlike:
+        return []
+    if likeness.turned:
+        return [f"{name}: it looks {likeness.turned}."]
+    beyond = f"{likeness.strangeness:.1f} times" if likeness.strangeness < 100 else "over 100 times"
+    return [
+        f"{name}: unlike the {view} films that the model was trained on "
+        f"({beyond} the limit that 99.5 % of its validation films keep)."
+    ]
+
+
+def of_views(
+    likeness: Sequence[FilmLikeness], names: Sequence[str], views: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Films that look like those of another view: a doubt if they look swapped, else notes.
+
+    Args:
+        names: of the films.
+        views: that each is taken for.
+    """
+    other = [of_film.other_view for of_film in likeness]
+    if other == [1, 0]:
+        return [f"{names[0]}: taken as {views[0]}, but it and {names[1]} look swapped."], []
+    notes = [
+        f"{name}: taken as {view}, but it looks like a {views[at]} film."
+        for name, view, at in zip(names, views, other, strict=False)
+        if at is not None
+    ]
+    return [], notes

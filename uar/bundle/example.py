@@ -1,0 +1,64 @@
+"""A study that a bundle carries, so that a page has something to show before a film comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from uar.core.errors import UserError
+from uar.core.weights import read_weights, write_weights
+from uar.data.study import VIEWS, View
+
+_KIND = "example"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A study that the model was not trained on.
+
+    Attributes:
+        study_id: in the data set.
+        split: of the study.
+        films: as packed, `(n, size, size)` uint8, those that it has.
+        views: what each of them shows.
+        report: as the data set words it.
+    """
+
+    study_id: str
+    split: str
+    films: np.ndarray
+    views: tuple[View, ...]
+    report: str
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        about = {
+            "study_id": self.study_id,
+            "split": self.split,
+            "views": list(self.views),
+            "report": self.report,
+        }
+        write_weights(path, _KIND, {"films": torch.from_numpy(self.films)}, about)
+
+    @classmethod
+    def load(cls, path: Path) -> Example:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is damaged or no example.
+        """
+        tensors, about = read_weights(path, _KIND)
+        films = tensors.get("films")
+        texts = [about.get(key) for key in ("study_id", "split", "report")]
+        if films is None or films.dtype != torch.uint8 or films.dim() != 3:
+            raise UserError("its example has no films")
+        if not all(isinstance(text, str) for text in texts):
+            raise UserError("its example has no name, split or report")
+        views = about.get("views")
+        if not isinstance(views, list) or len(views) != len(films) or set(views) - set(VIEWS):
+            raise UserError(f"its example has {len(films)} films and the views {views!r}")
+        study_id, split, report = map(str, texts)
+        return cls(study_id, split, films.numpy(), tuple(views), report)

@@ -1,0 +1,57 @@
+"""`uar`: reports of films by an exported model, without the pipeline that trained it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+import uar
+from uar.command.report import report
+from uar.command.serve import serve
+from uar.core.errors import UserError
+from uar.core.threads import limit_spinning
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.command()(report)
+app.command()(serve)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"uar {uar.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Draft reports of chest films, by a model that `dvc repro export` made. Research use only."""
+    limit_spinning(os.environ)  # before torch is loaded
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("uar")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+
+
+def main() -> None:
+    """The command, with bad input as one sentence and exit status 1."""
+    try:
+        app(prog_name="uar")
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "uar"):
+            raise
+        sys.exit(
+            f"error: the package {package} is missing, which this model needs: "
+            "pip install 'uar[pipeline]' brings all that any model needs."
+        )

@@ -1,0 +1,12 @@
+"""Options that both commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+BUNDLE = Path("model.uar")  # where export writes it
+BundlePath = Annotated[Path, typer.Option(help="The model, a file that export made.")]
+Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]
