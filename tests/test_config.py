@@ -215,7 +215,7 @@ def comments(path: Path) -> list[str]:
 
 
 def test_the_named_presets_exist() -> None:
-    assert {"demo", "iu_xray", "iu_xray_small", "mimic_cxr"} <= set(PRESETS)
+    assert {"demo", "demo_dvae", "iu_xray", "iu_xray_small", "mimic_cxr"} <= set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)
