@@ -29,19 +29,6 @@ def language_modeling_loss(logits: Tensor, targets: Tensor, words: int | None = 
     return total / ((targets != PAD).sum() if words is None else words)
 
 
-def report_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 5 of each report, `(B,)`: nats of its words and end token together.
-
-    Args:
-        logits: `(B, T, |V_R|)`.
-        targets: ids `(B, T)`; padding does not count.
-    """
-    nats = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD, reduction="none"
-    )
-    return nats.view_as(targets).sum(dim=1)
-
-
 def triplet_contrastive_loss(
     image: Tensor,
     report: Tensor,
