@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -154,10 +155,16 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 # ---- resuming after a kill
 
 
-@pytest.mark.parametrize("tir", [False, True], ids=["stage one", "stage two"])
+@pytest.mark.parametrize(
+    ("tir", "average"),
+    [("none", 0.0), ("static", 0.0), ("static", 0.9)],
+    ids=["stage one", "stage two", "averaged"],
+)
 def test_a_killed_stage_ends_with_the_same_bits(
-    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir: bool
+    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir: str, average: float
 ) -> None:
+    settings = tiny_params.train.model_copy(update={"batch_size": 3, "weight_average": average})
+    train = partial(train, settings=settings)
     whole = make_model(tiny_params, tir=tir)
     expected, expected_log = train(whole, scratch="whole")
     assert [epoch for epoch, _ in expected_log] == [1, 2, 3]
