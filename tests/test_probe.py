@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from uar.analysis.probe import PENALTIES, probe, thumbnails, token_bags
+from uar.analysis.probe import PENALTIES, STUDIES, probe, sampled, thumbnails, token_bags
 from uar.evaluation.detection import auc
 
 
@@ -35,10 +35,24 @@ def test_bags_count_codes_of_each_view() -> None:
 
 
 def test_thumbnails_are_means_of_pixels() -> None:
-    films = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64), np.uint8)
-    small = thumbnails(films)
-    assert small.shape == (2, 512)
-    assert small.mean() == pytest.approx(films.mean() / 255, abs=1e-3)
+    films = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
+    rows = np.random.default_rng(1).permutation(600).reshape(300, 2)  # more than one block
+    small = thumbnails(films, rows)
+    assert small.shape == (300, 512)
+    means = small.reshape(300, 2, 256).mean(axis=2)
+    np.testing.assert_allclose(means, films.mean(axis=(1, 2))[rows] / 255, atol=0.02)
+
+
+def test_no_more_studies_are_drawn_than_stated() -> None:
+    few = np.arange(7, STUDIES + 7)
+    np.testing.assert_array_equal(sampled(few, 0), few)
+    many = np.arange(7, 3 * STUDIES)
+    drawn = sampled(many, 0)
+    assert len(drawn) == STUDIES
+    assert (np.diff(drawn) > 0).all()  # in order, none twice
+    assert set(drawn) <= set(many)
+    np.testing.assert_array_equal(drawn, sampled(many, 0))
+    assert len(np.intersect1d(drawn, sampled(many, 1))) < STUDIES
 
 
 def studies(
