@@ -1,11 +1,14 @@
-"""What visual tokens hold: findings of a report, read off a bag of its study's tokens by a line.
+"""What visual tokens hold: findings of a report, read off its study's tokens by a line.
 
 F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of them, the global
-loss cannot align with a report either. A thumbnail of 16 x 16 pixels is the yardstick.
+loss cannot align with a report either. The decoder attends to tokens that know their places, so
+that the same with places is the most that a line can tell it. A thumbnail of 16 x 16 pixels, which
+knows places too, is the yardstick.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +66,37 @@ def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
     for view in range(views):
         np.add.at(counts[:, view], (rows, tokens[:, view]), 1)
     return np.log1p(counts, out=counts).reshape(studies, -1)
+
+
+def with_places(
+    fitted: np.ndarray, told: np.ndarray, codebook_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bags of whole views, and beside them of each quarter (2 x 2) of each view.
+
+    Of the quarters, only codes that at least 10 of the studies to fit to have there are kept: of an
+    odd number of cells along a side the upper and left quarters are the larger ones.
+
+    Args:
+        fitted: tokens `(S, V, L)` of the studies to fit to.
+        told: of those to be told `(U, V, L)`.
+
+    Returns:
+        `(S, P)` and `(U, P)`.
+    """
+    side = math.isqrt(fitted.shape[2])
+    half = -(-side // 2)
+    parts = [tuple(token_bags(tokens, codebook_size) for tokens in (fitted, told))]
+    for rows in (slice(half), slice(half, None)):
+        for columns in (slice(half), slice(half, None)):
+            quarters = (
+                tokens.reshape(*tokens.shape[:2], side, side)[:, :, rows, columns]
+                for tokens in (fitted, told)
+            )
+            of_quarter = [token_bags(q.reshape(*q.shape[:2], -1), codebook_size) for q in quarters]
+            common = (of_quarter[0] > 0).sum(axis=0) >= _MIN_TRAIN
+            parts.append(tuple(bag[:, common] for bag in of_quarter))
+    of_fitted, of_told = zip(*parts, strict=True)
+    return np.concatenate(of_fitted, axis=1), np.concatenate(of_told, axis=1)
 
 
 def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
