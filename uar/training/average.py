@@ -22,7 +22,9 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = [weight for weight in module.parameters() if weight.requires_grad and decay]
+        self.weights: list[torch.Tensor] = [
+            weight for weight in module.parameters() if weight.requires_grad and decay
+        ]
         self.restart()
 
     @torch.no_grad()
