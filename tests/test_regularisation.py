@@ -128,8 +128,8 @@ def test_the_average_by_hand() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * step
     with average.in_place():
-        assert float(module.weight) == pytest.approx(expected)
-    assert float(module.weight) == 11
+        assert float(module.weight.detach()) == pytest.approx(expected)
+    assert float(module.weight.detach()) == 11
 
 
 def test_validation_and_checkpoint_take_the_average_and_training_goes_on_with_its_own(

@@ -82,10 +82,14 @@ def compare(
 ) -> None:
     """Show every run's scores, row by row; with --save, keep them and write the tables."""
     params = load_params(paths.PARAMS)
+    if paired is not None and all(Path(source).is_file() for source in paired):
+        from pipeline.experiments.paired import Known, print_paired
+
+        print_paired(*paired, Known(None, {}, {}), params)
+        return
     apart = {folder: read_folder(folder, Ablations.load()) for folder in folders or []}
     kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
-    files = paired is not None and all(Path(source).is_file() for source in paired)
-    experiments = {} if files else read_experiments()
+    experiments = read_experiments()
     new = new_results(experiments, apart.values(), kept)
     settings = group([*kept, *new], ablations)
     if paired is not None or against is not None:

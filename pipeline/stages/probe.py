@@ -57,11 +57,12 @@ def probe() -> None:
     counts = zip(("training", "validation"), (training, validation), by_split, strict=True)
     of_all = (f"{len(drawn)} of {len(all_)} {split} studies" for split, drawn, all_ in counts)
     log.info(f"probe: {', '.join(of_all)}")
-    if means["places"] is not None and means["places"] < (means["thumbnail"] or 0):
+    told = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
+    if told and max(told) < (means["thumbnail"] or 0):
         log.warning(
-            "the tokens, places counted, hold less of the findings than films of 16 x 16 pixels: a "
-            "model that reads them cannot see what these show. Try dvae.source distill, or train "
-            "the dVAE longer."
+            "the tokens, with their places or without, hold less of the findings than films of 16 x "
+            "16 pixels: a model that reads them cannot see what these show. Try dvae.source "
+            "distill, or train the dVAE longer."
         )
 
 
