@@ -60,8 +60,8 @@ def probe() -> None:
     told = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
     if told and max(told) < (means["thumbnail"] or 0):
         log.warning(
-            "the tokens, with their places or without, hold less of the findings than films of 16 x "
-            "16 pixels: a model that reads them cannot see what these show. Try dvae.source "
+            "the tokens, with places or without, hold less of the findings than films of 16 x 16 "
+            "pixels: a model that reads them cannot see what these show. Try dvae.source "
             "distill, or train the dVAE longer."
         )
 
