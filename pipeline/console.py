@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from uar.evaluation.protocols import PROTOCOLS
 from uar.evaluation.summary import BASELINES, COLLAPSE, MODEL
+from uar.evaluation.systems import NATS, PER_STUDY_NATS
 
 LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
 
@@ -79,6 +80,8 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
         console.print(_radgraph_table(summary))
     if "radeval" in summary["scores"][MODEL]:
         console.print(_radeval_table(summary))
+    if NATS in summary["scores"][MODEL]:
+        console.print(_nats(summary))
     text = summary["text"][MODEL]
     console.print(
         f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
@@ -119,6 +122,16 @@ def _text_table(summary: Mapping[str, Any]) -> Table:
                 table.add_row("  95 % interval", *cells, style="dim")
                 table.add_row(f"  {_looking(summary)}", style="dim")
     return table
+
+
+def _nats(summary: Mapping[str, Any]) -> str:
+    """What a reference costs, and what its images are worth."""
+    nats, bounds = summary["scores"][MODEL][NATS], summary["intervals"][NATS]
+    cost, gain = (
+        f"{nats[name]:.2f} nats ({bounds[name]['low']:.2f} to {bounds[name]['high']:.2f})"
+        for name in PER_STUDY_NATS
+    )
+    return f"cross-entropy of a reference {cost}, with another study's images {gain} more"
 
 
 def _looking(summary: Mapping[str, Any]) -> str:

@@ -30,9 +30,13 @@ def image_rows(params: Params, split: Split) -> np.ndarray:
 
 def study_rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:
     """Rows of each study's images, `(S, V)`, given the table of all studies or reports."""
+    return rows_of(np.flatnonzero(table["split"] == split), params)
+
+
+def rows_of(studies: np.ndarray, params: Params) -> np.ndarray:
+    """Rows of each study's images, `(S, V)`, given the studies' places in the table `(S,)`."""
     per_study = params.dataset.images_per_study
-    positions = np.flatnonzero(table["split"] == split)
-    return positions[:, None] * per_study + np.arange(per_study)
+    return studies[:, None] * per_study + np.arange(per_study)
 
 
 def finding_labels(reports: pd.DataFrame) -> np.ndarray:

@@ -83,7 +83,7 @@ def preset(name: str) -> dict[str, Any]:
 def test_faulty_value_is_named(
     raw_params: dict[str, Any], key: str, value: Any, found: str
 ) -> None:
-    for known, size in {"image.size": 64, "image.crop": 56, "model.d_model": 128}.items():
+    for known, size in {"image.size": 64, "image.crop": 48, "model.d_model": 128}.items():
         override(raw_params, known, size)
     override(raw_params, key, value)
     with pytest.raises(UserError) as caught:
@@ -107,8 +107,9 @@ def test_faulty_value_is_named(
 def test_a_grid_has_so_many_windows(
     raw_params: dict[str, Any], size: int, crops: int, found: str | None
 ) -> None:
-    changes = {"image.size": size, "image.crop": 112 if size == 128 else 56}
-    for key, value in {**changes, "tokenize.views": "grid", "tokenize.crops": crops}.items():
+    changes: dict[str, Any] = {"image.size": size, "image.crop": 112 if size == 128 else 56}
+    changes |= {"dvae.source": "train", "tokenize.views": "grid", "tokenize.crops": crops}
+    for key, value in changes.items():
         override(raw_params, key, value)
     if found is None:
         assert parse_params(raw_params, "params.yaml").tokenize.crops == crops
@@ -215,7 +216,7 @@ def comments(path: Path) -> list[str]:
 
 
 def test_the_named_presets_exist() -> None:
-    assert {"demo", "iu_xray", "iu_xray_small", "mimic_cxr"} <= set(PRESETS)
+    assert {"demo", "demo_dvae", "iu_xray", "iu_xray_small", "mimic_cxr"} <= set(PRESETS)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -406,6 +406,8 @@ def test_parameters_that_do_not_fit(
     raw_params: dict[str, Any], changes: dict[str, Any], found: str
 ) -> None:
     override(raw_params, "model.lsu", False)
+    override(raw_params, "dvae.source", "train")
+    override(raw_params, "image.crop", 56)
     for key, value in changes.items():
         override(raw_params, f"model.extractor.{key}", value)
     with pytest.raises(UserError, match=found):

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
-from pipeline.experiments import compare, folders, paired
+from pipeline.experiments import compare, folders
 from pipeline.experiments.dvc import code_in
 from pipeline.experiments.folders import read_folder
 from pipeline.experiments.results import read_results
@@ -284,15 +284,15 @@ def test_compare_saves_folders_once(make_run: MakeRun, monkeypatch: pytest.Monke
     for _ in range(2):
         assert CliRunner().invoke(app, ["compare", *made, made[0], "--save"]).exit_code == 0
     assert [kept.seed for kept in read_results(paths.RESULT_RUNS)] == [0, 1]
-    assert "| uar | 0.550 ± 0.071 (0.530)" in (paths.RESULTS / "RESULTS.md").read_text()
+    assert "| uar | – | – | 0.550 ± 0.071 (0.530)" in (paths.RESULTS / "RESULTS.md").read_text()
     with pytest.raises(UserError, match="nowhere/params.yaml is missing"):
         CliRunner().invoke(app, ["compare", "nowhere"], catch_exceptions=False)
 
 
-def test_rows_in_folders_are_tested_with_seeds_matched(
+def test_rows_in_folders_are_tested_with_all_their_runs(
     make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(paired, "read_experiments", dict)
+    monkeypatch.setattr(compare, "read_experiments", dict)
     small: dict[str, Any] = {
         "evaluate__resamples": 20, "evaluate__meteor": False, "evaluate__protocols": ["r2gen"]
     }  # fmt: skip
@@ -308,7 +308,7 @@ def test_rows_in_folders_are_tested_with_seeds_matched(
         seal(folder, "evaluate")
     tested = CliRunner().invoke(app, ["compare", *map(str, made), "--against", "uar"])
     assert tested.exception is None, tested.output
-    assert "4 studies, 2 matched runs" in tested.output.replace("\n", " ")
+    assert "4 studies; runs: uar 3, f 2." in tested.output.replace("\n", " ")
     [row, *_] = [line.split() for line in tested.output.splitlines() if line.startswith("f ")]
     assert row[1] == "1.000"
     assert float(row[2]) < 0.9

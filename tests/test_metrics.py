@@ -24,6 +24,7 @@ from uar.evaluation.predictions import (
     refuse_other_studies,
     share_unchanged,
     text_statistics,
+    with_generated,
     write_predictions,
 )
 from uar.evaluation.protocols import PROTOCOLS, protocol_metrics
@@ -254,6 +255,18 @@ def test_predictions_round_trip(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_predictions_of_before_and_of_others_have_no_nats(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps(GOOD))
+    [read] = read_predictions(path)
+    assert (read.cross_entropy, read.image_gain) == (None, None)
+    told = replace(read, cross_entropy=9.5, image_gain=-0.25)
+    write_predictions(path, [told])
+    assert read_predictions(path) == [told]
+    [other] = with_generated([told], ["b ."])
+    assert (other.generated, other.cross_entropy, other.image_gain) == ("b .", None, None)
+
+
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "predictions.jsonl"
     write_predictions(path, PREDICTIONS)
@@ -275,6 +288,7 @@ GOOD = {"study_id": "a", "report": "A.", "reference": "a .", "generated": "", "l
         (json.dumps({**GOOD, "extra": 1}), "'extra'"),
         (json.dumps({**GOOD, "generated": None}), "generated should be str, found None"),
         (json.dumps({**GOOD, "log_probability": "-1"}), "log_probability should be float"),
+        (json.dumps({**GOOD, "cross_entropy": "9"}), "cross_entropy should be float, found '9'"),
     ],
 )
 def test_malformed_prediction_names_file_and_line(tmp_path, line, found):

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from uar.analysis.probe import PENALTIES, probe, thumbnails, token_bags
+from uar.analysis.probe import (
+    PENALTIES,
+    STUDIES,
+    probe,
+    sampled,
+    thumbnails,
+    token_bags,
+    with_places,
+)
 from uar.evaluation.detection import auc
 
 
@@ -34,11 +42,58 @@ def test_bags_count_codes_of_each_view() -> None:
     np.testing.assert_array_equal(token_bags(shuffled, 3), token_bags(tokens, 3))
 
 
+def test_places_are_bags_of_quarters_beside_the_whole() -> None:
+    """Two films of 3 x 3 tokens: quarters of 2 x 2, 2 x 1, 1 x 2 and 1 x 1."""
+    generator = np.random.default_rng(0)
+    fitted, told = (generator.integers(0, 4, (n, 2, 9)) for n in (200, 5))
+    found, of_told = with_places(fitted, told, 4)
+    np.testing.assert_array_equal(found[:, :8], token_bags(fitted, 4))
+    expected = []
+    for cells in ([0, 1, 3, 4], [2, 5], [6, 7], [8]):
+        for view in range(2):
+            for code in range(4):
+                counts = [sum(study[view][cell] == code for cell in cells) for study in fitted]
+                assert sum(count > 0 for count in counts) >= 10
+                expected.append(np.log1p(counts))
+    np.testing.assert_allclose(found[:, 8:], np.stack(expected, axis=1), atol=1e-6)
+    assert of_told.shape == (5, found.shape[1])
+    np.testing.assert_array_equal(with_places(fitted, fitted, 4)[1], found)
+    rare = np.where(np.arange(200)[:, None, None] < 9, 4, fitted)  # code 4 in nine studies alone
+    assert with_places(rare, told, 5)[0].shape[1] == 10 + 4 * 2 * 4
+
+
+def test_places_tell_what_a_bag_cannot() -> None:
+    """A code that is in every film, on the left where the finding is and on the right elsewhere."""
+    generator = np.random.default_rng(1)
+    shown = generator.random((300, 1)) < 0.4
+    tokens = generator.integers(1, 6, (300, 1, 16))
+    tokens[np.arange(300), 0, np.where(shown[:, 0], 4, 7)] = 0
+    findings = (shown[:200], shown[200:])
+    bags = (token_bags(tokens[:200], 6), token_bags(tokens[200:], 6))
+    placed = with_places(tokens[:200], tokens[200:], 6)
+    assert probe(bags, findings, ["x"]).mean_auc < 0.7
+    assert probe(placed, findings, ["x"]).mean_auc > 0.95
+
+
 def test_thumbnails_are_means_of_pixels() -> None:
-    films = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64), np.uint8)
-    small = thumbnails(films)
-    assert small.shape == (2, 512)
-    assert small.mean() == pytest.approx(films.mean() / 255, abs=1e-3)
+    films = np.random.default_rng(0).integers(0, 256, (600, 32, 32), np.uint8)
+    rows = np.random.default_rng(1).permutation(600).reshape(300, 2)  # more than one block
+    small = thumbnails(films, rows)
+    assert small.shape == (300, 512)
+    means = small.reshape(300, 2, 256).mean(axis=2)
+    np.testing.assert_allclose(means, films.mean(axis=(1, 2))[rows] / 255, atol=0.02)
+
+
+def test_no_more_studies_are_drawn_than_stated() -> None:
+    few = np.arange(7, STUDIES + 7)
+    np.testing.assert_array_equal(sampled(few, 0), few)
+    many = np.arange(7, 3 * STUDIES)
+    drawn = sampled(many, 0)
+    assert len(drawn) == STUDIES
+    assert (np.diff(drawn) > 0).all()  # in order, none twice
+    assert set(drawn) <= set(many)
+    np.testing.assert_array_equal(drawn, sampled(many, 0))
+    assert len(np.intersect1d(drawn, sampled(many, 1))) < STUDIES
 
 
 def studies(

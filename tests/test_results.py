@@ -40,6 +40,7 @@ from uar.core.runs import Run, read_runs, record_run
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions
 from uar.evaluation.published import read_published
+from uar.evaluation.systems import per_study_nats
 
 WHOLE = {"model.fusion": "dual_gate"}
 ABLATIONS = Ablations(
@@ -335,10 +336,12 @@ def test_the_pages_exact_text() -> None:
     ]
     (setting,) = settings = group(runs, ABLATIONS)
     text = markdown(settings, ABLATIONS)
-    head = "|  | BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr |"
+    nats = "cross-entropy, nats | image gain, nats |"
+    head = f"|  | {nats} BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr |"
     looking = (
-        " distinct reports | same with other images | same, studies with a finding | image gain |"
-        " CIDEr, another study's images | findings, micro F1 | precision | recall |"
+        " distinct reports | same with other images | same, studies with a finding |"
+        " image gain, validation | CIDEr, another study's images | findings, micro F1 | precision |"
+        " recall |"
     )
     findings = "0.600 ± 0.000 | 0.750 ± 0.000 | 0.500 ± 0.000"
     rule = " --- |"
@@ -360,47 +363,52 @@ model.d_model: 8
 ### Table 4: the fusion
 
 {head}{looking} epoch | seeds | commit | tree | device | time | params |
-|{rule * 23}
-| dual_gate †1/2 | 0.300 ± 0.071 (0.530) | 0.300 ± 0.071 (0.365) | 0.300 ± 0.071 (0.263) \
+|{rule * 25}
+| dual_gate †1/2 | – | – \
+| 0.300 ± 0.071 (0.530) | 0.300 ± 0.071 (0.365) | 0.300 ± 0.071 (0.263) \
 | 0.300 ± 0.071 (0.200) | 0.300 ± 0.071 (0.218) | 0.300 ± 0.071 (0.405) | 0.300 ± 0.071 (0.501) \
 | 50 3 of 100 | 75% 75% | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 | {findings} \
 | CIDEr: 7/8 7/8 | 0 1 | 0123456789 | clean | cpu | 60 s |  |
-| none | 0.500 (0.439) | 0.500 (0.296) | 0.500 (0.208) | 0.500 (0.155) | 0.500 (0.193) \
+| none | – | – \
+| 0.500 (0.439) | 0.500 (0.296) | 0.500 (0.208) | 0.500 (0.155) | 0.500 (0.193) \
 | 0.500 (0.373) | 0.500 (0.405) | 50 of 100 | 75% | 25% | 1.250 | 0.500 | 0.600 | 0.750 | 0.500 \
 | CIDEr: 7 | 0 | 0123456789 | changed | cpu | 60 s | model.fusion=none |
-| addition | – (0.487) | – (0.318) | – (0.225) | – (0.167) | – (0.214) | – (0.386) | – (0.376) \
+| addition | – | – \
+| – (0.487) | – (0.318) | – (0.225) | – (0.167) | – (0.214) | – (0.386) | – (0.376) \
 | – | – | – | – | – | – | – | – |  |  |  |  |  |  | model.fusion=addition |
 
 ### Evidence beyond the paper's tables
 
-|  | CIDEr |{looking} findings, macro F1 | five findings, micro F1 | No Finding F1 \
+|  | {nats} CIDEr |{looking} findings, macro F1 | five findings, micro F1 | No Finding F1 \
 | micro F1, nearest study | micro F1, constant | alignment score | alignment score, true pairs \
 | R@5, image to report | median rank | pointing, chance | pointing without TIR | pointing with TIR \
 | epoch | seeds |
-|{rule * 24}
-| dual_gate †1/2 | 0.300 ± 0.071 | 50 3 of 100 | 75% 75% | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 \
+|{rule * 26}
+| dual_gate †1/2 | – | – \
+| 0.300 ± 0.071 | 50 3 of 100 | 75% 75% | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 \
 | {findings} |{" – |" * 4} 0.000 ± 0.000 | 0.300 ± 0.071 |{" – |" * 6} CIDEr: 7/8 7/8 | 0 1 |
-| none | 0.500 | 50 of 100 | 75% | 25% | 1.250 | 0.500 | 0.600 | 0.750 | 0.500 |{" – |" * 4} 0.000 \
+| none | – | – \
+| 0.500 | 50 of 100 | 75% | 25% | 1.250 | 0.500 | 0.600 | 0.750 | 0.500 |{" – |" * 4} 0.000 \
 | 0.500 |{" – |" * 6} CIDEr: 7 | 0 |
 """
     assert text.endswith(tables)
     first = text.removesuffix(tables)
-    assert f"## Table 1: IU X-Ray\n\n{head}{looking} epoch | seeds |\n|{rule * 18}\n" in first
+    assert f"## Table 1: IU X-Ray\n\n{head}{looking} epoch | seeds |\n|{rule * 20}\n" in first
     blank = "|  " * 9
     assert (
-        f"| CoAtt | (0.455) | (0.288) | (0.205) | (0.154) | (–) | (0.369) | (0.277) {blank}|"
+        f"| CoAtt |  |  | (0.455) | (0.288) | (0.205) | (0.154) | (–) | (0.369) | (0.277) {blank}|"
         in first
     )
-    assert "| SentSAT+KG ‡ | (0.441) | (0.291) | (0.203) | (0.417) |" in first
+    assert "| SentSAT+KG ‡ |  |  | (0.441) | (0.291) | (0.203) | (0.417) |" in first
     assert first.count("‡ SentSAT+KG: printed so in the paper") == 1
     cells = "| 0.300 ± 0.071 " * 7
     label = "UAR, this project †1/2"
     own = "| 50 3 of 100 | 75% 75% | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 "
     own += f"| {findings} | CIDEr: 7/8 7/8 "
-    assert f"| {label}, {setting.id} {cells}{own}| 0 1 |\n" in first
+    assert f"| {label}, {setting.id} | – | – {cells}{own}| 0 1 |\n" in first
     zeros = "| 0.000 ± 0.000 " * 3
     for label, said in {"constant report": zeros, "another study's images": "| – | – | – "}.items():
-        assert f"| {label}, {setting.id} {cells}|  |  |  |  |  {said}|  | 0 1 |\n" in first
+        assert f"| {label}, {setting.id} |  |  {cells}|  |  |  |  |  {said}|  | 0 1 |\n" in first
     assert "† A run is collapsed where its distinct reports are fewer than 5 %" in first
 
 
@@ -519,7 +527,7 @@ def test_compare_writes_when_asked_and_reads_in_another_clone(
 
     assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
     page = (paths.RESULTS / "RESULTS.md").read_text()
-    assert "| uar | 0.500 (0.530)" in page
+    assert "| uar | – | – | 0.500 (0.530)" in page
     [kept] = read_results(paths.RESULT_RUNS)
     assert kept.details == details(0.5)
     assert "root" not in kept.params["dataset"]
@@ -531,7 +539,7 @@ def test_compare_writes_when_asked_and_reads_in_another_clone(
     assert (paths.RESULTS / "RESULTS.md").read_text() == page
 
 
-# ---- paired tests
+# ---- tests of methods
 
 
 REPORTS = ["the heart is normal .", "the lungs are clear .", "there is an effusion .", "no edema ."]
@@ -547,7 +555,7 @@ def written(*generated: str) -> list[Prediction]:
 @pytest.fixture
 def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment]:
     """Finished runs of three rows with two seeds, and one of an older setting."""
-    whole = Ablations.load().whole
+    whole = Ablations.load().whole | {"dataset.name": "demo"}
     experiments, outputs = {}, {}
     for row, change, right in (
         ("base", {"model.lsu": False, "model.integration": False, "train.lambda2": 0,
@@ -564,18 +572,26 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
                 {str(paths.METRICS): {}},
             )  # fmt: skip
             said = [*REPORTS[:right], *["the the ."] * (4 - right)]
-            outputs[f"rev {name}"] = written(*said)
+            outputs[f"rev {name}"] = [
+                replace(p, cross_entropy=10.0 - right + int(p.study_id) + seed / 10, image_gain=1.0)
+                for p in written(*said)
+            ]
     outputs["rev old"] = outputs["rev uar-s0"]
     experiments["old"] = replace(experiments["uar-s0"], name="old", finished="2025", rev="rev old")
 
     def read(rev: str, path: Path) -> bytes | None:
-        assert path == paths.PREDICTIONS
+        if path == paths.DETAILS:
+            return json.dumps(details(0.5) | {"per_study": per_study_nats(outputs[rev])}).encode()
+        if path != paths.PREDICTIONS:
+            return None
         write_predictions(folder / "copy.jsonl", outputs[rev])
         return (folder / "copy.jsonl").read_bytes()
 
-    monkeypatch.setattr(paired, "read_file", read)
-    monkeypatch.setattr(paired, "code_of", lambda rev: "old" if rev == "rev old" else "new")
-    monkeypatch.setattr(paired, "read_experiments", lambda: experiments)
+    for module in (paired, results):
+        monkeypatch.setattr(module, "read_file", read)
+    monkeypatch.setattr(results, "code_of", lambda rev: "old" if rev == "rev old" else "new")
+    monkeypatch.setattr(results, "is_clean", lambda commit, rev: True)
+    monkeypatch.setattr(compare, "read_experiments", lambda: experiments)
     monkeypatch.setenv("COLUMNS", "150")
     text = paths.PARAMS.read_text().replace("meteor: true", "meteor: false")
     paths.PARAMS.write_text(text.replace("protocols: [r2gen, coco]", "protocols: [r2gen]"))
@@ -594,11 +610,14 @@ def test_paired_takes_files_experiments_and_rows(
 
     own = rows("own.jsonl", "uar-s0")
     assert own["BLEU-1"][1:3] == ["1.000", "0.889"]  # 16 of 18 words
-    assert own["BLEU-1"][-1] == "1/1"
-    assert own["4"][1:5] == ["studies,", "1", "matched", "runs;"]
+    assert own["BLEU-1"][-3:] == ["-", "-", "-"]  # of one run no p-value, nor any power
+    assert own["4"][1:7] == ["studies;", "runs:", "own.jsonl", "1,", "uar-s0", "1."]
+    assert "cross_entropy" not in own  # the file has none
     by_row = rows("base", "uar")
-    assert by_row["BLEU-1"][-1] == "2/2"
-    assert by_row["4"][2] == "2"
+    assert by_row["cross_entropy"][1:4] == ["10.550", "8.550", "-2.000"]
+    corrected = float(by_row["cross_entropy"][-2])
+    assert float(by_row["cross_entropy"][-3]) < corrected <= 1  # over all that the table shows
+    assert by_row["4"][3:7] == ["base", "2,", "uar", "2."]
     assert rows("uar-s0", "old")["BLEU-1"][1:3] == ["0.889", "0.889"]
 
 
@@ -610,15 +629,17 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
 
     unknown = refusal("--paired", "uar", "nobody")
     assert unknown.startswith("'nobody' is no file, and no row or experiment of this clone")
-    assert "base, a, uar, a-s0" in unknown
+    assert "a, base, uar, a-s0" in unknown
     write_predictions(folder / "own.jsonl", written(*REPORTS))
-    assert "no training seed in common" in refusal("--paired", "own.jsonl", "uar")
     for number, change in enumerate(({"study_id": "9"}, {"reference": "the heart ."})):
         rows = written(*REPORTS)
         write_predictions(folder / "other.jsonl", [*rows[:3], replace(rows[3], **change)])
         message = refusal("--paired", "own.jsonl", "other.jsonl")
         found = ("study 3 against 9", "study 3 has different references")[number]
         assert f"own.jsonl and other.jsonl, line 4: {found}" in message
+    write_predictions(folder / "fewer.jsonl", written(*REPORTS)[1:])
+    assert "4 studies against 3" in refusal("--paired", "own.jsonl", "fewer.jsonl")
+    assert "no setting 'f00'; there are: " in refusal("--against", "uar", "--setting", "f00")
     assert "no finished run of row 'f'" in refusal("--against", "f")
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl"]).exit_code == 2
 
@@ -626,13 +647,54 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
 def test_rows_against_one_are_corrected_for_their_number(clone: dict[str, Experiment]) -> None:
     invoked = CliRunner().invoke(app, ["compare", "--against", "base"])
     assert invoked.exception is None, invoked.output
-    table = invoked.output.split("BLEU-4 (r2gen), each row against base")[1]
+    words = " ".join(invoked.output.split())
+    assert words.startswith("cross_entropy (nats, less is better), each row against base")
+    table = invoked.output.split("image_gain")[0]
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line.strip()}
-    for row in ("a", "uar"):
-        p_value, corrected = float(lines[row][-3]), float(lines[row][-2])
+    for row, change in (("a", "-1.000"), ("uar", "-2.000")):
+        assert lines[row][3] == change
+        p_value, corrected = float(lines[row][-2]), float(lines[row][-1])
         assert p_value <= corrected <= 1
-        assert lines[row][-1] == "2/2"
-    assert "Holm's correction over 2 rows" in invoked.output
-    assert "CIDEr (r2gen)" in invoked.output
-    assert "micro F1 (clinical)" in invoked.output
+    assert lines["Smallest"][1:8] == [
+        "difference",
+        "that",
+        "this",
+        "table",
+        "could",
+        "have",
+        "shown",
+    ]
+    assert "Holm's correction over the rows of each table" in words
+    assert "CIDEr (r2gen)" in words
+    assert "micro F1 (clinical)" in words
     assert "METEOR" not in invoked.output  # not asked for
+
+
+def test_a_recorded_setting_is_tested_in_nats_where_its_predictions_are_gone(
+    folder: Path, clone: dict[str, Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
+    page = (paths.RESULTS / "RESULTS.md").read_text()
+    assert "| against base, nats, less is better | difference |" in page
+    assert "| uar | -2.000 |" in page
+    assert "Smallest difference that this table could have shown (80 % power, Holm): " in page
+    kept = group(read_results(paths.RESULT_RUNS), Ablations.load())
+    known = {setting.code: setting.id for setting in kept}
+
+    monkeypatch.setattr(compare, "read_experiments", dict)  # as in another clone
+    here = CliRunner().invoke(app, ["compare", "--against", "base", "--setting", known["new"]])
+    assert here.exception is None, here.output
+    assert "-2.000" in here.output
+    assert "image_gain (nats)" in here.output
+    assert "BLEU" not in here.output
+    error = (
+        CliRunner()
+        .invoke(app, ["compare", "--against", "uar", "--setting", known["old"]])
+        .exception
+    )
+    assert "there is no row to test against uar" in str(error)
+
+    [path] = paths.RESULT_RUNS.glob("demo-new.jsonl")  # as recorded before nats were
+    path.write_text(path.read_text().replace('"per_study"', '"no_study"'))
+    error = CliRunner().invoke(app, ["compare", "--against", "base"]).exception
+    assert "has no recorded nats of each study" in str(error)

@@ -43,7 +43,10 @@ class Graphs:
 @pytest.fixture(scope="module")
 def summary() -> dict[str, Any]:
     systems = {
-        "model": said(TRUTHS[0], TRUTHS[1], TRUTHS[1], TRUTHS[1]),
+        "model": [
+            replace(p, cross_entropy=8.0 + 2 * study, image_gain=study)
+            for study, p in enumerate(said(TRUTHS[0], TRUTHS[1], TRUTHS[1], TRUTHS[1]))
+        ],
         "constant_report": said(*[TRUTHS[1]] * 4),
         "shuffled_images": said(TRUTHS[1], TRUTHS[1], TRUTHS[1], TRUTHS[0]),
     }
@@ -59,6 +62,9 @@ def test_the_headline_is_what_the_evaluation_has(summary: dict[str, Any]) -> Non
     assert values["CIDEr"] == round(summary["scores"]["model"]["r2gen"]["CIDEr"], 4)
     assert values["F1"] == pytest.approx(0.6667)  # the heart of two findings
     assert values["distinct"] == 2
+    assert (values["nats"], values["gain"]) == (11, 1.5)
+    assert set(summary["intervals"]["nats"]) == {"cross_entropy", "image_gain"}
+    assert "nats" not in summary["scores"]["constant_report"]  # no model is asked about it
     assert values["unchanged"] == 0.5
     assert summary["scores"]["constant_report"]["clinical"]["micro"]["F1"] == 0
     assert set(summary["intervals"]["clinical"]) >= {"micro F1", "macro_5 recall", "no_finding F1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from pipeline.stages.evaluate import with_image_gain
 from uar.core.config import DecodeParams, Params, StageParams, TrainParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
@@ -23,6 +25,7 @@ from uar.core.special_words import EOS, PAD
 from uar.core.weights import read_weights, write_weights
 from uar.data.batches import Batch, Shard, Studies, TokenSource
 from uar.data.text import Vocabulary
+from uar.evaluation.systems import nats_metrics
 from uar.inference.decoding import generate
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
@@ -152,10 +155,16 @@ def differ(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 # ---- resuming after a kill
 
 
-@pytest.mark.parametrize("tir", [False, True], ids=["stage one", "stage two"])
+@pytest.mark.parametrize(
+    ("tir", "average"),
+    [("none", 0.0), ("static", 0.0), ("static", 0.9)],
+    ids=["stage one", "stage two", "averaged"],
+)
 def test_a_killed_stage_ends_with_the_same_bits(
-    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir: bool
+    tiny_params: Params, train: Callable[..., Any], tmp_path: Path, tir: str, average: float
 ) -> None:
+    settings = tiny_params.train.model_copy(update={"batch_size": 3, "weight_average": average})
+    train = partial(train, settings=settings)
     whole = make_model(tiny_params, tir=tir)
     expected, expected_log = train(whole, scratch="whole")
     assert [epoch for epoch, _ in expected_log] == [1, 2, 3]
@@ -497,6 +506,15 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
     assert others.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
     assert values["image_gain"] == pytest.approx(nats(others.tolist()) - own, abs=1e-4)
     assert values["image_gain"] != 0
+
+    decode, names = tiny_params.decode, [str(number) for number in range(8)]
+    own_images, other_images = (
+        write_reports(model, images, names, REPORTS, VOCABULARY, decode, "tests")
+        for images in (studies, studies.with_images_of(others))
+    )
+    told = with_image_gain(own_images, other_images)  # as `evaluate` does for the test split
+    for name, of in nats_metrics(told).items():
+        assert of.value() == pytest.approx(values[name], rel=1e-4)
 
 
 def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None:

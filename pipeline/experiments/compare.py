@@ -25,7 +25,8 @@ from pipeline.experiments.results import (
     values,
 )
 from pipeline.experiments.rows import Ablations
-from pipeline.experiments.tables import EVIDENCE, MODEL, RUN_BY_RUN, csv_text, markdown
+from pipeline.experiments.tables import EVIDENCE, IN_NATS, MODEL, RUN_BY_RUN, csv_text, markdown
+from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.params_file import load_params
 from uar.evaluation.summary import COLLAPSE
@@ -33,10 +34,11 @@ from uar.evaluation.summary import COLLAPSE
 log = logging.getLogger(__name__)
 
 _SHOWN = {  # column on the terminal -> where a result has it, with how many decimals
+    "\nnats": (IN_NATS["cross-entropy, nats"], 2),
+    "image\ngain": (IN_NATS["image gain, nats"], 2),
     "\nBLEU-4": (f"{MODEL} BLEU-4", 3),
     "\nCIDEr": (f"{MODEL} CIDEr", 3),
     "CIDEr,\nothers'": (EVIDENCE["CIDEr, another study's images"], 3),
-    "image\ngain": (EVIDENCE["image gain"], 2),
     "findings\nF1": (EVIDENCE["findings, micro F1"], 3),
     "\nP": (EVIDENCE["precision"], 2),
     "\nR": (EVIDENCE["recall"], 2),
@@ -55,14 +57,19 @@ def compare(
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
-            help="Paired test of two systems: each a file of predictions, an experiment, or a row "
-            "of the tables (its seeds matched with the other's).",
+            help="Test of two methods: each a file of predictions, an experiment, or a row of the "
+            "tables with all its runs.",
         ),
     ] = None,
     against: Annotated[
         str | None,
+        typer.Option(metavar="ROW", help="Tests of all rows against this one, p-values corrected."),
+    ] = None,
+    setting: Annotated[
+        str | None,
         typer.Option(
-            metavar="ROW", help="Paired tests of all rows against this one, p-values corrected."
+            metavar="ID",
+            help="Of which setting rows are, as `compare` lists them; the newest if not given.",
         ),
     ] = None,
     save: Annotated[
@@ -75,22 +82,29 @@ def compare(
 ) -> None:
     """Show every run's scores, row by row; with --save, keep them and write the tables."""
     params = load_params(paths.PARAMS)
+    if paired is not None and all(Path(source).is_file() for source in paired):
+        from pipeline.experiments.paired import Known, print_paired
+
+        print_paired(*paired, Known(None, {}, {}), params)
+        return
     apart = {folder: read_folder(folder, Ablations.load()) for folder in folders or []}
+    kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
+    experiments = read_experiments()
+    new = new_results(experiments, apart.values(), kept)
+    settings = group([*kept, *new], ablations)
     if paired is not None or against is not None:
         from pipeline.experiments import paired as tests  # spaCy and more, for the labels' sake
 
-        known = tests.Known(apart)
+        known = tests.Known(chosen(settings, setting), experiments, apart)
         if paired is not None:
             tests.print_paired(*paired, known, params)
         if against is not None:
             tests.print_against(against, known, params)
         return
-    kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
-    new = new_results(read_experiments(), apart.values(), kept)
-    settings = group([*kept, *new], ablations)
-    for setting in settings:
-        show(setting, ablations)
-    runs = sum(len(setting.runs) for setting in settings)
+    for of in settings:
+        if setting in (None, of.id):
+            show(of, ablations)
+    runs = sum(len(of.runs) for of in settings)
     log.info(f"{runs} runs of {len(settings)} settings, {len(new)} of them not yet saved")
     if save:
         append_results(paths.RESULT_RUNS, new)
@@ -101,6 +115,21 @@ def compare(
             with atomic_write(paths.RESULTS / name) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         log.info(f"{paths.RESULT_RUNS}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
+
+
+def chosen(settings: list[Setting], wanted: str | None) -> Setting | None:
+    """The setting of this id; without one the newest, None if there is none at all.
+
+    Raises:
+        UserError: no setting has that id.
+    """
+    if wanted is None:
+        return max(settings, key=lambda of: max(run.finished for run in of.runs), default=None)
+    for of in settings:
+        if of.id == wanted:
+            return of
+    known = ", ".join(of.id for of in settings) or "none"
+    raise UserError(f"--setting: no setting {wanted!r}; there are: {known}.")
 
 
 def new_results(

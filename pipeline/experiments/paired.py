@@ -1,29 +1,29 @@
-"""Systems' reports of the same studies against each other."""
+"""Methods against each other: rows of the tables, experiments, and files of predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
 
 from pipeline import paths
 from pipeline.console import new_table, number, output
-from pipeline.experiments.dvc import Experiment, code_of, read_experiments, read_file
-from pipeline.experiments.results import WHERE_NOT_WHAT, Result
-from pipeline.experiments.rows import SEED, Ablations, digest, flat
+from pipeline.experiments.dvc import Experiment, read_file
+from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
+from pipeline.experiments.results import Result, Setting
 from pipeline.measures import open_measures
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
-from uar.evaluation.bootstrap import PairedTest, holm, paired_test
+from uar.evaluation.crossed import Comparison, compare_methods
 from uar.evaluation.metrics import Metric
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
-from uar.evaluation.systems import score_systems
+from uar.evaluation.systems import NATS, score_systems
 
-AGAINST = (  # what rows are tested by: group and metric
+AGAINST = (  # what rows are tested by, in this order: group and metric
+    (NATS, "cross_entropy"),
+    (NATS, "image_gain"),
     ("r2gen", "BLEU-4"),
     ("r2gen", "METEOR"),
     ("r2gen", "ROUGE-L"),
@@ -31,222 +31,201 @@ AGAINST = (  # what rows are tested by: group and metric
     ("clinical", "micro F1"),
 )
 
-Source = Experiment | Path  # of predictions
-Runs = dict[int, list[Prediction]]  # by training seed; of a file, seed 0 stands for its one run
-Tests = dict[tuple[str, str], PairedTest]  # by group and metric
+Scores = dict[tuple[str, str], list[Metric]]  # by group and metric, one a run
 
 
 @dataclass(frozen=True)
 class Known:
-    """What can be compared: runs in folders, and this clone's, asked of DVC when needed."""
+    """What can be compared.
 
+    Attributes:
+        setting: whose rows are meant; None where there is none.
+        experiments: of this clone, by name.
+        folders: runs apart from DVC, by their folder.
+    """
+
+    setting: Setting | None
+    experiments: Mapping[str, Experiment]
     folders: Mapping[Path, Result]
 
-    @cached_property
-    def experiments(self) -> dict[str, Experiment]:
-        """All of them by name."""
-        return read_experiments()
+    @property
+    def rows(self) -> dict[str, list[Result]]:
+        """Runs of the setting, by row."""
+        return {} if self.setting is None else self.setting.models
 
-    def rows(self) -> dict[str, dict[int, Source]]:
-        """Finished runs of the last setting, by row and seed: same parameters and code."""
-        found: list[tuple[str, str, dict[str, Any], Source]] = [  # time, code, parameters, source
-            (run.finished, run.code or run.commit, run.params, folder / paths.PREDICTIONS)
-            for folder, run in self.folders.items()
-        ]
-        found += [
-            (of.finished, code_of(of.rev), of.params, of)
-            for of in self.experiments.values()
-            if of.state == "success" and str(paths.METRICS) in of.metrics
-        ]
-        settings: dict[str, dict[str, dict[int, Source]]] = {}
-        last, ablations = "", Ablations.load()
-        for _, code, nested, source in sorted(found, key=lambda of: of[0]):
-            params = flat(nested)
-            row = ablations.name_of(params)
-            if row is None or SEED not in params:
-                continue
-            apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
-            shared = {key: value for key, value in params.items() if key not in apart}
-            last = digest([shared, code])
-            settings.setdefault(last, {}).setdefault(row, {})[params[SEED]] = source
-        return settings.get(last, {})
-
-    def runs(self, source: str) -> dict[int, Source] | Path:
-        """The file, experiment or row of this name.
+    def runs(self, source: str) -> list[Path | Experiment | Result]:
+        """The file, experiment or row of this name, as its runs.
 
         Raises:
             UserError: there is none.
         """
         if Path(source).is_file():
-            return Path(source)
+            return [Path(source)]
         if source in self.experiments:
-            experiment = self.experiments[source]
-            return {flat(experiment.params).get(SEED, 0): experiment}
-        rows = self.rows()
-        if source in rows:
-            return rows[source]
-        offered = ", ".join([*rows, *sorted(self.experiments)]) or "none"
+            return [self.experiments[source]]
+        if source in self.rows:
+            return list(self.rows[source])
+        offered = ", ".join([*self.rows, *sorted(self.experiments)]) or "none"
         raise UserError(
             f"{source!r} is no file, and no row or experiment of this clone. There are: {offered}."
         )
 
+    def predictions(self, run: Path | Experiment | Result) -> list[Prediction] | None:
+        """Of a file, else as an experiment or a folder has them; None if they are not here.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
+        if isinstance(run, Path):
+            return read_predictions(run)
+        if isinstance(run, Result):
+            for folder, of_folder in self.folders.items():
+                if of_folder == run:
+                    return read_predictions(folder / paths.PREDICTIONS)
+            made = self.experiments.get(run.experiment)
+            if made is None or made.finished != run.finished:
+                return None
+            run = made
+        content = read_file(run.rev, paths.PREDICTIONS)
+        if content is None:
+            return None
+        with NamedTemporaryFile(suffix=f"-{paths.PREDICTIONS.name}") as copy:
+            Path(copy.name).write_bytes(content)
+            return read_predictions(copy.name)
+
 
 def print_paired(a: str, b: str, known: Known, params: Params) -> None:
-    """Paired tests of every metric: difference, 95 % interval and p-value.
+    """Every metric of two methods: difference, 95 % interval and p-value.
 
     Args:
         a: predictions.jsonl of one system, an experiment, or a row.
         b: the other.
         known: experiments and rows.
-        params: how scores and resamples are made.
+        params: what is scored.
 
     Raises:
-        UserError: a source is none of these, they hold other studies or have no seed in common.
+        UserError: a source is none of these, or they hold other studies.
     """
-    runs = matched({a: known.runs(a), b: known.runs(b)})
-    first, other = runs[0], runs[1]
-    [tests] = test_all([first, other], [f"{a}", f"{b}"], params)
-    title = f"A: {a}\nB: {b}"
-    table = new_table(title, ["A", "B", "B - A", "95 % interval", "p", "same sign"])
+    scores = score({name: known.runs(name) for name in (a, b)}, known, params)
+    tests = compare_methods(scores[a], scores[b])
+    corrected = corrected_p(list(tests.values()))
+    shown = len(tests)
+    table = new_table(
+        f"A: {a}\nB: {b}", ["A", "B", "B - A", "95 % interval", "p", "p, Holm", "80 % power"]
+    )
     group = ""
-    for (of, name), test in tests.items():
+    for ((of, name), test), p_value in zip(tests.items(), corrected, strict=True):
         if of != group:
             group = of
             table.add_row(f"[bold]{group}")
-        table.add_row(
-            f" {name}",
-            number(test.a),
-            number(test.b),
-            f"{test.b - test.a:+.3f}",
-            f"{test.low:+.3f} to {test.high:+.3f}",
-            number(test.p_value),
-            f"{test.same_sign}/{len(first)}",
-        )
+        table.add_row(f" {name}", *_cells(test, p_value), number(test.detectable(shown)))
     console = output()
     console.print(table)
-    console.print(_method(first, params))
+    console.print(_method(scores))
+    console.print("80 % power: smallest difference that this table could have shown, after Holm.")
 
 
 def print_against(row: str, known: Known, params: Params) -> None:
-    """Paired tests of every other row against one, p-values corrected for the number of rows.
+    """Every other row against one: a table for each metric, p-values corrected over its rows.
 
     Raises:
-        UserError: the row has no finished runs here, or no other row has its seeds.
+        UserError: the row has no finished runs, or there is no other.
     """
-    rows = known.rows()
-    if row not in rows:
+    if row not in known.rows:
         raise UserError(
-            f"no finished run of row {row!r} here; there are: {', '.join(rows) or 'none'}"
+            f"no finished run of row {row!r} here; there are: {', '.join(known.rows) or 'none'}"
         )
-    others = [name for name in rows if name != row]
+    others = [name for name in known.rows if name != row]
     if not others:
         raise UserError(f"there is no row to test against {row}; `ablate` runs them")
-    sources: dict[str, dict[int, Source] | Path] = {name: rows[name] for name in (row, *others)}
-    runs = matched(sources)
-    results = test_all(runs, [row, *others], params)
+    scores = score({name: known.runs(name) for name in (row, *others)}, known, params)
+    results = {name: compare_methods(scores[row], scores[name]) for name in others}
     console = output()
-    for group, name in (key for key in AGAINST if all(key in tests for tests in results)):
-        corrected = holm([tests[group, name].p_value for tests in results])
+    for key in (key for key in AGAINST if all(key in tests for tests in results.values())):
+        group, name = key
+        tests = {other: of[key] for other, of in results.items()}
+        corrected = corrected_p(list(tests.values()))
         table = new_table(
-            f"{name} ({group}), each row against {row}",
-            [row, "row", "row - " + row, "95 % interval", "p", "p, Holm", "same sign"],
+            f"{name} ({BETTER.get(name, group)}), each row against {row}",
+            [row, "row", "row - " + row, "95 % interval", "p", "p, Holm"],
         )
-        for other, tests, p_value in zip(others, results, corrected, strict=True):
-            test = tests[group, name]
-            table.add_row(
-                other,
-                number(test.a),
-                number(test.b),
-                f"{test.b - test.a:+.3f}",
-                f"{test.low:+.3f} to {test.high:+.3f}",
-                number(test.p_value),
-                number(p_value),
-                f"{test.same_sign}/{len(runs[0])}",
-            )
+        for (other, test), p_value in zip(tests.items(), corrected, strict=True):
+            table.add_row(other, *_cells(test, p_value))
         console.print(table)
-    console.print(f"{_method(runs[0], params)} Holm's correction over {len(others)} rows.")
+        console.print(power(list(tests.values())))
+    console.print(f"{_method(scores)} Holm's correction over the rows of each table.")
 
 
-def matched(sources: Mapping[str, dict[int, Source] | Path]) -> list[Runs]:
-    """Predictions of each source, for the seeds that all have; single runs match whatever theirs.
+def score(
+    sources: Mapping[str, Sequence[Path | Experiment | Result]], known: Known, params: Params
+) -> dict[str, Scores]:
+    """Every metric of each source's runs; nats alone where predictions are not all at hand.
 
     Raises:
-        UserError: they have no seed in common, or are of other studies.
+        UserError: other studies, or neither predictions nor nats of each study.
     """
-    single = all(isinstance(of, Path) or len(of) == 1 for of in sources.values())
-    runs: list[Runs] = []
-    if single:
-        for of in sources.values():
-            path = of if isinstance(of, Path) else next(iter(of.values()))
-            runs.append({0: predictions(path)})
-    else:
-        seeds = [set(of) if isinstance(of, dict) else set() for of in sources.values()]
-        common = sorted(set.intersection(*seeds))
-        if not common:
-            raise UserError(f"{', '.join(sources)} have no training seed in common")
-        for of in sources.values():
-            assert isinstance(of, dict)
-            runs.append({seed: predictions(of[seed]) for seed in common})
-    names = list(sources)
-    first = next(iter(runs[0].values()))
-    for name, of_system in zip(names, runs, strict=True):
-        for rows in of_system.values():
+    found = {name: [known.predictions(run) for run in runs] for name, runs in sources.items()}
+    absent = [name for name, runs in found.items() if any(rows is None for rows in runs)]
+    if absent:
+        return _recorded_nats(sources, absent)
+    present = {name: [rows for rows in runs if rows is not None] for name, runs in found.items()}
+    names = list(present)
+    first = present[names[0]][0]
+    for name, runs in present.items():
+        for rows in runs:
             refuse_other_studies(first, rows, f"{names[0]} and {name}")
-    return runs
-
-
-def test_all(runs: Sequence[Runs], names: Sequence[str], params: Params) -> list[Tests]:
-    """Every other system against the first, in every metric."""
+    systems = {
+        f"{name} {number}": rows
+        for name, runs in present.items()
+        for number, rows in enumerate(runs)
+    }
     measures = open_measures(params.evaluate, resolve_device(params.device))
-    scores = score_systems(
-        {
-            f"{number} {seed}": rows
-            for number, of_system in enumerate(runs)
-            for seed, rows in of_system.items()
-        },
-        measures,
-    )
-
-    def metrics(number: int) -> dict[str, dict[str, list[Metric]]]:
-        tested = [scores[f"{number} {seed}"].tested() for seed in runs[number]]
-        return {
-            group: {name: [of[group][name] for of in tested] for name in of_group}
-            for group, of_group in tested[0].items()
+    scored = {name: of.tested() for name, of in score_systems(systems, measures).items()}
+    result: dict[str, Scores] = {}
+    for name, runs in present.items():
+        of_runs = [scored[f"{name} {number}"] for number in range(len(runs))]
+        result[name] = {
+            (group, metric): [of[group][metric] for of in of_runs]
+            for group, metrics in of_runs[0].items()
+            for metric in metrics
+            if all(metric in of.get(group, {}) for of in of_runs)
         }
+    return result
 
-    base = metrics(0)
+
+def _recorded_nats(
+    sources: Mapping[str, Sequence[Path | Experiment | Result]], absent: Sequence[str]
+) -> dict[str, Scores]:
+    result: dict[str, Scores] = {}
+    for name, runs in sources.items():
+        nats = nats_of([run for run in runs if isinstance(run, Result)])
+        if nats is None or not all(isinstance(run, Result) for run in runs):
+            raise UserError(
+                f"{absent[0]}: {paths.PREDICTIONS} of a run is not here, and {name} has no "
+                "recorded nats of each study to compare in its place; `dvc fetch --run-cache` or "
+                "running it again brings it"
+            )
+        result[name] = {(NATS, metric): of for metric, of in nats.items()}
+    return result
+
+
+def _cells(test: Comparison, corrected: float | None) -> list[str]:
+    low, high = test.interval
     return [
-        {
-            (group, name): test
-            for group, of_group in metrics(number).items()
-            for name, test in paired_test(
-                base[group], of_group, resamples=params.evaluate.resamples, seed=params.seed
-            ).items()
-        }
-        for number in range(1, len(names))
+        number(test.a),
+        number(test.b),
+        f"{test.difference:+.3f}",
+        f"{low:+.3f} to {high:+.3f}",
+        number(test.p_value),
+        number(corrected),
     ]
 
 
-def predictions(source: Source) -> list[Prediction]:
-    """Of a file, else of an experiment's cached output."""
-    if isinstance(source, Path):
-        return read_predictions(source)
-    content = read_file(source.rev, paths.PREDICTIONS)
-    if content is None:
-        raise UserError(
-            f"experiment {source.name} has no {paths.PREDICTIONS} here; `dvc fetch --run-cache` or "
-            "running it again brings it"
-        )
-    with NamedTemporaryFile(suffix=f"-{paths.PREDICTIONS.name}") as copy:
-        Path(copy.name).write_bytes(content)
-        return read_predictions(copy.name)
-
-
-def _method(runs: Runs, params: Params) -> str:
-    studies = len(next(iter(runs.values())))
+def _method(scores: Mapping[str, Scores]) -> str:
+    counts = {name: len(next(iter(of.values()))) for name, of in scores.items()}
+    studies = len(next(iter(next(iter(scores.values())).values()))[0].statistics)
+    runs = ", ".join(f"{name} {count}" for name, count in counts.items())
     return (
-        f"{studies} studies, {len(runs)} matched runs; interval: {params.evaluate.resamples} "
-        "resamples of studies and runs (pigeonhole bootstrap); p: random exchanges of the two "
-        "systems' reports, study by study, for these runs; same sign: runs whose own difference "
-        "has the sign of the mean."
+        f"{studies} studies; runs: {runs}. Interval and p: studies and runs as crossed random "
+        "effects (Obuchowski and Rockette); of a single run, over studies alone and no p."
     )

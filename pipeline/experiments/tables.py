@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
 from pipeline.experiments.results import Cell, Result, Setting, collapsed, provenance, values
 from pipeline.experiments.rows import Ablations
+from uar.evaluation.crossed import compare_methods
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.published import (
     FOOTNOTES,
@@ -26,6 +28,10 @@ COLUMNS = (
     "seeds", "selected_by", "epochs", "commits", "tree", "code", "data", "devices", "seconds",
     "params",
 )  # fmt: skip
+IN_NATS = {  # of a test report; first in every table
+    "cross-entropy, nats": "details scores model nats cross_entropy",
+    "image gain, nats": "details scores model nats image_gain",
+}
 RUN_BY_RUN = {  # heading to where a result has it
     "distinct reports": "details text model distinct_reports",
     "same with other images": "details unchanged_with_other_images",
@@ -38,11 +44,12 @@ FINDINGS = {
 }
 LOOKING = {  # whether the images matter, and what of them is said: columns of every table
     **RUN_BY_RUN,
-    "image gain": "details selection validation image_gain",
+    "image gain, validation": "details selection validation image_gain",
     "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
     **{heading: f"details scores model {path}" for heading, path in FINDINGS.items()},
 }
 EVIDENCE = {
+    **IN_NATS,
     "CIDEr": f"{MODEL} CIDEr",
     **LOOKING,
     "findings, macro F1": "details scores model clinical macro F1",
@@ -137,9 +144,12 @@ averaged. Of each data set the newest setting comes first. Time is that of both 
 the clock, mean over seeds. – was not measured or not recorded. Findings are the 13 of CheXpert's 14
 observations that are findings, by rule-based labels; No Finding is apart. Alignment, retrieval and
 pointing game are of the validation split (`analyze`); the paper's alignment scores are those of its
-Figure 4 (a). Image gain: nats of a validation report, at the chosen epoch, that it costs more to
-tell with another study's images; 0 says that the model does without them. Epoch: the one that
-validation chose, of how many, by what; of each seed.
+Figure 4 (a). Cross-entropy: nats that a test report costs, less is better. Image gain: how many
+more with another study's images; 0 says that the model does without them. That of validation is
+of the chosen epoch. Epoch: the one that validation chose, of how many, by what; of each seed.
+Tests below a table are of its rows against its first, in nats: studies and runs are crossed random
+effects (Obuchowski and Rockette), p is corrected over the table (Holm), and of rows with one run
+there is none.
 
 † {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
 whose share of the same reports (of studies with a finding) was not recorded, the first half of the
@@ -158,7 +168,7 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
     for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
         parts.append(f"## Table 1: {title}\n")
         own = [setting for setting in settings if setting.dataset == dataset]
-        head = ["", *METRICS, *LOOKING, "epoch", "seeds"]
+        head = ["", *IN_NATS, *METRICS, *LOOKING, "epoch", "seeds"]
         parts.append(_table(head, _table_one(dataset, own, ablations)))
         parts += [f"{note}\n" for system, note in FOOTNOTES.items()
                   if system in read_published(f"table1_{dataset}")]  # fmt: skip
@@ -172,9 +182,10 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
         )
         for table in ablations.tables.values():
             parts.append(f"### {table.title}\n")
-            head = ["", *METRICS, *LOOKING, "epoch", "seeds", "commit", "tree", "device", "time"]
-            head.append("params")
+            head = ["", *IN_NATS, *METRICS, *LOOKING, "epoch", "seeds", "commit", "tree"]
+            head += ["device", "time", "params"]
             parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
+            parts += _tests(setting, table.rows, ablations)
         parts.append("### Evidence beyond the paper's tables\n")
         parts.append(_table(["", *EVIDENCE, "epoch", "seeds"], _evidence_rows(setting, ablations)))
     return "\n".join(parts)
@@ -205,7 +216,8 @@ def _table_one(
     for system, published in read_published(f"table1_{dataset}").items():
         mark = " ‡" if system in FOOTNOTES else ""
         numbers = (f"({_number(published[metric])})" for metric in METRICS)
-        yield [f"{system}{mark}", *numbers, *("" for _ in LOOKING), "", ""]
+        blank = ("" for _ in LOOKING)
+        yield [f"{system}{mark}", *("" for _ in IN_NATS), *numbers, *blank, "", ""]
     for setting in settings:
         runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
         if not runs:
@@ -213,7 +225,8 @@ def _table_one(
         label = f"UAR, this project{collapsed(runs)}"
         for name, key in {label: "model", **CONTROLS}.items():
             path = f"details scores {key} {TABLE_PROTOCOL}"
-            cells = [str(Cell.of(values(runs, f"{path} {metric}"))) for metric in METRICS]
+            cells = _nats(runs) if key == "model" else ["" for _ in IN_NATS]
+            cells += [str(Cell.of(values(runs, f"{path} {metric}"))) for metric in METRICS]
             run = provenance(runs)
             if key == "model":
                 looking, epoch = list(_looking(runs).values()), _epochs(run)
@@ -254,7 +267,7 @@ def _rows(
     paper = read_published(published)
     for row, overrides in rows.items():
         runs = setting.models.get(ablations.name_of(overrides) or "", [])
-        cells = [
+        cells = _nats(runs) + [
             f"{Cell.of(values(runs, f'{MODEL} {metric}'))} ({_number(paper[row][metric])})"
             for metric in METRICS
         ]
@@ -263,6 +276,40 @@ def _rows(
         made = [_epochs(run), run["seeds"], run["commits"], run["tree"], run["devices"], time]
         name, looking = f"{row}{collapsed(runs)}", _looking(runs).values()
         yield [name, *cells, *looking, *made, changes(overrides, ablations.whole)]
+
+
+def _nats(runs: Sequence[Result]) -> list[str]:
+    """Columns of `IN_NATS`."""
+    return [str(Cell.of(values(runs, path))) for path in IN_NATS.values()]
+
+
+def _tests(
+    setting: Setting, rows: dict[str, dict[str, Any]], ablations: Ablations
+) -> Iterator[str]:
+    """The rows of a table against its first one in nats, and what it could have shown."""
+    named = {row: setting.models.get(ablations.name_of(of) or "", []) for row, of in rows.items()}
+    nats = {row: found for row, runs in named.items() if (found := nats_of(runs)) is not None}
+    first, *others = rows
+    if first not in nats or not (others := [row for row in others if row in nats]):
+        return
+    name = next(iter(nats[first]))
+    tests = {row: compare_methods(nats[first], nats[row])[name] for row in others}
+    head = [f"against {first}, {BETTER[name]}", "difference", "95 % interval", "p", "p, Holm"]
+    listed = list(tests.values())
+    yield _table(
+        head,
+        (
+            [
+                row,
+                f"{test.difference:+.3f}",
+                "{:+.3f} to {:+.3f}".format(*test.interval),
+                _number(test.p_value),
+                _number(p_value),
+            ]
+            for (row, test), p_value in zip(tests.items(), corrected_p(listed), strict=True)
+        ),
+    )
+    yield f"{power(listed)}\n"
 
 
 def _evidence_rows(setting: Setting, ablations: Ablations) -> Iterator[Sequence[str]]:

@@ -29,11 +29,21 @@ from uar.evaluation.baselines import (
 )
 from uar.evaluation.calibration import calibration, fit_temperature
 from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
+from uar.evaluation.predictions import (
+    Prediction,
+    read_predictions,
+    with_generated,
+    write_predictions,
+)
 from uar.evaluation.protocols import PROTOCOLS
 from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import COLLAPSE, headline, summarise
-from uar.evaluation.systems import per_study_scores, score_systems
+from uar.evaluation.systems import (
+    nats_metrics,
+    per_study_nats,
+    per_study_scores,
+    score_systems,
+)
 from uar.inference.features import finding_logits, global_features
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
@@ -66,6 +76,7 @@ def evaluate() -> None:
     details = summary | origins(params, checkpoint, constant)
     if model.findings is not None:
         details["findings_head"] = head_calibration(model, inputs)
+    details["per_study"] = per_study_nats(systems["model"])
     per_study = per_study_scores(systems["model"], scores["model"])
     write_csv(paths.STUDY_SCORES, per_study)
     write_json(paths.DETAILS, details)
@@ -82,15 +93,15 @@ def write_test_reports(model: UAR, studies: Studies, inputs: Inputs) -> None:
     """What the model writes of the test studies, and given another study's images."""
     params, table = inputs.params, inputs.split_table("test")
     others = studies.with_images_of(derangement(len(studies), params.seed))
-    for images, path, what in (
-        (studies, paths.PREDICTIONS, "generate"),
-        (others, paths.SHUFFLED_PREDICTIONS, "generate, shuffled images"),
-    ):
-        reports = write_reports(
+    own, shuffled = (
+        write_reports(
             model, images, table["study_id"], table["report"],
             inputs.vocabulary, params.decode, what,
-        )  # fmt: skip
-        write_predictions(path, reports)
+        )
+        for images, what in ((studies, "generate"), (others, "generate, shuffled images"))
+    )  # fmt: skip
+    write_predictions(paths.PREDICTIONS, with_image_gain(own, shuffled))
+    write_predictions(paths.SHUFFLED_PREDICTIONS, shuffled)
 
 
 def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list[Prediction]]:
@@ -157,9 +168,11 @@ def references(studies: Studies, inputs: Inputs) -> list[str]:
     return [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
 
 
-def with_generated(predictions: list[Prediction], reports: list[str]) -> list[Prediction]:
-    """The same studies with other generated reports."""
-    return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
+def with_image_gain(own: list[Prediction], shuffled: list[Prediction]) -> list[Prediction]:
+    """A model's predictions with what their references cost more with another study's images."""
+    cost, of_others = (nats_metrics(rows)["cross_entropy"].of_each() for rows in (own, shuffled))
+    gains = (of_others - cost).tolist()
+    return [replace(p, image_gain=gain) for p, gain in zip(own, gains, strict=True)]
 
 
 def nearest_by_tokens(studies: Studies, training: Studies) -> np.ndarray:

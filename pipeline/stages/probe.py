@@ -9,8 +9,8 @@ import torch
 
 from pipeline import paths
 from pipeline.console import new_table, number, output
-from pipeline.inputs import finding_labels, open_images, study_rows
-from uar.analysis.probe import Probe, thumbnails, token_bags
+from pipeline.inputs import finding_labels, open_images, rows_of
+from uar.analysis.probe import Probe, sampled, thumbnails, token_bags, with_places
 from uar.analysis.probe import probe as fit_probe
 from uar.core.files import atomic_write, write_json
 from uar.core.params_file import load_params
@@ -23,39 +23,46 @@ log = logging.getLogger(__name__)
 
 
 def probe() -> None:
-    """Tell the findings of validation reports from bags of tokens, and from thumbnails of films."""
+    """Tell findings of validation reports from tokens, as bags and with places, and thumbnails."""
     params = load_params(paths.PARAMS)
     reports = read_checked(paths.REPORTS, REPORT_COLUMNS)
     info = TokenCacheInfo.load(paths.TOKENS_INFO)
     tokens, images = open_tokens(paths.TOKENS, info), open_images()
-    training, validation = (
-        (study_rows(reports, params, split), finding_labels(reports[reports["split"] == split]))
-        for split in ("train", "val")
-    )
-    labels = (training[1], validation[1])
-    whole = [tokens[rows, 0] for rows, _ in (training, validation)]  # (S, V, L): whole views
+    by_split = [np.flatnonzero(reports["split"] == split) for split in ("train", "val")]
+    training, validation = (sampled(studies, params.seed) for studies in by_split)
+    rows = (rows_of(training, params), rows_of(validation, params))
+    labels = (finding_labels(reports.iloc[training]), finding_labels(reports.iloc[validation]))
+    whole = (tokens[rows[0], 0], tokens[rows[1], 0])  # (S, V, L): whole views
     bags = (token_bags(whole[0], info.codebook_size), token_bags(whole[1], info.codebook_size))
-    small = (thumbnails(images[training[0]]), thumbnails(images[validation[0]]))
+    placed = with_places(*whole, info.codebook_size)
+    small = (thumbnails(images, rows[0]), thumbnails(images, rows[1]))
     found = {
         "tokens": fit_probe(bags, labels, FINDINGS, params.seed),
+        "places": fit_probe(placed, labels, FINDINGS, params.seed),
         "thumbnail": fit_probe(small, labels, FINDINGS, params.seed),
     }
     use = codebook_use(torch.from_numpy(whole[1].astype(np.int64)), info.codebook_size)
     means = {name: _or_none(result.mean_auc) for name, result in found.items()}
-    write_json(paths.PROBE, {"auc": means["tokens"], "thumbnail_auc": means["thumbnail"], **use})
+    aucs = {"auc" if name == "tokens" else f"{name}_auc": mean for name, mean in means.items()}
+    write_json(paths.PROBE, aucs | use)
     studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
     with atomic_write(paths.PROBE_FINDINGS) as temporary:
         temporary.write_text(_csv(found, studies), encoding="utf-8")
     table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
-    for name, of_tokens in found["tokens"].auc.items():
-        of_films = found["thumbnail"].auc[name]
-        table.add_row(name, number(of_tokens), number(of_films), str(studies[name]))
+    for name in found["tokens"].auc:
+        aucs_of = (number(result.auc[name]) for result in found.values())
+        table.add_row(name, *aucs_of, str(studies[name]))
     table.add_row("[bold]mean", *(number(mean) for mean in means.values()), "")
     output().print(table)
-    if means["tokens"] is not None and means["tokens"] < (means["thumbnail"] or 0):
+    counts = zip(("training", "validation"), (training, validation), by_split, strict=True)
+    of_all = (f"{len(drawn)} of {len(all_)} {split} studies" for split, drawn, all_ in counts)
+    log.info(f"probe: {', '.join(of_all)}")
+    told = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
+    if told and max(told) < (means["thumbnail"] or 0):
         log.warning(
-            "the tokens hold less of the findings than films of 16 x 16 pixels: a model that reads "
-            "them cannot see what these show. Try dvae.source distill, or train the dVAE longer."
+            "the tokens, with places or without, hold less of the findings than films of 16 x 16 "
+            "pixels: a model that reads them cannot see what these show. Try dvae.source "
+            "distill, or train the dVAE longer."
         )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,12 @@ from uar.data.study import read_checked
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
 from uar.evaluation.formats import ReportFile, read_reports
-from uar.evaluation.predictions import Prediction, read_predictions, write_predictions
+from uar.evaluation.predictions import (
+    Prediction,
+    read_predictions,
+    with_generated,
+    write_predictions,
+)
 from uar.evaluation.signatures import Setup, radeval_signatures
 from uar.evaluation.summary import summarise
 from uar.evaluation.systems import score_systems
@@ -103,7 +108,7 @@ def score(
     others = derangement(len(predictions), params.seed)
     systems = {
         "model": predictions,
-        "shuffled_images": with_reports_of(predictions, [predictions[i].generated for i in others]),
+        "shuffled_images": with_generated(predictions, [predictions[i].generated for i in others]),
     }
     if truth.train and truth.val:
         constant = constant_report(
@@ -112,7 +117,7 @@ def score(
             select_by=params.evaluate.constant_by,
             candidates=params.evaluate.constant_candidates,
         )
-        systems["constant_report"] = with_reports_of(predictions, [constant] * len(predictions))
+        systems["constant_report"] = with_generated(predictions, [constant] * len(predictions))
     else:
         log.info("no constant report beside it: these references have no training split")
     if beside is not None:
@@ -122,7 +127,7 @@ def score(
         said = {p.study_id: p.generated for p in also}
         if lacking := [p.study_id for p in predictions if p.study_id not in said]:
             raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
-        systems["beside"] = with_reports_of(predictions, [said[p.study_id] for p in predictions])
+        systems["beside"] = with_generated(predictions, [said[p.study_id] for p in predictions])
     also_scored = shared.score(systems) if shared is not None else {}
     setup = Setup(references=truth.form, text=f"file,{form}", radgraph=_radgraph(params))
     summary = summarise(
@@ -226,11 +231,6 @@ def align(
         for study, text in kept.items()
     ]
     return rows, "decoded" if as_decoded else "cleaned"
-
-
-def with_reports_of(predictions: Sequence[Prediction], reports: Sequence[str]) -> list[Prediction]:
-    """The same studies with other generated reports."""
-    return [replace(p, generated=r) for p, r in zip(predictions, reports, strict=True)]
 
 
 def _cleaner(params: Params) -> Callable[[str], str]:

@@ -1,11 +1,14 @@
-"""What visual tokens hold: findings of a report, read off a bag of its study's tokens by a line.
+"""What visual tokens hold: findings of a report, read off its study's tokens by a line.
 
 F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of them, the global
-loss cannot align with a report either. A thumbnail of 16 x 16 pixels is the yardstick.
+loss cannot align with a report either. The decoder attends to tokens that know their places, so
+that the same with places is the most that a line can tell it. A thumbnail of 16 x 16 pixels, which
+knows places too, is the yardstick.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,9 +19,11 @@ from torch import Tensor
 
 from uar.evaluation.detection import auc
 
+STUDIES = 5_000  # most that a probe is fitted to, and most that it tells
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, in a mean of nats
 FOLDS = 5
 _THUMBNAIL = 16  # pixels along a side
+_BLOCK = 256  # studies whose films are in memory at once
 _SCALE = 10.0  # mean squared norm of a study's features, which the penalties are for
 _MIN_TRAIN, _MIN_TEST = 10, 4  # positive studies, below which a finding is left out
 
@@ -41,6 +46,14 @@ class Probe:
         return float(np.mean(list(self.auc.values()))) if self.auc else float("nan")
 
 
+def sampled(studies: np.ndarray, seed: int) -> np.ndarray:
+    """`(N,)` studies themselves, in order; of more than `STUDIES`, that many drawn at random."""
+    if len(studies) <= STUDIES:
+        return studies
+    drawn = np.random.default_rng(seed).choice(len(studies), STUDIES, replace=False)
+    return studies[np.sort(drawn)]
+
+
 def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
     """How often each code occurs in each view, `(S, V * codebook_size)`, as log(1 + n).
 
@@ -52,14 +65,53 @@ def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
     rows = np.arange(studies)[:, None]
     for view in range(views):
         np.add.at(counts[:, view], (rows, tokens[:, view]), 1)
-    return np.log1p(counts).reshape(studies, -1)
+    return np.log1p(counts, out=counts).reshape(studies, -1)
 
 
-def thumbnails(films: np.ndarray) -> np.ndarray:
-    """Films `(S, V, H, W)` at 16 x 16 pixels, `(S, V * 256)`, gray in [0, 1]."""
-    pixels = torch.from_numpy(films).float() / 255
-    small = F.interpolate(pixels, (_THUMBNAIL, _THUMBNAIL), mode="bilinear", antialias=True)
-    return small.flatten(1).numpy()
+def with_places(
+    fitted: np.ndarray, told: np.ndarray, codebook_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bags of whole views, and beside them of each quarter (2 x 2) of each view.
+
+    Of the quarters, only codes that at least 10 of the studies to fit to have there are kept: of an
+    odd number of cells along a side the upper and left quarters are the larger ones.
+
+    Args:
+        fitted: tokens `(S, V, L)` of the studies to fit to.
+        told: of those to be told `(U, V, L)`.
+
+    Returns:
+        `(S, P)` and `(U, P)`.
+    """
+    side = math.isqrt(fitted.shape[2])
+    half = -(-side // 2)
+    parts = [tuple(token_bags(tokens, codebook_size) for tokens in (fitted, told))]
+    for rows in (slice(half), slice(half, None)):
+        for columns in (slice(half), slice(half, None)):
+            quarters = (
+                tokens.reshape(*tokens.shape[:2], side, side)[:, :, rows, columns]
+                for tokens in (fitted, told)
+            )
+            of_quarter = [token_bags(q.reshape(*q.shape[:2], -1), codebook_size) for q in quarters]
+            common = (of_quarter[0] > 0).sum(axis=0) >= _MIN_TRAIN
+            parts.append(tuple(bag[:, common] for bag in of_quarter))
+    of_fitted, of_told = zip(*parts, strict=True)
+    return np.concatenate(of_fitted, axis=1), np.concatenate(of_told, axis=1)
+
+
+def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Films at 16 x 16 pixels, `(S, V * 256)`, gray in [0, 1].
+
+    Args:
+        images: packed, `(N, H, W)` uint8.
+        rows: of each study's, `(S, V)`.
+    """
+    small = np.empty((len(rows), rows.shape[1] * _THUMBNAIL**2), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        pixels = torch.from_numpy(images[rows[start : start + _BLOCK]]).float() / 255
+        of_block = F.interpolate(pixels, (_THUMBNAIL, _THUMBNAIL), mode="bilinear", antialias=True)
+        small[start : start + _BLOCK] = of_block.flatten(1)
+    return small
 
 
 def probe(

@@ -252,6 +252,9 @@ class TrainParams(Section):
     betas: tuple[Decay, Decay]
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0)
+    weight_average: Decay
+    label_smoothing: float = Field(ge=0, lt=1)
+    r_drop: float = Field(ge=0)
     select_by: Selection
     report_every: int = Field(ge=1)  # epochs
     accumulate: int = Field(ge=1)  # micro-batches of a batch

@@ -5,7 +5,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from uar.core.errors import UserError
@@ -23,6 +23,9 @@ class Prediction:
             words replaced by `<unk>`.
         generated: the decoded words joined by blanks; may be empty.
         log_probability: the generated report's natural log-probability under the model.
+        cross_entropy: nats that the reference costs the model, words and end token together (Eq.
+            5); None where what wrote the report gives no probabilities.
+        image_gain: how many more it costs with another study's images; None where not tried.
     """
 
     study_id: str
@@ -30,6 +33,8 @@ class Prediction:
     reference: str
     generated: str
     log_probability: float
+    cross_entropy: float | None = None
+    image_gain: float | None = None
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
@@ -43,8 +48,8 @@ def read_predictions(path: str | Path) -> list[Prediction]:
     """Read what `write_predictions` wrote.
 
     Raises:
-        UserError: the file is missing, or a line is not a JSON object with exactly the fields of
-            `Prediction` in their types.
+        UserError: the file is missing, or a line is not a JSON object with the fields of
+            `Prediction` in their types; those that may be None may be absent.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,13 +69,16 @@ def _parse(line: str, where: str) -> Prediction:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not JSON ({error}), found {line[:60]!r}; {remedy}") from error
-    names = [field.name for field in fields(Prediction)]
-    if not isinstance(row, dict) or set(row) != set(names):
+    names = {field.name: field.default is None for field in fields(Prediction)}
+    needed = {name for name, may_be_absent in names.items() if not may_be_absent}
+    if not isinstance(row, dict) or not needed <= set(row) <= set(names):
         found = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"{where}: expected an object with {names}, found {found}; {remedy}")
+        raise UserError(f"{where}: expected an object with {list(names)}, found {found}; {remedy}")
     for field in fields(Prediction):
-        value = row[field.name]
-        number = field.type is float
+        value = row.get(field.name)
+        if value is None and names[field.name]:
+            continue
+        number = field.type is not str
         if not isinstance(value, (int, float) if number else str) or isinstance(value, bool):
             kind = "float" if number else "str"
             shown = repr(value)[:60]
@@ -95,6 +103,14 @@ def refuse_odd_text(where: str, text: str) -> None:
 
 
 _MOST_WORDS = 10_000  # MIMIC-CXR's longest report has some thousand
+
+
+def with_generated(predictions: Sequence[Prediction], reports: Sequence[str]) -> list[Prediction]:
+    """The same studies with other generated reports, of which no model says how likely they are."""
+    return [
+        replace(p, generated=r, cross_entropy=None, image_gain=None)
+        for p, r in zip(predictions, reports, strict=True)
+    ]
 
 
 def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import uar
 from uar.evaluation.predictions import Prediction
-from uar.evaluation.systems import Measures
+from uar.evaluation.systems import NATS, Measures
 
 _WORDS = {"r2gen": "blank", "coco": "ptb3.4.1"}
 _VERSIONS = {"METEOR": "meteor1.5"}
@@ -66,6 +66,9 @@ def signatures(
                 name: f"{name}|{common}|" + (f"v:{_VERSIONS[name]}" if name in _VERSIONS else coco)
                 for name in of
             }
+        elif group == NATS:
+            common = f"refs:{setup.references}|{count}|{cleaned}|v:uar{uar.__version__}"
+            result[group] = {name: f"{name},nats|{common}" for name in of}
         elif group in measures.labellers:
             rules = "rules" if group == "clinical" else group
             common = f"{rules}|uncertain:{measures.uncertain}|refs:raw|{made}|{count}|{raw}"

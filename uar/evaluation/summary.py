@@ -41,6 +41,8 @@ HEADLINE = {
     "F1": "scores model clinical micro F1",
     "distinct": "text model distinct_reports",
     "unchanged": "unchanged_with_other_images",
+    "nats": "scores model nats cross_entropy",
+    "gain": "scores model nats image_gain",
     **{
         name: f"scores model r2gen {name}"
         for name in ("BLEU-1", "BLEU-2", "BLEU-3", "METEOR", "ROUGE-L")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,8 @@ TESTED_FINDINGS = [  # of `clinical_metrics`
     for average in ("micro", "macro", "micro_5", "macro_5")
     for score in ("precision", "recall", "F1")
 ] + [("no_finding", "F1")]
+PER_STUDY_NATS = ("cross_entropy", "image_gain")  # of `Prediction`
+NATS = "nats"  # the group of `nats_metrics`
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
@@ -61,12 +64,14 @@ class SystemScores:
         clinical: `clinical_metrics` by labeller.
         findings: labels `(N, 14)` of references and of generated reports by labeller.
         graphs: means over studies of what each graph scorer gives, by scorer.
+        nats: `cross_entropy` and `image_gain` of `Prediction`, as far as every study has them.
     """
 
     text: Scores
     clinical: dict[str, dict[str, dict[str, Metric]]]
     findings: dict[str, tuple[np.ndarray, np.ndarray]]
     graphs: dict[str, dict[str, Metric]]
+    nats: dict[str, Metric]
 
     def tested(self) -> dict[str, dict[str, Metric]]:
         """What intervals are given for and two systems are compared by."""
@@ -76,12 +81,16 @@ class SystemScores:
             }
             for name, groups in self.clinical.items()
         }
-        return {**self.text, **findings, **self.graphs}
+        return {**self._nats, **self.text, **findings, **self.graphs}
 
     def values(self) -> dict[str, Any]:
-        """`{protocol or graph scorer: {metric: score}, labeller: {average: {score: value}}}`."""
+        """`{nats, protocol, graph scorer: {metric: score}, labeller: {average: {name: score}}}`."""
         clinical = {name: _values(groups) for name, groups in self.clinical.items()}
-        return {**_values(self.text), **clinical, **_values(self.graphs)}
+        return {**_values(self._nats | self.text), **clinical, **_values(self.graphs)}
+
+    @property
+    def _nats(self) -> Scores:
+        return {NATS: self.nats} if self.nats else {}
 
     def intervals(self, *, resamples: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
         """95 % bootstrap intervals of `tested`."""
@@ -119,13 +128,38 @@ def score_systems(
             name: clinical_metrics(*of, measures.uncertain) for name, of in findings.items()
         }
         scores[system] = SystemScores(
-            text[system], clinical, findings, {name: of[system] for name, of in graphs.items()}
+            text[system],
+            clinical,
+            findings,
+            {name: of[system] for name, of in graphs.items()},
+            nats_metrics(systems[system]),
         )
     return scores
 
 
+def nats_metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
+    """Means over studies of what every study has, nats a report; less cross-entropy is better."""
+    columns = {name: [getattr(p, name) for p in predictions] for name in PER_STUDY_NATS}
+    return {name: mean_of(values) for name, values in columns.items() if None not in values}
+
+
+def per_study_nats(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """`nats_metrics` of each study, by which runs are compared whose predictions are not at hand.
+
+    Returns:
+        A list of each metric, to four decimals, in the predictions' order; and `references`, a hash
+        of that order: of study ids and references. It holds neither.
+    """
+    listed = {
+        name: [round(value, 4) for value in metric.of_each().tolist()]
+        for name, metric in nats_metrics(predictions).items()
+    }
+    order = "\n".join(f"{p.study_id}\t{p.reference}" for p in predictions)
+    return {**listed, "references": hashlib.sha256(order.encode()).hexdigest()[:16]}
+
+
 def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) -> pd.DataFrame:
-    """One row a study: its scores under the `r2gen` protocol, lengths and positive findings.
+    """One row a study: lengths, nats, scores under the `r2gen` protocol and positive findings.
 
     BLEU-4 and METEOR are those of the report as a corpus of its own, with pycocoevalcap's guards
     against zeros; CIDEr's document frequencies are those of all references. Findings are joined by
@@ -140,6 +174,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
         "reference_words": [len(p.reference.split()) for p in predictions],
         "log_probability": [p.log_probability for p in predictions],
     }
+    columns |= {name: metric.of_each() for name, metric in scores.nats.items()}
     for name in PER_STUDY:
         if name in scores.text["r2gen"]:
             columns[name] = scores.text["r2gen"][name].of_each()

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from uar.core.config import DecodeParams
 from uar.data.batches import Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.predictions import Prediction
 from uar.inference.batches import progress_batches
-from uar.inference.decoding import generate
+from uar.inference.decoding import Generated, generate
+from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR
 
 
+@torch.inference_mode()
 def write_reports(
     model: UAR,
     studies: Studies,
@@ -22,7 +26,7 @@ def write_reports(
     params: DecodeParams,
     what: str,
 ) -> list[Prediction]:
-    """Generate a report for each study.
+    """Generate a report for each study, and measure how likely its own is.
 
     Args:
         model: in evaluation mode.
@@ -34,10 +38,13 @@ def write_reports(
         what: names the progress bar.
     """
     device = model.head.weight.device
-    generated = []
+    generated: list[Generated] = []
+    nats: list[float] = []
     tables = model.tables()
     for batch in progress_batches(studies, params.batch_size, what):
         batch = batch.to(device)
+        output = model(batch.visual, batch.report, batch.present)
+        nats += report_cross_entropy(output.logits, batch.report[:, 1:]).tolist()
         generated += generate(
             model,
             batch.visual,
@@ -54,8 +61,9 @@ def write_reports(
             reference=vocabulary.decode(ids),
             generated=vocabulary.decode(beam.ids),
             log_probability=beam.log_probability,
+            cross_entropy=cost,
         )
-        for study_id, report, ids, beam in zip(
-            study_ids, raw_reports, studies.reports.tolist(), generated, strict=True
+        for study_id, report, ids, beam, cost in zip(
+            study_ids, raw_reports, studies.reports.tolist(), generated, nats, strict=True
         )
     ]

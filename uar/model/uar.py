@@ -40,6 +40,7 @@ class Output:
     image_global: Tensor  # (B, d), pooled F^(I)
     report_global: Tensor  # (B, d), pooled F^(R)
     masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
+    blind: Tensor  # (B,) bool, studies whose films `image_dropout` hid
     findings: Tensor | None = None  # (B, N), logits of the findings head
 
 
@@ -110,8 +111,9 @@ class UAR(nn.Module):
         whole, text = text[: len(inputs)], text[-len(inputs) :]
         memory, seen = self._encode(image, visual.shape[1], present)
         logits, prompt = self._findings(memory, seen, findings if self.training else None)
+        blind = torch.zeros(len(memory), 1, 1, dtype=torch.bool, device=memory.device)
         if self.training and self.no_image is not None:
-            blind = torch.rand(len(memory), 1, 1, device=memory.device) < self.params.image_dropout
+            blind = torch.rand(blind.shape, device=memory.device) < self.params.image_dropout
             memory = torch.where(blind, self.no_image.to(memory.dtype), memory)
             prompt = None if prompt is None else prompt.masked_fill(blind, 0)
         states, masks = self.decoder(
@@ -124,6 +126,7 @@ class UAR(nn.Module):
             image_global=image_global,
             report_global=masked_mean(whole, words if kept is None else words & kept),
             masks=masks,
+            blind=blind[:, 0, 0],
             findings=logits,
         )
 

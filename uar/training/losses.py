@@ -15,31 +15,43 @@ from torch import Tensor
 from uar.core.special_words import PAD
 
 
-def language_modeling_loss(logits: Tensor, targets: Tensor, words: int | None = None) -> Tensor:
+def language_modeling_loss(
+    logits: Tensor, targets: Tensor, words: int | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Eq. 5, as the mean over the batch's words and end tokens.
 
     Args:
         logits: `(B, T, |V_R|)`.
         targets: ids `(B, T)`; padding does not count.
         words: words and end tokens of the whole batch; None: this is the whole.
+        smoothing: share of a target's probability that all words share (Szegedy et al. 2016).
     """
     total = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD, reduction="sum"
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=PAD,
+        reduction="sum",
+        label_smoothing=smoothing,
     )
     return total / ((targets != PAD).sum() if words is None else words)
 
 
-def report_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 5 of each report, `(B,)`: nats of its words and end token together.
+def symmetric_divergence(
+    one: Tensor, other: Tensor, targets: Tensor, counted: Tensor, words: int | None = None
+) -> Tensor:
+    """Mean of both KL divergences of two passes over a batch (R-Drop, Wu et al. 2021, Eq. 2).
 
     Args:
-        logits: `(B, T, |V_R|)`.
+        one: logits `(B, T, |V_R|)` of a pass.
+        other: of another.
         targets: ids `(B, T)`; padding does not count.
+        counted: `(B,)` bool, studies that do; the sum is over theirs.
+        words: words and end tokens of the whole batch; None: this is the whole.
     """
-    nats = F.cross_entropy(
-        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=PAD, reduction="none"
-    )
-    return nats.view_as(targets).sum(dim=1)
+    p, q = one.float().log_softmax(-1), other.float().log_softmax(-1)
+    each = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # (B, T)
+    real = targets != PAD
+    return (each * (real & counted.unsqueeze(1))).sum() / (real.sum() if words is None else words)
 
 
 def triplet_contrastive_loss(

@@ -15,6 +15,7 @@ from uar.training.losses import (
     findings_loss,
     language_modeling_loss,
     mask_loss,
+    symmetric_divergence,
     triplet_contrastive_loss,
 )
 
@@ -31,6 +32,8 @@ class Objective:
     smoothness: float = 0.0  # of Eq. 10's negatives; 0: the hardest
     findings: float = 0.0  # weight of the findings head's loss
     positives: Tensor | None = None  # (N,), weights of the head's positives
+    label_smoothing: float = 0.0  # of Eq. 5's targets
+    r_drop: float = 0.0  # weight of the divergence between two passes
 
     @classmethod
     def of_stage(
@@ -50,6 +53,8 @@ class Objective:
             smoothness=params.smoothness,
             findings=params.findings_weight,
             positives=positives,
+            label_smoothing=params.label_smoothing,
+            r_drop=params.r_drop,
             lambda1=params.lambda1,
             lambda2=params.lambda2,
             lambda3=params.lambda3 if with_mask else 0.0,
@@ -65,12 +70,26 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (Eq. 13) of a batch, and each term by name.
 
+        With `r_drop` the mean of two passes, which dropout makes different, and of how different.
+
         Args:
             gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
                 a study count `ranks` times, so that their mean over the ranks is the whole's.
         """
         output = model(batch.visual, batch.report, batch.present, batch.findings)
-        return self.of_output(output, batch, gather)
+        loss, terms = self.of_output(output, batch, gather)
+        if not self.r_drop:
+            return loss, terms
+        again = model(batch.visual, batch.report, batch.present, batch.findings)
+        _, terms_again = self.of_output(again, batch, gather)
+        terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
+        targets = batch.report[:, 1:]
+        ranks = len(batch.report_ids) // len(targets)
+        alike = output.blind == again.blind  # a film that one pass hid is no noise
+        divergence = symmetric_divergence(output.logits, again.logits, targets, alike, batch.words)
+        terms["r_drop"] = ranks * divergence
+        terms["loss"] = terms["loss"] + self.r_drop * terms["r_drop"]
+        return terms["loss"], terms
 
     def of_output(
         self, output: Output, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda rows: rows
@@ -80,7 +99,7 @@ class Objective:
         ranks = len(batch.report_ids) // len(targets)
         terms = {
             "language_modeling": ranks
-            * language_modeling_loss(output.logits, targets, batch.words),
+            * language_modeling_loss(output.logits, targets, batch.words, self.label_smoothing),
             "global": triplet_contrastive_loss(
                 gather(output.image_global),
                 gather(output.report_global),

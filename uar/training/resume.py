@@ -32,12 +32,14 @@ class ResumeState:
     past: list[dict[str, float]]  # values of each epoch so far
     best: Checkpoint | None
     seconds: float  # of the epochs so far
+    average: dict[str, Tensor] | None = None  # of the weights, where there is one
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
         """Write as safetensors; the same state is the same bytes but for `seconds`."""
         tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
         for name, values in self.optimizer["state"].items():
             tensors |= {f"optimizer/{name}/{key}": value for key, value in values.items()}
+        tensors |= {f"average/{name}": weight for name, weight in (self.average or {}).items()}
         best = None
         if self.best is not None:
             tensors |= {f"best/{name}": weight for name, weight in self.best.weights.items()}
@@ -86,13 +88,17 @@ def read_resume(
 def _parse(
     tensors: dict[str, Tensor], about: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> ResumeState:
-    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "best": {}}
+    parts: dict[str, dict[str, Tensor]] = {
+        "weights": {}, "optimizer": {}, "best": {}, "average": {}
+    }  # fmt: skip
     for name, tensor in tensors.items():
         part, _, rest = name.partition("/")
         parts[part][rest] = tensor
     found = {name: tuple(weight.shape) for name, weight in parts["weights"].items()}
     if found != shapes:
         raise ValueError("weights of another model")
+    if parts["average"] and {n: tuple(w.shape) for n, w in parts["average"].items()} != shapes:
+        raise ValueError("an average of another model's weights")
     state: dict[str, dict[str, Tensor]] = {}
     for name, tensor in parts["optimizer"].items():
         weight, _, key = name.rpartition("/")
@@ -110,6 +116,7 @@ def _parse(
         past=[dict(values) for values in about["past"]],
         best=best,
         seconds=float(about["seconds"]),
+        average=parts["average"] or None,
     )
 
 

@@ -31,6 +31,7 @@ from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
+from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
@@ -182,7 +183,8 @@ def train_stage(
     for epoch in range(first + len(past), trainer.epochs + 1):
         started = time.monotonic()
         means = trainer.train_epoch(epoch) if epoch else {}
-        scores = trainer.validate(epoch % params.report_every == 0 or epoch == trainer.epochs)
+        write = epoch % params.report_every == 0 or epoch == trainer.epochs
+        scores, average = trainer.validate(write)
         weights, optimizer_state = full_state(model, trainer.optimizer)
         values = {f"train/{name}": mean for name, mean in means.items()}
         values |= {f"val/{name}": value for name, value in scores.items()}
@@ -195,9 +197,10 @@ def train_stage(
         log.info(_line(epoch, values, params.select_by))
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
-            best = Checkpoint.of(model, weights, task.encoder_sha256, epoch, scores)
+            kept = weights if average is None else average
+            best = Checkpoint.of(model, kept, task.encoder_sha256, epoch, scores)
         schedule = trainer.schedule.state_dict()
-        ResumeState(weights, optimizer_state, schedule, past, best, seconds).save(
+        ResumeState(weights, optimizer_state, schedule, past, best, seconds, average).save(
             resume, scratch.identity
         )
     return Trained(best, seconds) if fabric.is_global_zero and best else None
@@ -215,6 +218,7 @@ class Trainer:
     Attributes:
         optimizer: AdamW over the model's parameters.
         schedule: of its learning rates, one step a batch.
+        average: of the weights, which validation and the checkpoint take.
         epochs: of the whole stage.
     """
 
@@ -226,6 +230,7 @@ class Trainer:
             TrainingStep(model, task.objective, fabric, recipe.precision, params.compile)
         )
         self.optimizer = make_optimizer(model, params, recipe.stage.learning_rate)
+        self.average = WeightAverage(self.step, params.weight_average)
         self.steps = task.studies.training_steps(params.batch_size)  # of an epoch
         self.epochs = recipe.stage.epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -242,6 +247,9 @@ class Trainer:
         if not self.fabric.is_global_zero:
             state = read_resume(path, identity, shapes)
         if state is not None:
+            if state.average is not None:
+                load_full_state(self.model, self.optimizer, state.average, state.optimizer)
+                self.average.restart()
             load_full_state(self.model, self.optimizer, state.weights, state.optimizer)
             self.schedule.load_state_dict(state.schedule)
         self.fabric.barrier()  # nobody overwrites the file before everybody has read it
@@ -255,12 +263,22 @@ class Trainer:
         weights = sum(value.nbytes for value in self.model.state_dict().values())
         moments = 2 * sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         written = path.stat().st_size if path.is_file() else 0
-        require_room(path, 2 * (2 * weights + moments) + weights - written)
+        states = 3 if self.average.decay else 2  # with the best one's
+        require_room(path, 2 * (states * weights + moments) + weights - written)
 
-    def validate(self, write: bool) -> dict[str, float]:
-        """Scores of the model as it is; with `write`, of its reports too."""
-        with whole_parameters(self.step):
-            return self.task.validation(self.model, self.task.objective, write)
+    def validate(self, write: bool) -> tuple[dict[str, float], dict[str, Tensor] | None]:
+        """Scores of the model, its weights averaged; with `write`, of its reports too.
+
+        Returns:
+            The scores; and those weights (on rank 0), None where there is no average.
+        """
+        with self.average.in_place():
+            with whole_parameters(self.step):
+                scores = self.task.validation(self.model, self.task.objective, write)
+            if not self.average.decay:
+                return scores, None
+            weights, _ = full_state(self.model, self.optimizer)
+            return scores, {name: weight.clone() for name, weight in weights.items()}
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training split, the `epoch`-th.
@@ -325,6 +343,7 @@ class Trainer:
         sums["clipped"] = (whole > limit).float() + sums.get("clipped", 0)
         self.optimizer.step()
         self.schedule.step()
+        self.average.update(self.schedule.last_epoch)
 
     def _clipped_parameters(self) -> list[nn.Parameter]:
         """All but those with a learning rate of their own, whose gradients are long."""

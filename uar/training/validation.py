@@ -16,8 +16,8 @@ from uar.data.text import Vocabulary
 from uar.evaluation.detection import mean_auc
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
+from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR, Output, Tables
-from uar.training.losses import report_cross_entropy
 from uar.training.objective import Objective
 from uar.training.thresholds import best_thresholds
 
