@@ -152,10 +152,10 @@ class Reporter:
             raise UserError(f"{len(study)} films of a study, this model takes {most}")
         names = names or [name_of(source, i) for i, source in enumerate(study)]
         films = [read_source(source, name) for source, name in zip(study, names, strict=True)]
-        said: Sequence[View] = views or ("unknown",) * len(films)
+        unstated: list[View] = ["unknown"] * len(films)
         films = [
             replace(film, view=view) if film.view == "unknown" else film
-            for film, view in zip(films, said, strict=True)
+            for film, view in zip(films, views or unstated, strict=True)
         ]
         order = frontal_first([film.view for film in films])
         films, names = [films[i] for i in order], [names[i] for i in order]
