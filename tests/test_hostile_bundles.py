@@ -8,8 +8,9 @@ import pytest
 
 from tests.hostile_bundles import hostile_bundles, measured, sealed, whole_parts
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.core.config import DecodeParams, ModelParams, known_keys
+from uar.core.config import DecodeParams, ModelParams
 from uar.core.errors import UserError
+from uar.core.params_file import known_keys
 from uar.core.weights import refuse_absurd
 
 MEMORY = 150_000_000  # bytes; a bomb unpacks to 200 million

@@ -287,6 +287,7 @@ def test_missing_column_is_named(lay_out: LayOut, tmp_path: Path, name: str, col
         (gzip.compress("dicom_id,\u00e9".encode("latin-1")), "is not UTF-8 ("),
         (gzip.compress(b""), "is not CSV: "),
     ],
+    ids=["not gzip", "cut off", "not UTF-8", "empty"],
 )
 def test_broken_table_is_named(lay_out: LayOut, tmp_path: Path, content: bytes, found: str) -> None:
     params = lay_out()
