@@ -26,7 +26,7 @@ repro: venv
 
 show: venv
 	@dvc exp show --only-changed --hide-workspace \
-	  --drop '.*/|Created|val1|BLEU-[123]|METEOR|ROUGE|const|shuf_B4|F1_|near|no_f|unch|align|R@5|point|chance'
+	  --drop '.*/|Created|val1|BLEU-[123]|METEOR|ROUGE|const|shuf_B4|F1_|near|no_f|unch|align|R@5|point|chance|gain|nats'
 
 test: $(VENV)/test.done
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
