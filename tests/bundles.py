@@ -70,7 +70,7 @@ def make_bundle(
         "# A test's model\n\n| metric | this model |\n|---|---|\n| BLEU-4 | 0.100 |\n",
         StudyIndex.of(features, studies, reports) if index else None,
         likeness_of(tokenizer) if likeness else None,
-        Evidence(studies=20, written={"Cardiomegaly": (3, 7)}, temperature=2.0)
+        Evidence(studies=20, written={"Cardiomegaly": [3, 7]}, temperature=2.0)
         if likeness
         else None,
         Example("e1", "val", packed_films(7), ("frontal", "lateral"), "Films of one who is well.")

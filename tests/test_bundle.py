@@ -489,7 +489,7 @@ def wary_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_likeness_evidence_and_example_survive_the_file(wary_path: Path) -> None:
     bundle = Bundle.load(wary_path)
     assert bundle.likeness is not None and bundle.example is not None
-    assert bundle.evidence is not None and bundle.evidence.written == {"Cardiomegaly": (3, 7)}
+    assert bundle.evidence is not None and bundle.evidence.written == {"Cardiomegaly": [3, 7]}
     assert bundle.example.views == ("frontal", "lateral")
     np.testing.assert_array_equal(bundle.example.films, packed_films(7))
     again = wary_path.with_name("again.uar")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Counts = Annotated[tuple[int, int], Field(strict=False)]  # JSON has lists
+Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, of all that are written
 
 
 class Evidence(BaseModel):

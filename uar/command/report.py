@@ -17,7 +17,6 @@ import typer
 import uar
 from uar.command.options import BUNDLE, BundlePath, Device
 from uar.core.errors import UserError
-from uar.data.films import film_bytes
 
 if TYPE_CHECKING:
     from uar.bundle.report import Report
@@ -62,13 +61,13 @@ def report(
     device: Device = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
-    from uar.data.isolation import FilmDecoder
-
     many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
     if many and heatmap:
         raise UserError("--heatmap draws one study; name its film or films.")
     asked = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
+    from uar.data.isolation import FilmDecoder  # numpy: after the bundle's arithmetic is set up
+
     decoder = FilmDecoder(reporter.bundle.preprocessing.image_size)
     failed = doubtful = 0
     while batch := list(islice(asked, 1 if not many else _BATCH)):
@@ -147,6 +146,8 @@ def _of_table(table: Path) -> Iterator[Asked]:
 
 
 def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared:
+    from uar.data.films import film_bytes
+
     names = [study.name if isinstance(film, bytes) else str(film) for film in study.films]
     films = [
         decoder.decode(film if isinstance(film, bytes) else film_bytes(film), name)

@@ -96,7 +96,7 @@ def wilson(right: int, of: int) -> tuple[float, float]:
 
 def written_and_right(
     generated: np.ndarray, true: np.ndarray, names: Sequence[str]
-) -> dict[str, tuple[int, int]]:
+) -> dict[str, list[int]]:
     """Of each finding, how many reports assert it, rightly, and how many in all.
 
     Args:
@@ -105,4 +105,4 @@ def written_and_right(
         names: of the N findings.
     """
     right, written = (generated & true).sum(axis=0), generated.sum(axis=0)
-    return {n: (int(r), int(w)) for n, r, w in zip(names, right, written, strict=True)}
+    return {n: [int(r), int(w)] for n, r, w in zip(names, right, written, strict=True)}
