@@ -34,7 +34,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
