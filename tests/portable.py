@@ -21,7 +21,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 ROOT = Path(__file__).parents[1]
 QEMU = "qemu-x86_64"
@@ -140,13 +142,21 @@ def run_stages(names: Sequence[str]) -> None:
     from pipeline.__main__ import app, load_command
 
     load_command("dvae")  # before torch is loaded
+    import numpy as np
+
     from uar.tokens import dvae
 
     dvae._KMEANS_IMAGES = 40  # 16 cells each: enough for 512 codes
     if "analyze" in names:
+        from matplotlib.backends import backend_pdf
+
         from uar.analysis import drawing
 
         drawing._DPI = DPI
+        # QEMU 7.2 crashes in numpy's AVX2 sort of whole numbers, with which matplotlib orders the
+        # colours of a PDF's image; they are distinct, so that any sort gives the same.
+        plain = SimpleNamespace(**vars(np) | {"argsort": partial(np.argsort, kind="stable")})
+        vars(backend_pdf)["np"] = plain
     digests = {}
     for name in names:
         app([name], standalone_mode=False)

@@ -807,9 +807,14 @@ def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[...
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 def test_a_compiled_model_trains_the_same_and_is_compiled_once(
-    tiny_params: Params, train: Callable[..., Any]
+    tiny_params: Params,
+    train: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Eight studies by threes: the smaller last batch of an epoch has the same shape too."""
+    # What was compiled for other instructions, in the cache that all processes share, fails here.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
     torch._dynamo.reset()
     models, graphs = [], []
     for compiled in (False, True):
