@@ -49,6 +49,8 @@ RUN_BY = {
     "make bench": LONG,
     "make docs": CI,
     "make lint": CI,
+    "make mutants": LONG,
+    "make portable": LONG,
     "make repro": LONG,
     "make show": "test_exp_show.py",
     "make test": CI,
