@@ -21,6 +21,7 @@ from tests.conftest import start_browser
 from tests.test_web import serving, upload
 from uar.analysis.grounding import head_word
 from uar.core.files import read_table
+from uar.evaluation.predictions import read_predictions
 
 IMAGES = Path("docs/images")
 SEARCHED = "edema"
@@ -40,17 +41,22 @@ def picture_reports(page: webdriver.Chrome) -> None:
 
 
 def picture_serve(page: webdriver.Chrome) -> None:
-    """The test study with a known finding whose report has the highest CIDEr."""
+    """The test study with the highest CIDEr whose report names one of its known findings."""
     boxes, studies = read_table(paths.BOXES), read_table(paths.STUDIES)
     scores = pd.read_csv(paths.STUDY_SCORES).sort_values("CIDEr", ascending=False)
-    chosen = next(name for name in scores["study_id"] if name in set(boxes["study_id"]))
+    written = {p.study_id: p.generated.split() for p in read_predictions(paths.PREDICTIONS)}
+    chosen, word = next(
+        (study, head_word(finding))
+        for study in scores["study_id"]
+        for finding in boxes.loc[boxes["study_id"] == study, "finding"]
+        if head_word(finding) in written[study]
+    )
     (films,) = studies.loc[studies["study_id"] == chosen, "image_paths"]
-    (finding, *_) = boxes.loc[boxes["study_id"] == chosen, "finding"]
     with serving(uar.load(paths.BUNDLE)) as address:
         page.set_window_size(WIDTH, _ROOM + 1110)
         page.get(address)
         upload(page, *(Path("data/raw/demo/images", film).absolute() for film in films))
-        point_at(page, head_word(finding))
+        point_at(page, word)
         save(page, "serve.png", 1110)
 
 
