@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides
 
 from pipeline.__main__ import COMMANDS, load_command
 from tests.conftest import ROOT
 from tests.test_documents import PAGES
+from uar.command import app as uar_app
 from uar.core.config import Params
 from uar.core.params_file import known_keys, load_params
 
@@ -29,9 +31,7 @@ RUN_BY = {
     "pipeline doctor": "test_doctor.py",
     "pipeline export_predictions": "test_formats.py",
     "pipeline push": "test_push.py",
-    "pipeline report": "test_bundle.py",
     "pipeline score": "test_formats.py",
-    "pipeline serve": "test_web.py",
     "pipeline tune": "test_pipeline.py",
     "pipeline use": "test_config.py",
     **{
@@ -46,6 +46,8 @@ RUN_BY = {
     "dvc remote add": "test_remote.py",
     "dvc remote modify": "test_shared_tokens.py",
     "dvc repro": "test_shared_tokens.py",
+    "uar report": "test_bundle.py",
+    "uar serve": "test_web.py",
     "make bench": LONG,
     "make docs": CI,
     "make lint": CI,
@@ -63,7 +65,7 @@ NAMES = [n for packages in COMMANDS.values() for names in packages.values() for 
 SHELL = {"source", "cp", "cd", "git", "pip", "cat", "for", "break", "done", ".ci/run"}
 DVC_WORDS = {"exp": 2, "metrics": 2, "remote": 2}  # words of a command's name
 _BLOCK = re.compile(r"```sh\n(.*?)```", flags=re.DOTALL)
-_INLINE = re.compile(r"`((?:python -m|dvc|make) [^`\n]+)`")
+_INLINE = re.compile(r"`((?:python -m|dvc|make|uar) [^`\n]+)`")
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -115,6 +117,10 @@ def name_of(words: Sequence[str]) -> str:
             return options_of_pipeline(rest)
         assert find_spec(module), f"no module {module}"
         return module if module.startswith("benchmarks") else ""
+    if words[0] == "uar" and words[1].isalpha():
+        command = typer.main.get_command(uar_app).get_command(None, words[1])  # type: ignore
+        command.make_context(words[1], words[2:])
+        return f"uar {words[1]}"
     if words[0] == "dvc":
         if len(words) == 2 and not words[1].isalpha():
             return ""
