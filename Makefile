@@ -1,5 +1,5 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests, in two processes.
-# make show: experiments, what they changed and the numbers that say most, in 120 columns.
+# make show: experiments, what they changed and the most informative numbers, in 120 columns.
 # make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them,
 # going on from .resume/faults.jsonl where it was interrupted.
 # make portable: every stage on this CPU and on three that QEMU emulates, and whether all made the
@@ -25,8 +25,9 @@ repro: venv
 	@python -m pipeline doctor --results
 
 show: venv
-	@dvc exp show --only-changed --hide-workspace \
-	  --drop '.*/|Created|val1|BLEU-[123]|METEOR|ROUGE|const|shuf_B4|F1_|near|no_f|unch|align|R@5|point|chance|gain|nats'
+	@dvc exp show --only-changed --hide-workspace --drop \
+	  '.*/|Created|State|Executor|val1|BLEU-[123]|METEOR|ROUGE|const|shuf_B4|F1_|near|no_f|unch|align|R@5|point|chance|gain|nats' \
+	  | grep . || echo 'This commit has no experiment yet. To make one: dvc exp run -S section.key=value'
 
 test: $(VENV)/test.done
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile

@@ -26,7 +26,12 @@ from uar.model.uar import UAR
 from uar.viewer.page.build import FindingBox, Findings, Headline, StudyShown, render_page
 
 SHOWN = 600  # most studies on the page; of more, a random sample
-DATASETS = {"demo": "Demo phantoms", "iu_xray": "IU X-Ray", "mimic_cxr": "MIMIC-CXR"}
+DATASETS = {
+    "demo": "Demo phantoms",
+    "iu_xray": "IU X-Ray",
+    "mimic_cxr": "MIMIC-CXR",
+    "custom": "Custom data set",
+}
 
 
 @dataclass(frozen=True)

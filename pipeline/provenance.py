@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import operator
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -129,6 +130,33 @@ def code_up_to(name: str) -> list[Path]:
         waiting += earlier - seen
         seen |= earlier
     return sorted(code)
+
+
+def commit(name: str) -> str | None:
+    """The last commit that changed code of the stages up to `name`; None outside a git repository.
+
+    A later one, of dvc.lock say, leaves it, so that the same result is the same file there. As with
+    `git describe`, "-dirty" stands for changes that no commit holds.
+    """
+    last = _last_commit("%H", name)
+    if last is None:
+        return None
+    compared = ["git", "diff", "--quiet", "HEAD", "--", *map(str, code_up_to(name))]
+    return last + ("" if subprocess.run(compared).returncode == 0 else "-dirty")
+
+
+def code_date(name: str) -> str | None:
+    """The day of that commit, as `2026-11-30`.
+
+    No file says when a model was trained: a run that is repeated gives the same bytes.
+    """
+    return _last_commit("%cs", name)
+
+
+def _last_commit(form: str, name: str) -> str | None:
+    command = ["git", "log", "-1", f"--format={form}", "--", *map(str, code_up_to(name))]
+    last = subprocess.run(command, capture_output=True, text=True)
+    return last.stdout.strip() or None if last.returncode == 0 else None
 
 
 def _stage(name: str, spec: dict[str, Any], used: set[str]) -> Stage:

@@ -195,16 +195,20 @@ def make_visual() -> Callable[..., torch.Tensor]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
     """Headless Chromium; without one the tests are skipped, but not in CI."""
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium and chromedriver")
+    with start_browser() as started:
+        yield started
+
+
+def start_browser() -> webdriver.Chrome:
+    """Headless Chromium, which keeps its logs."""
     options = webdriver.ChromeOptions()
-    options.binary_location = chromium
+    options.binary_location = shutil.which("chromium") or "chromium"
     for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as started:
-        yield started
+    return webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
 
 
 def serious_faults(page: webdriver.Chrome) -> list[str]:

@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from tests.conftest import ROOT
-from uar.analysis.alignment import alignment_metrics, min_max
+from uar.analysis.alignment import alignment_metrics, draw_alignment, min_max
 from uar.analysis.basis import gram, gram_metrics
-from uar.analysis.drawing import save_figure, wrap
+from uar.analysis.drawing import Caption, save_figure, signed, wrap
 from uar.analysis.grounding import (
     coverage,
     grounding_metrics,
@@ -25,6 +26,7 @@ from uar.analysis.grounding import (
     interval_over_studies,
     mentions,
     score_mention,
+    wilson_interval,
 )
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
@@ -315,7 +317,8 @@ def test_figure_7_of_a_report_with_few_words_to_show(tmp_path: Path, words: list
         written = []
         for run in ("first", "again"):
             png, pdf = tmp_path / f"{run}.png", tmp_path / f"{run}.pdf"
-            save_figure(draw_word_heatmaps(models, films, views, "$x_ .", boxes), png, pdf)
+            figure = draw_word_heatmaps(models, films, views, "$x_ .", boxes)
+            save_figure(figure, Caption("A title", "What to see in $x_."), png, pdf)
             written.append((png.read_bytes(), pdf.read_bytes()))
         assert written[0] == written[1]
         assert written[0][0].startswith(b"\x89PNG")
@@ -330,6 +333,23 @@ def test_a_heatmaps_scale_has_ticks_that_double() -> None:
     figure = draw_word_heatmaps({"TIR": report}, np.zeros((2, 4, 4)), ["a", "b"], "x", boxes)
     (bar,) = (axes for axes in figure.axes if "uniform" in axes.get_ylabel())
     assert bar.get_yticks().tolist() == [0, 0.5, 1, 2, 4]
+
+
+def test_a_figure_has_its_caption_on_the_screen_and_not_in_print(tmp_path: Path) -> None:
+    def saved(text: str) -> tuple[bytes, tuple[int, int]]:
+        figure = draw_alignment({"one": np.eye(2)}, ["a .", "b ."], {})
+        png, pdf = tmp_path / "a.png", tmp_path / "a.pdf"
+        save_figure(figure, Caption("Alignment", text), png, pdf)
+        with Image.open(png) as image:
+            return pdf.read_bytes(), image.size
+
+    (print_short, short), (print_long, long) = saved("Bright."), saved("Bright blocks. " * 40)
+    assert print_short == print_long
+    assert (long[0], long[1] > short[1] > 0) == (short[0], True)
+
+
+def test_a_negative_number_has_a_minus_sign() -> None:
+    assert (signed(-0.567, 2), signed(0.5, 1)) == ("−0.57", "0.5")
 
 
 def test_no_line_of_a_report_begins_with_a_full_stop() -> None:
@@ -423,6 +443,15 @@ def test_interval_of_grounding_draws_studies_not_mentions() -> None:
     assert interval_over_studies(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
 
 
+@pytest.mark.parametrize(
+    ("hits", "draws"), [(0, 2), (0, 16), (20, 20), (2, 2), (1, 2), (7, 16), (1, 1)]
+)
+def test_wilsons_interval_is_scipys(hits: int, draws: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    known = stats.binomtest(hits, draws).proportion_ci(method="wilson")
+    assert wilson_interval(hits / draws, draws) == pytest.approx((known.low, known.high), abs=1e-6)
+
+
 def test_grounding_summary_by_finding_and_for_all() -> None:
     table = pd.DataFrame(
         {
@@ -440,4 +469,6 @@ def test_grounding_summary_by_finding_and_for_all() -> None:
     np.testing.assert_allclose(summary["mean"], [1, 0.5, 2 / 3])
     np.testing.assert_allclose(summary["chance"], [0.4, 0.1, 0.2])
     assert (summary["low"] <= summary["mean"]).all()
+    edema = summary.iloc[0]  # one of one: not certain
+    np.testing.assert_allclose([edema["low"], edema["high"]], [0.2065, 1], atol=1e-4)
     assert (summary["high"] >= summary["mean"]).all()

@@ -187,7 +187,7 @@ def test_every_key_of_params_yaml_has_a_comment() -> None:
     for line in (ROOT / "params.yaml").read_text().splitlines():
         entry = re.match(r"( *)(\w+):([^#]*)(#.*)?$", line)
         if entry is None:
-            assert not line.strip() or line.startswith("#"), line
+            assert not line.strip() or line.startswith("#") or line.strip().startswith("- "), line
             continue
         indent, key, value, comment = len(entry[1]), entry[2], entry[3].strip(), entry[4]
         sections = [section for section in sections if section[0] < indent]
@@ -262,6 +262,8 @@ def test_full_size_presets_are_the_papers() -> None:
         assert values["train.batch_size"] == batch_size
         assert values["report.max_length"] == max_length
         assert values["vocabulary.min_count"] == min_count
+        assert values["train.smoothness"] == 0  # the hardest negative
+        assert (values["train.mask_reduction"], values["train.mask_learning_rate"]) == ("sum", None)
         assert values["train.stage_two.learning_rate"] == pytest.approx(
             values["train.stage_one.learning_rate"] / 10
         )
@@ -306,6 +308,20 @@ def test_root_option_names_the_raw_folder(project: Path, tmp_path: Path) -> None
     assert params.dataset.name == "iu_xray"
 
 
+def test_a_relative_root_is_found_from_a_copy_of_the_project(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DVC makes one for `dvc exp run --temp` and `--queue`."""
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/annotation.json").touch()
+    use("iu_xray_small", root=Path("raw"))
+    copy = tmp_path / "elsewhere/copy"
+    copy.mkdir(parents=True)
+    monkeypatch.chdir(copy)
+    assert (load_params(project).dataset.root / "annotation.json").is_file()
+    assert load_params(project).dataset.root == tmp_path / "raw"
+
+
 def test_layout_option_names_the_layout(project: Path, tmp_path: Path) -> None:
     (tmp_path / "ecgen-radiology").mkdir()
     (tmp_path / "annotation.json").touch()
@@ -327,7 +343,7 @@ def test_layout_option_names_the_layout(project: Path, tmp_path: Path) -> None:
             "iu_xray_small",
             "nowhere",
             None,
-            "dataset.root: no folder nowhere. Unpack the data set there, or name its folder with "
+            "nowhere. Unpack the data set there, or name its folder with "
             "`python -m pipeline use PRESET --root FOLDER`.",
         ),
         (
@@ -397,6 +413,12 @@ def test_a_presets_own_root_may_come_later(project: Path, caplog: pytest.LogCapt
     caplog.clear()
     use("demo")
     assert "Next: dvc repro" in caplog.text
+
+
+def test_use_says_what_the_preset_is(project: Path, caplog: pytest.LogCaptureFixture) -> None:
+    use("iu_xray")
+    assert "the paper's model and settings" in caplog.text
+    assert "TIR is as printed, and so has no effect" in caplog.text
 
 
 def test_hand_edits_of_other_keys_stay(project: Path) -> None:

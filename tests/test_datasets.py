@@ -104,9 +104,9 @@ def test_unknown_reader_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_missing_root_says_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        read_dataset(params_of(tmp_path / "nowhere", preset="iu_xray_small"))
+        read_dataset(params_of(tmp_path / "nowhere"))
     assert str(tmp_path / "nowhere") in str(caught.value)
-    assert "use iu_xray_small --root FOLDER" in str(caught.value)
+    assert "use PRESET --root FOLDER" in str(caught.value)
 
 
 def test_missing_annotation_says_what_is_there(tmp_path: Path) -> None:

@@ -44,6 +44,32 @@ def test_readmes_results_are_those_of_the_demos_run() -> None:
     assert list(map(float, said)) == pytest.approx([metrics[name] for name in names], abs=5.5e-4)
 
 
+def test_the_papers_page_says_what_the_presets_have() -> None:
+    """Its table of settings beyond the paper, whose last columns are the demo and iu_xray_small."""
+    text = (ROOT / "docs/paper.md").read_text(encoding="utf-8").split("## Beyond the paper")[1]
+    rows = re.findall(r"^\| `([\w.]+)`.* \| (\S+) \| (\S+) \|$", text, flags=re.MULTILINE)
+    assert len(rows) > 5
+    presets = [
+        yaml.safe_load((ROOT / f"presets/{name}.yaml").read_text())
+        for name in ("demo", "iu_xray_small")
+    ]
+    for key, *said in rows:
+        section, name = key.split(".")
+        for preset, value in zip(presets, said, strict=True):
+            assert yaml.safe_load(value.strip("`")) == preset[section][name], (key, said)
+    full = yaml.safe_load((ROOT / "presets/iu_xray.yaml").read_text())
+    for key, *_ in rows:
+        section, name = key.split(".")
+        assert full[section][name] in (0, 1, None, "sum")  # as printed, or off
+
+
+def test_every_page_has_its_place_on_the_site() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text().replace("!!", ""))
+    placed = re.findall(r"[\w/]+\.md", str(site["nav"]))
+    written = [page.name for page in (ROOT / "docs").glob("*.md")]
+    assert sorted(placed) == sorted([*written, "contributing.md", "changes.md"])
+
+
 def test_contributing_names_what_exists() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text()
     paths = re.findall(r"`((?:uar|pipeline|tests|presets|docs|benchmarks)/[\w./]*)`", text)
@@ -67,5 +93,6 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     home = (tmp_path / "index.html").read_text()
     assert 'href="scale/"' in home
+    assert 'href="contributing/"' in home
     links = re.findall(r'<a [^>]*href="([^"]+)"', home)
     assert [link for link in links if link.startswith("../")] == []

@@ -78,7 +78,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_exp_show_has_first_what_says_most(project: Path) -> None:
+def test_exp_show_begins_with_the_most_informative(project: Path) -> None:
     """DVC's pager cuts lines at the terminal's width and has the rest to the right."""
     lines = run(project, "dvc", "exp", "show").splitlines()
     header = next(line for line in lines if "Experiment" in line)
@@ -98,6 +98,24 @@ def test_make_show_fits_with_what_changed(project: Path) -> None:
     assert header.split() == [
         "Experiment", "val2_C", "BLEU-4", "CIDEr", "shuf_C", "F1", "distinct", CHANGED
     ]  # fmt: skip
+
+
+def test_make_show_says_that_there_is_no_experiment_yet(project: Path, tmp_path: Path) -> None:
+    run(tmp_path, "git", "clone", "--quiet", str(project), "clone")  # which leaves experiments out
+    for name in ("pyproject.toml", "constraints.txt", "venv/base.done"):
+        (tmp_path / "clone" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "clone" / name).touch()
+    said = run(tmp_path / "clone", "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
+    assert said.startswith("This commit has no experiment yet.")
+
+
+def test_queued_experiments_widen_no_table(project: Path) -> None:
+    for epochs in (11, 12):
+        run(project, "dvc", "exp", "run", "--queue", "-S", f"{CHANGED}={epochs}")
+    table = run(project, "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
+    assert [epochs for epochs in ("8", "11", "12") if f"  {epochs}  " not in table] == []
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= WIDTH
+    run(project, "dvc", "queue", "remove", "--queued")
 
 
 def test_metrics_diff_is_a_line_a_number(project: Path) -> None:

@@ -236,7 +236,7 @@ def test_the_chains_figures(chain: Path) -> None:
     assert sorted(path.stem for path in (chain / paths.FIGURES_PDF).iterdir()) == names
     page = (chain / paths.CURVES).read_text()
     assert "data:image/svg+xml;base64," in page
-    assert "<td>stage two</td><td>val/CIDEr</td><td>2</td>" in page  # epochs of the chain
+    assert "<td>stage two</td><td>validation: CIDEr</td><td>2</td>" in page  # epochs of the chain
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
     metrics = read_json(chain / paths.ANALYSIS_DETAILS)
@@ -397,7 +397,9 @@ def test_the_example_of_the_documentation(
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.S)
     exec(code, {})
     said = capsys.readouterr().out.splitlines()
-    films = sorted((chain / "data/raw/demo/images/demo0009").iterdir())
+    shown = read_table(paths.STUDIES).query("study_id == 'demo0003'")
+    assert shown["split"].tolist() == ["test"]  # no study that the model was trained on
+    films = sorted((chain / "data/raw/demo/images/demo0003").iterdir())
     report = uar.load(paths.BUNDLE).report(films)
     assert said[0] == report.text
     assert str(report.attention.shape) in said

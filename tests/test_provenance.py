@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.provenance import code_up_to, stages
-from pipeline.stages.export import commit
+from pipeline.provenance import code_up_to, commit, stages
 from uar.core.config import Params
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
@@ -229,7 +228,7 @@ def test_a_bundle_names_the_last_commit_of_its_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert commit() is None
+    assert commit("export") is None
 
     def committed(name: str, content: str) -> str:
         path = tmp_path / name
@@ -243,11 +242,11 @@ def test_a_bundle_names_the_last_commit_of_its_code(
 
     subprocess.run(["git", "init", "-q"], check=True)
     committed("README.md", "")
-    assert commit() is None
+    assert commit("export") is None
     code = committed("uar/model/uar.py", "a = 1")
     for other in ("dvc.lock", "README.md", "uar/analysis/figures.py"):
         committed(other, "b")
-        assert commit() == code
+        assert commit("export") == code
     (tmp_path / "uar/model/uar.py").write_text("a = 2")
-    assert commit() == f"{code}-dirty"
-    assert committed("uar/model/uar.py", "a = 3") == commit() != code
+    assert commit("export") == f"{code}-dirty"
+    assert committed("uar/model/uar.py", "a = 3") == commit("export") != code

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from pipeline import paths
 from pipeline.inputs import Inputs, open_images
+from pipeline.provenance import commit
 from uar.analysis import (
     alignment,
     basis,
@@ -25,10 +26,10 @@ from uar.analysis import (
     retrieval,
     word_heatmaps,
 )
-from uar.analysis.drawing import save_figure
+from uar.analysis.drawing import Caption, save_figure
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.core.files import write_csv, write_json
+from uar.core.files import sha256, write_csv, write_json
 from uar.core.params_file import load_params
 from uar.data.batches import Studies
 from uar.data.study import BOX_COLUMNS, read_checked
@@ -46,10 +47,47 @@ log = logging.getLogger(__name__)
 
 ONE, TWO = "stage one", "stage two"
 _MEASURED_FILMS = 256  # behind the reconstruction's quality
+CAPTIONS = {  # of figures by name, without the number that tells like ones apart
+    "curves": Caption(
+        "Training curves",
+        "Losses and scores of written reports by epoch; stage two's loss without the mask's share. "
+        "A validation loss that rises while training's falls says that the model overfits.",
+    ),
+    "figure3_image_to_report": Caption(
+        "Figure 3: reports retrieved by a study's images",
+        "Each row is a study drawn at random: its images, its own report with its rank, and the "
+        "reports nearest to the images. Good alignment ranks the study's own report high.",
+    ),
+    "figure3_report_to_image": Caption(
+        "Figure 3: images retrieved by a report",
+        "Each row is a study drawn at random: its report, its own images with their rank, and the "
+        "images nearest to the report.",
+    ),
+    "figure5_basis": Caption(
+        "Figure 5: the basis before and after training",
+        "Left: how much training changed the cosine of each pair of basis columns. Right: all of "
+        "these cosines. Columns that stay near 0 are still orthogonal.",
+    ),
+    "figure6_reconstruction": Caption(
+        "Figure 6: what the visual tokens keep of a film",
+        "Film, its reconstruction from the tokens, and what is lost. What the reconstruction does "
+        "not show is hard for the model to see.",
+    ),
+    "figure7_attention": Caption(
+        "Figure 7: where the model looks for each word",
+        "Attention over the film while a word of the report is written, in multiples of uniform "
+        "attention. A model that looks attends to the place that the word is about.",
+    ),
+    "grounding": Caption(
+        "Grounding: does attention meet the finding?",
+        "For each finding with a known box: attention of its word in the true report, with 95 % "
+        "intervals. Right of the black mark is better than chance.",
+    ),
+}
 
 
 def analyze() -> None:
-    """Draw the paper's figures on the validation split; the test split is evaluate's alone."""
+    """Draw the paper's figures on the validation split; only `evaluate` reads the test split."""
     params = load_params(paths.PARAMS)
     validation = ValidationSplit.read(params)
     models = trained_models(params, validation.inputs)
@@ -80,7 +118,11 @@ def follow_training(params: Params) -> None:
         stages[TWO], params.train.lambda3, params.train.mask_reduction
     )
     draw("curves", curves.draw_curves(stages))
-    curves.write_page(curves.draw_curves(stages), stages, paths.CURVES)
+    run = (
+        f"Data set {params.dataset.name}, train.seed {params.train.seed}, checkpoint "
+        f"{sha256(paths.STAGE_TWO)[:8]}, code of commit {(commit('analyze') or 'unknown')[:8]}."
+    )
+    curves.write_page(curves.draw_curves(stages), stages, run, paths.CURVES)
 
 
 def headline(details: Mapping[str, Any]) -> dict[str, float]:
@@ -169,16 +211,33 @@ def align(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, A
         for name, model in models.items()
     }
     published = published_alignment_scores() if validation.params.dataset.name == "iu_xray" else {}
-    draw("figure4_alignment", alignment.draw_alignment(cosine, validation.reports, published))
+    scores = {name: alignment.alignment_metrics(matrix) for name, matrix in cosine.items()}
+    draw(
+        "figure4_alignment",
+        alignment.draw_alignment(cosine, validation.reports, published),
+        alignment_caption({name: of_model["score"] for name, of_model in scores.items()}),
+    )
     for name, matrix in cosine.items():
         table = pd.DataFrame(matrix, validation.ids, validation.ids)
         write_numbers(f"figure4_cosine_{slug(name)}", table, index=True)
     return {
         "retrieval": retrieve(validation, cosine[TWO]),
-        "alignment": {
-            slug(name): alignment.alignment_metrics(matrix) for name, matrix in cosine.items()
-        },
+        "alignment": {slug(name): of_model for name, of_model in scores.items()},
     }
+
+
+def alignment_caption(scores: Mapping[str, float]) -> Caption:
+    """Figure 4's, with the alignment scores of the models by their names."""
+    said = ", ".join(f"{100 * score:.0f} % in {name}" for name, score in scores.items())
+    first, last = list(scores.values())[0], list(scores.values())[-1]
+    change = ""
+    if len(scores) > 1:
+        change = " It rises." if last > first else " It falls." if last < first else ""
+    return Caption(
+        "Figure 4: how well images and reports are aligned",
+        f"Share of image-report pairs with a scaled cosine above 0.5: {said}.{change} Similar "
+        "reports are neighbours, so alignment shows as bright blocks on the diagonal.",
+    )
 
 
 def retrieve(validation: ValidationSplit, cosine: np.ndarray) -> dict[str, dict[str, float]]:
@@ -327,9 +386,10 @@ def ground(
     return grounding.grounding_metrics({slug(name): table for name, table in tables.items()})
 
 
-def draw(name: str, figure: Figure) -> None:
-    """Write a figure, for the screen and for print."""
-    save_figure(figure, paths.FIGURES / f"{name}.png", paths.FIGURES_PDF / f"{name}.pdf")
+def draw(name: str, figure: Figure, caption: Caption | None = None) -> None:
+    """Write a figure, for the screen with its caption, and for print."""
+    caption = caption or CAPTIONS[name.rstrip("_0123456789")]
+    save_figure(figure, caption, paths.FIGURES / f"{name}.png", paths.FIGURES_PDF / f"{name}.pdf")
 
 
 def write_numbers(name: str, table: pd.DataFrame, index: bool = False) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 import uar
 from pipeline import paths
 from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
-from pipeline.provenance import code_up_to
+from pipeline.provenance import code_date, commit
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.evidence import Evidence
 from uar.bundle.example import Example
@@ -46,7 +45,10 @@ FILMS = {"demo": "drawn phantoms, not films of people"}  # what a reader would n
 ATTRIBUTION = {
     "iu_xray": """
 Reports are of IU X-Ray (D. Demner-Fushman et al., JAMIA 23(2):304-310, 2016; via Open-i) under
-CC BY-NC-ND 4.0: hand on with the source's name, unchanged, not commercially."""
+CC BY-NC-ND 4.0: hand on with the source's name, unchanged, not commercially.""",
+    "custom": """
+The data set is its user's own, and its terms are not known here: ask its owner before you hand this
+file on.""",
 }
 
 
@@ -157,8 +159,8 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
     details = read_json(paths.DETAILS)
     return {
         "program": f"uar {uar.__version__}",
-        "commit": commit(),
-        "code_date": code_date(),
+        "commit": commit("export"),
+        "code_date": code_date("export"),
         "arithmetic": params.arithmetic,
         "threads": params.threads,
         "dataset": params.dataset.name,
@@ -176,37 +178,6 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
             "protocol": details["protocols"]["r2gen"],
         },
     }
-
-
-def commit() -> str | None:
-    """The last commit that changed code of the stages up to export; None outside a git repository.
-
-    A later one, of dvc.lock say, leaves it, so that the same model is the same file there. As with
-    `git describe`, "-dirty" stands for changes that no commit holds.
-    """
-    last = _last_commit("%H")
-    if last is None:
-        return None
-    clean = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", *_code()]).returncode == 0
-    return last + ("" if clean else "-dirty")
-
-
-def code_date() -> str | None:
-    """The day of that commit, as `2026-11-30`.
-
-    No file says when a model was trained: a run that is repeated gives the same bytes.
-    """
-    return _last_commit("%cs")
-
-
-def _last_commit(form: str) -> str | None:
-    command = ["git", "log", "-1", f"--format={form}", "--", *_code()]
-    last = subprocess.run(command, capture_output=True, text=True)
-    return last.stdout.strip() or None if last.returncode == 0 else None
-
-
-def _code() -> list[str]:
-    return [str(path) for path in code_up_to("export")]
 
 
 def model_card(provenance: dict[str, Any]) -> str:

@@ -13,6 +13,11 @@ from uar.core.config import CREDENTIALED
 from uar.core.errors import UserError
 from uar.core.params_file import load_params
 
+_WHO_MAY_SEE = {
+    **dict.fromkeys(CREDENTIALED, "which its data use agreement lets only credentialed people see"),
+    "custom": "a data set of your own, whose terms are not known here",
+}
+
 log = logging.getLogger(__name__)
 
 
@@ -33,11 +38,10 @@ def push(
     from dvc.exceptions import DvcException
 
     name = load_params(paths.PARAMS).dataset.name
-    if name in CREDENTIALED and not credentialed:
+    if name in _WHO_MAY_SEE and not credentialed:
         raise UserError(
-            f"the outputs hold reports and films of {name}, which its data use agreement lets only "
-            "credentialed people see. If everybody who reads the remote is one, say so: "
-            "python -m pipeline push --credentialed"
+            f"the outputs hold reports and films of {name}, {_WHO_MAY_SEE[name]}. If everybody who "
+            "reads the remote may see them, say so: python -m pipeline push --credentialed"
         )
     try:
         objects, runs = push_all(remote)

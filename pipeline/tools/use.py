@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from ruamel.yaml import YAML, RoundTripRepresenter
+from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
-from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.tokens import CommentToken
 
 from pipeline import paths
@@ -29,7 +30,9 @@ log = logging.getLogger(__name__)
 @alone("use")
 def use(
     preset: Annotated[str, typer.Argument(help="Name of a file in presets/, without .yaml.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the raw data set.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the raw data set; stored as an absolute path.")
+    ] = None,
     layout: Annotated[
         str | None, typer.Option(help="How its files lie, if not as the preset has it.")
     ] = None,
@@ -44,15 +47,14 @@ def use(
         known = ", ".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
         raise UserError(f"no preset {preset!r} in {paths.PRESETS}/; there are: {known}.")
     load_params(paths.PARAMS)
-    editor = YAML()  # keeps comments, quotes and number formats
-    editor.preserve_quotes = True
-    editor.width = 4096
-    editor.representer.add_representer(type(None), _null)
+    editor = YAML()  # keeps comments and number formats; as `dvc exp run -S` has it
+    editor.default_flow_style = False
     read_raw(source)  # refuses what is no mapping
     overlay = editor.load(source.read_text(encoding="utf-8"))
     chosen = overlay.setdefault("dataset", {})
     if root is not None:
-        chosen["root"] = str(root)
+        # An experiment of --queue or --temp, or a copy of the project, runs in another folder.
+        chosen["root"] = os.path.abspath(root.expanduser())
     if layout is not None:
         offered = READERS.get(chosen.get("name"), {}).get(layout)
         if offered is not None and chosen.get("split") not in offered.splits:
@@ -68,6 +70,7 @@ def use(
         checked_layout(params.dataset)
     with atomic_write(paths.PARAMS) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
+    log.info(_about(source.read_text(encoding="utf-8")))
     for key, old, new in changes:
         log.info(f"{key}: {_as_yaml(old)} -> {_as_yaml(new)}")
     next_step = "dvc repro"
@@ -77,6 +80,12 @@ def use(
             f"`python -m pipeline use {preset} --root FOLDER`; then dvc repro"
         )
     log.info(f"{paths.PARAMS} now uses {preset} ({len(changes)} keys changed). Next: {next_step}")
+
+
+def _about(preset: str) -> str:
+    """The comment that a preset begins with, in one line."""
+    lines = takewhile(lambda line: line.startswith("#"), preset.splitlines())
+    return " ".join(line.strip("# ") for line in lines)
 
 
 def merge(
@@ -89,7 +98,7 @@ def merge(
             changes += merge(document[key], value, f"{prefix}{key}.")
         elif document.get(key) != value:
             changes.append((prefix + key, document.get(key), value))
-            document[key] = value
+            document[key] = list(value) if isinstance(value, list) else value  # a value a line
     return changes
 
 
@@ -108,7 +117,3 @@ def _align_comments(document: CommentedMap) -> None:
                 token.column = _COMMENTS
         if isinstance(value, CommentedMap):
             _align_comments(value)
-
-
-def _null(representer: RoundTripRepresenter, _: None) -> ScalarNode:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure
+from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure, signed
 
 THRESHOLD = 0.5
 
@@ -68,7 +68,7 @@ def draw_alignment(
     for axes, (name, cosine) in zip(maps, matrices.items(), strict=True):
         values = min_max(cosine)[np.ix_(order, order)]
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="none")
-        axes.set_title(f"{name}: cosine {cosine.min():.2f} to {cosine.max():.2f}")
+        axes.set_title(f"{name}: cosine {signed(cosine.min(), 2)} to {signed(cosine.max(), 2)}")
         axes.set_xlabel("report, in order of its text")
     maps[0].set_ylabel("image, in the same order")
     bar = figure.colorbar(image, ax=maps, shrink=0.8)

@@ -30,6 +30,22 @@ PANELS: dict[str, dict[str, str]] = {
     "reports": {"BLEU-4": BLUE, "ROUGE-L": ORANGE, "CIDEr": GREEN},
 }
 
+_CLIPPED = "train/clipped"  # share of an epoch's steps
+_QUANTITIES = {  # as DVCLive names them; others are their names
+    "changed_by_mask": "reports that change when the mask M is set to 0",
+    "clipped": "share of steps with a clipped gradient",
+    "cross_entropy": "cross-entropy, nats a report",
+    "distinct_reports": "distinct reports",
+    "findings": "findings loss",
+    "global": "triplet contrastive loss (Eq. 10)",
+    "image_gain": "image gain, nats a report",
+    "language_modeling": "language modelling loss (Eq. 5)",
+    "loss": "loss",
+    "mask_mean": "mask loss, mean (Eq. 12)",
+    "mask_sum": "mask loss, sum (Eq. 12)",
+    "mask_spread": "deviation of M within a row",
+}
+
 
 def read_curves(folder: Path) -> dict[str, pd.Series]:
     """DVCLive's curves of a stage, `folder/{train,val}/NAME.tsv`; empty for a stage not trained."""
@@ -102,26 +118,54 @@ def _key(color: str, style: Style, label: str) -> Line2D:
     return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
-def write_page(figure: Figure, curves: Mapping[str, Curves], path: Path) -> None:
-    """One HTML file that needs no network: the figure, and the last epoch's values as a table."""
+def write_page(figure: Figure, curves: Mapping[str, Curves], run: str, path: Path) -> None:
+    """One HTML file that needs no network: the figure, and the last epoch's values as a table.
+
+    Args:
+        figure: `draw_curves`.
+        curves: of each stage.
+        run: whose curves these are, in a sentence.
+        path: of the file.
+    """
     image = io.BytesIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
     encoded = base64.b64encode(image.getvalue()).decode()
+    remarks = "".join(
+        f"<p>In {html.escape(stage)}, the gradient of {100 * of_stage[_CLIPPED].mean():.1f} % of "
+        "the steps was longer than <code>train.gradient_clip</code> and was cut to it.</p>"
+        for stage, of_stage in curves.items()
+        if _CLIPPED in of_stage
+    )
     rows = "".join(
-        f"<tr><td>{html.escape(stage)}</td><td>{html.escape(name)}</td>"
-        f"<td>{values.index[-1]}</td><td>{values.iloc[-1]:.5g}</td></tr>"
+        f"<tr><td>{html.escape(stage)}</td><td>{html.escape(_in_words(name))}</td>"
+        f"<td>{values.index[-1]}</td><td>{_number(values.iloc[-1])}</td></tr>"
         for stage, of_stage in curves.items()
         for name, values in of_stage.items()
     )
     text = (
         '<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>Training curves</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<style>body{font:15px sans-serif;max-width:60em;margin:2em auto;padding:0 1em}"
-        "img{width:100%}td,th{text-align:left;padding:.1em 1em .1em 0}</style>"
-        "<h1>Training curves</h1><p>Dashed: training. Solid: validation. "
-        "Stage two's loss is shown without the mask's share.</p>"
-        f'<img alt="loss and scores by epoch" src="data:image/svg+xml;base64,{encoded}">'
-        "<h2>Last epoch</h2><table><tr><th>stage<th>quantity<th>epoch<th>value</tr>"
-        f"{rows}</table></html>\n"
+        "img{width:100%;min-width:40em}div{overflow-x:auto}"
+        "td,th{text-align:left;padding:.1em 1em .1em 0}</style>"
+        f"<h1>Training curves</h1><p>{html.escape(run)}</p>"
+        "<p>Dashed: training. Solid: validation. Stage two's loss is shown without the mask's "
+        f"share.</p>{remarks}"
+        '<div tabindex="0"><img alt="loss and scores by epoch" '
+        f'src="data:image/svg+xml;base64,{encoded}"></div>'
+        '<h2>Last epoch</h2><div tabindex="0"><table>'
+        f"<tr><th>stage<th>quantity<th>epoch<th>value</tr>{rows}</table></div></html>\n"
     )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return f"{value:.5g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _in_words(name: str) -> str:
+    """A curve's name for people: `val/image_gain` is "validation: image gain, nats a report"."""
+    part, _, quantity = name.partition("/")
+    said = _QUANTITIES.get(quantity, quantity.replace("_", " "))
+    return f"{PARTS[part][0] if part in PARTS else part}: {said}"

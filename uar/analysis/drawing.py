@@ -5,15 +5,17 @@ The same figure gives the same bytes each time.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from uar.core.files import atomic_write
 
@@ -34,22 +36,58 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+class Caption(NamedTuple):
+    """What stands above a figure on the screen."""
+
+    title: str
+    text: str  # what to see in it, in a sentence or two
+
+
 def new_figure(width: float, height: float) -> Figure:
     """A figure of `width` by `height` inches, drawn at the size it is printed at.
 
-    It has no title: captions belong to the page. Free of pyplot, so that no state is left behind.
+    Without a title, which `save_figure` puts above it. Free of pyplot: no state is left behind.
     """
     mpl.rcParams.update(_STYLE)
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: Figure, png: Path, pdf: Path) -> None:
-    """Write a figure for the screen and for print, without the metadata that tells runs apart."""
+def save_figure(figure: Figure, caption: Caption, png: Path, pdf: Path) -> None:
+    """Write a figure for the screen, with its caption, and for print, where the page has one.
+
+    Neither file holds the metadata that tells runs apart.
+    """
+    parts = [_image(_heading(caption, figure.get_figwidth())), _image(figure)]
+    whole = Image.new("RGB", (parts[1].width, sum(part.height for part in parts)), "white")
+    whole.paste(parts[0], (0, 0))
+    whole.paste(parts[1], (0, parts[0].height))
     with atomic_write(png) as temporary:
-        figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+        whole.save(temporary, format="png", dpi=(_DPI, _DPI))
     with atomic_write(pdf) as temporary:
         metadata = {"Creator": None, "Producer": None, "CreationDate": None}
         figure.savefig(temporary, format="pdf", dpi=_DPI, metadata=metadata)
+
+
+def _heading(caption: Caption, width: float) -> Figure:
+    """A caption as a figure of its own, `width` inches wide."""
+    text = textwrap.wrap(caption.text, round(17 * width))
+    mpl.rcParams.update(_STYLE)
+    heading = Figure(figsize=(width, 0.34 + 0.15 * len(text)))
+    top = heading.get_figheight()
+    heading.text(0.01, 1 - 0.06 / top, caption.title, va="top", fontsize=10, fontweight="bold")
+    heading.text(0.01, 1 - 0.29 / top, "\n".join(text), va="top", fontsize=8, parse_math=False)
+    return heading
+
+
+def _image(figure: Figure) -> Image.Image:
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=_DPI)
+    return Image.open(written).convert("RGB")
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number in print, with a minus sign where it is negative."""
+    return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def show_film(axes: Axes, pixels: np.ndarray) -> None:

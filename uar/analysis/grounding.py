@@ -167,10 +167,20 @@ def interval_over_studies(
     return float(low), float(high)
 
 
+def wilson_interval(share: float, draws: int) -> tuple[float, float]:
+    """95 % interval of a share of `draws` independent draws (Wilson 1927), of 0 and 1 too."""
+    z = 1.959964
+    centre = (share + z**2 / (2 * draws)) / (1 + z**2 / draws)
+    half = z / (1 + z**2 / draws) * (share * (1 - share) / draws + (z / (2 * draws)) ** 2) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each model, measure and finding, and for all findings together.
 
-    Columns: model, measure, finding, mentions, mean, low, high (`interval_over_studies`), chance.
+    Columns: model, measure, finding, mentions, mean, low, high, chance. The interval is
+    `interval_over_studies`; where all mentions meet their box or none does, and every resample is
+    the same, it is `wilson_interval` of the studies.
     """
     rows = []
     for model, table in tables.items():
@@ -179,6 +189,8 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
             for finding, group in groups:
                 values = group[measure].to_numpy()
                 low, high = interval_over_studies(values, group["study_id"].tolist())
+                if measure == "pointing" and values.mean() in (0, 1):
+                    low, high = wilson_interval(values.mean(), group["study_id"].nunique())
                 chance = float(group[f"{measure}_chance"].mean())
                 rows.append(
                     (model, measure, finding, len(group), float(values.mean()), low, high, chance)
@@ -194,7 +206,7 @@ def draw_grounding(summary: pd.DataFrame) -> Figure:
         summary: `grounding_summary`.
     """
     counts = summary.drop_duplicates("finding").set_index("finding")["mentions"]
-    labels = [f"{finding} ({count})" for finding, count in counts.items()]
+    labels = [f"{finding}, n = {count}" for finding, count in counts.items()]
     figure = new_figure(PAGE_WIDTH, 0.9 + 0.22 * len(labels))
     grid = figure.subplots(1, len(MEASURES), sharey=True)
     places = np.arange(len(labels))

@@ -10,7 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import GREEN, PAGE_WIDTH, new_figure, show_films, show_text
+from uar.analysis.drawing import (
+    GREEN,
+    PAGE_WIDTH,
+    new_figure,
+    show_films,
+    show_text,
+    signed,
+)
 from uar.evaluation.baselines import unit_rows
 
 TOP = 3  # retrieved ones that the figure shows
@@ -114,7 +121,7 @@ def draw_retrieval(
         show(query, axes[0], row.study)
         axes[0].set_title(f"{query} query", fontsize=7, loc="left")
         show(sought, axes[1], row.study)
-        title = f"true {sought}:\nrank {row.rank}, {row.cosine:.3f}"
+        title = f"true {sought}:\nrank {row.rank}, {signed(row.cosine, 3)}"
         axes[1].set_title(title, fontsize=7, loc="left")
         for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
             show(sought, axis, found)
@@ -127,5 +134,5 @@ def draw_retrieval(
 
 
 def _name(axes: Axes, place: int, cosine: float, right: bool) -> None:
-    title = f"{'★ ' if right else ''}rank {place}: {cosine:.3f}"
+    title = f"{'★ ' if right else ''}rank {place}: {signed(cosine, 3)}"
     axes.set_title(title, fontsize=7, loc="left", color=GREEN if right else "black")

@@ -5,12 +5,13 @@ A reader names all films that a study may use; `choice` picks those that it does
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Collection
 
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
-from uar.data.readers import demo, kaggle, openi, physionet, r2gen
+from uar.data.readers import custom, demo, kaggle, openi, physionet, r2gen
 from uar.data.readers.choice import choose_films
 from uar.data.study import (
     BOX_COLUMNS,
@@ -26,7 +27,10 @@ READERS: dict[str, dict[str, Layout]] = {  # dataset.name -> dataset.layout -> r
     "demo": {"r2gen": demo.LAYOUT},
     "iu_xray": {"r2gen": r2gen.LAYOUT, "openi": openi.LAYOUT, "kaggle": kaggle.LAYOUT},
     "mimic_cxr": {"r2gen": r2gen.LAYOUT, "physionet": physionet.LAYOUT},
+    "custom": {"csv": custom.LAYOUT, "r2gen": r2gen.LAYOUT},
 }
+
+log = logging.getLogger(__name__)
 
 __all__ = [
     "BOX_COLUMNS",
@@ -50,6 +54,14 @@ def read_dataset(params: DatasetParams) -> Dataset:
     """
     dataset = choose_films(checked_layout(params).read(params), params)
     _refuse_empty_splits(params, dataset)
+    foreign = r2gen.foreign(dataset.studies, params.name) if params.layout == "r2gen" else 0
+    if foreign:
+        log.warning(
+            f"{foreign} of {len(dataset.studies)} studies are not named as {params.name} names its "
+            "own. If this is another data set, say so, for what is exported or pushed follows the "
+            f"terms of {params.name}: `python -m pipeline use custom --layout r2gen "
+            f"--root {params.root}`"
+        )
     return dataset
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 import pandas as pd
 
@@ -31,6 +32,8 @@ from uar.data.study import (
 )
 
 R2GEN_LIST = Path(__file__).with_name("r2gen_split.csv")
+Uid = TypeVar("Uid", int, str)  # a study, as its collection names it
+
 SPLITS_OFFERED = ("r2gen", "random")
 SECTIONS_OFFERED = ("findings", "impression", "findings+impression")
 
@@ -77,12 +80,12 @@ def uid_of(study_id: str) -> int:
     return int(study_id.removeprefix("CXR").split("_")[0])
 
 
-def random_split(uids: Iterable[int], seed: int) -> dict[int, Split]:
+def random_split(uids: Iterable[Uid], seed: int) -> dict[Uid, Split]:
     """70 / 10 / 20 by study. A study's rank depends on the seed and its own number only."""
     ranked = sorted(uids, key=lambda uid: sha256(f"{seed}/{uid}".encode()).digest())
     train = (7 * len(ranked) + 5) // 10
     val = train + (len(ranked) + 5) // 10
-    split: dict[int, Split] = dict.fromkeys(ranked[:train], "train")
+    split: dict[Uid, Split] = dict.fromkeys(ranked[:train], "train")
     return split | dict.fromkeys(ranked[train:val], "val") | dict.fromkeys(ranked[val:], "test")
 
 

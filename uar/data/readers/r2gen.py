@@ -10,6 +10,7 @@ X-Ray and Johnson et al. (2019) for MIMIC-CXR.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -41,6 +42,14 @@ def recognise(root: Path) -> tuple[str, str] | None:
         first = _FIRST_FILM.search(stream.read(_GLANCE))
     film = first[1] if first else ""
     return next(((name, film) for name, form in _FILMS.items() if re.match(form, film)), None)
+
+
+def foreign(studies: Sequence[Study], name: str) -> int:
+    """How many studies are not of the data set `name`, by its list of them or its films' names."""
+    if name == "iu_xray":
+        return sum(study.study_id not in iu_xray.r2gen_studies() for study in studies)
+    form = _FILMS.get(name, "")
+    return sum(not re.match(form, path) for study in studies for path in study.image_paths[:1])
 
 
 def read(params: DatasetParams) -> Dataset:
