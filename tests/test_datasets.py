@@ -255,6 +255,7 @@ def test_ingest_packs_rows_in_the_order_of_the_table(project: Callable[..., Path
         "views": {"unknown": 10},
         "missing_views": 0,
         "boxes": 0,
+        "ended_by_unknown_head": {},
         "header_failed": [],
         "left_out": {"total": 0},
     }

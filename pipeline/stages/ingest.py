@@ -68,6 +68,12 @@ def ingest(
             f"{len(header_failed)} films have a header that leaves one gray value; their "
             f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
         )
+    if dataset.unknown_heads:
+        log.warning(
+            f"{sum(dataset.unknown_heads.values())} reports: the section ends at a head that no "
+            f"list knows, as {next(iter(dataset.unknown_heads))} ({paths.INGEST_SUMMARY}, "
+            "ended_by_unknown_head)"
+        )
     unknown = sum("unknown" in study.views for study in dataset.studies)
     if per_study == 1 and unknown:
         log.warning(
@@ -128,4 +134,5 @@ def summarize(dataset: Dataset, left_out: list[LeftOut], per_study: int) -> dict
         "missing_views": len(dataset.studies) * per_study - views.total(),
         "boxes": len(dataset.boxes),
         "left_out": {"total": len(left_out), **dict(sorted(reasons.items()))},
+        "ended_by_unknown_head": dataset.unknown_heads,
     }

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from uar.core.config import DatasetParams
-from uar.data.readers.sections import compose
+from uar.core.sections import compose, is_empty_report
 from uar.data.study import (
     SHORT_OF_IMAGES,
     SPLITS,
@@ -26,7 +26,6 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
-    is_empty_report,
     refuse,
 )
 

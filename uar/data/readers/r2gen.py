@@ -16,6 +16,7 @@ from typing import Any
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.files import read_json
+from uar.core.sections import is_empty_report
 from uar.data.readers import iu_xray
 from uar.data.study import (
     SPLITS,
@@ -24,7 +25,6 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
-    is_empty_report,
     is_text,
     refuse,
 )
