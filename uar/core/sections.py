@@ -183,7 +183,8 @@ def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Se
     texts.ended = {}
     above = ""
     for line in _SEAM.sub("\n", report).splitlines():
-        header = _header(line, finished=above.rstrip()[-1:] in ("", ".", "!", "?", ":"))
+        finished = above.rstrip()[-1:] in ("", ".", "!", "?", ":")
+        header = _header(line, finished) if line else None
         above = line
         if header is None or _is_sub_head(header, within, body):
             body.append(line)
