@@ -500,9 +500,9 @@ def _window(
     else:
         values = percentile_window(levels.astype(np.float64), counts)
         spread = np.ptp(values)
-    if not _LEAST < spread < _FAR:  # beyond what is counted in 32 bits
+    if not _LEAST < spread < _FAR or np.abs(values).max() > 1000 * spread:  # too much for 32 bits
         values = (values - values.min()) / (spread or 1)
-    return stretch(-values if inverted else values), failed
+    return stretch((-values if inverted else values).astype(np.float32)), failed
 
 
 def _transformed(
