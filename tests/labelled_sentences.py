@@ -4,6 +4,10 @@ Each line: letters of what is said, a tab, the text. A letter stands for an obse
 and is followed by + (asserted), - (denied) or ? (uncertain). Text escapes: \\n, \\t.
 """
 
+from __future__ import annotations
+
+import re
+
 LETTERS = {
     "M": "Enlarged Cardiomediastinum",
     "C": "Cardiomegaly",
@@ -216,13 +220,260 @@ E-	No edema.
 E?	Possible edema.
 """
 
+# The same of several findings, by kind: what is said of X, and how. From invented sentences.
+KINDS = {
+    "excluded in other words": (
+        "?",
+        """
+        X cannot be confidently excluded.
+        X cannot entirely be excluded.
+        X cannot be entirely excluded.
+        X can't be excluded.
+        X can’t be ruled out.
+        X couldn't be excluded.
+        X could not be reliably excluded.
+        X is not definitively excluded.
+        X is difficult to exclude.
+        Unable to exclude X.
+        Unable to completely exclude X.
+        We are not able to exclude X.
+        Difficult to exclude X.
+        It is hard to rule out X.
+        Cannot definitively exclude X.
+        Cannot completely rule out X.
+        Can't exclude X.
+        This does not exclude X.
+        It is not possible to exclude X.
+        It is impossible to exclude X.
+    """,
+    ),
+    "the film's limits": (
+        "",
+        """
+        Evaluation for X is limited.
+        Evaluation for X is limited by rotation.
+        Assessment for X is limited.
+        Sensitivity for X is reduced.
+        Sensitivity for a small X is reduced.
+        Limited evaluation of X.
+        The portable technique limits evaluation for X.
+        X may be missed.
+        A small X could be missed.
+        X might be overlooked.
+        X may easily be missed.
+        X cannot be assessed.
+        X can't be reliably assessed.
+        The film is insensitive for X.
+    """,
+    ),
+    "asked for": (
+        "",
+        """
+        CT to exclude X.
+        CT is recommended to exclude X.
+        Please exclude X.
+        CT to rule out X.
+        Correlate for X.
+        Correlate for signs of X.
+        Please correlate clinically for X.
+        Clinical correlation for X is recommended.
+        Recommend correlation with symptoms of X.
+        CT to evaluate for X.
+        Follow up to assess for X.
+    """,
+    ),
+    "advised, open": (
+        "?",
+        """
+        Consider X.
+        Consideration of X is advised.
+        r/o X
+        R/O X.
+        rule out X
+        ? X
+        ?X
+        Shadow at the base (? X)
+    """,
+    ),
+    "not well seen": (
+        "+",
+        """
+        The known X is not well seen.
+        The known left X is not well visualized.
+        Known X, not well demonstrated.
+        The X was not fully seen.
+        The X isn't well seen.
+        The X is not completely imaged.
+        The X is not optimally visualized.
+        The X is not entirely included.
+    """,
+    ),
+    "gone in part": (
+        "+",
+        """
+        The X has nearly resolved.
+        The X has almost completely resolved.
+        The X has partially cleared.
+        The X has mostly resolved.
+        The X has largely cleared.
+        The X is nearly gone.
+        Near complete resolution of the X.
+        Near-complete resolution of X.
+        Partial resolution of X.
+        Incomplete clearing of the X.
+        Incompletely resolved X.
+        Partially resolved X.
+        The X hasn't resolved.
+        The X has not resolved.
+        Resolving X.
+    """,
+    ),
+    "gone": (
+        "-",
+        """
+        The X has completely resolved.
+        Complete resolution of X.
+        Interval resolution of the X.
+        The X has since resolved.
+        Resolved X.
+        The X is not seen.
+        The X is not clearly seen.
+    """,
+    ),
+    "negated in other words": (
+        "-",
+        """
+        Don't see X.
+        We don't see any X.
+        Do not see X.
+        There isn't any X.
+        There isn't X.
+        Doesn't show X.
+        The film does not show X.
+        X - none.
+        X – none.
+        X: none.
+        X: no.
+        X - no.
+        X - absent.
+        X: absent.
+        X - negative.
+    """,
+    ),
+    "compared": (
+        "?",
+        """
+        More likely X than anything else.
+        Less likely X.
+        Unlikely to represent X.
+        This is unlikely to be X.
+        X is unlikely.
+        X is considered unlikely.
+        X is less likely.
+        X is more likely.
+        Not typical of X.
+        Not entirely typical for X.
+        Atypical for X.
+    """,
+    ),
+    "a not that ends": (
+        "?",
+        """
+        The film is not clearly worse, and may be X.
+        Not larger and may represent X.
+        Not normal, possibly X.
+        Not sharp, suggesting X.
+        The bases are not clear, suggestive of X.
+        Not expanded, concerning for X.
+    """,
+    ),
+    "compared with before": (
+        "+",
+        """
+        The X is not clearly worse.
+        The X is not larger.
+        The X is not any smaller.
+        The X isn't worse.
+        The X hasn't changed.
+        The X has not significantly increased.
+        The X is not new.
+        X does not change.
+    """,
+    ),
+}
+FINDINGS = {"X": "pneumothorax", "F": "pleural effusion", "P": "pneumonia", "K": "consolidation"}
+MORE = r"""
+R?	It is difficult to exclude rib fractures.
+	Small nodules may be missed.
+	CT to exclude malignancy.
+	Correlate for signs of infection.
+D+	The tip of the tube is not well seen.
+L?	The previous nodule is not well-seen on today's study.
+F-	Effusions - none.
+P?	The findings are not clearly worse, and may be pneumonia.
+E?P?	Not typical of infection, suggesting edema.
+A?P?	More likely atelectasis than pneumonia.
+F+	Evaluation of the left base is limited by a large effusion.
+X-	Evaluation for effusion is limited, no pneumothorax.
+X-F+	No pneumothorax, and there may be more; the effusion is not larger.
+L+	Noncalcified nodule.
+L+	Non-calcified nodule.
+R-	No non-displaced fracture.
+D+	Right subclavian in place.
+D+	Left internal jugular terminates in the SVC.
+D+	Dialysis line in place.
+D+	ETT in place.
+D+	Prosthetic valve.
+D+	Prosthetic aortic valve.
+D+	Mechanical mitral valve.
+D+	Bioprosthetic valve.
+D+	Spinal rods.
+D+	Harrington rod.
+D+	Fractured sternal wire.
+D+	Sternal wires are fractured.
+D+	Fractured pacemaker lead.
+D+R+	Sternal wires, and an old rib fracture.
+D+R+	Median sternotomy wires and a rib fracture.
+	Subclavian artery calcification.
+	Jugular venous distension.
+C+	Enlargement of the cardiac silhouette.
+C+	Enlargement of cardiac silhouette.
+C+	Enlargement of the heart.
+M+	Widened superior mediastinum.
+M+	Widening of the superior mediastinum.
+M+	Widened upper mediastinum.
+M+	Prominent mediastinum.
+M+	Prominent superior mediastinum.
+M+	Prominence of the mediastinum.
+M-	No widened superior mediastinum.
+E+	Vascular engorgement.
+E+	Engorged pulmonary vessels.
+E+	Pulmonary venous engorgement.
+E-	The vasculature is not engorged.
+	Pulmonary vascular engorgement appears within limits of normal.
+	Collapse of L1.
+	Collapse of the T12 vertebra.
+	L1 collapse.
+	Collapse of T8.
+	Collapsed lumbar vertebra.
+A+	Collapse of the left lower lobe.
+A+	Right lung collapse.
+"""
+
 
 def sentences() -> dict[str, dict[str, str]]:
     """Each text with what it says, by observation."""
     signs = {"+": "positive", "-": "negative", "?": "uncertain"}
     table = {}
-    for line in LINES.strip("\n").splitlines():
-        said, _, text = line.partition("\t")
+    listed = [line.partition("\t")[::2] for line in LINES.strip("\n").splitlines()]
+    listed += [line.partition("\t")[::2] for line in MORE.strip("\n").splitlines()]
+    listed += [
+        (letter + sign if sign else "", re.sub(r"\bX\b", finding, line.strip()))
+        for sign, lines in KINDS.values()
+        for line in lines.strip().splitlines()
+        for letter, finding in FINDINGS.items()
+    ]
+    for said, text in listed:
         text = text.replace("\\n", "\n").replace("\\t", "\t")
         pairs = zip(said[::2], said[1::2], strict=True)
         table[text] = {LETTERS[letter]: signs[sign] for letter, sign in pairs}

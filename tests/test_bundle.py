@@ -668,8 +668,14 @@ def test_a_table_of_studies(path: Path, tmp_path: Path, caplog: pytest.LogCaptur
     done = run(table, "--bundle", path, "--json")
     assert [json.loads(line)["study"] for line in done.stdout.splitlines()] == ["s1"]
     assert done.exit_code == 1 and "s2: " in caplog.text and "9.png: no such file" in caplog.text
-    table.write_text("id,film\n1,2\n")
-    assert isinstance(run(table, "--bundle", path).exception, UserError)
+    for content, message in {
+        "id,film\n1,2\n": "columns id, film; expected study, frontal, lateral",
+        "study,frontal\ns1,films/1.png,films/2.png\n": "row 1.*3 cells found, 2 expected",
+        "study,frontal,lateral\ns1,films/1.png\n": "row 1.*2 cells found, 3 expected",
+    }.items():
+        table.write_text(content)
+        error = run(table, "--bundle", path).exception
+        assert isinstance(error, UserError) and re.search(message, str(error))
 
 
 def test_the_command_refuses_a_stranger_unless_it_is_forced(

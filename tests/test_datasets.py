@@ -149,6 +149,20 @@ FAULTS: list[tuple[Any, str]] = [
     ({}, "id None lacks id, report, image_path, split"),
     (record("a", "train"), "id 'a' is repeated or not text"),
     (record("x", "train", id=7), "id 7 is repeated or not text"),
+    (record("x", "train", id=""), "id '' of 0 characters; expected 1 to 200 printable ones"),
+    (record("x", "train", id=" "), "id ' ' of 1 characters; expected 1 to 200 printable ones"),
+    (
+        record("x", "train", id="a\0b"),
+        "id 'a\\x00b' of 3 characters; expected 1 to 200 printable ones",
+    ),
+    (
+        record("x", "train", id="a\nb"),
+        "id 'a\\nb' of 3 characters; expected 1 to 200 printable ones",
+    ),
+    (
+        record("x", "train", id="x" * 100_000),
+        f"id {'x' * 40!r} of 100000 characters; expected 1 to 200 printable ones",
+    ),
     (record("x", "val"), "id 'x' says split 'val'"),
     (record("x", "train", report=" \n"), "id 'x' has an empty report"),
     (record("x", "train", report=None), "id 'x' has an empty report"),
@@ -255,6 +269,8 @@ def test_ingest_packs_rows_in_the_order_of_the_table(project: Callable[..., Path
         "views": {"unknown": 10},
         "missing_views": 0,
         "boxes": 0,
+        "ended_by_unknown_head": {},
+        "shared_films": {"across_splits": 0, "across_studies": 0, "within_studies": 0},
         "header_failed": [],
         "left_out": {"total": 0},
     }
@@ -270,6 +286,59 @@ def test_ingest_lists_all_bad_images_and_leaves_nothing(project: Callable[..., P
     assert lines[2] == "  study c: raw/images/c/0.png: no such file"
     assert "dataset.on_bad_image: skip" in lines[3]
     assert [path for path in Path("data").rglob("*")] == []
+
+
+def share_films(images: Path) -> None:
+    """Film 0 of study e (test) is film 1 of study a (train); b and c share one; d has one twice."""
+    for source, target in (("a/1", "e/0"), ("b/0", "c/1"), ("d/0", "d/1")):
+        (images / f"{target}.png").write_bytes((images / f"{source}.png").read_bytes())
+
+
+LEAK = "study a (train) and study e (test) have one film: a/1.png, e/0.png"
+
+
+def test_films_that_are_there_twice_are_told(
+    project: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    share_films(project())
+    ingest()
+    assert f"1 films are in two splits: {LEAK}; dataset.on_shared_film" in caplog.text
+    assert "study b (train) and study c (train) have one film: b/0.png, c/1.png" in caplog.text
+    assert "study d (val) has one film twice: d/0.png, d/1.png" in caplog.text
+    assert read_json(Path("data/ingest.json"))["shared_films"] == {
+        "across_splits": 1, "across_studies": 1, "within_studies": 1,
+    }  # fmt: skip
+    assert read_table(Path("data/studies.parquet"))["study_id"].tolist() == list("abcde")
+
+
+def test_films_in_two_splits_are_refused_or_skipped(project: Callable[..., Path]) -> None:
+    share_films(project(on_shared_film="error"))
+    with pytest.raises(UserError) as caught:
+        ingest()
+    assert LEAK in str(caught.value) and "on_shared_film: skip or keep" in str(caught.value)
+    raw = yaml.safe_load(Path("params.yaml").read_text())
+    raw["dataset"]["on_shared_film"] = "skip"
+    Path("params.yaml").write_text(yaml.safe_dump(raw))
+    ingest()
+    assert read_table(Path("data/studies.parquet"))["study_id"].tolist() == list("bcde")
+    assert np.load("data/images.npy").shape == (8, 16, 16)
+    left_out = pd.read_csv("data/left_out.csv")
+    assert left_out.values.tolist() == [
+        ["a", "a/1.png is also in e (test)", "film of a later split"]
+    ]
+
+
+def test_a_film_repeated_for_a_missing_view_is_no_duplicate(
+    project: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    project(missing_view="repeat")
+    split = json.loads(Path("raw/annotation.json").read_text())
+    for records in split.values():
+        for one in records:
+            one["image_path"] = one["image_path"][:1]
+    Path("raw/annotation.json").write_text(json.dumps(split))
+    ingest()
+    assert "films are" not in caplog.text
 
 
 def test_ingest_skips_studies_with_a_bad_image(project: Callable[..., Path]) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGExtended12Bit
 
+from tests import public_films
+from tests.conftest import ROOT
 from tests.film_files import SYNTAXES, compress, lut, save_dicom
 from uar.core.errors import UserError
 from uar.data.films import read_film
@@ -312,6 +314,78 @@ def test_a_useless_header_gives_way_to_percentiles(
     assert len(np.unique(film.pixels)) == 256
 
 
+CURVE = (np.linspace(0, 1, 4096) ** 2 * 65535).astype(np.uint16)
+DEEP = np.linspace(0, 4000, 900).astype(np.uint16).reshape(30, 30)
+
+
+def short_lut(entries: int, stated: int, bits: int = 16) -> pydicom.Dataset:
+    item = lut(CURVE[:entries], 0, bits)
+    item.LUTDescriptor = [stated, 0, bits]
+    return item
+
+
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize(
+    ("entries", "stated"), [(4095, 4096), (4090, 4096), (4096, 0), (4096, 4096), (4060, 4096)]
+)
+def test_a_lut_with_few_entries_missing_is_read_as_far_as_it_goes(
+    tmp_path: Path, sequence: str, entries: int, stated: int
+) -> None:
+    tags = {sequence: [short_lut(entries, stated)]}
+    if sequence == "ModalityLUTSequence":
+        tags |= {"WindowCenter": 32768, "WindowWidth": 65536}
+    film = read_film(save_dicom(tmp_path / "film.dcm", DEEP, **tags))
+    assert_within_one(film.pixels, stretched(CURVE[DEEP].astype(float)))
+    assert not film.header_failed
+
+
+@pytest.mark.parametrize("sequence", ["VOILUTSequence", "ModalityLUTSequence"])
+@pytest.mark.parametrize(("entries", "bits"), [(2048, 16), (2048, 12), (1, 16), (3000, 8)])
+def test_a_lut_with_many_entries_missing_gives_way(
+    tmp_path: Path, sequence: str, entries: int, bits: int
+) -> None:
+    tags = {sequence: [short_lut(entries, 4096, bits)]}
+    if bits == 8:  # words of 16 bits that hold 8, too few of them
+        tags = {sequence: [short_lut(1000, 4096, bits)]}
+    film = read_film(save_dicom(tmp_path / "film.dcm", DEEP, **tags))
+    assert film.header_failed
+    plain = read_film(save_dicom(tmp_path / "plain.dcm", DEEP))
+    np.testing.assert_array_equal(film.pixels, plain.pixels)
+    window = {"WindowCenter": 1000, "WindowWidth": 500}
+    if sequence == "VOILUTSequence":
+        film = read_film(save_dicom(tmp_path / "next.dcm", DEEP, **tags, **window))
+        alone = read_film(save_dicom(tmp_path / "alone.dcm", DEEP, **window))
+        np.testing.assert_array_equal(film.pixels, alone.pixels)
+        assert not film.header_failed
+
+
+@pytest.mark.parametrize("slope", ["1e300", "1e39", "1e30", "1e-3", "1e-12", "1e-30", "1"])
+@pytest.mark.parametrize("intercept", ["0", "-1e12", "-1e15", "1e300", "-1e-300"])
+def test_extreme_rescale_values_leave_no_black_film(
+    tmp_path: Path, slope: str, intercept: str
+) -> None:
+    tags = {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    film = read_film(save_dicom(tmp_path / "film.dcm", DEEP, **tags))
+    plain = read_film(save_dicom(tmp_path / "plain.dcm", DEEP))
+    assert_within_one(film.pixels, plain.pixels.astype(int))
+    values = DEEP.astype(float) * float(slope) + float(intercept)
+    swallowed = len(np.unique(values)) < len(np.unique(DEEP))
+    assert film.header_failed == (swallowed or not np.isfinite(values).all())
+
+
+def test_a_blank_lut_item_counts_as_absent(tmp_path: Path) -> None:
+    window = {"WindowCenter": 1000, "WindowWidth": 500}
+    blank = pydicom.Dataset()
+    empty = pydicom.Dataset()
+    empty.add_new("LUTDescriptor", "US", None)
+    empty.add_new("LUTData", "OW", None)
+    expected = read_film(save_dicom(tmp_path / "plain.dcm", DEEP, **window))
+    for i, items in enumerate(([blank], [empty], [blank, empty])):
+        for sequence in ("VOILUTSequence", "ModalityLUTSequence"):
+            path = save_dicom(tmp_path / f"{i}.dcm", DEEP, **{sequence: items}, **window)
+            np.testing.assert_array_equal(read_film(path).pixels, expected.pixels)
+
+
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
 def test_a_useless_first_window_gives_way_to_the_second(
@@ -414,6 +488,11 @@ def cut_frame(path: Path) -> None:
     film = pydicom.dcmread(path)
     film.PixelData = film.PixelData[:60] + bytes(40) + film.PixelData[-8:]
     film.save_as(path)
+
+
+def cut_file(path: Path) -> None:
+    compress(path, "JPEG lossless SV1")
+    path.write_bytes(path.read_bytes()[:-40])
 
 
 def with_element(path: Path, keyword: str, vr: str, value: str) -> None:
@@ -574,7 +653,12 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         "PALETTE COLOR of 16 bits; expected grayscale of 8 or 16",
     ),
     "32 bits": (WIDE.astype(np.uint32), {}, None, "MONOCHROME2 of 32 bits"),
-    "too few pixels": (WIDE, {"PixelData": WIDE.tobytes()[:6]}, None, "pixels cannot be decoded"),
+    "too few pixels": (
+        WIDE,
+        {"PixelData": WIDE.tobytes()[:6]},
+        None,
+        "the file ends early, after 6 of",
+    ),
     "huge": (WIDE, {"Rows": 60000, "Columns": 60000}, None, "60000 x 60000 pixels, more than"),
     "all padding": (WIDE * 0, {"PixelPaddingValue": 0}, None, "every pixel is padding"),
     "video": (
@@ -590,6 +674,18 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         "transfer syntax 1.2.3.4.5: no decoder is installed",
     ),
     "broken frame": (SMOOTH, {}, cut_frame, "pixels cannot be decoded (JPEG Lossless"),
+    "frame cut short": (
+        SMOOTH,
+        {},
+        cut_file,
+        "the file ends early, within its pixels",
+    ),
+    "12-bit JPEG": (
+        SMOOTH,
+        {"BitsStored": 12, "HighBit": 11},
+        lambda path: as_syntax(path, JPEGExtended12Bit),
+        "12-bit JPEG (JPEG Extended (Process 2 and 4)): no installed decoder does 12 bits",
+    ),
 }
 
 
@@ -654,3 +750,11 @@ def test_reading_a_film_warns_of_no_patient(
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
     assert not any(word in repr(film) for word in ("Quagga", "424242"))
+
+
+def test_what_becomes_of_pydicoms_own_files() -> None:
+    """Each is read or refused in a sentence; docs/data.md has the table of the pinned release."""
+    shown = public_films.table()
+    assert "| read |" in shown
+    pinned = f"pydicom=={pydicom.__version__}\n" in (ROOT / "constraints.txt").read_text()
+    assert not pinned or shown in (ROOT / "docs" / "data.md").read_text()

@@ -238,9 +238,21 @@ def cut(path: Path, share: float = 0.6) -> Path:
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 NO_FILM = "not a PNG, JPEG or DICOM file"
 BAD: dict[str, tuple[str, Any, str]] = {
-    "PNG cut short": ("a.png", lambda p: cut(save(p, NOISE)), "cannot be decoded"),
-    "JPEG cut short": ("a.jpg", lambda p: cut(save(p, NOISE)), "cannot be decoded"),
-    "PNG header alone": ("a.png", lambda p: cut(save(p, NOISE), 0.01), "cannot be decoded"),
+    "PNG cut short": ("a.png", lambda p: cut(save(p, NOISE)), "decoded (the file ends early)"),
+    "JPEG cut short": ("a.jpg", lambda p: cut(save(p, NOISE)), "decoded (the file ends early)"),
+    "PNG header alone": ("a.png", lambda p: cut(save(p, NOISE), 0.01), "the file ends early"),
+    "WebP as PNG": ("a.png", lambda p: save(p, NOISE, format="WEBP"), "file, but a WebP file"),
+    "GIF as JPEG": ("a.jpg", lambda p: save(p, NOISE, format="GIF"), "but a GIF file"),
+    "BMP as PNG": ("a.png", lambda p: save(p, NOISE, format="BMP"), "but a BMP file"),
+    "TIFF as PNG": ("a.png", lambda p: save(p, NOISE, format="TIFF"), "but a TIFF file"),
+    "PDF as PNG": ("a.png", lambda p: p.write_bytes(b"%PDF-1.4\n" * 20), "but a PDF file"),
+    "ZIP as DICOM": ("a.dcm", lambda p: p.write_bytes(b"PK\3\4" + bytes(200)), "but a ZIP file"),
+    "JPEG 2000 as PNG": ("a.png", lambda p: save(p, NOISE, format="JPEG2000"), "but a JPEG 2000"),
+    "DICOM without preamble": (
+        "a.dcm",
+        lambda p: p.write_bytes(save_dicom(p, NOISE).read_bytes()[132:]),
+        "like a DICOM file whose preamble of 128 bytes and DICM are missing",
+    ),
     "text as PNG": ("a.png", lambda p: p.write_text("this is a report"), NO_FILM),
     "text as JPEG": ("a.jpg", lambda p: p.write_text("this is a report"), NO_FILM),
     "text as DICOM": ("a.dcm", lambda p: p.write_text("report " * 40), NO_FILM),
@@ -253,7 +265,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "DICOM cut short": (
         "a.dcm",
         lambda p: cut(save_dicom(p, NOISE)),
-        "pixels cannot be decoded (Explicit VR Little Endian",
+        "the file ends early, after",
     ),
 }
 

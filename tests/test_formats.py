@@ -127,6 +127,123 @@ def test_sections_of_a_text_with_heads(section: Any, text: str) -> None:
     assert section_of("No head at all.", section) == "No head at all."
 
 
+WRITTEN = {  # text: findings, impression
+    "Lungs clear. Additional findings: none.": ("Lungs clear. Additional findings: none.",) * 2,
+    "Lungs clear. No other findings: normal.": ("Lungs clear. No other findings: normal.",) * 2,
+    "Findings: Clear. Incidental findings: healed rib fracture.": (
+        "Clear. Incidental findings: healed rib fracture.", None),
+    "FINDINGS: Clear.\nINCIDENTAL FINDINGS: Healed rib fracture.\nIMPRESSION: Normal.": (
+        "Clear. INCIDENTAL FINDINGS: Healed rib fracture.", "Normal."),
+    "Findings: Clear. OTHER FINDINGS: none.": ("Clear. OTHER FINDINGS: none.", None),
+    "Findings: Clear. Findings: No edema.": ("Clear. No edema.", None),
+    "Findings: Clear.\nImpression: Normal.\nFindings: No edema.": ("Clear. No edema.", "Normal."),
+    "FINDINGS AND IMPRESSION: Clear.": ("Clear.", "Clear."),
+    "Findings and impression: Clear.": ("Clear.", "Clear."),
+    "FINDINGS/IMPRESSION:\nClear.": ("Clear.", "Clear."),
+    "Findings & Impression: Clear.": ("Clear.", "Clear."),
+    "Impression: Normal.": (None, "Normal."),
+    "Conclusion: Normal.": (None, "Normal."),
+    "Findings: Clear. Conclusion: Normal.": ("Clear.", "Normal."),
+    "Findings: Clear. Conclusions: Normal.": ("Clear.", "Normal."),
+    "## Findings\nClear.\n## Impression\nNormal.": ("Clear.", "Normal."),
+    "# Findings:\n\nClear.\n\n# Impression:\n\nNormal.": ("Clear.", "Normal."),
+    "### FINDINGS\nClear.": ("Clear.", None),
+    "**Findings:** Clear.\n**Impression:** Normal.": ("Clear.", "Normal."),
+    "**Findings**: Clear. **Impression**: Normal.": ("Clear.", "Normal."),
+    "**Findings:** Clear. **Impression:** Normal.": ("Clear.", "Normal."),
+    "**Findings**\nClear.\n\n**Impression**\nNormal.": ("Clear.", "Normal."),
+    "*Findings:* Clear.": ("Clear.", None),
+    "FINDINGS\nClear.\nIMPRESSION\nNormal.": ("Clear.", "Normal."),
+    "Findings\nClear.\n\nImpression\nNormal.": ("Clear.", "Normal."),
+    "findings: clear. impression: normal.": ("clear.", "normal."),
+    "findings : clear . impression : normal .": ("clear .", "normal ."),
+    "Findings: Clear\nImpression: Normal": ("Clear", "Normal"),
+    "The heart is normal. Impression: Normal.": ("The heart is normal.", "Normal."),
+    "PA view. Findings: Clear.": ("Clear.", None),
+    "Comparison: None. Clear.": ("Comparison: None. Clear.",) * 2,
+    "The findings: clear lungs.": ("The findings: clear lungs.",) * 2,
+    "See the impression: it is normal.": ("See the impression: it is normal.",) * 2,
+    "Clear, findings: none.": ("Clear, findings: none.",) * 2,
+    "FINDINGS:\nLUNGS AND PLEURA: Clear.\nHEART: Normal.": (
+        "LUNGS AND PLEURA: Clear. HEART: Normal.", None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_heads_as_models_write_them(text: str) -> None:
+    assert (section_of(text, "findings"), section_of(text, "impression")) == WRITTEN[text]
+
+
+def scores_of(texts: dict[str, str], *arguments: str) -> dict[str, Any]:
+    Path("peer.json").write_text(json.dumps({s: {"model_prediction": t} for s, t in texts.items()}))
+    invoke("score", "peer.json", "--out", "details.json", *arguments)
+    found: dict[str, Any] = read_json(Path("details.json"))["scores"]["model"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "end", [" Additional findings: none.", " Incidental findings: none.", " Impression: Normal."]
+)
+def test_a_head_at_the_end_takes_no_text_away(project: Path, end: str) -> None:
+    plain = scores_of(REPORTS)
+    ended = scores_of({study: text + end for study, text in REPORTS.items()})
+    assert plain["r2gen"]["BLEU-4"] == pytest.approx(1)
+    if "Impression" in end:
+        assert ended["r2gen"] == plain["r2gen"]
+    assert ended["r2gen"]["BLEU-4"] > 0.5
+
+
+def test_reports_without_the_section_are_counted_aloud(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    impressions = {study: f"Impression: {text}" for study, text in REPORTS.items()}
+    with pytest.raises(UserError, match=r"peer.json: 5 of 5 reports have no findings section, s1"):
+        scores_of(impressions)
+    scores_of({**REPORTS, "s2": impressions["s2"], "s4": "FINDINGS:\nIMPRESSION: Normal."})
+    assert "2 of 5 reports have no findings section, s2 first, and count as empty" in caplog.text
+    scores_of({**REPORTS, "s3": "PA view. Findings: Cardiomegaly."})
+    assert "1 of 5 reports have text before their first head, s3 first" in caplog.text
+
+
+@pytest.mark.parametrize("empty", ["None.", "nan", "NULL", "...", "", "___"])
+def test_references_without_words_are_left_out(
+    project: Path, caplog: pytest.LogCaptureFixture, empty: str
+) -> None:
+    rows = [{"ref": text, "hyp": text} for text in [*REPORTS.values(), empty]]
+    Path("a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    invoke("score", "a.jsonl", "--references", "a.jsonl", "--out", "details.json")
+    details = read_json(Path("details.json"))
+    assert details["studies"] == 5
+    assert details["scores"]["model"]["r2gen"]["BLEU-4"] == pytest.approx(1)
+    assert "1 of 6 references have no words, 5 first, and are left out" in caplog.text
+    peer = rexrank()
+    peer["s2"]["section_findings"] = empty
+    Path("peer.json").write_text(json.dumps(peer))
+    assert list(read_reports(Path("peer.json"), "findings").references) == ["s1", "s3", "s4", "s5"]
+    both = read_reports(Path("peer.json"), "findings+impression").references
+    assert both["s2"] == "Normal."
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("s1,Heart, size, within normal limits.", "row 1, which ends in line 2: 4 cells found, 2 "),
+        ('s1,"Clear, lungs."\ns2,Clear, lungs.', "row 2, which ends in line 3: 3 cells found, 2 "),
+        ('s1,"Clear,\nlungs."\ns2,Clear,', "row 2, which ends in line 4: 3 cells found, 2 "),
+        ("s1", "row 1, which ends in line 2: 1 cells found, 2 expected"),
+        ('s1,"Clear lungs.\ns2,Clear.\n', "row 1, line 3: unexpected end of data"),
+        ('s1,"Clear" lungs.', "row 1, line 2: ',' expected after"),
+    ],
+)
+@pytest.mark.parametrize("header", ["study_id,report", "reference,hypothesis"])
+def test_rows_of_other_lengths_are_refused(
+    tmp_path: Path, header: str, rows: str, message: str
+) -> None:
+    (tmp_path / "a.csv").write_text(f"{header}\n{rows}")
+    with pytest.raises(UserError, match=message):
+        read_reports(tmp_path / "a.csv", "findings")
+
+
 # ---- files
 
 

@@ -20,9 +20,9 @@ from tests.conftest import dataset_params
 from tests.film_files import lut, save, save_dicom
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
+from uar.core.sections import read_sections
 from uar.data.films import decode_film
 from uar.data.readers import Dataset, read_dataset
-from uar.data.readers.sections import read_sections
 from uar.data.study import SPLITS, leaves_folder
 from uar.data.text import clean_iu_xray, clean_mimic_cxr
 

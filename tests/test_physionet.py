@@ -232,6 +232,18 @@ def test_other_sections(lay_out: LayOut, section: str, reports: list[str]) -> No
     assert [study.report for study in dataset.studies] == reports
 
 
+def test_heads_that_no_list_knows_are_counted(lay_out: LayOut, tmp_path: Path) -> None:
+    params = lay_out(section="impression")
+    text = "FINDINGS:\nLUNGS/PLEURA: Clear.\nIMPRESSION: Normal.\n{}: x\n"
+    for study, head in {50000001: "PFI", 50000003: "PFI", 50000009: "SCHEME"}.items():
+        path = (tmp_path / folder_of(study)).with_suffix(".txt")
+        path.write_text(text.format(head))
+    assert read_dataset(params).unknown_heads == {"PFI": 2, "SCHEME": 1}
+    findings = read_dataset(lay_out(section="findings"))
+    assert not findings.unknown_heads  # the reports as they were
+    assert [study.report for study in findings.studies][0] == "Lungs are clear."
+
+
 def refused(params: DatasetParams) -> list[str]:
     with pytest.raises(UserError) as caught:
         read_dataset(params)

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from uar.data.readers.sections import compose, read_sections
-from uar.data.study import is_empty_report
+from uar.core.sections import compose, is_empty_report, read_sections
 
 REPORT = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)
@@ -65,7 +64,7 @@ def test_a_whole_report() -> None:
         ("FINDINGS: Clear.\nIMPRESSION: Normal.", "Clear."),
         ("FINDINGS: Clear.\nimpression: Normal.", "Clear."),
         ("FINDINGS: Clear.\nNOTIFICATION: Told.", "Clear."),
-        ("FINDINGS: Clear.\nLINES AND TUBES: None.", "Clear."),
+        ("FINDINGS: Clear.\nLINES AND TUBES: None.", "Clear. LINES AND TUBES: None."),
         ("FINDINGS: Clear.\nHeart: normal.", "Clear. Heart: normal."),
         ("FINDINGS: At 3:45 clear.\nT11: normal.", "At 3:45 clear. T11: normal."),
         # The last one that says something counts.
@@ -202,10 +201,73 @@ def test_empty_findings_are_under_the_next_film_heading(heading: str) -> None:
     assert read_sections(f"FINDINGS:\n\n{heading}:\n Clear lungs.")["findings"] == "Clear lungs."
 
 
-@pytest.mark.parametrize("organ", ["LUNGS", "HEART", "BONES", "PLEURA", "MEDIASTINUM"])
+ORGANS = [
+    "LUNGS", "LUNG", "HEART", "BONES", "PLEURA", "MEDIASTINUM", "LUNGS AND PLEURA", "LUNGS/PLEURA",
+    "LUNGS AND AIRWAYS", "LUNG PARENCHYMA", "PLEURAL SPACES", "PLEURAL SPACE", "PLEURAL EFFUSION",
+    "PNEUMOTHORAX", "HEART SIZE", "HEART AND MEDIASTINUM", "HEART/MEDIASTINUM", "CARDIAC",
+    "CARDIAC SILHOUETTE", "CARDIOMEDIASTINAL SILHOUETTE", "CARDIOMEDIASTINUM", "CARDIOVASCULAR",
+    "MEDIASTINUM AND HILA", "HILA", "BONES AND SOFT TISSUES", "BONES/SOFT TISSUES",
+    "OSSEOUS STRUCTURES", "BONY THORAX", "SOFT TISSUES", "CHEST WALL", "RIBS", "SUPPORT DEVICES",
+    "LINES AND TUBES", "TUBES AND LINES", "LINES/TUBES", "TUBES, LINES, AND DEVICES",
+    "UPPER ABDOMEN", "DIAPHRAGM", "TRACHEA", "PULMONARY VASCULATURE", "AORTA", "SPINE",
+    "THORACIC SPINE", "OTHER",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("organ", ORGANS)
 def test_organs_are_sub_heads_of_findings(organ: str) -> None:
-    found = read_sections(f"FINDINGS:\n{organ}: Normal.\nIMPRESSION: None new.")
-    assert found == {"findings": f"{organ}: Normal.", "impression": "None new."}
+    for before in ("", "Two views. ", "LUNGS: Clear.\n"):
+        findings = f"{before}\n{organ}: Normal.\nHEART: Normal."
+        found = read_sections(f"FINDINGS:\n{findings}\nIMPRESSION: None new.")
+        expected = " ".join(findings.split())
+        if organ in ("RIBS", "CHEST WALL") and not before:  # a heading of films
+            expected = expected.removeprefix(f"{organ}: ")
+        assert found == {"findings": expected, "impression": "None new."}
+        assert not found.ended
+    for section in ("IMPRESSION", "FINDINGS AND IMPRESSION"):
+        found = read_sections(f"{section}:\n1. Stable.\n{organ}: Normal.")
+        assert found["impression"] == f"1. Stable. {organ}: Normal."
+
+
+@pytest.mark.parametrize("head", ["NODULES", "TECHNICAL QUALITY", "ADDITIONAL FINDINGS", "PFI"])
+def test_a_head_that_no_list_knows(head: str) -> None:
+    """It belongs to findings, and else ends its section, which is told."""
+    found = read_sections(f"FINDINGS: Clear.\n{head}: None.\nIMPRESSION: Normal.\n{head}: x\n")
+    assert found == {"findings": f"Clear. {head}: None.", "impression": "Normal."}
+    assert found.ended == {"impression": head}
+    assert read_sections(f"CHEST, ONE VIEW: Clear.\n{head}: x")["findings"] == f"Clear. {head}: x"
+
+
+def test_headings_of_other_films_end_findings_and_are_told() -> None:
+    found = read_sections("FINDINGS: Clear.\nABDOMEN, TWO VIEWS: Gas.\nIMPRESSION: Normal.")
+    assert found == {"findings": "Clear.", "impression": "Normal."}
+    assert found.ended == {"findings": "ABDOMEN, TWO VIEWS"}
+
+
+@pytest.mark.parametrize(
+    "head", ["COMPARISON", "TECHNIQUE", "INDICATION", "Recommendations", "NOTIFICATION", "ADDENDUM",
+             "CLINICAL HISTORY", "EXAM DATE", "ATTENDING", "SIGNED BY", "DOSE"],
+)  # fmt: skip
+def test_known_heads_end_findings(head: str) -> None:
+    found = read_sections(f"FINDINGS: Clear.\n{head}: x\nIMPRESSION: Normal.")
+    assert found == {"findings": "Clear.", "impression": "Normal."}
+    assert not found.ended
+
+
+@pytest.mark.parametrize("line", [
+    "findings: clear lungs. impression: normal.", "findings: clear lungs.\nimpression: normal.",
+    "indication: cough. findings: clear lungs. impression: normal.",
+    "findings : clear lungs. conclusion : normal.",
+])  # fmt: skip
+def test_reports_in_lower_case(line: str) -> None:
+    assert read_sections(line) == {"findings": "clear lungs.", "impression": "normal."}
+
+
+def test_what_occurs_twice() -> None:
+    report = "No head.\nFINDINGS: Old.\nIMPRESSION: x\nFINDINGS: New."
+    assert read_sections(report)["findings"] == "New."
+    assert read_sections(report, repeated="join")["findings"] == "Old. New."
+    assert read_sections(report).before == "No head."
 
 
 @pytest.mark.parametrize("word", ["comparison", "history", "technique", "findings", "impression"])

@@ -13,8 +13,16 @@ import typer
 
 from pipeline import paths
 from uar.core.config import DatasetParams
-from uar.core.files import atomic_write, give_name, write_csv, write_json, write_table
+from uar.core.files import (
+    atomic_write,
+    give_name,
+    open_array,
+    write_csv,
+    write_json,
+    write_table,
+)
 from uar.core.params_file import load_params
+from uar.data.duplicates import Duplicates, find_duplicates
 from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
 from uar.data.readers import read_dataset
 from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
@@ -44,13 +52,20 @@ def ingest(
             params.dataset.root,
             "Restore these images, or leave their studies out with dataset.on_bad_image: skip.",
         )
+    duplicates = find_duplicates(
+        open_array(packed.array), slots, dataset.studies, per_study, set(packed.faults)
+    )
+    _judge(duplicates, params.dataset)
+    shared = duplicates.leaking if params.dataset.on_shared_film == "skip" else {}
     left_out = [
         *dataset.left_out,
         *(LeftOut(ids[study], "; ".join(bad[study]), "unreadable image") for study in bad),
+        *(LeftOut(ids[i], why, "film of a later split") for i, why in shared.items()),
     ]
-    dataset = _with_views(dataset, packed.views).without(bad)
-    if bad:
-        kept = [study for study in range(len(ids)) if study not in bad]
+    gone = {*bad, *shared}
+    dataset = _with_views(dataset, packed.views).without(gone)
+    if gone:
+        kept = [study for study in range(len(ids)) if study not in gone]
         with atomic_write(paths.IMAGES) as out:
             copy_studies(packed.array, kept, per_study, out)
     else:
@@ -60,13 +75,24 @@ def ingest(
     write_csv(paths.LEFT_OUT, pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS))
     summary = summarize(dataset, left_out, per_study)
     header_failed = [
-        film for film in packed.header_failed if slots[film].row // per_study not in bad
+        film for film in packed.header_failed if slots[film].row // per_study not in gone
     ]
+    summary["shared_films"] = {
+        "across_splits": len(duplicates.across_splits),
+        "across_studies": len(duplicates.across_studies),
+        "within_studies": len(duplicates.within_studies),
+    }
     summary["header_failed"] = [slots[film].path for film in header_failed]
     if header_failed:
         log.warning(
             f"{len(header_failed)} films have a header that leaves one gray value; their "
             f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
+        )
+    if dataset.unknown_heads:
+        log.warning(
+            f"{sum(dataset.unknown_heads.values())} reports: the section ends at a head that no "
+            f"list knows, as {next(iter(dataset.unknown_heads))} ({paths.INGEST_SUMMARY}, "
+            "ended_by_unknown_head)"
         )
     unknown = sum("unknown" in study.views for study in dataset.studies)
     if per_study == 1 and unknown:
@@ -76,6 +102,29 @@ def ingest(
         )
     write_json(paths.INGEST_SUMMARY, summary)
     log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
+
+
+def _judge(duplicates: Duplicates, params: DatasetParams) -> None:
+    """Say which films are there more than once.
+
+    Raises:
+        UserError: some are in two splits, and `dataset.on_shared_film` is "error".
+    """
+    if params.on_shared_film == "error":
+        refuse(
+            duplicates.across_splits,
+            params.root,
+            "Remove one study of each, or choose dataset.on_shared_film: skip or keep.",
+        )
+    for said, where, advice in (
+        (duplicates.across_splits, "in two splits", "; dataset.on_shared_film says what becomes "
+         f"of them (now: {params.on_shared_film})"),
+        (duplicates.across_studies, "in two studies of one split", ""),
+        (duplicates.within_studies, "twice in one study", ""),
+    ):  # fmt: skip
+        if said:
+            shown = "; ".join(said[:5]) + ("; ..." if len(said) > 5 else "")
+            log.warning(f"{len(said)} films are {where}: {shown}{advice}")
 
 
 def _where_it_is(params: DatasetParams) -> DatasetParams:
@@ -128,4 +177,5 @@ def summarize(dataset: Dataset, left_out: list[LeftOut], per_study: int) -> dict
         "missing_views": len(dataset.studies) * per_study - views.total(),
         "boxes": len(dataset.boxes),
         "left_out": {"total": len(left_out), **dict(sorted(reasons.items()))},
+        "ended_by_unknown_head": dataset.unknown_heads,
     }

@@ -19,6 +19,7 @@ from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.files import existing, write_json
 from uar.core.params_file import load_params
+from uar.core.sections import is_empty_report
 from uar.data.study import read_checked
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
@@ -218,9 +219,17 @@ def align(
             f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
             f"of each; --partial scores the others alone, which is another test set.{own}"
         )
+    if empty := [study for study in raw if is_empty_report(raw[study])]:
+        log.warning(
+            f"{len(empty)} of {len(raw)} references have no words, {empty[0]} first, and are left "
+            "out"
+        )
+        if len(empty) == len(raw):
+            raise UserError("no reference has words; name others with --references")
     if extra := sum(study not in raw for study in generated):
         log.warning(f"{file}: {extra} studies that the references lack are left out")
-    kept = {study: generated[study] for study in raw if study in generated}
+    left_out = set(empty)
+    kept = {s: generated[s] for s in raw if s in generated and s not in left_out}
     as_decoded = all(text == text.lower() for text in kept.values())
     if not as_decoded:
         clean = _cleaner(params)

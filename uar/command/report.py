@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import sys
@@ -17,6 +15,7 @@ import typer
 import uar
 from uar.command.options import BUNDLE, BundlePath, Device
 from uar.core.errors import UserError
+from uar.core.files import read_rows
 
 if TYPE_CHECKING:
     from uar.bundle.report import Report
@@ -124,25 +123,18 @@ def _of_table(table: Path) -> Iterator[Asked]:
     """Paths are relative to the table's folder."""
     if not table.is_file():
         raise UserError(f"{table}: no such file")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+    columns, rows = read_rows(table)
+    if not {"study", "frontal"} <= set(columns):
         raise UserError(
-            f"{table} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
-    with io.StringIO(text, newline="") as stream:
-        rows = csv.DictReader(stream)
-        if not {"study", "frontal"} <= set(rows.fieldnames or ()):
-            raise UserError(
-                f"{table}: columns {', '.join(rows.fieldnames or ())}; expected "
-                f"{', '.join(_COLUMNS)} (lateral may be left out or empty)"
-            )
-        for row in rows:
-            films = {view: row.get(view) for view in ("frontal", "lateral")}
-            given: dict[View, Path] = {
-                cast("View", view): table.parent / film for view, film in films.items() if film
-            }
-            yield Asked(row["study"] or "", list(given.values()), list(given))
+            f"{table}: columns {', '.join(columns)}; expected {', '.join(_COLUMNS)} (lateral may "
+            "be left out or empty)"
+        )
+    for row in rows:
+        films = {view: row.get(view) for view in ("frontal", "lateral")}
+        given: dict[View, Path] = {
+            cast("View", view): table.parent / film for view, film in films.items() if film
+        }
+        yield Asked(row["study"], list(given.values()), list(given))
 
 
 def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared:

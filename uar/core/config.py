@@ -75,6 +75,7 @@ class DatasetParams(Section):
     split_seed: int = Field(ge=0)
     section: Literal["findings", "impression", "findings+impression"]
     on_bad_image: Literal["error", "skip"]
+    on_shared_film: Literal["keep", "skip", "error"]
     missing_view: Literal["error", "repeat", "mask"]
     images_per_study: int = Field(ge=1, le=2)
     order_views: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import errno
 import glob
 import hashlib
@@ -121,6 +122,36 @@ def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise
         raise UserError(f"{path} is no whole Parquet file ({error}). Restore it.") from None
+
+
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """The header of a CSV file, and its rows by the header's names.
+
+    Raises:
+        UserError: the file is absent, is no UTF-8 CSV, or a row has other cells than the header.
+    """
+    with existing(path).open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        rows: list[dict[str, str]] = []
+        try:
+            header = next(reader, [])
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    raise UserError(
+                        f"{path}: row {len(rows) + 1}, which ends in line {reader.line_num}: "
+                        f"{len(cells)} cells found, {len(header)} expected; put cells that hold "
+                        "commas in double quotes"
+                    )
+                rows.append(dict(zip(header, cells, strict=True)))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+            ) from None
+        except csv.Error as error:
+            raise UserError(
+                f"{path}: row {len(rows) + 1}, line {reader.line_num}: {error}. Restore the file."
+            ) from None
+    return header, rows
 
 
 def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:

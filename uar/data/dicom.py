@@ -27,6 +27,7 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
 )
 
 from uar.core.errors import UserError
@@ -114,6 +115,9 @@ _ELEMENTS = [
     "PixelData",
 ]
 _PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
+# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
+_ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
 _NEEDED = (
     "Rows",
     "Columns",
@@ -161,6 +165,8 @@ DAMAGE = (
     zlib.error,
 )
 _FAR = 1e12  # beyond any window
+_LEAST = 1e-3  # of a spread of values; below, they are stretched first
+_MISSING = 0.01  # share of a LUT's entries that may be missing
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
@@ -209,13 +215,24 @@ def _header(stream: BinaryIO) -> pydicom.Dataset:
             if element.is_empty and element.tag in film:
                 del film[element.tag]
         for keyword in _LUTS:
-            for item in film.get(keyword, []):
-                list(item)
+            items = [item for item in film.get(keyword, []) if not all(e.is_empty for e in item)]
+            if keyword in film and not items:
+                del film[keyword]
+            elif keyword in film:
+                film[keyword].value = items
+        if "PixelData" not in film and _begins_pixels(stream):
+            raise UserError("the file ends early, within its pixels")
     except UserError:
         raise
     except DAMAGE as error:
         raise UserError(f"header cannot be read ({kind_of(error)})") from None
     return film
+
+
+def _begins_pixels(stream: BinaryIO) -> bool:
+    """Whether encapsulated pixels begin in a file, which pydicom leaves out where they are cut."""
+    stream.seek(0)
+    return b"\xe0\x7f\x10\x00O" in stream.read()
 
 
 def kind_of(error: Exception) -> str:
@@ -319,10 +336,26 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
         )
         stored = film.pixel_array
     except DAMAGE as error:
-        raise UserError(f"pixels cannot be decoded ({syntax.name}, {kind_of(error)})") from None
+        raise UserError(_why_not_decoded(film, syntax, error)) from None
     if stored.ndim != (3 if colour else 2):
         raise UserError(f"pixels of shape {stored.shape} without NumberOfFrames, expected one film")
     return stored if colour else _used_bits(stored, film)
+
+
+def _why_not_decoded(film: pydicom.Dataset, syntax: UID, error: Exception) -> str:
+    """Why pixels could not be decoded, as far as the file tells."""
+    if syntax == JPEGExtended12Bit and film.BitsStored > 8:
+        return f"{film.BitsStored}-bit JPEG ({syntax.name}): no installed decoder does 12 bits"
+    data = film.PixelData
+    if syntax.is_encapsulated:
+        ends = data.rstrip(b"\0").endswith(_ENDS)
+        advice = f"; {_GDCM_ALONE}" if ends and syntax in _PILLOW_DECODES else ""
+        why = kind_of(error) if ends else "the file ends early"
+        return f"pixels cannot be decoded ({syntax.name}, {why}){advice}"
+    expected = film.Rows * film.Columns * film.SamplesPerPixel * film.BitsAllocated // 8
+    if film.SamplesPerPixel in (1, 3) and len(data) < expected:
+        return f"the file ends early, after {len(data):,} of {expected:,} bytes of pixels"
+    return f"pixels cannot be decoded ({syntax.name}, {kind_of(error)})"
 
 
 def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
@@ -459,11 +492,16 @@ def _window(
     failed = False
     for values in _transformed(levels, counts, film):
         values = values.astype(np.float64)
-        failed = not np.isfinite(values).all() or (len(levels) > 1 and np.ptp(values) == 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = np.ptp(values)
+        failed = not np.isfinite(spread) or (len(levels) > 1 and spread == 0)
         if not failed:
             break
     else:
         values = percentile_window(levels.astype(np.float64), counts)
+        spread = np.ptp(values)
+    if not _LEAST < spread < _FAR or np.abs(values).max() > 1000 * spread:  # too much for 32 bits
+        values = (values - values.min()) / (spread or 1)
     return stretch((-values if inverted else values).astype(np.float32)), failed
 
 
@@ -474,7 +512,10 @@ def _transformed(
     if "ModalityLUTSequence" in film:  # C.11.1
         values = _look_up(levels, film.ModalityLUTSequence[0], film)
     else:
-        values = apply_rescale(levels, film)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = apply_rescale(levels.astype(np.float64), film)
+        if len(np.unique(values)) < len(levels):  # the intercept swallows the values
+            values = np.zeros_like(values)
     film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
     offered = False
     for item in film.get("VOILUTSequence", []):  # C.11.2
@@ -502,15 +543,20 @@ def _windowed(values: np.ndarray, film: pydicom.Dataset, index: int) -> np.ndarr
 
 
 def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
-    """Values through a modality or VOI LUT; those beyond its ends take its ends (C.11.1.1.1)."""
-    entries, first, _ = lut.LUTDescriptor
-    entries = entries % 65536 or 65536
+    """Values through a modality or VOI LUT; those beyond its ends take its ends (C.11.1.1.1).
+
+    One value for all where more than `_MISSING` of the stated entries are not there.
+    """
+    entries, first, bits = lut.LUTDescriptor
+    stated = entries % 65536
     data = lut.LUTData
     if isinstance(data, bytes):
-        width = 1 if len(data) < 2 * entries else 2
+        width = 1 if bits == 8 and len(data) < 2 * stated else 2
         order = "<" if film.file_meta.TransferSyntaxUID.is_little_endian else ">"
-        data = np.frombuffer(data, dtype=f"{order}u{width}")
-    table = np.atleast_1d(np.asarray(data))[:entries].astype(np.float64)
+        data = np.frombuffer(data[: len(data) // width * width], dtype=f"{order}u{width}")
+    table = np.atleast_1d(np.asarray(data))[: stated or 65536].astype(np.float64)
+    if len(table) < (1 - _MISSING) * stated:
+        return np.zeros(values.shape)
     indices = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
     return table[indices]
 

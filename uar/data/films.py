@@ -7,6 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from struct import pack
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -31,6 +32,19 @@ if TYPE_CHECKING:
 
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
+
+
+# Groups 0002 and 0008 in either byte order: how a DICOM file without a preamble begins.
+_FIRST_ELEMENTS = {
+    pack(f"{order}HH", group, element)
+    for order in "<>"
+    for group, element in ((2, 0), (2, 1), (2, 2), (8, 0), (8, 1), (8, 5), (8, 8), (8, 18), (8, 22))
+}
+_OTHERS = {
+    b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"%PDF": "PDF",
+    b"PK\3\4": "ZIP", b"\x1f\x8b": "gzip", b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -126,9 +140,23 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
         if head.startswith((_PNG, _JPEG)):
             pixels, share = _read_pillow(stream)
             return Film(pixels, "unknown", coloured=share)
-        raise UserError("not a PNG, JPEG or DICOM file")
+        raise UserError(f"not a PNG, JPEG or DICOM file{_instead(head)}")
     except UserError as reason:
         raise UserError(f"{name}: {reason}") from None
+
+
+def _instead(head: bytes) -> str:
+    """What a file is that begins so, as a clause; "" where it is not known."""
+    if len(head) >= 8 and head[:4] in _FIRST_ELEMENTS:
+        return (
+            ", but like a DICOM file whose preamble of 128 bytes and DICM are missing; write it "
+            "anew with them, as by dcmconv"
+        )
+    known = (name for start, name in _OTHERS.items() if head.startswith(start))
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return ", but a WebP file"
+    name = next(known, None)
+    return f", but a {name} file" if name else ""
 
 
 def squash(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -146,10 +174,18 @@ def _read_pillow(stream: BinaryIO) -> tuple[np.ndarray, float]:
     except UserError:
         raise
     except (*DAMAGE, SyntaxError, Image.DecompressionBombError, png.Error) as error:
-        raise UserError(f"cannot be decoded ({kind_of(error)})") from None
+        why = kind_of(error) if _is_whole(stream) else "the file ends early"
+        raise UserError(f"cannot be decoded ({why})") from None
     if pixels.dtype == np.uint8:
         return refuse_constant(pixels), share
     return stretch_percentiles(pixels), share
+
+
+def _is_whole(stream: BinaryIO) -> bool:
+    """Whether a PNG or JPEG file has its end."""
+    stream.seek(0)
+    content = stream.read()
+    return (b"IEND" if content.startswith(_PNG) else b"\xff\xd9") in content[-4096:]
 
 
 def _stored_gray(stream: BinaryIO) -> tuple[np.ndarray, float]:

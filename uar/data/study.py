@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import string
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -69,12 +68,15 @@ class Dataset:
         boxes: known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
             shares of the film's width and height); empty where the data set has none.
         left_out: what is no study of it, and why.
+        unknown_heads: headers that ended the section asked for although no list knows them, with
+            the number of reports; what followed them is not in these reports.
     """
 
     studies: list[Study]
     images: Path  # folder of the image files
     boxes: pd.DataFrame = field(default_factory=_no_boxes)
     left_out: list[LeftOut] = field(default_factory=list)
+    unknown_heads: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
         """The study table, one row a study, `STUDY_COLUMNS`."""
@@ -180,17 +182,6 @@ def is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-_PLACEHOLDERS = frozenset(["nan", "none", "null"])  # of tables that had no text there
-
-
-def is_empty_report(report: str) -> bool:
-    """Whether a report has no word of letters, or stands for none as `nan` and `None.` do."""
-    words = [word.strip(string.punctuation) for word in report.split()]
-    if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
-        return True
-    return not any(word.isalpha() for word in words)
 
 
 def _texts(value: Any) -> bool:

@@ -11,22 +11,22 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from uar.core.errors import UserError
-from uar.core.files import atomic_write, existing
+from uar.core.files import atomic_write, existing, read_rows
+from uar.core.sections import Sections, is_empty_report, read_sections
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_odd_text
 
 Section = Literal["findings", "impression", "findings+impression"]
 Format = Literal["rexrank", "radeval"]
 
-_HEADS = re.compile(r"\b(findings|impression)\s*:", re.IGNORECASE)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_reports(path: Path, section: Section) -> ReportFile:
         raise UserError(
             f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
         ) from None
-    except (ValueError, RecursionError, csv.Error) as error:  # numbers, nestings without end too
+    except (ValueError, RecursionError) as error:  # numbers, nestings without end too
         raise UserError(f"{path}: {error}; restore the file") from None
 
 
@@ -105,19 +105,18 @@ def _of_rexrank(path: Path, raw: dict[str, dict[str, Any]], section: Section) ->
     generated, references = {}, {}
     for study, of in raw.items():
         if "model_prediction" in of:
-            written = _text(path, study, of["model_prediction"])
-            generated[study] = section_of(written, section)
+            generated[study] = _text(path, study, of["model_prediction"])
         parts = [of.get(f"section_{name}") for name in section.split("+")]
         parts = [of.get(name) for name in section.split("+")] if parts == [None] else parts
-        said = " ".join(_text(path, study, part) for part in parts if isinstance(part, str))
-        if said.strip():
+        texts = [_text(path, study, part) for part in parts if isinstance(part, str)]
+        if said := " ".join(text for text in texts if not is_empty_report(text)):
             references[study] = said
     if generated and len(generated) < len(raw):
         missing = next(study for study in raw if study not in generated)
         raise UserError(f"{path}: study {missing} has no model_prediction, others have")
     if not generated and not references:
         raise UserError(f"{path}: no study has a model_prediction or a section_{section}")
-    return ReportFile(generated, references)
+    return ReportFile(_sections_of(path, generated, section), references)
 
 
 def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
@@ -136,17 +135,12 @@ def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
 
 
 def _read_csv(path: Path, section: Section) -> ReportFile:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        rows, columns = list(reader), set(reader.fieldnames or ())
-    if {"reference", "hypothesis"} <= columns:
+    columns, rows = read_rows(path)
+    if {"reference", "hypothesis"} <= set(columns):
         return _numbered(path, [r["reference"] for r in rows], [r["hypothesis"] for r in rows])
-    if {"study_id", "report"} <= columns:
+    if {"study_id", "report"} <= set(columns):
         _refuse_twice(path, [row["study_id"] for row in rows])
-        texts = {
-            r["study_id"]: section_of(_text(path, r["study_id"], r["report"]), section)
-            for r in rows
-        }
+        texts = _sections_of(path, {row["study_id"]: row["report"] for row in rows}, section)
         return ReportFile(texts, texts)
     raise UserError(
         f"{path}: expected columns study_id and report (ReXrank), or reference and hypothesis "
@@ -174,14 +168,53 @@ def _numbered(path: Path, references: Any, generated: Any, names: Any | None = N
     )
 
 
-def section_of(text: str, section: Section) -> str:
-    """A section of a text with heads `Findings:` and `Impression:`; all of a text without."""
-    parts = _HEADS.split(text)
-    if len(parts) == 1:
-        return text
-    said = {head.lower(): body.strip() for head, body in zip(parts[1::2], parts[2::2], strict=True)}
-    wanted = [said[name] for name in section.split("+") if said.get(name)]
-    return " ".join(wanted)
+def section_of(text: str, section: Section) -> str | None:
+    """A section of a generated text, as `read_sections` reads it; all of a text without heads.
+
+    Equal heads are joined; what stands before the first head is the findings where no other text
+    is; FINDINGS AND IMPRESSION is any of the three.
+
+    Returns:
+        The text; None if the text has heads, but not this section.
+    """
+    found = read_sections(text, repeated="join")
+    return _chosen(found, section) if found else text
+
+
+def _chosen(found: Sections, section: Section) -> str | None:
+    joint = found.get("findings+impression", "")
+    if joint and section != "impression" and not found.get("findings"):
+        return joint
+    texts = {"findings": found.before, **{name: text for name, text in found.items() if text}}
+    return " ".join(texts[name] for name in section.split("+") if texts.get(name)) or None
+
+
+def _sections_of(path: Path, texts: Mapping[str, str], section: Section) -> dict[str, str]:
+    """`section_of` each text; what is not scored of them is said aloud.
+
+    Raises:
+        UserError: no text has the section.
+    """
+    chosen: dict[str, str | None] = {}
+    cut: list[str] = []
+    for study, text in texts.items():
+        found = read_sections(text, repeated="join")
+        chosen[study] = _chosen(found, section) if found else text
+        if found.before and found and found.before not in (chosen[study] or ""):
+            cut.append(study)
+    lacking = [study for study, text in chosen.items() if text is None]
+    said = f"{len(lacking)} of {len(texts)} reports have no {section} section"
+    advice = "score another with dataset.section, or remove the heads"
+    if lacking and len(lacking) == len(texts):
+        raise UserError(f"{path}: {said}, {lacking[0]} first; {advice}")
+    if lacking:
+        log.warning(f"{path}: {said}, {lacking[0]} first, and count as empty; {advice}")
+    if cut:
+        log.warning(
+            f"{path}: {len(cut)} of {len(texts)} reports have text before their first head, "
+            f"{cut[0]} first, which is not scored"
+        )
+    return {study: text or "" for study, text in chosen.items()}
 
 
 def as_prose(report: str) -> str:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import pandas as pd
 
 from uar.core.config import DatasetParams
-from uar.data.readers.sections import compose
+from uar.core.sections import compose, is_empty_report
 from uar.data.study import (
     SHORT_OF_IMAGES,
     SPLITS,
@@ -27,7 +27,6 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
-    is_empty_report,
     refuse,
 )
 

@@ -16,6 +16,7 @@ et al. (2019), and the MIMIC code repository for the sections (see `sections`).
 from __future__ import annotations
 
 import os
+from collections import Counter
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -26,7 +27,7 @@ import pandas as pd
 from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.core.progress import progress
-from uar.data.readers.sections import compose, read_sections
+from uar.core.sections import compose, is_empty_report, read_sections
 from uar.data.readers.tables import read_csv
 from uar.data.study import (
     IMAGE_SUFFIXES,
@@ -38,7 +39,6 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
-    is_empty_report,
     leaves_folder,
     links_out,
     refuse,
@@ -65,19 +65,20 @@ def read(params: DatasetParams) -> Dataset:
     reports = apart if apart.is_dir() else root
     studies: list[Study] = []
     left_out: list[LeftOut] = []
+    heads: Counter[str] = Counter()
     faults: list[str] = []
     total = films["study_id"].nunique()
     by_study = groupby(films.itertuples(index=False), key=attrgetter("study_id"))
     for _, rows in progress(by_study, "physionet", total, "study"):
         try:
-            study, left = _read_study(list(rows), reports, params)
+            study, left = _read_study(list(rows), reports, params, heads)
         except UserError as fault:
             faults.append(str(fault))
             continue
         studies += study
         left_out += left
     refuse(faults, root, SHORT_OF_IMAGES)
-    return Dataset(studies, root, left_out=left_out)
+    return Dataset(studies, root, left_out=left_out, unknown_heads=dict(heads.most_common()))
 
 
 LAYOUT = Layout(
@@ -90,9 +91,12 @@ LAYOUT = Layout(
 
 
 def _read_study(
-    films: list[Any], reports: Path, params: DatasetParams
+    films: list[Any], reports: Path, params: DatasetParams, heads: Counter[str]
 ) -> tuple[list[Study], list[LeftOut]]:
-    """The study of these rows of `_films`, if it is used, and what is left out of it."""
+    """The study of these rows of `_films`, if it is used, and what is left out of it.
+
+    Headers that ended its section and that no list knows are added to `heads`.
+    """
     first = films[0]
     study_id = f"s{first.study_id}"
     frontal = [film.dicom_id for film in films if film.ViewPosition in _FRONTAL]
@@ -101,7 +105,8 @@ def _read_study(
     text = _report_text(reports / first.report, reports) if first.report else None
     if text is None:
         return [], [LeftOut(study_id, first.report or "cxr-study-list", "no report")]
-    report = compose(read_sections(text), params.section)
+    sections = read_sections(text)
+    report = compose(sections, params.section)
     if report is None and text.strip():
         return [], [LeftOut(study_id, first.report, "no report section")]
     if not report or is_empty_report(report):
@@ -124,6 +129,8 @@ def _read_study(
     if fault:
         raise UserError(f"{first.folder}: study {study_id} {fault}")
     frontals: list[View] = ["frontal"] * len(paths)
+    names = params.section.split("+")
+    heads.update({sections.ended[name] for name in names if name in sections.ended})
     study = Study(study_id, _SPLITS[first.split], report, tuple(paths), tuple(frontals))
     return [study], strays
 

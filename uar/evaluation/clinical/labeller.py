@@ -17,17 +17,25 @@ from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.clinical.phrases import (
     ABSENCES,
     BARRIERS,
+    GROUPS,
     MENTIONS,
     NEGATION,
     OTHERS,
     UNCERTAINTY,
+    UNSTATED,
 )
 
 _PRECEDENCE = (Label.POSITIVE, Label.UNCERTAIN, Label.NEGATIVE, Label.BLANK)
 _GAP = 6  # words
 _PIECES = re.compile(
     r"""
-    (?P<stop>                               # what ends a sentence without being a full stop
+    (?P<word> (?<!\.)[A-Za-z]+(?![A-Za-z'’]) )
+    | (?P<can_not> (?i: (?<=ca)n['’]t\b ) )
+    | (?P<not> (?i: (?<=[a-z])n['’]t\b ) )
+    | (?P<possible> (?<![^\s(])\?\s?(?=[A-Za-z])(?!No\b|The) )  # "? pneumonia"
+    | (?P<colon> \s[-–—]+\s(?i: (?=(?:none|nil|absent|negative)\b | no\s*(?:[.;\n]|$)) ) )
+    | (?P<joined> (?i: (?<=\bnon)[-\s](?=[a-z]) ) )             # "non-displaced"
+    | (?P<stop>                               # what ends a sentence without being a full stop
         \.\s*(?:\.\s*)+ | … | [—|•·▪‣\t] | --+
         | (?<=\s)[-–]{1,3}(?=\s|[A-Z]) | (?<=\s)\*
         | (?<=\s)\d{1,2}[.)](?=\s) | \(\d\)
@@ -39,8 +47,12 @@ _PIECES = re.compile(
     """,
     re.VERBOSE,
 )
+_WRITTEN = {
+    "stop": " . ", "can_not": "n not", "not": " not", "possible": "possible ", "colon": " : ",
+    "joined": "",
+}  # fmt: skip
 # of these, one before "normal" or "clear" says that it is not
-_DENIED = frozenset(["not", "n't", "than", "above", "beyond", "longer", "never", "abnormal"])
+_DENIED = frozenset(["not", "than", "above", "beyond", "longer", "never", "abnormal"])
 _SPANS = "observations"
 
 
@@ -67,14 +79,16 @@ class Labeller:
     def __init__(self, also: Mapping[str, str] | None = None) -> None:
         self._nlp = spacy.blank("en")
         self._nlp.add_pipe("sentencizer", config={"punct_chars": [".", "!", "?", ";"]})
-        self._negation, self._uncertainty = (
+        self._contexts = [
             Negex(self._nlp, name, terms, extension_name=name, span_keys=[_SPANS])
-            for name, terms in (("negated", NEGATION), ("uncertain", UNCERTAINTY))
-        )
-        self._mentions, self._absences, self._others = (
-            _Phrases(self._nlp.vocab, phrases)
-            for phrases in ({**MENTIONS, **(also or {})}, ABSENCES, OTHERS)
-        )
+            for name, terms in (
+                ("negated", NEGATION), ("uncertain", UNCERTAINTY), ("unstated", UNSTATED)
+            )
+        ]  # fmt: skip
+        vocab = self._nlp.vocab
+        self._mentions = _Phrases(vocab, {**MENTIONS, **(also or {})})
+        self._absences = _Phrases(vocab, ABSENCES)
+        self._others = {name: _Phrases(vocab, {name: listed}) for name, listed in OTHERS.items()}
 
     def label(self, reports: Iterable[str]) -> np.ndarray:
         """Labels `(N, 14)` int8 of N reports, values of `Label`, columns as `OBSERVATIONS`."""
@@ -91,16 +105,17 @@ class Labeller:
             ]
 
     def _labelled_spans(self, doc: Doc) -> list[tuple[Span, Label]]:
-        others = self._others.spans(doc)
-        spans = [
-            span
-            for span in self._mentions.spans(doc)
-            if not any(_within(span, other) for other in others)
-        ]
+        spans = self._mentions.spans(doc)
+        for name in {span.label_ for span in spans} & self._others.keys():
+            others = self._others[name].spans(doc)
+            spans = [s for s in spans if not any(_within(s, other) for other in others)]
         doc.spans[_SPANS] = spans
-        self._uncertainty(self._negation(doc))
+        for context in self._contexts:
+            context(doc)
         found = []
         for span in spans:
+            if span._.unstated:
+                continue
             label = Label.UNCERTAIN if span._.uncertain else Label.POSITIVE
             found.append((span, Label.NEGATIVE if span._.negated else label))
         return found + [
@@ -124,19 +139,25 @@ def _labels(mentions: Iterable[Mention]) -> list[Label]:
 
 
 def _normalised(report: str) -> tuple[str, list[int]]:
-    """Lower case, hyphens and slashes as blanks, full stops for all that ends a sentence.
+    """Lower case, hyphens and slashes as blanks, full stops for all that ends a sentence, "not" for
+    "n't", "possible" for a question mark before a word.
 
     Also each character's place in the report.
     """
     pieces: list[str] = []
     places: list[int] = []
     for match in _PIECES.finditer(report):
-        if match.lastgroup == "kept":
+        kind = str(match.lastgroup)
+        if kind == "word":
+            pieces.append(match[0].lower())
+            places += range(match.start(), match.end())
+            continue
+        if kind == "kept":
             piece = match[0].lower()
-        elif match.lastgroup == "stop":
-            piece = " . "
-        else:
+        elif kind == "blank":
             piece = "" if pieces and pieces[-1].endswith(" ") else " "
+        else:
+            piece = _WRITTEN[kind]
         pieces.append(piece)
         places += [match.start()] * len(piece)
     return "".join(pieces), places
@@ -167,6 +188,8 @@ def _token(word: str) -> dict[str, Any]:
     """One word of a phrase in the Matcher's terms."""
     if word == "~":
         return {"LOWER": {"NOT_IN": list(BARRIERS)}, "IS_PUNCT": False, "OP": f"{{,{_GAP}}}"}
+    if word in GROUPS:
+        return {"LOWER": {"REGEX": f"^(?:{GROUPS[word]})$"}}
     if word.endswith("*"):
         return {"LOWER": {"REGEX": f"^{re.escape(word[:-1])}"}}
     return {"LOWER": word}

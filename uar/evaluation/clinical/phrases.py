@@ -2,8 +2,14 @@
 
 A word that ends in `*` stands for every word that begins so. `~` stands for up to six words of the
 same clause; then what comes after it is the finding, and what comes before it only its place, so
-that "not" in "the heart is not enlarged" precedes the finding.
+that "not" in "the heart is not enlarged" precedes the finding. A word in angle
+brackets stands for those of `GROUPS`.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
 
 # Mentions that assert an observation unless negated.
 MENTIONS = {
@@ -11,10 +17,16 @@ MENTIONS = {
         widen* mediastin*, widen* of the mediastin*, mediastin* ~ widen*, mediastin* ~ enlarge*
         enlarge* mediastin*, enlarge* cardiomediastin*, cardiomediastin* ~ enlarge*
         cardiomediastin* ~ widen*, cardiomediastin* ~ prominen*, mediastin* ~ prominen*
+        widen* superior mediastin*, widen* upper mediastin*, widen* of the superior mediastin*
+        widen* of the upper mediastin*, enlarge* superior mediastin*, enlarge* of the mediastin*
+        prominen* mediastin*, prominen* superior mediastin*, prominen* upper mediastin*
+        prominen* cardiomediastin*, prominen* of the mediastin*
+        prominen* of the superior mediastin*
     """,
     "Cardiomegaly": """
         cardiomegal*, enlarge* heart, enlarge* cardiac, enlarge* of the heart
-        enlarge* of the cardiac, enlarge* cardiomediastin*, heart ~ enlarge*, cardiac ~ enlarge*
+        enlarge* of the cardiac, enlarge* of cardiac, enlarge* of heart
+        enlarge* cardiomediastin*, heart ~ enlarge*, cardiac ~ enlarge*
         cardiomediastin* ~ enlarge*, large heart, heart ~ large, heart ~ borderline
         cardiac ~ borderline, borderline heart, heart ~ larger than, cardiac ~ larger than
         ventricular enlarge*, atrial enlarge*
@@ -33,6 +45,8 @@ MENTIONS = {
     """,
     "Edema": """
         edema*, heart failure, chf, vascular congestion, pulmonary congestion, venous congestion
+        vascular engorge*, venous engorge*, engorge* vascul*, engorge* pulmonary, engorge* vessel*
+        engorge* of the pulmonary, engorge* of the vessel*, vascul* ~ engorge*, vessel* ~ engorge*
         fluid overload, volume overload, kerley, cephaliz*, vascul* ~ indistinct*
         indistinct* ~ vascul*
     """,
@@ -52,7 +66,13 @@ MENTIONS = {
     "Support Devices": """
         pacer*, pacemaker*, defibrillator*, icd, aicd, catheter*, picc, central line*, venous line*
         tube*, port a cath, portacath*, mediport*, infusion port*, chest port*, port tip, stent*
-        valve replacement*, prosthetic valve*, valve prosthe*, hardware, sternotomy wire*
+        subclavian, jugular, dialysis line*, dialysis access, permcath*, arterial line*, ett, ngt
+        nasogastric, orogastric, dobhoff, swan ganz, lvad, balloon pump, loop recorder*
+        valve replacement*, prosthetic valve*, prosthetic aortic valve*, prosthetic mitral valve*
+        prosthetic heart valve*, prosthetic cardiac valve*, prosthetic tricuspid valve*
+        mechanical valve*, mechanical aortic valve*, mechanical mitral valve*, bioprosthe*
+        spinal rod*, fixation rod*, harrington rod*, stabilization rod*, rods, valve prosthe*
+        hardware, sternotomy wire*
         sternal wire*, device*, leads, lead, drain, drains, tracheostomy*, endotracheal
         surgical clip*, screws, arthroplast*
     """,
@@ -87,21 +107,40 @@ ABSENCES = {
     "Lung Opacity": "lung* ~ clear, clear lung*",
 }
 
+# Sets of words, as regular expressions.
+GROUPS = {
+    "<vertebra>": r"[clt]\d{1,2}|vertebra\w*|body|bodies|endplates?|disc|disk|discs|disks|spine",
+    "<device>": r"wires?|leads?|screws?|rods?|hardware|catheters?|clips?|sutures?|pins?",
+}
+
 # Mentions of something else in the words of an observation.
 OTHERS = {
     "Pleural Effusion": "pericardial effusion*, joint effusion*",
     "Lung Opacity": "no change*",
     "Atelectasis": """
-        collapse* vertebra*, collapse* thoracic vertebra*, collapse* lumbar vertebra*
-        vertebra* ~ collapse*, collapse* of the vertebra*, collapse* of vertebra*
-        collapse* disc, collapse* disk
+        collapse* <vertebra>, collapse* thoracic <vertebra>, collapse* lumbar <vertebra>
+        collapse* of <vertebra>, collapse* of the <vertebra>, <vertebra> ~ collapse*
+        collapse* of a <vertebra>, collapse* of the thoracic <vertebra>
+        collapse* of the lumbar <vertebra>, collapse* of a thoracic <vertebra>
+        collapse* of a lumbar <vertebra>
     """,
     "Support Devices": """
         could lead, may lead, might lead, would lead, can lead, leads to, bronchial tube*
-        eustachian tube*
+        eustachian tube*, subclavian arter*, subclavian vessel*, jugular venous, jugular notch
+        jugular vein distention, jugular vein distension
     """,
     "Lung Lesion": "mass effect, body mass",
-    "Edema": "soft tissue edema",
+    "Fracture": """
+        fractur* <device>, fractur* sternal <device>, fractur* sternotomy <device>
+        fractur* pacer <device>, fractur* pacemaker <device>, fractur* of the <device>
+        fractur* of a <device>, fractur* of the sternal <device>, fractur* of a sternal <device>
+        fractur* of the pacemaker <device>, <device> fractur*, <device> is fractur*
+        <device> are fractur*, <device> appears fractur*, <device> appear fractur*
+    """,
+    "Edema": """
+        soft tissue edema, vascular engorge* within, vascular engorge* is within
+        vascular engorge* appear* within, vascular engorge* is normal
+    """,
 }
 
 # Words that `~` does not step over: the clause has turned to something else.
@@ -110,6 +149,15 @@ BARRIERS = (
     "aortic", "lung", "lungs", "hilar", "hila", "there", "vessels", "vascular", "vasculature",
 )  # fmt: skip
 
+
+def _each(*parts: Sequence[str]) -> list[str]:
+    """Every phrase of one word or words of each part; "" is left out."""
+    return [" ".join(filter(None, words)) for words in product(*parts)]
+
+
+# ---- context: the lists of NegEx (Chapman et al. 2001) by kind; "n't" is read as "not"
+
+# What begins another clause.
 _TERMINATION = [
     "but", "however", "although", "though", "except", "except for", "apart from", "aside from",
     "other than", "besides", "nevertheless", "yet", "which", "there is", "there are", "otherwise",
@@ -118,91 +166,176 @@ _TERMINATION = [
     "and the mediastinum", "and the aorta", "and there", "and a", "and mild", "and moderate",
     "and stable", "and unchanged", "while", "whereas",
 ]  # fmt: skip
+# What a "not" before it does not reach.
+_RUNS_ON = [
+    *_each((", and", "and", ","), ("may", "might", "could", "likely", "probably", "possibly")),
+    *_each((", more", ", rather", ", instead"), ("likely", "suggesting", "suggestive")),
+    *_each((",",), ("suggesting", "suggestive of", "suggests", "concerning for", "raising",
+                    "favoring", "representing", "reflecting", "probable", "possible", "consider")),
+]  # fmt: skip
 
-_DEGREES = (
-    "", "interval ", "significant ", "significant interval ", "interval significant ",
-    "appreciable ", "appreciable interval ", "substantial ", "substantial interval ", "definite ",
-    "definite interval ", "obvious ", "evident ", "major ", "marked ", "relevant ", "further ",
+_BE = ("", "is", "are", "was", "were", "be", "has", "have", "had", "does", "do", "did")
+_SEEN = (
+    "seen", "present", "visible", "evident", "visualized", "identified", "demonstrated", "apparent",
+    "appreciated", "noted",
 )  # fmt: skip
-_CHANGES = (
-    "change", "changes", "worsening", "improvement", "progression", "regression", "increase",
-    "decrease", "growth",
+_ENTIRELY = (
+    "", "entirely", "completely", "fully", "definitely", "definitively", "reliably", "confidently",
+    "absolutely", "totally", "safely", "easily", "clearly",
 )  # fmt: skip
-# What is compared with an earlier film is there.
+
+# Compared with an earlier film: what is compared is there.
 _COMPARED = [
-    *(f"{no} {how}{what}" for no in ("no", "without") for how in _DEGREES for what in _CHANGES),
-    *(
-        f"{have}not {how}{what}"
-        for have in ("", "is ", "are ", "was ", "were ", "has ", "have ")
-        for how in ("", "significantly ", "appreciably ", "substantially ", "yet ", "fully ",
-                    "completely ", "much ")
-        for what in ("changed", "resolved", "cleared", "improved", "worsened", "increased",
-                     "decreased", "progressed")
+    *_each(
+        ("no", "without"),
+        ("", "interval", "significant", "significant interval", "interval significant",
+         "appreciable", "appreciable interval", "substantial", "substantial interval", "definite",
+         "definite interval", "obvious", "evident", "major", "marked", "relevant", "further"),
+        ("change", "changes", "worsening", "improvement", "progression", "regression", "increase",
+         "decrease", "growth"),
     ),
-    *(
-        f"{have}not {seen} {on}{prior}"
-        for have in ("", "is ", "are ", "was ", "were ")
-        for seen in ("seen", "present", "visible", "evident", "visualized", "identified")
-        for on in ("on ", "on the ", "in the ", "previously ")
-        for prior in (("prior", "previous", "earlier", "old") if on != "previously " else ("",))
+    *_each(
+        _BE, ("not",),
+        ("", "significantly", "appreciably", "substantially", "yet", "fully", "completely", "much",
+         "clearly", "definitely", "any"),
+        ("changed", "resolved", "cleared", "improved", "worsened", "increased", "decreased",
+         "progressed", "worse", "better", "larger", "smaller", "bigger", "different", "new",
+         "change", "resolve", "clear up", "improve", "worsen", "increase", "decrease", "progress"),
+    ),
+    *_each(
+        ("", "is", "are", "was", "were"), ("not",), _SEEN[:6],
+        ("on prior", "on previous", "on earlier", "on old", "on the prior", "on the previous",
+         "on the earlier", "on the old", "in the prior", "in the previous", "in the earlier",
+         "in the old", "previously"),
     ),
 ]  # fmt: skip
-_NOT_EXCLUDED = [
-    f"{can} {how}{excluded}"
-    for can in ("is not", "are not", "was not", "were not", "not be", "not", "cannot be",
-                "can not be", "could not be")
-    for how in ("", "entirely ", "completely ", "fully ", "definitely ", "reliably ")
-    for excluded in ("excluded", "ruled out")
+# Seen badly: it is there.
+_BADLY_SEEN = _each(
+    _BE, ("not",),
+    ("well", "fully", "completely", "entirely", "optimally", "adequately", "ideally"),
+    ("", "be"), (*_SEEN, "defined", "delineated", "imaged", "included", "depicted"),
+) + _each(_BE, ("not",), ("imaged", "included", "in the field of view"))  # fmt: skip
+# Gone in part: it is there.
+_PARTLY_GONE = [
+    *_each(
+        ("nearly", "near", "almost", "partially", "partly", "incompletely", "mostly", "largely",
+         "near completely", "nearly completely", "almost completely", "almost entirely",
+         "substantially", "virtually"),
+        ("resolved", "cleared", "gone", "removed"),
+    ),
+    *_each(
+        ("near", "nearly", "near complete", "nearly complete", "almost complete", "partial",
+         "incomplete", "subtotal", "near total", "some", "ongoing", "continued", "continuing"),
+        ("", "interval"), ("resolution", "clearing"),
+    ),
 ]  # fmt: skip
+# Gone, or not there at all.
 _GONE = [
-    f"{have}{how} {seen}"
-    for have in ("", "is ", "are ", "was ", "were ")
-    for how in ("no longer", "not", "n't")
-    for seen in ("seen", "present", "visible", "evident", "visualized", "identified",
-                 "demonstrated", "apparent", "appreciated", "noted")
-] + [
-    f"{cannot} be {seen}"
-    for cannot in ("cannot", "can not", "could not", "can no longer")
-    for seen in ("seen", "identified", "visualized", "detected", "appreciated", "demonstrated")
+    *_each(("", "is", "are", "was", "were"), ("no longer", "not"), _SEEN),
+    *_each(
+        ("can not be", "could not be", "can no longer be"),
+        ("seen", "identified", "visualized", "detected", "appreciated", "demonstrated"),
+    ),
+    *_each(
+        ("", "has", "have", "has now", "have now", "has since", "have since"),
+        ("resolved", "cleared", "been removed"),
+    ),
 ]  # fmt: skip
+# Not excluded.
+_NOT_EXCLUDED = [
+    *(
+        phrase
+        for order in ((_ENTIRELY, ("", "be")), (("be",), _ENTIRELY))
+        for phrase in _each(
+            ("is not", "are not", "was not", "were not", "not", "can not", "could not", "may not"),
+            *order, ("excluded", "ruled out"),
+        )
+    ),
+    *_each(("difficult to", "hard to", "impossible to"), ("exclude", "rule out")),
+]  # fmt: skip
+_CANNOT_EXCLUDE = _each(
+    ("can not", "could not", "not", "unable to", "inability to", "not able to", "difficult to",
+     "hard to", "impossible to", "not possible to"),
+    _ENTIRELY, ("exclude", "rule out"),
+)  # fmt: skip
+# Unlike it, which leaves it open.
+_UNTYPICAL = _each(
+    ("not", "not entirely", "not completely", "less"),
+    ("typical", "characteristic", "classic", "diagnostic", "specific"), ("of", "for"),
+)  # fmt: skip
+_EVALUATED = ("evaluated", "assessed", "determined", "excluded or confirmed")
 
-# NegEx (Chapman et al. 2001) in the form that negspacy takes.
+# NegEx in the form that negspacy takes.
 NEGATION = {
     "pseudo_negations": [
-        *_COMPARED, *_NOT_EXCLUDED, "not only", "is not only", "are not only",
-        "not rule out", "cannot exclude",
-        "can not exclude", "cannot rule out", "not exclude",
+        *_COMPARED, *_NOT_EXCLUDED, *_CANNOT_EXCLUDE, *_BADLY_SEEN, *_PARTLY_GONE, *_UNTYPICAL,
+        "not only", "is not only", "are not only", "not necessarily", "is not necessarily",
     ],
     "preceding_negations": [
         "no", "not", "without", "free of", "clear of", "negative for", "absence of", "absent",
         "lack of", "resolution of", "resolved", "clearing of", "removal of", "rather than",
-        "exclude", "neither", "nor", "never", "denies", "interval removal of",
+        "neither", "nor", "never", "denies", "interval removal of", "excludes",
     ],
     "following_negations": [
-        *_GONE, "resolved", "has resolved", "have resolved", "is absent", "are absent", "absent",
-        "is not", "are not", "was not", "were not", "is n't", "are n't", "was n't", "were n't",
-        "has been removed", "have been removed", "removed", "ruled out", "excluded", "has cleared",
-        "have cleared", "has now cleared", "have now cleared", "has since cleared",
-        "has now resolved",
-        "have now resolved", "none", ": no", ": negative", ": absent", "is negative",
+        *_GONE, "is absent", "are absent", "absent", "is not", "are not", "was not", "were not",
+        "removed", "ruled out", "excluded", "none", ": no", ": negative", ": absent", ": nil",
+        "is negative",
     ],
-    "termination": _TERMINATION,
+    "termination": [*_TERMINATION, *_RUNS_ON],
 }  # fmt: skip
 
 UNCERTAINTY = {
-    "pseudo_negations": ["may be related", "could be related"],
+    "pseudo_negations": [
+        "may be related", "could be related", "may be missed", "may be seen",
+        *_each(
+            ("consider",),
+            ("ct", "chest", "follow up", "followup", "further", "repeat", "dedicated", "additional",
+             "pa", "lateral", "short", "a", "an", "obtaining", "correlation", "evaluation"),
+        ),
+    ],
     "preceding_negations": [
+        *_CANNOT_EXCLUDE, *_UNTYPICAL,
         "possible", "possibly", "probable", "probably", "may", "might", "could", "suspected",
         "suspicious for", "suspicion of", "suspicion for", "questionable", "question of",
-        "question", "cannot exclude", "difficult to exclude", "not exclude", "cannot rule out",
-        "concerning for", "concern for", "worrisome for", "suggesting", "suggestive of", "suggest",
-        "suggests", "versus", "vs", "presumably", "perhaps", "equivocal", "rule out",
-        "evaluate for", "low likelihood of",
+        "question", "concerning for", "concern for", "worrisome for", "suggesting",
+        "suggestive of", "suggest", "suggests", "versus", "vs", "presumably", "perhaps",
+        "equivocal", "rule out", "r o", "low likelihood of", "more likely", "less likely",
+        "unlikely", "doubtful", "consider", "consideration of", "considerations include",
+        "atypical for", "atypical of",
     ],
     "following_negations": [
-        *_NOT_EXCLUDED, "is possible",
-        "are possible", "is questioned", "is suspected", "versus", "vs", "unlikely",
-        "less likely", "difficult to exclude",
+        *_NOT_EXCLUDED, "is possible", "are possible", "is questioned", "is suspected", "versus",
+        "vs", "unlikely", "less likely", "more likely", "is a consideration", "is considered",
+        "is doubtful", "is questionable",
+        *_each(("not well",), _SEEN, ("on today", "on the current", "on current", "on this",
+                                      "on the present", "today", "currently")),
     ],
     "termination": [t for t in _TERMINATION if t not in ("consistent with", "compatible with")],
+}  # fmt: skip
+
+# Named, but not said to be there or not: what a film cannot show, what is asked for or advised.
+UNSTATED = {
+    "pseudo_negations": [*_CANNOT_EXCLUDE, *_NOT_EXCLUDED],
+    "preceding_negations": [
+        *_each(("evaluation", "assessment", "sensitivity", "evaluate", "assess", "look", "screen",
+                "monitor", "screening", "correlate", "correlation", "correlate clinically",
+                "clinical correlation", "insensitive", "not sensitive"), ("for",)),
+        *_each(("limited", "limits", "limits the", "limit", "limit the", "limiting",
+                "limiting the"), ("evaluation", "assessment", "detection"), ("of",)),
+        *_each(("correlate", "correlation", "correlate clinically"), ("with",),
+               ("signs", "symptoms", "clinical signs", "clinical symptoms", "any signs")),
+        "sensitivity to", "insensitive to", "to exclude", "to rule out", "please exclude",
+        "exclude", "detection of",
+    ],
+    "following_negations": [
+        *_each(("may be", "might be", "could be", "can be", "may easily be"),
+               ("missed", "overlooked", "undetected")),
+        *_each(_BE[:5], ("not",), ("", "well", "fully", "adequately", "optimally", "reliably"),
+               _EVALUATED),
+        *_each(("can not be", "could not be"), _ENTIRELY, _EVALUATED),
+    ],
+    "termination": [
+        *_TERMINATION, *_RUNS_ON, "limited", "is limited", "is reduced", "by", "given", "because",
+        "no", "without", "none", ", and",
+    ],
 }  # fmt: skip

@@ -1,15 +1,16 @@
-"""Sections of a radiology report.
+"""Sections of a radiology report: of raw data and of generated reports alike.
 
 `read_sections` follows the section parser of the MIMIC code repository
 (https://github.com/MIT-LCP/mimic-cxr) as its documentation has it: a header opens a line and ends
-with a colon; one in capitals is a header whatever it says, and so ends the section before it;
-spellings are normalised; of a section that occurs twice the last counts; a heading that names films
-(PA AND LATERAL CHEST:) stands for FINDINGS where there is none; FINDINGS AND IMPRESSION is an
-impression. Here known headers count in any case, and notes on the report itself below a section's
-text are dropped. A report without headers has no section: its last paragraph is not taken for one,
-and single reports get no rules of their own. Of a trailing paragraph that says more than a note
-does, only the note goes; heads of organs (LUNGS:) belong to their section. On one line, a header in
-capitals ends the section before it, and an empty FINDINGS is what all headings of films hold.
+with a colon; spellings are normalised; of a section that occurs twice the last counts; a heading
+that names films (PA AND LATERAL CHEST:) stands for FINDINGS where there is none; FINDINGS AND
+IMPRESSION is an impression. Here known headers count in any case, after a full stop too, and as
+Markdown writes them; a header in capitals that no list knows (LINES AND TUBES:) is a sub-head
+within FINDINGS, as the name of an organ is anywhere, and else ends the section before it; notes on
+the report itself below a section's text are dropped. A report without headers has no section: its
+last paragraph is not taken for one, and single reports get no rules of their own. Of a trailing
+paragraph that says more than a note does, only the note goes. On one line, a header in capitals
+ends the section before it, and an empty FINDINGS is what all headings of films hold.
 """
 
 from __future__ import annotations
@@ -19,21 +20,30 @@ import re
 import string
 from collections.abc import Mapping
 from functools import lru_cache
-
-from uar.data.study import is_empty_report
+from typing import Literal, NamedTuple
 
 _LONGEST_HEADER = 80  # characters
 _HEADER_CHARACTERS = frozenset(string.ascii_letters + " ()/,&-")
 _JOINT = "findings+impression"
 _FILMS = "films"
 _OTHER = "other"
+_UNKNOWN = "unknown"
 
 _KNOWN = {
     "findings": ("findings", "finding", "chest findings", "radiographic findings"),
     "impression": ("impression", "impressions", "conclusion", "conclusions"),
-    _JOINT: ("findings and impression", "findings/impression", "findings & impression"),
+    _JOINT: (
+        "findings and impression",
+        "findings and impressions",
+        "findings and conclusion",
+        "findings/impression",
+        "findings & impression",
+        "findings / impression",
+    ),
     _OTHER: (
         "addendum",
+        "attending",
+        "cc",
         "clinical history",
         "clinical indication",
         "clinical information",
@@ -41,6 +51,10 @@ _KNOWN = {
         "comparison exam",
         "comparison study",
         "comparisons",
+        "critical results",
+        "dictated by",
+        "dose",
+        "electronically signed by",
         "exam",
         "examination",
         "final report",
@@ -50,55 +64,46 @@ _KNOWN = {
         "notification",
         "patient history",
         "preliminary report",
+        "procedure",
         "reason for exam",
         "reason for examination",
         "recommendation",
         "recommendation(s)",
         "recommendations",
         "reference exam",
+        "signed by",
         "technique",
         "type of examination",
         "wet read",
     ),
 }
+_OTHER_WORDS = ("exam", "technique", "comparison", "indication", "history")
 _SECTION_OF = {name: section for section, names in _KNOWN.items() for name in names}
-_FILM_WORDS = frozenset(
-    [
-        "ap",
-        "bone",
-        "chest",
-        "frontal",
-        "lateral",
-        "pa",
-        "portable",
-        "radiograph",
-        "radiographs",
-        "rib",
-        "ribs",
-        "view",
-        "views",
-    ]
+# Of a heading of films, and of a heading of what is seen on them.
+_FILM_WORDS = """
+    ap bone chest frontal lateral pa portable radiograph radiographs rib ribs view views
+"""
+_ORGAN_WORDS = """
+    abdomen abnormalities airway airways and aorta bone bones bony cage cardiac
+    cardiomediastinal cardiomediastinum cardiovascular catheters chest contour contours devices
+    diaphragm diaphragms effusion effusions great heart hemidiaphragms hila hilar hilum in left
+    lines lower lung lungs mediastinal mediastinum of or osseous other parenchyma pleura pleural
+    pneumothorax pulmonary rib ribs right shoulder shoulders silhouette size skeleton soft space
+    spaces spine structures support thoracic thorax tissue tissues trachea tubes upper vascular
+    vasculature vessels wall
+"""
+# ADDITIONAL FINDINGS add to the section; they are none of their own.
+_ADDS = re.compile(
+    r"(?:additional|ancillary|associated|incidental|negative|other|pertinent|positive|secondary) "
 )
-# Sub-heads of findings.
-_ORGANS = frozenset(
-    [
-        "lungs",
-        "lung",
-        "heart",
-        "bones",
-        "pleura",
-        "mediastinum",
-        "airways",
-        "airway",
-        "hila",
-        "cardiac",
-    ]
+# A header within a line: in capitals after a word that is not, or in any case after a sentence.
+_NAMES = "|".join(
+    re.escape(name) for of in ("findings", "impression", _JOINT) for name in _KNOWN[of]
 )
-# A header within a line: in capitals after a word that is not, or in title case after a sentence.
 _SEAM = re.compile(
-    r"(?<=[a-z0-9_.!?,;:)\]])[ \t]+(?=(?:FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|TECHNIQUE|"
-    r"INDICATION|RECOMMENDATIONS?|NOTIFICATION) ?:)"
-    r"|(?<=[.!?])[ \t]+(?=(?:Findings|Impression|Conclusion) ?:)"
+    r"(?<=[a-z0-9_.!?,;:)\]*])[ \t]+(?=\*{0,3}(?:FINDINGS|IMPRESSION|CONCLUSION|COMPARISON|"
+    r"TECHNIQUE|INDICATION|RECOMMENDATIONS?|NOTIFICATION) ?\*{0,3}:)"
+    rf"|(?<=[.!?*])[ \t]+(?=\*{{0,3}}(?i:{_NAMES}) ?\*{{0,3}}:)"
 )
 # What tells of the report itself, below the section's own text.
 _NOTE = re.compile(
@@ -149,73 +154,125 @@ def _finished(text: str) -> str:
     return text if text.endswith((".", "!", "?", ";", ":")) else text + "."
 
 
-def read_sections(report: str) -> dict[str, str]:
+class Sections(dict[str, str]):
+    """Texts by section: `findings`, `impression`, and `findings+impression` of a joint one.
+
+    Attributes:
+        before: what stands before the first header, on one line.
+        ended: sections that a header ended which no list knows, with that header.
+    """
+
+    before: str = ""
+    ended: dict[str, str]
+
+
+def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Sections:
     """Split a report at its headers: section -> text on one line, trailing notes dropped.
 
-    The keys are `findings`, `impression` and, for a joint section, `findings+impression`; a section
-    that is headed but empty is "". Takes time linear in the report's length.
+    A section that is headed but empty is "". Takes time linear in the report's length.
+
+    Args:
+        report: a whole report.
+        repeated: what counts of a section that occurs twice: the last text, as in the MIMIC code
+            repository, or all of them, joined.
     """
     bodies: dict[str, list[list[str]]] = {}
-    body: list[str] = []  # the lines before the first header are in no section
-    before = ""  # the line above
+    within = ""  # the section, none before the first header
+    body = first = [""]
+    texts = Sections()
+    texts.ended = {}
+    above = ""
     for line in _SEAM.sub("\n", report).splitlines():
-        header = _header(line, finished=before.rstrip()[-1:] in ("", ".", "!", "?", ":"))
-        before = line
-        if header is None:
+        finished = above.rstrip()[-1:] in ("", ".", "!", "?", ":")
+        header = _header(line, finished) if line else None
+        above = line
+        if header is None or _is_sub_head(header, within, body):
             body.append(line)
-        else:
-            section, rest = header
-            body = [rest]
-            bodies.setdefault(section, []).append(body)
-    texts: dict[str, str] = {}
+            continue
+        if header.section in (_UNKNOWN, _FILMS):
+            texts.ended.setdefault(within, header.name)
+        within = _OTHER if header.section == _UNKNOWN else header.section
+        body = [header.rest]
+        bodies.setdefault(within, []).append(body)
+    texts.before = _text(first)
     for section, occurrences in bodies.items():
         found = [text for text in map(_text, occurrences) if text]
         # all films that an empty FINDINGS is headed over
-        several = section == _FILMS and "findings" in bodies
+        several = repeated == "join" or (section == _FILMS and "findings" in bodies)
         texts[section] = (" ".join(found) if several else found[-1]) if found else ""
     films, _ = texts.pop(_FILMS, ""), texts.pop(_OTHER, "")
     if films and not texts.get("findings") and not texts.get(_JOINT):
         texts["findings"] = films
+        texts.ended["findings"] = texts.ended.get(_FILMS, "")
     if _JOINT in texts and not texts.get("impression"):
         texts["impression"] = texts[_JOINT]
+        texts.ended["impression"] = texts.ended.get(_JOINT, "")
+    texts.ended = {name: head for name, head in texts.ended.items() if head and name in texts}
     return texts
 
 
-def _header(line: str, finished: bool) -> tuple[str, str] | None:
-    """The section that a line opens and the rest of the line, or None.
+class _Header(NamedTuple):
+    section: str
+    name: str
+    rest: str  # of its line
 
-    Only a header in capitals may follow a line that is not `finished`.
+
+def _header(line: str, finished: bool) -> _Header | None:
+    """The header that opens a line, if one does.
+
+    Only one in capitals, in Markdown, or of a section with a capital letter may follow a line that
+    is not `finished`.
     """
     head, colon, _ = line[: _LONGEST_HEADER + 1].partition(":")
-    name = head.strip()
+    bare = head.lstrip(" \t#*")
+    marked = head.lstrip(" \t") != bare
+    name = " ".join(bare.rstrip(" \t*").split())
+    if not name or not _HEADER_CHARACTERS.issuperset(name):
+        return None
+    section = _SECTION_OF.get(name.lower())
+    opens = name.isupper() or marked
+    if section not in (None, _OTHER):
+        opens = opens or name[0].isupper()
     if not colon:
-        alone = len(line) <= _LONGEST_HEADER and name.isupper()
-        section = _SECTION_OF.get(name.lower()) if alone else None
-        return (section, "") if section else None
-    if not _HEADER_CHARACTERS.issuperset(name) or name.lower() in _ORGANS:
-        return None
-    if not (finished or name.isupper()):
-        return None
-    section = _SECTION_OF.get(" ".join(name.lower().split()))
+        alone = section is not None and len(line) <= _LONGEST_HEADER
+        opens = opens and (finished or name.isupper() or marked)
+        return _Header(str(section), name, "") if alone and opens else None
     if section is None and name.isupper() and len(name) > 1:
         section = _section_of_capitals(name.lower())
-    return None if section is None else (section, line[len(head) + 1 :])
+    if section is None or not (opens or finished):
+        return None
+    rest = line[len(head) + 1 :]
+    return _Header(section, name, rest.lstrip("*") if marked else rest)
+
+
+def _is_sub_head(header: _Header, within: str, body: list[str]) -> bool:
+    """Whether a header belongs to the section `within`, whose lines so far are `body`."""
+    if header.section not in (_UNKNOWN, _FILMS) or within in ("", _OTHER):
+        return False
+    if set(_words(header.name.lower())).issubset(_ORGAN_WORDS.split()):
+        return header.section == _UNKNOWN or (within != _FILMS and any(map(str.strip, body)))
+    return header.section == _UNKNOWN and within != "impression"
 
 
 @lru_cache(maxsize=4096)
 def _section_of_capitals(name: str) -> str:
     """The section of a header that is not in the list, by the words in it."""
+    if _ADDS.match(name):
+        return _UNKNOWN
     if "impression" in name or "conclusion" in name:
         return _JOINT if "finding" in name else "impression"
     if "finding" in name:
         return "findings"
-    if any(known in name for known in ("exam", "technique", "comparison", "indication", "history")):
+    if any(known in name for known in _OTHER_WORDS):
         return _OTHER
     misspelt = difflib.get_close_matches(name, ("findings", "impression"), n=1, cutoff=0.8)
     if misspelt:
         return misspelt[0]
-    words = re.split(r"[^a-z]+", name)
-    return _FILMS if _FILM_WORDS.intersection(words) else _OTHER
+    return _UNKNOWN if set(_words(name)).isdisjoint(_FILM_WORDS.split()) else _FILMS
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z]+", name) if word]
 
 
 def _text(lines: list[str]) -> str:
@@ -260,3 +317,14 @@ def _says_more(sentence: str, note: re.Match[str]) -> bool:
         r"[a-z][a-z.]*[a-z]|[a-z]", " ".join([sentence[: note.start()], *about]).lower()
     )
     return not set(words).issubset(_NOTE_WORDS.split())
+
+
+_PLACEHOLDERS = frozenset(["nan", "none", "null"])  # of tables that had no text there
+
+
+def is_empty_report(report: str) -> bool:
+    """Whether a report has no word of letters, or stands for none as `nan` and `None.` do."""
+    words = [word.strip(string.punctuation) for word in report.split()]
+    if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
+        return True
+    return not any(word.isalpha() for word in words)
