@@ -58,9 +58,10 @@ def training(params: Params, device: torch.device) -> tuple[float, Callable[[], 
     objective = Objective.of_stage(params.train, with_mask=True)
 
     def step(studies: int) -> None:
+        batch = make_batch(params, studies, device)
         with autocast(device, "auto"):
-            loss, _ = objective(model, make_batch(params, studies, device))
-        loss.backward()
+            output = model(*batch.inputs)
+        objective.of_output(output, batch)[0].backward()
 
     few, more, batch = counted(lambda: step(2)), counted(lambda: step(4)), params.train.batch_size
     whole = few + (more - few) / 2 * (batch - 2)  # what a step does once is not counted twice

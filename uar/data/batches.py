@@ -33,6 +33,11 @@ class Batch:
     present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
     findings: Tensor | None = None  # (B, N) float, 0 or 1: what the report asserts
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """What `UAR.forward` takes."""
+        return self.visual, self.report, self.present, self.findings
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))

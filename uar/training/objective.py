@@ -70,17 +70,20 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (Eq. 13) of a batch, and each term by name.
 
+        Call it outside autocast, which would take the cosines of Eq. 10 in low precision: among
+        features that lie close, the hardest negatives then tie. `model` may use it inside.
+
         With `r_drop` the mean of two passes, which dropout makes different, and of how different.
 
         Args:
             gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
                 a study count `ranks` times, so that their mean over the ranks is the whole's.
         """
-        output = model(batch.visual, batch.report, batch.present, batch.findings)
+        output = model(*batch.inputs)
         loss, terms = self.of_output(output, batch, gather)
         if not self.r_drop:
             return loss, terms
-        again = model(batch.visual, batch.report, batch.present, batch.findings)
+        again = model(*batch.inputs)
         _, terms_again = self.of_output(again, batch, gather)
         terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
         targets = batch.report[:, 1:]

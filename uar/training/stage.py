@@ -30,7 +30,7 @@ from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
 from uar.model.checkpoint import Checkpoint
-from uar.model.uar import UAR
+from uar.model.uar import UAR, Output
 from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
@@ -77,9 +77,12 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, `loss` among them."""
-        with self.autocast():
-            _, terms = self.objective(self.run, batch, self.gather)
+        _, terms = self.objective(self._pass, batch, self.gather)
         return terms
+
+    def _pass(self, *inputs: Tensor | None) -> Output:
+        with self.autocast():
+            return self.run(*inputs)
 
 
 @dataclass(frozen=True)
