@@ -32,6 +32,7 @@ COMMANDS: dict[
             "preprocess",
             "vocabulary",
             "dvae",
+            "dvae_decoder",
             "tokenize",
             "probe",
             "train_stage_one",

@@ -80,9 +80,11 @@ class TrainingStep(nn.Module):
         _, terms = self.objective(self._pass, batch, self.gather)
         return terms
 
-    def _pass(self, *inputs: Tensor | None) -> Output:
+    def _pass(
+        self, visual: Tensor, report: Tensor, present: Tensor | None, findings: Tensor | None
+    ) -> Output:
         with self.autocast():
-            return self.run(*inputs)
+            return self.run(visual, report, present, findings)
 
 
 @dataclass(frozen=True)
