@@ -204,9 +204,12 @@ class Studies:
         self.present = None if present is None else torch.from_numpy(present)
         self.findings = None if findings is None else torch.from_numpy(findings).float()
         self.weights = None if weights is None else torch.from_numpy(weights).float()
-        encoded = np.stack([vocabulary.encode(report, max_length) for report in reports])
-        self.reports = torch.from_numpy(encoded)
-        self.report_ids = torch.from_numpy(np.unique(list(reports), return_inverse=True)[1])
+        self.reports = torch.empty(len(reports), max_length + 1, dtype=torch.int64)
+        numbers: dict[str, int] = {}  # of each text, by first appearance
+        for row, report in zip(self.reports.numpy(), reports, strict=True):
+            row[:] = vocabulary.encode(report, max_length)
+            numbers.setdefault(report, len(numbers))
+        self.report_ids = torch.tensor([numbers[report] for report in reports])
 
     def __len__(self) -> int:
         return len(self.rows)
