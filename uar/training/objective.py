@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from uar.core.config import TrainParams
@@ -62,6 +63,11 @@ class Objective:
             mask_reduction=params.mask_reduction,
         )
 
+    def to(self, device: torch.device) -> Objective:
+        """The same, of outputs on `device`."""
+        positives = None if self.positives is None else self.positives.to(device)
+        return replace(self, positives=positives)
+
     def __call__(
         self,
         model: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Output],
@@ -118,9 +124,8 @@ class Objective:
         if output.findings is not None and self.positives is not None:
             assert batch.findings is not None  # of a model with a findings head
             real = (targets != PAD).any(dim=1)
-            weights = self.positives.to(targets.device)
             terms["findings"] = ranks * findings_loss(
-                output.findings, batch.findings, weights, real, batch.studies
+                output.findings, batch.findings, self.positives, real, batch.studies
             )
             loss = loss + self.findings * terms["findings"]
         if output.masks:

@@ -231,8 +231,9 @@ class Trainer:
         params = recipe.params
         make_deterministic(params.deterministic)
         self.fabric, self.model, self.task, self.recipe = fabric, model, task, recipe
+        self.objective = task.objective.to(fabric.device)
         self.step: _FabricModule = fabric.setup_module(
-            TrainingStep(model, task.objective, fabric, recipe.precision, params.compile)
+            TrainingStep(model, self.objective, fabric, recipe.precision, params.compile)
         )
         self.optimizer = make_optimizer(model, params, recipe.stage.learning_rate)
         self.average = WeightAverage(self.step, params.weight_average)
@@ -279,7 +280,7 @@ class Trainer:
         """
         with self.average.in_place():
             with whole_parameters(self.step):
-                scores = self.task.validation(self.model, self.task.objective, write)
+                scores = self.task.validation(self.model, self.objective, write)
             if not self.average.decay:
                 return scores, None
             weights, _ = full_state(self.model, self.optimizer)
