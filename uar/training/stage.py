@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic
+from uar.core.device import autocast, make_deterministic, memory_peaks
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -74,6 +75,9 @@ class TrainingStep(nn.Module):
         self.gather = lambda rows: gather_rows(fabric, rows)
         self.autocast = lambda: autocast(fabric.device, precision)
         self.run = torch.compile(model.forward) if compiled else model.forward
+        # The basis is fixed, and every process draws the same: DDP need not send it in each step.
+        fixed = [name for name, _ in self.named_buffers() if name.endswith("aligner.basis")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, `loss` among them."""
@@ -195,11 +199,12 @@ def train_stage(
         values |= {f"val/{name}": value for name, value in scores.items()}
         values["learning_rate"] = float(trainer.schedule.get_last_lr()[0])
         past.append(values)
-        seconds += time.monotonic() - started
+        took = time.monotonic() - started
+        seconds += took
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        log.info(_line(epoch, values, params.select_by))
+        log.info(f"{_line(epoch, values, params.select_by)} ({trainer.speed(took)})")
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
@@ -225,6 +230,7 @@ class Trainer:
         schedule: of its learning rates, one step a batch.
         average: of the weights, which validation and the checkpoint take.
         epochs: of the whole stage.
+        rate: studies a second in the last epoch's steps, of all processes together.
     """
 
     def __init__(self, fabric: Fabric, model: UAR, task: Task, recipe: Recipe) -> None:
@@ -232,6 +238,7 @@ class Trainer:
         make_deterministic(params.deterministic)
         self.fabric, self.model, self.task, self.recipe = fabric, model, task, recipe
         self.objective = task.objective.to(fabric.device)
+        self.rate = 0.0
         self.step: _FabricModule = fabric.setup_module(
             TrainingStep(model, self.objective, fabric, recipe.precision, params.compile)
         )
@@ -299,6 +306,7 @@ class Trainer:
         fabric = self.fabric
         torch.manual_seed(self.recipe.draw_seed(epoch, 1 + fabric.global_rank))  # dropout
         title = f"epoch {epoch}/{self.epochs}"
+        started = time.monotonic()
         self.step.train()
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
@@ -319,7 +327,16 @@ class Trainer:
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
             bar.update()
         bar.close()
+        self.rate = len(self.task.studies) / (time.monotonic() - started)
         return means
+
+    def speed(self, seconds: float) -> str:
+        """How fast the last epoch trained, what it took with validation, and the peak of memory.
+
+        In the log alone: what is tracked is the same bytes on every machine.
+        """
+        speed = f"{seconds:.0f} s with validation, {memory_peaks(self.fabric.device)}"
+        return f"{self.rate:.1f} studies/s, {speed}" if self.rate else speed
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step."""
