@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -13,6 +14,7 @@ from uar.core.config import Params
 from uar.core.distributed import launch
 from uar.core.special_words import BOS, EOS
 from uar.data.batches import Batch
+from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR, Output, global_image_feature, masked_mean
 from uar.training.objective import Objective
 from uar.training.stage import TrainingStep
@@ -104,3 +106,32 @@ def test_means_of_features_are_taken_in_float32() -> None:
     torch.testing.assert_close(
         masked_mean(features, mask).double(), torch.stack(means), rtol=1e-5, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("way", ["plain", "causal", "biased"])
+def test_attention_in_bfloat16_is_that_of_float64(way: str, autocast: bool) -> None:
+    """To what bfloat16 resolves, gradients too; on a CPU it is written out, not torch's own."""
+    generator = torch.Generator().manual_seed(0)
+    attention = MultiHeadAttention(32, 4)
+    x, memory = (torch.randn(3, length, 32, generator=generator) for length in (9, 9))
+    bias = torch.randn(1, 1, 9, 9, generator=generator) * 30 if way == "biased" else None
+    exact = copy.deepcopy(attention).double()
+
+    def outcome(module: MultiHeadAttention, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        given = x.to(dtype).requires_grad_()
+        kept = module.keys_and_values(memory.to(dtype))
+        added = None if bias is None else bias.to(dtype)
+        attended = module(given, kept, bias=added, causal=way == "causal")
+        attended.double().square().sum().backward()
+        assert given.grad is not None
+        return attended.double(), given.grad.double()
+
+    expected = outcome(exact, torch.float64)
+    if autocast:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = outcome(attention, torch.float32)
+    else:
+        found = outcome(attention.bfloat16(), torch.bfloat16)
+    for near, true in zip(found, expected, strict=True):
+        assert (near - true).norm() < 0.03 * true.norm()
