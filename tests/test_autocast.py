@@ -35,7 +35,13 @@ class Given(nn.Module):
 
     def forward(self, visual: Tensor, report: Tensor, *_: Tensor | None) -> Output:
         image, text = self.features
-        return Output(torch.zeros(*report[:, 1:].shape, WORDS + 1), image, text, [])
+        return Output(
+            torch.zeros(*report[:, 1:].shape, WORDS + 1),
+            image,
+            text,
+            [],
+            torch.zeros(STUDIES, dtype=torch.bool),
+        )
 
 
 def cosines(features: Tensor) -> Tensor:

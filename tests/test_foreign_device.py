@@ -60,7 +60,9 @@ def studies() -> Studies:
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_training_and_validation(tiny_params: Params, changes: dict[str, Any]) -> None:
     """Steps wait for the device once, where the loss is read."""
-    train = tiny_params.train.model_copy(update={"batch_size": 3})
+    train = tiny_params.train.model_copy(
+        update={"batch_size": 3, "weight_average": 0.9, "r_drop": 1.0}
+    )
     fabric = foreign_fabric()
     sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T, findings=3)
     model = UAR(tiny_params.model.model_copy(update=changes), sizes)
@@ -74,8 +76,9 @@ def test_training_and_validation(tiny_params: Params, changes: dict[str, Any]) -
         waits.clear()
         losses = trainer.train_epoch(1)
         assert waits.total() == 1, waits  # 3 steps
-        scores = trainer.validate(write=True)
+        scores, averaged = trainer.validate(write=True)
     assert np.isfinite(losses["loss"])
+    assert averaged is not None
     assert np.isfinite(scores["cross_entropy"])
     assert scores["distinct_reports"] >= 1
 
