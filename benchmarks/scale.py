@@ -5,6 +5,7 @@ follow from the shapes. The rates are measured on the device at hand, or given:
 
     python -m benchmarks.scale                            # this machine
     python -m benchmarks.scale --tflops 200 --devices 8   # a plan for others
+    python -m benchmarks.scale --memory                   # peak memory of each stage's data path
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import machine, seconds
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model, tokens_per_image
+from benchmarks.memory import measure_all
 from uar.core.config import Params
 from uar.core.device import autocast, resolve_device
 from uar.core.geometry import token_stride
@@ -58,9 +60,10 @@ def training(params: Params, device: torch.device) -> tuple[float, Callable[[], 
     objective = Objective.of_stage(params.train, with_mask=True)
 
     def step(studies: int) -> None:
+        batch = make_batch(params, studies, device)
         with autocast(device, "auto"):
-            loss, _ = objective(model, make_batch(params, studies, device))
-        loss.backward()
+            output = model(*batch.inputs)
+        objective.of_output(output, batch)[0].backward()
 
     few, more, batch = counted(lambda: step(2)), counted(lambda: step(4)), params.train.batch_size
     whole = few + (more - few) / 2 * (batch - 2)  # what a step does once is not counted twice
@@ -79,8 +82,12 @@ def main(
     ] = None,
     devices: Annotated[int, typer.Option(help="Devices that share the work.")] = 1,
     efficiency: Annotated[float, typer.Option(help="Share of N devices' rate kept by N.")] = 0.9,
+    memory: Annotated[bool, typer.Option(help="Measure the memory of data paths instead.")] = False,
 ) -> None:
     """Print FLOPs, bytes and hours of each stage."""
+    if memory:
+        measure_all()
+        return
     device, params = resolve_device("auto"), iu_xray_params("mimic_cxr")
     per_view, measure_encoding = encoding(params, device)
     per_study, measure_training = training(params, device)

@@ -29,7 +29,8 @@ def training_step(params: Params, device: torch.device, precision: str) -> Calla
 
     def step() -> None:
         with autocast(device, precision):
-            loss, _ = objective(model, batch)
+            output = model(*batch.inputs)
+        loss, _ = objective.of_output(output, batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), params.train.gradient_clip)

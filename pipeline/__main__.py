@@ -38,6 +38,7 @@ COMMANDS: dict[
             "train_stage_two",
             "evaluate",
             "export",
+            "dvae_decoder",
             "analyze",
         )
     },

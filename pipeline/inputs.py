@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from pipeline import paths
 from uar.core.config import Params
@@ -13,9 +15,12 @@ from uar.core.geometry import cells_along
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import REPORT_COLUMNS, Split, read_checked
 from uar.data.text import Vocabulary
+from uar.data.views import PackedFilms
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.uar import ModelSizes
 from uar.tokens.cache import TokenCacheInfo, open_tokens
+
+_FITTED_FILMS = 2048  # at most
 
 
 def open_images() -> np.ndarray:
@@ -26,6 +31,16 @@ def open_images() -> np.ndarray:
 def image_rows(params: Params, split: Split) -> np.ndarray:
     """Rows in the packed and the token array of each study's images, `(S, V)`."""
     return study_rows(read_checked(paths.STUDIES, ("study_id", "split")), params, split)
+
+
+def training_films(params: Params) -> PackedFilms:
+    """The films of the training split."""
+    return PackedFilms(paths.IMAGES, image_rows(params, "train").ravel())
+
+
+def fitted_views(params: Params, generator: torch.Generator) -> Tensor:
+    """Whole views of the training films that codes, and a decoder of them, are fitted to."""
+    return training_films(params).whole_views(params.image.crop, _FITTED_FILMS, generator)
 
 
 def study_rows(table: pd.DataFrame, params: Params, split: Split) -> np.ndarray:

@@ -57,6 +57,10 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
             if _first_process():
                 forget_recorded_runs()
             stage.check(params)
+            if "threads" in stage.params:
+                from uar.core.device import make_deterministic  # torch, which text stages lack
+
+                make_deterministic(True)  # training asks params.yaml
             function(*arguments, **options)
             if _first_process():
                 stage.write_record(params)

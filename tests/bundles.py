@@ -45,13 +45,16 @@ def make_bundle(
     tokenizer, vocabulary = Dvae(512, 64).eval(), Vocabulary(WORDS)
     params = ModelParams.model_validate(tiny_raw["model"])
     model = UAR(params, ModelSizes(len(vocabulary), 512, 32, 12, len(FINDINGS))).eval()
-    with torch.no_grad():  # reports differ between films and positions
+    with torch.no_grad():  # tokens and reports differ between films and positions
+        logits = tokenizer.logits(torch.rand(4, 32, 32))
+        tokenizer.encoder.blocks.output.conv.b.sub_(logits.mean((0, 2, 3)))
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith(("gain", "bias")):
                 parameter.add_(torch.randn_like(parameter) * 0.3)
         for layer in model.decoder.layers:
             layer.visual_attention.output.weight.mul_(8)
             layer.visual_attention.value.weight.mul_(3)
+            layer.visual_attention.query.weight.mul_(20)
         model.head.weight.mul_(6)
         if model.findings is not None:
             for prompt in (model.findings.present, model.findings.absent):

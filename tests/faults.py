@@ -568,8 +568,8 @@ def hostile(whole: Path, most: int | None) -> Iterator[Case]:
         "table": ("x.parquet", read_table),
         "JSON": ("x.json", read_json),
         **LOADERS,
-        "dVAE": ("x.safetensors", lambda p: load_tokenizer(p, p)),
-        "dVAE's pickle": ("x.pkl", lambda p: load_tokenizer(p, p)),
+        "dVAE": ("x.safetensors", lambda p: load_tokenizer(p)),
+        "dVAE's pickle": ("x.pkl", lambda p: load_tokenizer(p)),
     }
     cases = [(w, p, n, load) for w, p in payloads.items() for n, load in loaders.items()]
     victim = folder / "victim"  # of the TorchScript archives

@@ -123,8 +123,9 @@ def test_a_model_of_other_parameters_needs_a_format_of_its_own() -> None:
     )
 
 
-@pytest.mark.parametrize("part", ["model.safetensors", "vocabulary.json", "encoder.safetensors",
-                                  "decoder.safetensors", "card.md"])  # fmt: skip
+@pytest.mark.parametrize(
+    "part", ["model.safetensors", "vocabulary.json", "encoder.safetensors", "card.md"]
+)
 def test_a_changed_byte_of_any_part_is_found(path: Path, part: str) -> None:
     old = zipfile.ZipFile(path).read(part)
     new = old[:-1] + bytes([old[-1] ^ 1])

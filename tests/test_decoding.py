@@ -104,7 +104,7 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
                 past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
                 past = torch.cat([past, words[: len(past), position].unsqueeze(2)], -1)
             if position == 0:
-                cache.keep(rows)
+                cache.keep(rows.tolist(), [1])
                 past = past[rows]
 
 

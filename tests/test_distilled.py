@@ -26,15 +26,11 @@ from uar.networks import pretrained
 from uar.networks.densenet121 import DenseNet121
 from uar.networks.efficientnet_lite0 import EfficientNetLite0, _SameConv
 from uar.networks.pretrained import load_network
-from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled, train_decoder
+from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decoder
+from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled
 from uar.tokens.dvae import Dvae
 from uar.tokens.loading import load_tokenizer
-from uar.tokens.tokenizer import (
-    kmeans,
-    nearest_codes,
-    read_code_vectors,
-    reconstruction_quality,
-)
+from uar.tokens.tokenizer import kmeans, nearest_codes, read_code_vectors
 
 LITE0 = "efficientnet_lite0"
 SECTION = "dvae.distill"
@@ -48,13 +44,15 @@ def films(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
     return F.interpolate(coarse, (side, side), mode="bilinear").squeeze(1)
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
 def fitted(codes: int = 512, **changes: float) -> DistilledTokenizer:
     torch.manual_seed(0)
     params = PARAMS.model_copy(update=changes)
-    model = DistilledTokenizer(
-        load_network(LITE0, None, SECTION), codes, params.components, hidden=64
-    )
-    fit_codes(model, films(40), params, seed=3)
+    model = DistilledTokenizer(load_network(LITE0, None, SECTION), codes, params.components)
+    fit_codes(model, films(40), params, seeded(3))
     return model
 
 
@@ -146,15 +144,15 @@ def test_whitening_evens_the_components_out(whitening: float) -> None:
 
 def test_codes_follow_seed_and_films(model: DistilledTokenizer) -> None:
     assert fitted().fingerprint() == model.fingerprint()
-    other = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8, hidden=64)
-    fit_codes(other, films(40), PARAMS, seed=4)
+    other = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8)
+    fit_codes(other, films(40), PARAMS, seeded(4))
     assert other.fingerprint() != model.fingerprint()
 
 
 def test_too_few_cells_are_named() -> None:
-    model = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8, hidden=64)
+    model = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8)
     with pytest.raises(UserError, match="codebook_size 512 is more than the 32 cells of 2 films"):
-        fit_codes(model, films(2), PARAMS, seed=0)
+        fit_codes(model, films(2), PARAMS, seeded(0))
 
 
 def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
@@ -164,50 +162,44 @@ def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
         temperature=0.1, perceptual_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
-    views = films(40)
-    losses = [
-        step["reconstruction"]
-        for step in train_decoder(model, views, params, torch.device("cpu"), "float32", seed=0)
-    ]
+    views, decoder = films(40), FilmDecoder(512, 64, model.stride)
+    cpu = torch.device("cpu")
+    steps = train_decoder(decoder, model, views, params, cpu, "float32", seeded(0))
+    losses = [float(step["reconstruction"]) for step in steps]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1.0
     assert model.fingerprint() == before  # the decoder is no part of what makes tokens
-    again = model.reconstruct(model.tokenize(views[:3]))
+    with torch.inference_mode():
+        again = decoder.reconstruct(model.tokenize(views[:3]))
     assert again.shape == views[:3].shape
     assert again.min() >= 0
     assert again.max() <= 1
-    assert reconstruction_quality(model, views)["codes_used"] > 50
+    assert reconstruction_quality(model, decoder, views)["codes_used"] > 50
 
 
-def test_files_bring_the_same_tokenizer_back(model: DistilledTokenizer, tmp_path: Path) -> None:
-    paths = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
-    model.save(*paths)
-    again = load_tokenizer(*paths)
+def test_a_file_brings_the_same_tokenizer_back(model: DistilledTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    model.save(path)
+    again = load_tokenizer(path)
     assert isinstance(again, DistilledTokenizer)
     assert again.fingerprint() == model.fingerprint()
     assert again.stride == 16
-    tokens = model.tokenize(films(2))
-    assert torch.equal(again.tokenize(films(2)), tokens)
-    assert torch.equal(again.reconstruct(tokens), model.reconstruct(tokens))
-    assert torch.equal(read_code_vectors(paths[0]), model.codes)
+    assert torch.equal(again.tokenize(films(2)), model.tokenize(films(2)))
+    assert torch.equal(read_code_vectors(path), model.codes)
 
 
-def test_files_of_two_tokenizers_are_refused(model: DistilledTokenizer, tmp_path: Path) -> None:
-    paths = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
-    model.save(*paths)
-    Dvae(512, 64).save(tmp_path / "dvae.safetensors", tmp_path / "of_dvae.safetensors")
-    fitted(codes=600).save(tmp_path / "other.safetensors", paths[1])
-    for encoder, decoder in (
-        (paths[0], paths[1]),
-        (paths[0], tmp_path / "dvae.safetensors"),
-    ):
-        with pytest.raises(UserError, match="not the two halves of one distilled tokenizer"):
-            load_tokenizer(encoder, decoder)
-    with pytest.raises(UserError, match="not the two halves of one dall_e dVAE"):
-        load_tokenizer(tmp_path / "dvae.safetensors", paths[1])
-    with pytest.raises(UserError, match=r"gone.safetensors is missing"):
-        load_distilled(tmp_path / "gone.safetensors", paths[1])
+def test_other_files_are_refused(model: DistilledTokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "dvae.safetensors"
+    Dvae(512, 64).save(path)
+    with pytest.raises(UserError, match=r"dvae.safetensors is no distilled tokenizer"):
+        load_distilled(path)
     with pytest.raises(UserError, match="dvae.safetensors holds no code vectors"):
-        read_code_vectors(tmp_path / "dvae.safetensors")
+        read_code_vectors(path)
+    with pytest.raises(UserError, match=r"gone.safetensors is missing"):
+        load_distilled(tmp_path / "gone.safetensors")
+    weights = {**model.encoder_state(), "codes": model.codes[:, :3].contiguous()}
+    save_file(weights, tmp_path / "short.safetensors", model.metadata)
+    with pytest.raises(UserError, match=r"short.safetensors is no distilled tokenizer"):
+        load_tokenizer(tmp_path / "short.safetensors")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\xff" * 64])
@@ -215,7 +207,7 @@ def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"encoder.safetensors is no whole safetensors file"):
-        load_tokenizer(path, path)
+        load_tokenizer(path)
     with pytest.raises(UserError, match=r"encoder.safetensors: found no weights of a network"):
         load_network(LITE0, path, SECTION)
 
@@ -363,11 +355,10 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(hidden: str, tmp_path:
 
 
 def test_tokens_of_a_densenet_come_back_from_files(tmp_path: Path) -> None:
-    model = DistilledTokenizer(random_densenet(), 512, 24, hidden=64)
-    fit_codes(model, films(40), PARAMS, seed=3)
-    paths = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
-    model.save(*paths)
-    again = load_tokenizer(*paths)
+    model = DistilledTokenizer(random_densenet(), 512, 24)
+    fit_codes(model, films(40), PARAMS, seeded(3))
+    model.save(tmp_path / "encoder.safetensors")
+    again = load_tokenizer(tmp_path / "encoder.safetensors")
     assert again.fingerprint() == model.fingerprint()
     assert again.fingerprint() != fitted().fingerprint()
     tokens = model.tokenize(films(2))

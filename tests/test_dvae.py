@@ -18,15 +18,15 @@ from tests.conftest import ROOT
 from uar.core.config import DvaeTrainParams, Params
 from uar.core.errors import UserError
 from uar.networks.pretrained import FeatureNetwork, load_network
+from uar.tokens.decoder import FilmDecoder, load_decoder, logit_laplace, reconstruction_quality
 from uar.tokens.dvae import (
     Dvae,
     load_dvae,
-    logit_laplace,
     perceptual_distance,
     start_codes_by_kmeans,
     train_dvae,
 )
-from uar.tokens.tokenizer import reconstruction_quality
+from uar.tokens.tokenizer import Tokenizer, codebook_use
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,13 @@ def model() -> Dvae:
     """A random dVAE; tests do not change it."""
     torch.manual_seed(0)
     return Dvae(codebook_size=512, hidden=64).eval()
+
+
+@pytest.fixture(scope="module")
+def decoder() -> FilmDecoder:
+    """A random decoder of its tokens; tests do not change it."""
+    torch.manual_seed(1)
+    return FilmDecoder(codebook_size=512, hidden=64, stride=8).eval()
 
 
 def varied(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -60,42 +67,56 @@ def test_tokens_are_row_by_row(model: Dvae) -> None:
     assert tokens[1].tolist() == [int(best[1, i, j]) for i in range(3) for j in range(3)]
 
 
-def test_reconstruction_has_the_size_of_the_grid(model: Dvae) -> None:
+@pytest.mark.parametrize("stride", [8, 16])
+def test_reconstruction_has_the_size_of_the_grid(stride: int) -> None:
+    decoder = FilmDecoder(codebook_size=512, hidden=64, stride=stride).eval()
     with torch.inference_mode():
-        pixels = model.reconstruct(torch.arange(18).reshape(2, 9))
-    assert pixels.shape == (2, 24, 24)
+        pixels = decoder.reconstruct(torch.arange(18).reshape(2, 9))
+    assert pixels.shape == (2, 3 * stride, 3 * stride)
     assert pixels.min() >= 0 and pixels.max() <= 1
 
 
-def test_safetensors_round_trip(model: Dvae, tmp_path: Path) -> None:
-    halves = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
-    model.save(*halves)
-    loaded = load_dvae(*halves)
-    assert loaded.state_dict().keys() == model.state_dict().keys()
-    for name, weight in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], weight), name
+@pytest.mark.parametrize("together", [True, False])
+def test_safetensors_round_trip(
+    model: Dvae, decoder: FilmDecoder, tmp_path: Path, together: bool
+) -> None:
+    """A decoder that learned with the encoder lies in its file, any other in one of its own."""
+    encoder_file = other_file = tmp_path / "encoder.safetensors"
+    model.save(encoder_file, decoder if together else None)
+    if not together:
+        other_file = tmp_path / "decoder.safetensors"
+        decoder.save(other_file)
+    loaded = load_dvae(encoder_file)
+    for module, again in ((model, loaded), (decoder, load_decoder(other_file, loaded))):
+        assert again.state_dict().keys() == module.state_dict().keys()
+        for name, weight in module.state_dict().items():
+            assert torch.equal(again.state_dict()[name], weight), name
 
 
-def test_openai_pickles_give_the_same_tokens(model: Dvae, tmp_path: Path) -> None:
-    halves = tmp_path / "encoder.pkl", tmp_path / "decoder.pkl"
-    torch.save(model.encoder, halves[0])
-    torch.save(model.decoder, halves[1])
-    loaded = load_dvae(*halves)
+def test_openai_pickles_give_the_same_tokens(
+    model: Dvae, decoder: FilmDecoder, tmp_path: Path
+) -> None:
+    torch.save(model.encoder, tmp_path / "encoder.pkl")
+    torch.save(decoder.layers, tmp_path / "decoder.pkl")
+    loaded = load_dvae(tmp_path / "encoder.pkl")
     assert loaded.codebook_size == 512
     assert loaded.fingerprint() == model.fingerprint()
     pixels = varied(3, 16)
     tokens = tokens_of(model, pixels)
     assert torch.equal(tokens_of(loaded, pixels), tokens)
+    again = load_decoder(tmp_path / "decoder.pkl", loaded)
     with torch.inference_mode():
-        assert torch.equal(loaded.reconstruct(tokens), model.reconstruct(tokens))
+        assert torch.equal(again.reconstruct(tokens), decoder.reconstruct(tokens))
 
 
 def test_other_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
-    halves = tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors"
-    Dvae(codebook_size=600, hidden=68).save(*halves)
-    loaded = load_dvae(*halves)
+    path = tmp_path / "encoder.safetensors"
+    Dvae(codebook_size=600, hidden=68).save(path)
+    loaded = load_dvae(path)
     assert loaded.codebook_size == 600
     assert tokens_of(loaded, varied(1, 16)).shape == (1, 4)
+    FilmDecoder(codebook_size=600, hidden=72, stride=8, first=96).save(path)
+    assert load_decoder(path, loaded).reconstruct(torch.arange(4)[None]).shape == (1, 16, 16)
 
 
 class RunsACommand:
@@ -108,12 +129,20 @@ class RunsACommand:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_pickle_of_anything_else_is_refused_and_not_run(model: Dvae, tmp_path: Path) -> None:
-    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
-    evil, touched = tmp_path / "encoder.pkl", tmp_path / "touched"
+LOADERS: dict[str, Callable[[Path, Tokenizer], Any]] = {
+    "encoder": lambda path, _: load_dvae(path),
+    "decoder": load_decoder,
+}
+
+
+@pytest.mark.parametrize("half", LOADERS)
+def test_a_pickle_of_anything_else_is_refused_and_not_run(
+    model: Dvae, tmp_path: Path, half: str
+) -> None:
+    evil, touched = tmp_path / f"{half}.pkl", tmp_path / "touched"
     torch.save(RunsACommand(touched), evil)
     with pytest.raises(UserError) as caught:
-        load_dvae(evil, tmp_path / "decoder.safetensors")
+        LOADERS[half](evil, model)
     assert str(caught.value).startswith(f"{evil}: found no dall_e weights (a pickle of something")
     assert "weights_only" not in str(caught.value)  # torch's advice: load it unchecked
     assert not touched.exists()
@@ -121,46 +150,49 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(model: Dvae, tmp_path:
     assert touched.exists()
 
 
-def test_a_module_outside_the_allow_list_is_refused(model: Dvae, tmp_path: Path) -> None:
-    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "encoder.pkl")
-    with pytest.raises(UserError, match="encoder.pkl: found no dall_e weights"):
-        load_dvae(tmp_path / "encoder.pkl", tmp_path / "decoder.safetensors")
+@pytest.mark.parametrize("half", LOADERS)
+def test_a_module_outside_the_allow_list_is_refused(model: Dvae, tmp_path: Path, half: str) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / f"{half}.pkl")
+    with pytest.raises(UserError, match=f"{half}.pkl: found no dall_e weights"):
+        LOADERS[half](tmp_path / f"{half}.pkl", model)
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors", "encoder.pkl"])
-def test_a_file_that_holds_no_weights_is_named(model: Dvae, tmp_path: Path, name: str) -> None:
-    model.save(tmp_path / "good.safetensors", tmp_path / "decoder.safetensors")
-    with pytest.raises(UserError, match=f"{name} is missing.*dvae.encoder and dvae.decoder"):
-        load_dvae(tmp_path / name, tmp_path / "decoder.safetensors")
-    (tmp_path / name).write_text("no weights")
-    with pytest.raises(UserError, match=f"{name}: found no dall_e weights .*Expected"):
-        load_dvae(tmp_path / name, tmp_path / "decoder.safetensors")
-
-
-@pytest.mark.parametrize("sizes", [(600, 64), (512, 68)], ids=["codebook", "hidden"])
-def test_halves_that_do_not_fit_are_refused(
-    model: Dvae, tmp_path: Path, sizes: tuple[int, int]
+@pytest.mark.parametrize("half", LOADERS)
+@pytest.mark.parametrize("suffix", ["safetensors", "pkl"])
+def test_a_file_that_holds_no_weights_is_named(
+    model: Dvae, tmp_path: Path, half: str, suffix: str
 ) -> None:
-    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
-    Dvae(*sizes).save(tmp_path / "other.safetensors", tmp_path / "other_decoder.safetensors")
-    with pytest.raises(UserError, match="are not the two halves of one dall_e dVAE"):
-        load_dvae(tmp_path / "encoder.safetensors", tmp_path / "other_decoder.safetensors")
+    path = tmp_path / f"{half}.{suffix}"
+    with pytest.raises(UserError, match=f"{path.name} is missing.*dvae.encoder and dvae.decoder"):
+        LOADERS[half](path, model)
+    path.write_text("no weights")
+    with pytest.raises(UserError, match=f"{path.name}: found no dall_e weights .*Expected"):
+        LOADERS[half](path, model)
 
 
-def test_swapped_halves_are_refused(model: Dvae, tmp_path: Path) -> None:
-    model.save(tmp_path / "encoder.safetensors", tmp_path / "decoder.safetensors")
-    with pytest.raises(UserError, match="are not the two halves of one dall_e dVAE"):
-        load_dvae(tmp_path / "decoder.safetensors", tmp_path / "encoder.safetensors")
+def test_a_decoder_of_another_codebook_is_refused(model: Dvae, tmp_path: Path) -> None:
+    path = tmp_path / "decoder.safetensors"
+    FilmDecoder(600, 64, stride=8).save(path)
+    with pytest.raises(UserError, match="decodes tokens of 600 codes, .* makes them of 512"):
+        load_decoder(path, model)
 
 
-def test_fingerprint_changes_with_the_encoder_only() -> None:
+def test_swapped_halves_are_refused(model: Dvae, decoder: FilmDecoder, tmp_path: Path) -> None:
+    encoder_file, decoder_file = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    model.save(encoder_file)
+    decoder.save(decoder_file)
+    with pytest.raises(UserError, match="b.safetensors is not the encoder of a dall_e dVAE"):
+        load_dvae(decoder_file)
+    with pytest.raises(UserError, match="a.safetensors is not the decoder of a dall_e dVAE"):
+        load_decoder(encoder_file, model)
+
+
+def test_fingerprint_changes_with_the_weights(tmp_path: Path) -> None:
     model = Dvae(codebook_size=512, hidden=64)
     before = model.fingerprint()
     assert len(before) == 64
-    with torch.no_grad():
-        model.decoder.blocks.input.w[0, 0] += 1
-    assert model.fingerprint() == before
+    model.save(tmp_path / "both.safetensors", FilmDecoder(512, 64, stride=8))
+    assert load_dvae(tmp_path / "both.safetensors").fingerprint() == before
     with torch.no_grad():
         model.encoder.blocks.input.b[0] += 1e-6
     assert model.fingerprint() != before
@@ -194,7 +226,7 @@ def test_logit_laplace_integrates_to_one(mean: float, log_scale: float) -> None:
 
 
 def perplexity(model: Dvae, pixels: torch.Tensor) -> float:
-    return reconstruction_quality(model, pixels)["code_perplexity"]
+    return codebook_use(tokens_of(model, pixels), model.codebook_size)["code_perplexity"]
 
 
 def test_spread_codes_put_the_codebook_to_use() -> None:
@@ -212,11 +244,13 @@ def test_more_codes_than_cells_are_refused(model: Dvae) -> None:
         start_codes_by_kmeans(model, varied(4, 24), torch.Generator())
 
 
-def test_reconstruction_quality_counts_codes(model: Dvae, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reconstruction_quality_counts_codes(
+    model: Dvae, decoder: FilmDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]])
     monkeypatch.setattr(model, "tokenize", lambda pixels: tokens)
-    monkeypatch.setattr(model, "reconstruct", lambda tokens: torch.full((2, 16, 16), 0.4))
-    quality = reconstruction_quality(model, torch.full((2, 16, 16), 0.5))
+    monkeypatch.setattr(decoder, "reconstruct", lambda tokens: torch.full((2, 16, 16), 0.4))
+    quality = reconstruction_quality(model, decoder, torch.full((2, 16, 16), 0.5))
     assert quality["mse"] == pytest.approx(0.01)
     assert quality["psnr_db"] == pytest.approx(20.0, abs=1e-3)
     assert quality["codes_used"] == 2
@@ -225,9 +259,9 @@ def test_reconstruction_quality_counts_codes(model: Dvae, monkeypatch: pytest.Mo
 
 def short_training(
     steps: int, network: FeatureNetwork | None = None, **changes: Any
-) -> tuple[Dvae, list[dict[str, float]]]:
+) -> tuple[Dvae, FilmDecoder, list[dict[str, float]]]:
     torch.manual_seed(0)
-    model = Dvae(codebook_size=512, hidden=64)
+    model, decoder = Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8)
     options = {
         "steps": steps,
         "batch_size": 8,
@@ -240,25 +274,27 @@ def short_training(
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
     cpu = torch.device("cpu")
-    return model, list(train_dvae(model, images, params, cpu, "float32", 0, network))
+    steps_taken = train_dvae(model, decoder, images, params, cpu, "float32", 0, network)
+    log = [{name: float(value) for name, value in step.items()} for step in steps_taken]
+    return model, decoder, log
 
 
 def test_a_short_training_lowers_the_loss() -> None:
-    model, log = short_training(30)
+    model, decoder, log = short_training(30)
     assert len(log) == 30
     losses = [step["loss"] for step in log]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1.0
-    assert not model.training
-    assert reconstruction_quality(model, varied(16, 16, seed=2))["codes_used"] > 8
+    assert not model.training and not decoder.training
+    assert reconstruction_quality(model, decoder, varied(16, 16, seed=2))["codes_used"] > 8
 
 
 def test_training_follows_its_seed() -> None:
-    assert short_training(3)[1] == short_training(3)[1]
+    assert short_training(3)[2] == short_training(3)[2]
 
 
 def test_the_perceptual_term_is_weighed_and_acts() -> None:
     network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
-    _, log = short_training(50, network, perceptual_weight=100.0)
+    _, _, log = short_training(50, network, perceptual_weight=100.0)
     first, last = log[0], log[-1]
     expected = first["reconstruction"] + 100 * first["perceptual"]
     assert first["loss"] == pytest.approx(expected, rel=1e-5)
@@ -293,6 +329,7 @@ def test_the_stage_brings_the_network_that_the_term_needs(
     raw["dvae"]["train"]["perceptual_weight"] = weight
     given = []
     monkeypatch.setattr(stage, "train_dvae", lambda *args: given.append(args[-1]) or [])
+    monkeypatch.setattr(stage.Dvae, "save", lambda *halves: None)
     stage._train((varied(2, 64) * 255).byte(), Params.model_validate(raw))
     (network,) = given
     if weight:
@@ -304,11 +341,13 @@ def test_the_stage_brings_the_network_that_the_term_needs(
 
 def test_the_decoder_learns_alone_first() -> None:
     torch.manual_seed(0)
-    before = Dvae(codebook_size=512, hidden=64)
-    after, _ = short_training(3)  # round(0.3 * 3) = 1 step alone, then two with the encoder
-    stem = "encoder.blocks.input.w"
-    assert not torch.equal(after.state_dict()[stem], before.state_dict()[stem])
-    alone, _ = short_training(1, encoder_rate=0.0)
-    assert torch.equal(alone.state_dict()[stem], before.state_dict()[stem])
-    stem = "decoder.blocks.input.w"
-    assert not torch.equal(alone.state_dict()[stem], before.state_dict()[stem])
+    halves = (Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8))
+    stems = ("encoder.blocks.input.w", "layers.blocks.input.w")
+
+    def moved(trained: tuple[torch.nn.Module, ...]) -> list[bool]:
+        pairs = zip(stems, halves, trained, strict=True)
+        return [not torch.equal(a.state_dict()[stem], b.state_dict()[stem]) for stem, a, b in pairs]
+
+    # round(0.3 * 3) = 1 step alone, then two with the encoder
+    assert moved(short_training(3)[:2]) == [True, True]
+    assert moved(short_training(1, encoder_rate=0.0)[:2]) == [False, True]

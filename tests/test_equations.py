@@ -402,9 +402,8 @@ def test_equation_13_objective(
     train = make_params(tiny_raw, lambda2=lambda2, mask_reduction=reduction, margin=0.4).train
     model = make_model(tir="static" if stage == "two" else "none")
     batch = Batch(make_visual(model, 4), REPORTS, REPORT_IDS)
-    loss, terms = Objective.of_stage(train, with_mask=stage == "two")(model, batch)
-
-    output, targets = model(batch.visual, REPORTS), REPORTS[:, 1:]
+    output, targets = model(*batch.inputs), REPORTS[:, 1:]
+    loss, terms = Objective.of_stage(train, with_mask=stage == "two").of_output(output, batch)
     contrast = triplet(output.image_global, output.report_global, REPORT_IDS, 0.4)
     assert contrast > 0.1
     expected = 0.7 * cross_entropy(output.logits, targets)
@@ -492,7 +491,10 @@ def test_loss_and_gradients_equal_the_reference(
     visual = make_visual(model, 4)
     batch = Batch(visual if model.params.lsu else visual.double(), REPORTS, REPORT_IDS)
     objective = Objective.of_stage(make_params(tiny_raw, margin=0.4).train, with_mask=True)
-    actual, expected = objective(model, batch)[0], reference.loss(model, batch, objective)
+    actual, expected = (
+        objective(model, batch)[0],
+        reference.loss(model, batch, objective),
+    )
     torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=1e-5)
     used = [p for p in model.parameters() if p.requires_grad]
     gradients = [torch.autograd.grad(loss, used) for loss in (actual, expected)]

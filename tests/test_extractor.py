@@ -60,14 +60,8 @@ class Corners(Tokenizer):
     def encode(self, pixels: Tensor) -> Tensor:
         return (pixels[:, :: self.stride, :: self.stride] * 65535).round().long()
 
-    def reconstruct(self, tokens: Tensor) -> Tensor:
-        raise AssertionError("training neither draws nor writes a tokenizer")
-
     def encoder_state(self) -> dict[str, Tensor]:
         return {}
-
-    def save(self, encoder: Path, decoder: Path) -> None:
-        raise AssertionError("training neither draws nor writes a tokenizer")
 
 
 def sources(folder: Path, views: Views, draw_whole: bool) -> tuple[TokenSource, PixelSource]:

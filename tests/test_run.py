@@ -11,15 +11,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import torch
 import typer
+import yaml
 from safetensors import SafetensorError
 
 from pipeline import paths
-from pipeline.run import alone, end_with_dvc, errors_explained, interruption_explained
+from pipeline.provenance import stages
+from pipeline.run import (
+    alone,
+    as_stage,
+    end_with_dvc,
+    errors_explained,
+    interruption_explained,
+)
 from tests.conftest import ROOT
 from uar.core.errors import UserError
 
@@ -36,6 +47,27 @@ with alone("ingest"):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.parametrize(("params", "deterministic"), [(("threads",), True), ((), False)])
+def test_a_stage_that_computes_gives_the_same_bits(
+    params: tuple[str, ...],
+    deterministic: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    raw_params: dict[str, Any],
+) -> None:
+    """On a GPU too; one of texts loads no torch for it."""
+    paths.PARAMS.write_text(yaml.safe_dump(raw_params))
+    stage = replace(stages()["ingest"], params=params, inputs=(), outs=())
+    monkeypatch.setattr("pipeline.provenance.stages", lambda *root: {"ingest": stage})
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        found = []
+        as_stage("ingest", lambda: found.append(torch.are_deterministic_algorithms_enabled()))()
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert found == [deterministic]
 
 
 def test_two_runs_of_a_stage_are_refused_until_the_first_has_ended(folder: Path) -> None:

@@ -40,8 +40,8 @@ from uar.inference.reports import write_reports
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
+from uar.tokens.decoder import load_decoder, reconstruction_quality
 from uar.tokens.loading import load_tokenizer
-from uar.tokens.tokenizer import reconstruction_quality
 
 log = logging.getLogger(__name__)
 
@@ -283,13 +283,14 @@ def reconstruct(validation: ValidationSplit) -> dict[str, Any] | None:
     if not validation.params.model.lsu:
         log_skipped("figure6_reconstruction", "the model sees pixels (model.lsu: false)")
         return None
-    dvae = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER).eval()
-    dvae.to(resolve_device(validation.params.device))
-    device = next(dvae.parameters()).device
+    device = resolve_device(validation.params.device)
+    tokenizer = load_tokenizer(paths.DVAE_ENCODER).to(device)
+    decoder = load_decoder(paths.DVAE_DECODER, tokenizer).to(device)
     views = [(i, int(v)) for i in validation.samples for v in np.flatnonzero(validation.present[i])]
     raw = validation.films(np.array([validation.studies.rows[i, v] for i, v in views]))
     with torch.inference_mode():
-        copies = dvae.reconstruct(dvae.tokenize(torch.from_numpy(raw).to(device))).cpu().numpy()
+        tokens = tokenizer.tokenize(torch.from_numpy(raw).to(device))
+        copies = decoder.reconstruct(tokens).cpu().numpy()
     names = [f"{validation.ids[i]}, {validation.view_name(i, v)}" for i, v in views]
     boxes = read_checked(paths.BOXES, BOX_COLUMNS)
     known = [
@@ -306,7 +307,7 @@ def reconstruct(validation: ValidationSplit) -> dict[str, Any] | None:
     write_numbers("figure6_findings", reconstruction.finding_table(raw, copies, names, known))
     rows = validation.studies.rows[validation.present]
     measured = validation.films(rows[:: math.ceil(len(rows) / _MEASURED_FILMS)])
-    return reconstruction_quality(dvae, torch.from_numpy(measured).to(device))
+    return reconstruction_quality(tokenizer, decoder, torch.from_numpy(measured).to(device))
 
 
 def attend(validation: ValidationSplit, models: Mapping[str, UAR]) -> dict[str, Any] | None:

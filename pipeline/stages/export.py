@@ -62,7 +62,7 @@ def export() -> None:
     provenance = describe(params, checkpoint)
     tokenizer = None
     if params.model.lsu:
-        tokenizer = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER)
+        tokenizer = load_tokenizer(paths.DVAE_ENCODER)
     bundle = Bundle(
         checkpoint=checkpoint,
         tokenizer=tokenizer,

@@ -26,7 +26,7 @@ def tokenize() -> None:
     count, size, _ = open_images().shape
     in_training = np.zeros(count, dtype=bool)
     in_training[image_rows(params, "train").ravel()] = True
-    tokenizer = load_tokenizer(paths.DVAE_ENCODER, paths.DVAE_DECODER)
+    tokenizer = load_tokenizer(paths.DVAE_ENCODER)
     views = Views(
         kind=params.tokenize.views,
         crops=params.tokenize.crops,

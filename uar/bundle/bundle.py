@@ -36,9 +36,9 @@ from uar.tokens.tokenizer import Tokenizer
 
 FORMAT = 3
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
-_ENCODER, _DECODER = "encoder.safetensors", "decoder.safetensors"
+_ENCODER = "encoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
-_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _DECODER, _INDEX, _LIKENESS, _EXAMPLE}
+_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _INDEX, _LIKENESS, _EXAMPLE}
 _MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
@@ -172,7 +172,7 @@ class Bundle:
             self.vocabulary.save(folder / _WORDS)
             (folder / _CARD).write_text(self.card, encoding="utf-8")
             if self.tokenizer is not None:
-                self.tokenizer.save(folder / _ENCODER, folder / _DECODER)
+                self.tokenizer.save(folder / _ENCODER)
             if self.index is not None:
                 self.index.save(folder / _INDEX, sha256(folder / _MODEL))
             if self.likeness is not None:
@@ -230,7 +230,7 @@ class Bundle:
     def _from_parts(cls, folder: Path, manifest: _Manifest) -> Bundle:
         tokenizer, index = None, None
         if _ENCODER in manifest.parts:
-            tokenizer = load_tokenizer(folder / _ENCODER, folder / _DECODER)
+            tokenizer = load_tokenizer(folder / _ENCODER)
         if _INDEX in manifest.parts:
             index = StudyIndex.load(folder / _INDEX, manifest.parts[_MODEL])
         likeness, example = folder / _LIKENESS, folder / _EXAMPLE

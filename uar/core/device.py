@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -71,3 +72,14 @@ def few_at_once(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def describe(device: torch.device) -> str:
     """The device in words, for records."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def memory_peaks(device: torch.device) -> str:
+    """The most memory that this process has held so far, on the host and on a GPU, in words."""
+    import resource  # not on Windows, where nothing trains
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
+    peaks = f"{most * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB of host memory"
+    if device.type == "cuda":
+        peaks += f", {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU's"
+    return peaks

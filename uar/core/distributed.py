@@ -65,8 +65,13 @@ def started_processes() -> tuple[int, int]:
 
 
 def _shard(module: nn.Module, mesh: Any) -> Any:
+    """Layer by layer, so that no rank ever holds all parameters at once, and then the rest."""
     from torch.distributed.fsdp import fully_shard
 
+    for stack in module.modules():
+        if isinstance(stack, nn.ModuleList):
+            for layer in stack:
+                fully_shard(layer, mesh=mesh["data_parallel"])
     return fully_shard(module, mesh=mesh["data_parallel"])
 
 
@@ -75,11 +80,13 @@ def whole_parameters(module: nn.Module) -> Iterator[None]:
     """Within the block, each rank sees unsharded parameters, even outside `module`'s forward."""
     sharded: list[Any] = [part for part in module.modules() if hasattr(part, "unshard")]
     for part in sharded:
+        part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     try:
         yield
     finally:
         for part in sharded:
+            part.set_reshard_after_forward(True, recurse=False)
             part.reshard()
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+_STEPS_A_LINE = 50
 _SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -41,3 +45,11 @@ def progress(
         for item in items:
             yield item
             bar.update()
+
+
+def log_steps(steps: Iterable[Mapping[str, Any]]) -> None:
+    """Take a training's steps, and log the values of every 50th; only these are waited for."""
+    for number, values in enumerate(steps, 1):
+        if number % _STEPS_A_LINE == 0:
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            log.info("step %d: %s", number, shown)

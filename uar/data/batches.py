@@ -33,6 +33,11 @@ class Batch:
     present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
     findings: Tensor | None = None  # (B, N) float, 0 or 1: what the report asserts
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """What `UAR.forward` takes."""
+        return self.visual, self.report, self.present, self.findings
+
     def to(self, device: torch.device) -> Batch:
         """The same batch on `device`."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -199,9 +204,12 @@ class Studies:
         self.present = None if present is None else torch.from_numpy(present)
         self.findings = None if findings is None else torch.from_numpy(findings).float()
         self.weights = None if weights is None else torch.from_numpy(weights).float()
-        encoded = np.stack([vocabulary.encode(report, max_length) for report in reports])
-        self.reports = torch.from_numpy(encoded)
-        self.report_ids = torch.from_numpy(np.unique(list(reports), return_inverse=True)[1])
+        self.reports = torch.empty(len(reports), max_length + 1, dtype=torch.int64)
+        numbers: dict[str, int] = {}  # of each text, by first appearance
+        for row, report in zip(self.reports.numpy(), reports, strict=True):
+            row[:] = vocabulary.encode(report, max_length)
+            numbers.setdefault(report, len(numbers))
+        self.report_ids = torch.tensor([numbers[report] for report in reports])
 
     def __len__(self) -> int:
         return len(self.rows)

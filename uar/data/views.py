@@ -104,6 +104,40 @@ def draw_views(
     return torch.randint(first, 1 + crops, shape, generator=generator)
 
 
+@dataclass(frozen=True)
+class PackedFilms:
+    """Films of a packed array, read when they are asked for.
+
+    Args:
+        path: of the array, `(N, size, size)` uint8.
+        rows: which of it, `(n,)`.
+    """
+
+    path: Path
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, chosen: Tensor) -> Tensor:
+        """Films `(k, size, size)` uint8 at places `(k,)` of the n."""
+        return read_packed(self.path, self.rows[chosen.numpy()])
+
+    def whole_views(self, crop: int, most: int, generator: torch.Generator) -> Tensor:
+        """Whole views of all n or, of more than `most`, of that many drawn.
+
+        Returns:
+            `(k, crop, crop)` float32 in [0, 1].
+        """
+        chosen = torch.arange(len(self))
+        if len(self) > most:
+            chosen = torch.randperm(len(self), generator=generator)[:most]
+        return torch.cat([resize_view(self[part], crop) for part in chosen.split(_BLOCK)])
+
+
+_BLOCK = 64  # films at full size in memory at once
+
+
 def read_packed(path: Path, rows: np.ndarray) -> Tensor:
     """Images `rows` of a packed array, `(n, size, size)` uint8.
 

@@ -59,7 +59,8 @@ def generate(
     scores[:, 0] = 0.0  # beams start alike: only one counts
     lengths = torch.zeros(studies, beams, device=device)
     ended = torch.zeros(studies, beams, dtype=torch.bool, device=device)
-    done: list[Generated | None] = [None] * studies
+    written = torch.full((studies, length), PAD, device=device)
+    log_probabilities = torch.zeros(studies, device=device)
 
     for position in range(length):
         logits = [model.step(tables.words[last], cache) for cache in caches]
@@ -76,29 +77,41 @@ def generate(
         history = history.gather(1, parent.unsqueeze(2).expand(-1, -1, length))
         history[:, :, position] = last
 
-        finished = ended.all(dim=1) if position + 1 < length else torch.ones_like(waiting).bool()
-        for row in finished.nonzero().flatten().tolist():
-            best = int((scores[row] / lengths[row] ** length_penalty).argmax())
-            done[int(waiting[row])] = _strip(history[row, best].tolist(), float(scores[row, best]))
-        kept = _compact_rows(~finished)
-        if not len(kept):
+        # the one wait for the device in a word: whose reports have ended
+        stay = [not end for end in ended.all(dim=1).tolist()] if position + 1 < length else []
+        if not all(stay) or not stay:
+            best = (scores / lengths**length_penalty).argmax(dim=1, keepdim=True)
+            written[waiting] = history.gather(1, best.unsqueeze(2).expand(-1, -1, length)).squeeze(
+                1
+            )
+            log_probabilities[waiting] = scores.gather(1, best).squeeze(1)
+        if not any(stay):
             break
         for cache in caches:
             cache.branch(parent)
-        if len(kept) < len(waiting):
+        if not all(stay):
+            kept, moved = _compact_rows(stay)
             for cache in caches:
-                cache.keep(kept)
+                cache.keep(kept, moved)
+            rows = torch.tensor(kept).to(device, non_blocking=True)
             waiting, last, scores, lengths, ended, history = (
-                state[kept] for state in (waiting, last, scores, lengths, ended, history)
+                state[rows] for state in (waiting, last, scores, lengths, ended, history)
             )
-    return [study for study in done if study is not None]
+    return [
+        Generated([word for word in words if word not in (EOS, PAD)], log_probability)
+        for words, log_probability in zip(written.tolist(), log_probabilities.tolist(), strict=True)
+    ]
 
 
 def _guided(logits: list[Tensor], guidance: float) -> Tensor:
-    """Logits with films, moved away from those without where there are such."""
+    """Logits with films, moved away from those without where there are such.
+
+    What makes either of them log-probabilities is the same for every word of a row: normalising
+    the result takes it off.
+    """
     if len(logits) == 1:
         return logits[0]
-    seen, unseen = (each.log_softmax(-1) for each in logits)
+    seen, unseen = logits
     return seen + guidance * (seen - unseen)
 
 
@@ -109,20 +122,22 @@ def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
     comes padding, for certain.
     """
     total = logits.logsumexp(-1, keepdim=True)
-    logits[:, :, [PAD, BOS]] = -torch.inf
+    for never in (PAD, BOS):
+        logits[:, :, never] = -torch.inf
     best, words = logits.topk(logits.shape[1], dim=-1)
     log_probabilities = (best - total).masked_fill(ended.unsqueeze(2), -torch.inf)
     log_probabilities[:, :, 0].masked_fill_(ended, 0.0)
     return words.masked_fill(ended.unsqueeze(2), PAD), log_probabilities
 
 
-def _compact_rows(stay: Tensor) -> Tensor:
-    """Rows where `(B,)` is true; the last of them take the places of those that leave."""
-    count = int(stay.sum())
-    rows = torch.arange(count, device=stay.device)
-    rows[~stay[:count]] = count + stay[count:].nonzero().flatten()
-    return rows
+def _compact_rows(stay: list[bool]) -> tuple[list[int], list[int]]:
+    """Rows that stay, and the places whose row is another one's.
 
-
-def _strip(ids: list[int], log_probability: float) -> Generated:
-    return Generated([i for i in ids if i not in (EOS, PAD)], log_probability)
+    The last of those that stay take the places of those that leave.
+    """
+    count = sum(stay)
+    rows, behind = list(range(count)), [row for row in range(count, len(stay)) if stay[row]]
+    moved = [row for row in range(count) if not stay[row]]
+    for place, row in zip(moved, behind, strict=True):
+        rows[place] = row
+    return rows, moved

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,14 +43,31 @@ class MultiHeadAttention(nn.Module):
             causal: query t sees keys 0..t only.
         """
         keys, values = keys_and_values
-        attended = F.scaled_dot_product_attention(
-            self._split(self.query(x)),
-            keys,
-            values,
-            attn_mask=bias,
-            is_causal=causal,
-        )
+        queries = self._split(self.query(x))
+        if queries.device.type == "cpu" and queries.dtype == torch.bfloat16:
+            attended = _in_three_products(queries, keys, values, bias, causal)
+        else:
+            attended = F.scaled_dot_product_attention(
+                queries, keys, values, attn_mask=bias, is_causal=causal
+            )
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, d) -> (B, h, T, d/h)
+
+
+def _in_three_products(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool
+) -> Tensor:
+    """softmax(QKᵀ / sqrt(d/h) + bias) V; with a bias, whose scale is large, softmax in float32.
+
+    On a CPU, torch's fused attention is no faster in bfloat16 than in float32, and these products
+    are (`python -m benchmarks.step`).
+    """
+    activations = (queries @ keys.transpose(2, 3)) * queries.shape[-1] ** -0.5
+    if bias is not None:
+        activations = activations + bias.float()
+    if causal:
+        later = torch.ones(activations.shape[-2:], dtype=torch.bool, device=queries.device).triu(1)
+        activations = activations.masked_fill(later, -torch.inf)
+    return activations.softmax(-1, dtype=activations.dtype).to(values.dtype) @ values

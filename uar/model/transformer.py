@@ -148,12 +148,20 @@ class Cache:
         past = self.ancestors[..., : self.slots.start]
         past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep studies `rows` `(B',)`, where `rows[i]` is i or not below B': the others move."""
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero().flatten()
+    def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
+        """Keep B' studies.
+
+        Args:
+            rows: of them, B'; `rows[i]` is i or not below B'.
+            moved: places i of which it is not i.
+        """
+        device = self.ancestors.device
+        places = torch.tensor(moved, dtype=torch.int64).to(device, non_blocking=True)
+        origins = torch.tensor([rows[place] for place in moved], dtype=torch.int64)
+        origins = origins.to(device, non_blocking=True)
 
         def closed_up(tensor: Tensor) -> Tensor:
-            tensor[moved] = tensor[rows[moved]]
+            tensor[places] = tensor[origins]
             return tensor[: len(rows)]
 
         self.ancestors = closed_up(self.ancestors)

@@ -274,17 +274,23 @@ def global_image_feature(
         kept: `(B, L)` bool, tokens that count; None: all of them.
     """
     if present is None:
-        return image.mean(dim=1) if kept is None else masked_mean(image, kept)
+        return wide(image).mean(dim=1) if kept is None else masked_mean(image, kept)
     there = tokens_of(present, image)
     return masked_mean(image, there if kept is None else there & kept)
 
 
 def pool_seen(memory: Tensor, seen: Tensor | None) -> Tensor:
     """Mean of `(B, L, d)` over the tokens that `missing_view_mask` leaves, `(B, d)`."""
-    return memory.mean(dim=1) if seen is None else masked_mean(memory, seen[:, 0, 0] == 0)
+    return wide(memory).mean(dim=1) if seen is None else masked_mean(memory, seen[:, 0, 0] == 0)
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `(B, T, d)` over the positions where `(B, T)` is true."""
+    """Mean of `(B, T, d)` over the positions where `(B, T)` is true, in float32 at least."""
+    features = wide(features)
     weights = mask.unsqueeze(-1).to(features.dtype)
     return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+
+def wide(features: Tensor) -> Tensor:
+    """In float32, whatever autocast has made of them; float64 stays."""
+    return features if features.dtype == torch.float64 else features.float()

@@ -1,4 +1,4 @@
-"""A tokenizer from its files."""
+"""A tokenizer from its file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from uar.tokens.dvae import load_dvae
 from uar.tokens.tokenizer import Tokenizer, read_metadata
 
 
-def load_tokenizer(encoder: Path, decoder: Path) -> Tokenizer:
-    """A tokenizer of whichever kind its files say.
+def load_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer of whichever kind its file says.
 
     Args:
-        encoder: safetensors of a dVAE or a distilled tokenizer, or OpenAI's encoder.pkl.
-        decoder: its other half.
+        path: safetensors of a dVAE's encoder or a distilled tokenizer, or OpenAI's encoder.pkl.
 
     Raises:
-        UserError: a file is absent, is no such file, or the two halves do not fit each other.
+        UserError: the file is absent or is no such file.
     """
-    if read_metadata(encoder).get("kind") == "distilled":
-        return load_distilled(encoder, decoder)
-    return load_dvae(encoder, decoder)
+    if read_metadata(path).get("kind") == "distilled":
+        return load_distilled(path)
+    return load_dvae(path)

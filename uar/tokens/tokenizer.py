@@ -1,23 +1,30 @@
-"""What makes visual tokens of films: a codebook, a stride, and a way back to pixels."""
+"""What makes visual tokens of films: a codebook and a stride."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.device import few_at_once
 from uar.core.errors import UserError
+from uar.core.files import atomic_write
 from uar.core.weights import read_safetensors
+
+if TYPE_CHECKING:
+    from uar.tokens.decoder import FilmDecoder
+
+OWN_DECODER = "decoder."  # before the names of its weights, in the file of a tokenizer that has one
 
 
 class Tokenizer(nn.Module, ABC):
-    """Films to tokens of a codebook and back.
+    """Films to tokens of a codebook.
 
     Attributes:
         stride: M, pixels along a token's side (section 3.2).
@@ -35,16 +42,23 @@ class Tokenizer(nn.Module, ABC):
         """Tokens `(N, H/M, W/M)` int64 of `(N, H, W)` gray pixels in [0, 1]."""
 
     @abstractmethod
-    def reconstruct(self, tokens: Tensor) -> Tensor:
-        """Gray pixels `(N, H, W)` in [0, 1] of a square grid of tokens `(N, L)`."""
-
-    @abstractmethod
     def encoder_state(self) -> dict[str, Tensor]:
         """All that decides which tokens a film gets."""
 
-    @abstractmethod
-    def save(self, encoder: Path, decoder: Path) -> None:
-        """Write what makes tokens and what makes pixels of them, as safetensors."""
+    @property
+    def metadata(self) -> dict[str, str] | None:
+        """Text beside the weights in its file."""
+        return None
+
+    def save(self, path: Path, decoder: FilmDecoder | None = None) -> None:
+        """Write it as safetensors, with the decoder that has learned together with it, if any."""
+        weights = self.encoder_state()
+        if decoder is not None:
+            state = decoder.layers.state_dict()
+            weights = weights | {f"{OWN_DECODER}{name}": weight for name, weight in state.items()}
+        weights = {name: weight.cpu().contiguous() for name, weight in weights.items()}
+        with atomic_write(path) as temporary:
+            save_file(weights, temporary, self.metadata)
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""
@@ -112,19 +126,3 @@ def codebook_use(tokens: Tensor, codebook_size: int) -> dict[str, Any]:
     share = tokens.flatten().bincount(minlength=codebook_size).float() / tokens.numel()
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     return {"codes_used": int((share > 0).sum()), "code_perplexity": entropy.exp().item()}
-
-
-def reconstruction_quality(model: Tokenizer, pixels: Tensor) -> dict[str, Any]:
-    """Mean squared error of the round trip through tokens, and how much of the codebook it used.
-
-    Args:
-        pixels: `(N, H, W)` gray, in [0, 1].
-    """
-    with torch.inference_mode():
-        tokens = model.tokenize(pixels)
-        error = nn.functional.mse_loss(model.reconstruct(tokens), pixels)
-    return {
-        "mse": error.item(),
-        "psnr_db": (-10 * torch.log10(error)).item(),
-        **codebook_use(tokens, model.codebook_size),
-    }

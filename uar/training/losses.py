@@ -108,7 +108,7 @@ def findings_loss(
         studies: of the whole batch; None: this is the whole.
     """
     each = F.binary_cross_entropy_with_logits(
-        logits, findings, pos_weight=weights, reduction="none"
+        logits.float(), findings, pos_weight=weights, reduction="none"
     ).mean(dim=1)
     return (each * real).sum() / (len(logits) if studies is None else studies)
 

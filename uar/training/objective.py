@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from uar.core.config import TrainParams
@@ -62,6 +63,11 @@ class Objective:
             mask_reduction=params.mask_reduction,
         )
 
+    def to(self, device: torch.device) -> Objective:
+        """The same, of outputs on `device`."""
+        positives = None if self.positives is None else self.positives.to(device)
+        return replace(self, positives=positives)
+
     def __call__(
         self,
         model: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Output],
@@ -70,17 +76,20 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (Eq. 13) of a batch, and each term by name.
 
+        Call it outside autocast, which would take the cosines of Eq. 10 in low precision: among
+        features that lie close, the hardest negatives then tie. `model` may use it inside.
+
         With `r_drop` the mean of two passes, which dropout makes different, and of how different.
 
         Args:
             gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
                 a study count `ranks` times, so that their mean over the ranks is the whole's.
         """
-        output = model(batch.visual, batch.report, batch.present, batch.findings)
+        output = model(*batch.inputs)
         loss, terms = self.of_output(output, batch, gather)
         if not self.r_drop:
             return loss, terms
-        again = model(batch.visual, batch.report, batch.present, batch.findings)
+        again = model(*batch.inputs)
         _, terms_again = self.of_output(again, batch, gather)
         terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
         targets = batch.report[:, 1:]
@@ -115,9 +124,8 @@ class Objective:
         if output.findings is not None and self.positives is not None:
             assert batch.findings is not None  # of a model with a findings head
             real = (targets != PAD).any(dim=1)
-            weights = self.positives.to(targets.device)
             terms["findings"] = ranks * findings_loss(
-                output.findings, batch.findings, weights, real, batch.studies
+                output.findings, batch.findings, self.positives, real, batch.studies
             )
             loss = loss + self.findings * terms["findings"]
         if output.masks:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic
+from uar.core.device import autocast, make_deterministic, memory_peaks
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -30,7 +31,7 @@ from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
 from uar.model.checkpoint import Checkpoint
-from uar.model.uar import UAR
+from uar.model.uar import UAR, Output
 from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
@@ -74,12 +75,20 @@ class TrainingStep(nn.Module):
         self.gather = lambda rows: gather_rows(fabric, rows)
         self.autocast = lambda: autocast(fabric.device, precision)
         self.run = torch.compile(model.forward) if compiled else model.forward
+        # The basis is fixed, and every process draws the same: DDP need not send it in each step.
+        fixed = [name for name, _ in self.named_buffers() if name.endswith("aligner.basis")]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, `loss` among them."""
-        with self.autocast():
-            _, terms = self.objective(self.run, batch, self.gather)
+        _, terms = self.objective(self._pass, batch, self.gather)
         return terms
+
+    def _pass(
+        self, visual: Tensor, report: Tensor, present: Tensor | None, findings: Tensor | None
+    ) -> Output:
+        with self.autocast():
+            return self.run(visual, report, present, findings)
 
 
 @dataclass(frozen=True)
@@ -190,11 +199,12 @@ def train_stage(
         values |= {f"val/{name}": value for name, value in scores.items()}
         values["learning_rate"] = float(trainer.schedule.get_last_lr()[0])
         past.append(values)
-        seconds += time.monotonic() - started
+        took = time.monotonic() - started
+        seconds += took
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        log.info(_line(epoch, values, params.select_by))
+        log.info(f"{_line(epoch, values, params.select_by)} ({trainer.speed(took)})")
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
@@ -220,14 +230,17 @@ class Trainer:
         schedule: of its learning rates, one step a batch.
         average: of the weights, which validation and the checkpoint take.
         epochs: of the whole stage.
+        rate: studies a second in the last epoch's steps, of all processes together.
     """
 
     def __init__(self, fabric: Fabric, model: UAR, task: Task, recipe: Recipe) -> None:
         params = recipe.params
         make_deterministic(params.deterministic)
         self.fabric, self.model, self.task, self.recipe = fabric, model, task, recipe
+        self.objective = task.objective.to(fabric.device)
+        self.rate = 0.0
         self.step: _FabricModule = fabric.setup_module(
-            TrainingStep(model, task.objective, fabric, recipe.precision, params.compile)
+            TrainingStep(model, self.objective, fabric, recipe.precision, params.compile)
         )
         self.optimizer = make_optimizer(model, params, recipe.stage.learning_rate)
         self.average = WeightAverage(self.step, params.weight_average)
@@ -274,7 +287,7 @@ class Trainer:
         """
         with self.average.in_place():
             with whole_parameters(self.step):
-                scores = self.task.validation(self.model, self.task.objective, write)
+                scores = self.task.validation(self.model, self.objective, write)
             if not self.average.decay:
                 return scores, None
             weights, _ = full_state(self.model, self.optimizer)
@@ -293,6 +306,7 @@ class Trainer:
         fabric = self.fabric
         torch.manual_seed(self.recipe.draw_seed(epoch, 1 + fabric.global_rank))  # dropout
         title = f"epoch {epoch}/{self.epochs}"
+        started = time.monotonic()
         self.step.train()
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
@@ -313,7 +327,16 @@ class Trainer:
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
             bar.update()
         bar.close()
+        self.rate = len(self.task.studies) / (time.monotonic() - started)
         return means
+
+    def speed(self, seconds: float) -> str:
+        """How fast the last epoch trained, what it took with validation, and the peak of memory.
+
+        In the log alone: what is tracked is the same bytes on every machine.
+        """
+        speed = f"{seconds:.0f} s with validation, {memory_peaks(self.fabric.device)}"
+        return f"{self.rate:.1f} studies/s, {speed}" if self.rate else speed
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step."""

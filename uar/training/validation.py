@@ -77,7 +77,7 @@ class Validation:
             for batch, stranger in zip(batches, strangers, strict=True):
                 batch, stranger = batch.to(self.fabric.device), stranger.to(self.fabric.device)
                 part = _Part()
-                output = model(batch.visual, batch.report, batch.present, batch.findings)
+                output = model(*batch.inputs)
                 self._measure(part, objective, output, batch)
                 output = model(stranger.visual, stranger.report, stranger.present)
                 nats = report_cross_entropy(output.logits, stranger.report[:, 1:])
