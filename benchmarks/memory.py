@@ -65,9 +65,9 @@ class Brightness(Tokenizer):
 
 def invent(folder: Path, studies: int) -> None:
     """The files that the stages read, written piece by piece."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    merge(raw, yaml.safe_load((ROOT / "presets/mimic_cxr.yaml").read_text()))
-    (folder / "params.yaml").write_text(yaml.safe_dump(raw))
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    merge(raw, yaml.safe_load((ROOT / "presets/mimic_cxr.yaml").read_text(encoding="utf-8")))
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     for name in ("data", "models/dvae"):
         (folder / name).mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -204,7 +204,7 @@ def measure(stage: str) -> None:
     before = time.process_time()
     STAGES[stage]()
     spent = time.process_time() - before
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak, mapped = (
         int(re.search(rf"{name}:\s*(\d+) kB", status)[1]) / 1024 for name in ("VmHWM", "RssFile")
     )

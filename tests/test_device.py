@@ -6,7 +6,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from pipeline.__main__ import app
+from uar.command import app as uar_app
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
 
@@ -39,6 +39,6 @@ def test_a_command_refuses_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     films = ["x.png"] if command == "report" else []
     arguments = [command, *films, "--bundle", str(tmp_path / "model.uar"), "--device", "cuda"]
-    result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(uar_app, arguments)
     assert isinstance(result.exception, UserError)
     assert "device cuda" in str(result.exception)

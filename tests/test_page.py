@@ -473,7 +473,7 @@ def test_without_a_labeller_nothing_speaks_of_findings(
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     try:
         shown = page.find_elements(By.CLASS_NAME, "labelled")
-        assert len(shown) == 5 and not any(part.is_displayed() for part in shown)
+        assert len(shown) == 6 and not any(part.is_displayed() for part in shown)
     finally:
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

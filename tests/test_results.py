@@ -594,7 +594,7 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
     monkeypatch.setattr(compare, "read_experiments", lambda: experiments)
     monkeypatch.setenv("COLUMNS", "150")
     text = paths.PARAMS.read_text().replace("meteor: true", "meteor: false")
-    paths.PARAMS.write_text(text.replace("protocols: [r2gen, coco]", "protocols: [r2gen]"))
+    paths.PARAMS.write_text(text.replace("  - r2gen\n  - coco\n", "  - r2gen\n"))
     return experiments
 
 

@@ -62,5 +62,8 @@ def _rows(matrices: Tensor) -> np.ndarray:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    """numpy has no bfloat16, and multiplies float16 slowly."""
-    return (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).detach().numpy()
+    """numpy has no bfloat16, and multiplies float16 slowly.
+
+    Not by `Tensor.numpy`, which would forbid FSDP to free the storage afterwards.
+    """
+    return np.from_dlpack((x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).detach())

@@ -103,8 +103,8 @@ def film_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        with path.open("rb") as stream:
-            return stream.read(LIMITS.file_bytes + 1)
+        with path.open("rb") as stream:  # `read` sets aside what it is asked for
+            return stream.read(min(path.stat().st_size, LIMITS.file_bytes) + 1)
     except OSError as error:
         raise UserError(f"{str(path)[:200]}: cannot be read ({kind_of(error)})") from None
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast, get_args
 
 from uar.core.config import DatasetParams
+from uar.core.sections import is_empty_report
 from uar.data.readers.iu_xray import random_split
 from uar.data.readers.tables import read_csv
 from uar.data.study import (
@@ -26,7 +27,6 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
-    is_empty_report,
     refuse,
 )
 
