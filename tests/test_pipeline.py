@@ -191,7 +191,8 @@ def test_the_chains_metrics(chain: Path) -> None:
     assert tracked["F1"] == round(metrics["clinical"]["micro"]["F1"], 4)
     assert tracked["distinct"] == details["text"]["model"]["distinct_reports"]
     assert details["signatures"]["r2gen"]["BLEU-4"].startswith(
-        "BLEU-4|r2gen|words:blank|refs:cleaned,cut:16,unk:yes|text:beam:3,lp:1|n:4|data:"
+        "BLEU-4|r2gen|words:blank|refs:cleaned,cut:16,unk:yes|"
+        "text:beam:3,lp:1,arithmetic:portable|n:4|data:"
     )
 
     predictions = read_predictions(chain / paths.PREDICTIONS)
@@ -504,14 +505,20 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     model = checkpoint.build().eval()
     with torch.no_grad():
         logits = model.finding_logits(studies.visual.whole(studies.rows), model.tables())
+    temperature = read_json(paths.DETAILS)["findings_head"]["temperature"]
     films = read_table(paths.STUDIES)
     films = films[films["split"] == "test"]["image_paths"]
-    for files, prediction, likely in zip(films, predictions, logits.sigmoid(), strict=True):
+    told = (logits / temperature).sigmoid()
+    for files, prediction, likely in zip(films, predictions, told, strict=True):
         report = reporter.report([chain / "data/raw/demo/images" / file for file in files])
         assert " ".join(report.words) == prediction.generated
         assert report.probabilities == pytest.approx(likely.tolist(), abs=1e-5)
-        thresholds = checkpoint.weights["findings.thresholds"].tolist()
-        assert [finding.threshold for finding in report.findings] == thresholds
+        of_logits = checkpoint.weights["findings.thresholds"]
+        found = torch.tensor([finding.threshold for finding in report.findings])
+        assert torch.equal(found > 1, of_logits > 1)  # never exceeded
+        below = found < 1
+        exceeded = likely.logit()[below] * temperature > of_logits[below].logit()
+        assert torch.equal(likely[below] > found[below], exceeded)
 
 
 def test_tune_compares_decoding_on_validation(

@@ -239,7 +239,7 @@ class Reporter:
         if model.findings is not None and output.findings is not None:
             heat = self._temperature
             likely = (output.findings / heat).sigmoid().tolist()
-            least = tuple((model.findings.thresholds.logit(eps=1e-6) / heat).sigmoid().tolist())
+            least = tuple(_tempered(model.findings.thresholds, heat).tolist())
             reports = [
                 replace(report, probabilities=tuple(of_study), thresholds=least)
                 for report, of_study in zip(reports, likely, strict=True)
@@ -284,6 +284,12 @@ class Reporter:
         """By which validation divides the findings head's logits."""
         evidence = self.bundle.evidence
         return 1.0 if evidence is None else evidence.temperature or 1.0
+
+
+def _tempered(thresholds: Tensor, temperature: float) -> Tensor:
+    """Thresholds of calibrated probabilities; one above 1, which none exceeds, stays so."""
+    below = (thresholds.logit(eps=1e-6) / temperature).sigmoid()
+    return torch.where(thresholds < 1, below, thresholds)
 
 
 def _refuse_doubtful(study: Prepared, force: bool) -> None:

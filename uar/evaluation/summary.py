@@ -43,10 +43,7 @@ HEADLINE = {
     "unchanged": "unchanged_with_other_images",
     "nats": "scores model nats cross_entropy",
     "gain": "scores model nats image_gain",
-    **{
-        name: f"scores model r2gen {name}"
-        for name in ("BLEU-1", "BLEU-2", "BLEU-3", "METEOR", "ROUGE-L")
-    },
+    **{name: f"scores model r2gen {name}" for name in ("BLEU-1", "BLEU-2", "METEOR", "ROUGE-L")},
     "const_B4": "scores constant_report r2gen BLEU-4",
     "shuf_B4": "scores shuffled_images r2gen BLEU-4",
     "F1_macro": "scores model clinical macro F1",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -246,7 +247,8 @@ async def _body(request: Request, size: int) -> bytes:
 
 def entry(report: Report) -> dict[str, Any]:
     """A report as web.js reads it."""
-    attention = report.attention.reshape(len(report.words), -1)
+    words, *place = report.attention.shape
+    attention = report.attention.reshape(words, math.prod(place))  # a report may have no word
     return {
         **report.as_json(),
         **attention_entry(attention),
