@@ -2,7 +2,8 @@
 
 Matrix products: MKL's only branch that is the same on every CPU is its SSE2 one, at half the speed
 of OpenBLAS' for Haswell, which is the same too. Square roots: MKL's vector library takes AVX-512
-whatever it is told, and rounds otherwise there; IEEE 754's rounding is one.
+whatever it is told, and rounds otherwise there; IEEE 754's rounding is one. `x ** 0.5` goes the
+same way and cannot be replaced alone: write `x.sqrt()`, and a power that may be 0.5 as a tensor.
 """
 
 from __future__ import annotations

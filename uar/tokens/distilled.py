@@ -129,7 +129,8 @@ def fit_codes(
     variances, axes = torch.linalg.eigh(torch.cov(points.T))
     leading = variances.argsort(descending=True)[: model.projection.shape[1]]
     variances, axes = variances[leading], axes[:, leading]
-    scale = (variances + 1e-4 * variances[0]) ** (params.whitening / 2)
+    power = torch.full_like(variances, params.whitening / 2)  # not the number: uar.core.kernels
+    scale = torch.pow(variances + 1e-4 * variances[0], power)
     model.projection.copy_(axes / scale)
     centres = kmeans(
         (points - model.mean) @ model.projection, model.codebook_size, generator, _KMEANS_ROUNDS
