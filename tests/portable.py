@@ -82,31 +82,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 pool.submit(run_on, cpu, runs, given.arithmetic, Path(folder))
                 for cpu in (HERE, *cpus)
             ]
-        digests = {cpu: each.result() for cpu, each in zip((HERE, *cpus), of, strict=True)}
-    return compare(digests, given.arithmetic)
+        made = {cpu: each.result() for cpu, each in zip((HERE, *cpus), of, strict=True)}
+    return compare(made, given.arithmetic)
 
 
-def compare(digests: dict[str, dict[str, str]], arithmetic: str) -> int:
-    """Print CPU by CPU what each stage made; 0 if all is equal.
+def compare(made: dict[str, dict[str, dict[str, str]]], arithmetic: str) -> int:
+    """Print CPU by CPU what each stage made, and which files differ; 0 if all is equal.
 
     Args:
-        digests: CPU -> stage -> hash.
+        made: CPU -> stage -> file -> hash.
     """
-    print(f"arithmetic: {arithmetic}\n{'':<20}" + "".join(f"{cpu:<16}" for cpu in digests))
-    differing = 0
-    for stage, mine in digests[HERE].items():
-        found = [of[stage] for of in digests.values()]
-        equal = set(found) == {mine}
-        differing += not equal
-        cells = "".join(f"{digest:<16}" for digest in found)
-        print(f"{stage:<20}{cells}{'' if equal else 'not equal'}")
-    count = len(digests[HERE])
-    print(f"{count - differing} of {count} stages have the same bytes on all {len(digests)} CPUs")
-    return int(differing > 0)
+    print(f"arithmetic: {arithmetic}\n{'':<20}" + "".join(f"{cpu:<16}" for cpu in made))
+    differing = []
+    for stage, mine in made[HERE].items():
+        others = [of[stage] for of in made.values()]
+        print(f"{stage:<20}" + "".join(f"{_digest(files):<16}" for files in others))
+        if files := [path for path in mine if any(of[path] != mine[path] for of in others)]:
+            differing.append(stage)
+            print(f"{'':<20}not equal: {', '.join(files)}")
+    count = len(made[HERE])
+    print(f"{count - len(differing)} of {count} stages made the same bytes on {len(made)} CPUs")
+    return int(bool(differing))
 
 
-def run_on(cpu: str, runs: dict[str, list[str]], arithmetic: str, folder: Path) -> dict[str, str]:
-    """Stage -> hash of all that it makes, on this CPU or on an emulated one.
+def _digest(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_on(
+    cpu: str, runs: dict[str, list[str]], arithmetic: str, folder: Path
+) -> dict[str, dict[str, str]]:
+    """Stage -> file that it makes -> hash, on this CPU or on an emulated one.
 
     Args:
         runs: preset -> stages to run of it.
@@ -148,25 +154,24 @@ def write_params(folder: Path, preset: str, arithmetic: str) -> None:
 
 
 def run_stages(runs: dict[str, list[str]]) -> None:
-    """Run stages in folders of the presets' names; print as JSON a hash of all that each made."""
+    """Run stages in folders of the presets' names; print as JSON the hashes of what each made."""
     if "QEMU_CPU" in os.environ:
         emulate_children()
-    work, digests = Path.cwd(), {}
+    work, files = Path.cwd(), {}
     for preset, names in runs.items():
         os.chdir(work / preset)
         from pipeline import paths
         from pipeline.__main__ import app
 
-        if not digests:
+        if not files:
             make_cheap()
         for name in names:
             app([name], standalone_mode=False)
             made = json.loads((paths.PROVENANCE / f"{name}.json").read_text())["made"]
-            hashed = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
-            digests[name if preset == "demo" else f"{name}, {preset}"] = hashed[:12]
+            files[name if preset == "demo" else f"{name}, {preset}"] = made
             cpu, seconds = os.environ.get("QEMU_CPU", HERE), time.process_time()
             print(f"{cpu}: {name}, {seconds:.0f} s of CPU time so far", file=sys.stderr, flush=True)
-    print(json.dumps(digests))
+    print(json.dumps(files))
 
 
 def make_cheap() -> None:
