@@ -29,14 +29,15 @@ ROOT = Path(__file__).parents[1]
 QEMU = "qemu-x86_64"
 HERE = "this CPU"
 EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # two of Intel's generations, AMD's
-QUICK = ("ingest", "preprocess", "vocabulary", "dvae", "tokenize", "train_stage_one")
+TRAINED = ("ingest", "dvae", "tokenize")  # of the preset with a dVAE of its own
 SMALL = {
+    "device": "cpu",
     "dataset.demo.studies": 24,
-    "image.size": 32,
-    "image.crop": 24,
+    "image.size": 64,
+    "image.crop": 64,
     "dvae.train.steps": 3,
     "dvae.train.batch_size": 4,
-    "dvae.train.crop": 16,
+    "dvae.train.crop": 32,
     "tokenize.crops": 1,
     "model.d_model": 32,
     "model.basis_size": 64,
@@ -50,6 +51,7 @@ SMALL = {
     "evaluate.constant_candidates": 3,
     "evaluate.resamples": 50,
 }
+SMALLER = {"image.size": 32, "image.crop": 24, "dvae.train.crop": 16}  # for the dVAE's encoder
 DPI = 20  # of figures
 
 
@@ -58,57 +60,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK[-1]} and before, one CPU")
+    parser.add_argument("--quick", action="store_true", help="up to the first training, one CPU")
     parser.add_argument("--arithmetic", choices=("portable", "native"), default="portable")
     parser.add_argument("--cpus", default=",".join(EMULATED), help="QEMU's names")
     parser.add_argument("--here", help=argparse.SUPPRESS)  # one CPU's run: its stages
     given = parser.parse_args(arguments)
     if given.here:
-        run_stages(given.here.split(","))
+        run_stages(json.loads(given.here))
         return 0
     if shutil.which(QEMU) is None:
         parser.error(f"no {QEMU}; Debian's package qemu-user has it")
     from pipeline.provenance import stages
 
-    names = list(QUICK if given.quick else stages())
+    whole = list(stages())
+    names = whole[: whole.index("train_stage_one") + 1] if given.quick else whole
+    runs = {"demo": names} if given.quick else {"demo": names, "demo_dvae": list(TRAINED)}
     cpus = given.cpus.split(",")[-1:] if given.quick else given.cpus.split(",")
     with tempfile.TemporaryDirectory(prefix="portable-") as folder:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             of = [
-                pool.submit(run_on, cpu, names, given.arithmetic, Path(folder))
+                pool.submit(run_on, cpu, runs, given.arithmetic, Path(folder))
                 for cpu in (HERE, *cpus)
             ]
-        digests = {cpu: each.result() for cpu, each in zip((HERE, *cpus), of, strict=True)}
-    return compare(digests, given.arithmetic)
+        made = {cpu: each.result() for cpu, each in zip((HERE, *cpus), of, strict=True)}
+    return compare(made, given.arithmetic)
 
 
-def compare(digests: dict[str, dict[str, str]], arithmetic: str) -> int:
-    """Print CPU by CPU what each stage made; 0 if all is equal.
+def compare(made: dict[str, dict[str, dict[str, str]]], arithmetic: str) -> int:
+    """Print CPU by CPU what each stage made, and which files differ; 0 if all is equal.
 
     Args:
-        digests: CPU -> stage -> hash.
+        made: CPU -> stage -> file -> hash.
     """
-    print(f"arithmetic: {arithmetic}\n{'':<17}" + "".join(f"{cpu:<16}" for cpu in digests))
-    differing = 0
-    for stage, mine in digests[HERE].items():
-        found = [of[stage] for of in digests.values()]
-        equal = set(found) == {mine}
-        differing += not equal
-        cells = "".join(f"{digest:<16}" for digest in found)
-        print(f"{stage:<17}{cells}{'' if equal else 'not equal'}")
-    count = len(digests[HERE])
-    print(f"{count - differing} of {count} stages have the same bytes on all {len(digests)} CPUs")
-    return int(differing > 0)
+    print(f"arithmetic: {arithmetic}\n{'':<20}" + "".join(f"{cpu:<16}" for cpu in made))
+    differing = []
+    for stage, mine in made[HERE].items():
+        others = [of[stage] for of in made.values()]
+        print(f"{stage:<20}" + "".join(f"{_digest(files):<16}" for files in others))
+        if files := [path for path in mine if any(of[path] != mine[path] for of in others)]:
+            differing.append(stage)
+            print(f"{'':<20}not equal: {', '.join(files)}")
+    count = len(made[HERE])
+    print(f"{count - len(differing)} of {count} stages made the same bytes on {len(made)} CPUs")
+    return int(bool(differing))
 
 
-def run_on(cpu: str, names: Sequence[str], arithmetic: str, folder: Path) -> dict[str, str]:
-    """Stage -> hash of all that it makes, on this CPU or on an emulated one."""
+def _digest(files: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_on(
+    cpu: str, runs: dict[str, list[str]], arithmetic: str, folder: Path
+) -> dict[str, dict[str, str]]:
+    """Stage -> file that it makes -> hash, on this CPU or on an emulated one.
+
+    Args:
+        runs: preset -> stages to run of it.
+    """
     work = folder / cpu.replace(" ", "_")
-    work.mkdir()
-    write_params(work, arithmetic)
+    for preset in runs:
+        (work / preset).mkdir(parents=True)
+        write_params(work / preset, preset, arithmetic)
     environment = {"PYTHONPATH": str(ROOT), "DVC_NO_ANALYTICS": "1"}
     kept = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
-    command = [sys.executable, __file__, "--here", ",".join(names)]
+    command = [sys.executable, __file__, "--here", json.dumps(runs)]
     if cpu != HERE:
         environment |= {"QEMU_CPU": cpu}
         command.insert(0, QEMU)
@@ -120,51 +135,62 @@ def run_on(cpu: str, names: Sequence[str], arithmetic: str, folder: Path) -> dic
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write_params(work: Path, arithmetic: str) -> None:
-    """params.yaml of the small project."""
+def write_params(folder: Path, preset: str, arithmetic: str) -> None:
+    """params.yaml of the small project that a preset makes."""
     import yaml
 
+    from pipeline.tools.use import merge
+
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    for key, value in {**SMALL, "device": "cpu", "arithmetic": arithmetic}.items():
+    merge(raw, yaml.safe_load((ROOT / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")))
+    small = SMALL | (SMALLER if preset == "demo_dvae" else {}) | {"arithmetic": arithmetic}
+    for key, value in small.items():
         section = raw
         *parents, name = key.split(".")
         for parent in parents:
             section = section[parent]
         section[name] = value
-    (work / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
 
 
-def run_stages(names: Sequence[str]) -> None:
-    """Run stages in this folder and print, as JSON, a hash of all that each has made."""
+def run_stages(runs: dict[str, list[str]]) -> None:
+    """Run stages in folders of the presets' names; print as JSON the hashes of what each made."""
     if "QEMU_CPU" in os.environ:
         emulate_children()
-    from pipeline import paths
-    from pipeline.__main__ import app, load_command
+    work, files = Path.cwd(), {}
+    for preset, names in runs.items():
+        os.chdir(work / preset)
+        from pipeline import paths
+        from pipeline.__main__ import app
 
-    load_command("dvae")  # before torch is loaded
+        if not files:
+            make_cheap()
+        for name in names:
+            app([name], standalone_mode=False)
+            made = json.loads((paths.PROVENANCE / f"{name}.json").read_text())["made"]
+            files[name if preset == "demo" else f"{name}, {preset}"] = made
+            cpu, seconds = os.environ.get("QEMU_CPU", HERE), time.process_time()
+            print(f"{cpu}: {name}, {seconds:.0f} s of CPU time so far", file=sys.stderr, flush=True)
+    print(json.dumps(files))
+
+
+def make_cheap() -> None:
+    """Let constants be small that no parameter names; and let an emulator draw figures."""
+    from pipeline.__main__ import load_command
+
+    load_command("analyze")  # before torch and numpy are loaded
     import numpy as np
+    from matplotlib.backends import backend_pdf
 
+    from uar.analysis import drawing
     from uar.tokens import dvae
 
-    dvae._KMEANS_IMAGES = 40  # 16 cells each: enough for 512 codes
-    if "analyze" in names:
-        from matplotlib.backends import backend_pdf
-
-        from uar.analysis import drawing
-
-        drawing._DPI = DPI
-        # QEMU 7.2 crashes in numpy's AVX2 sort of whole numbers, with which matplotlib orders the
-        # colours of a PDF's image; they are distinct, so that any sort gives the same.
-        plain = SimpleNamespace(**vars(np) | {"argsort": partial(np.argsort, kind="stable")})
-        vars(backend_pdf)["np"] = plain
-    digests = {}
-    for name in names:
-        app([name], standalone_mode=False)
-        made = json.loads((paths.PROVENANCE / f"{name}.json").read_text())["made"]
-        digests[name] = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
-        cpu, seconds = os.environ.get("QEMU_CPU", HERE), time.process_time()
-        print(f"{cpu}: {name}, {seconds:.0f} s of CPU time so far", file=sys.stderr, flush=True)
-    print(json.dumps(digests))
+    vars(dvae)["_KMEANS_IMAGES"] = 40  # 16 cells each: enough for 512 codes
+    vars(drawing)["_DPI"] = DPI
+    # QEMU 7.2 crashes in numpy's AVX2 sort of whole numbers, with which matplotlib orders the
+    # colours of a PDF's image; they are distinct, so that any sort gives the same.
+    plain = SimpleNamespace(**vars(np) | {"argsort": partial(np.argsort, kind="stable")})
+    vars(backend_pdf)["np"] = plain
 
 
 def emulate_children() -> None:

@@ -346,11 +346,15 @@ def test_every_piece_is_recorded() -> None:
 
 
 def test_the_table_says_which_stage_differs(capsys: pytest.CaptureFixture[str]) -> None:
-    of = {portable.HERE: {"dvae": "a1", "probe": "b2"}, "EPYC": {"dvae": "a1", "probe": "b2"}}
-    assert portable.compare(of, "portable") == 0
-    assert "2 of 2 stages" in capsys.readouterr().out
-    of["EPYC"]["probe"] = "b3"
-    assert portable.compare(of, "portable") == 1
+    def of(last: str) -> dict[str, dict[str, str]]:
+        return {"dvae": {"encoder": "a1", "decoder": "a2"}, "probe": {"probe.csv": last}}
+
+    assert portable.compare({portable.HERE: of("b"), "EPYC": of("b")}, "portable") == 0
+    said = capsys.readouterr().out
+    assert "2 of 2 stages" in said
+    assert "not equal" not in said
+    made = {portable.HERE: of("b"), "Haswell": of("b"), "EPYC": of("c")}
+    assert portable.compare(made, "portable") == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines if "not equal" in line] == ["probe"]
+    assert [line.split(": ")[1] for line in lines if "not equal" in line] == ["probe.csv"]
     assert "1 of 2 stages" in lines[-1]

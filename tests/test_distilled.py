@@ -30,7 +30,7 @@ from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decode
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled
 from uar.tokens.dvae import Dvae
 from uar.tokens.loading import load_tokenizer
-from uar.tokens.tokenizer import kmeans, nearest_codes, read_code_vectors
+from uar.tokens.tokenizer import DISTILLED, kmeans, nearest_codes, read_code_vectors
 
 LITE0 = "efficientnet_lite0"
 SECTION = "dvae.distill"
@@ -174,6 +174,11 @@ def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
     assert again.min() >= 0
     assert again.max() <= 1
     assert reconstruction_quality(model, decoder, views)["codes_used"] > 50
+
+
+def test_a_files_text_has_one_key(model: DistilledTokenizer) -> None:
+    """safetensors writes several in another order in each process: other bytes each time."""
+    assert model.metadata == {DISTILLED: model.network.name}
 
 
 def test_a_file_brings_the_same_tokenizer_back(model: DistilledTokenizer, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Matrix products: MKL's only branch that is the same on every CPU is its SSE2 one, at half the speed
 of OpenBLAS' for Haswell, which is the same too. Square roots: MKL's vector library takes AVX-512
-whatever it is told, and rounds otherwise there; IEEE 754's rounding is one.
+whatever it is told, and rounds otherwise there; IEEE 754's rounding is one. `x ** 0.5` goes the
+same way and cannot be replaced alone: write `x.sqrt()`, and a power that may be 0.5 as a tensor.
 """
 
 from __future__ import annotations
@@ -33,8 +34,15 @@ def replace_kernels() -> None:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`(..., M, K)` times `(..., K, N)`; of 16-bit numbers summed in float32."""
-    return torch.from_numpy(np.matmul(_rows(a), _rows(b))).to(a.dtype)
+    """`(..., M, K)` times `(..., K, N)`; of 16-bit numbers summed in float32.
+
+    The result lies in torch's memory, aligned to 64 bytes: MKL, which may read it next, promises the
+    same bits of such memory alone.
+    """
+    left, right = _rows(a), _rows(b)
+    result = a.new_empty(*left.shape[:-1], right.shape[-1], dtype=_wide(a.dtype))
+    np.matmul(left, right, out=_array(result))
+    return result.to(a.dtype)
 
 
 def product_and_sum(
@@ -51,9 +59,10 @@ def square_root(x: Tensor) -> Tensor:
     """Of each number, rounded to the nearest."""
     if not x.dtype.is_floating_point:
         x = x.to(torch.get_default_dtype())
+    result = torch.empty(x.shape, dtype=_wide(x.dtype))
     with np.errstate(invalid="ignore"):  # NaN, as in torch
-        roots = np.asarray(np.sqrt(_array(x)))  # of one number, numpy gives no array
-    return torch.from_numpy(roots).to(x.dtype)
+        np.sqrt(_array(x), out=_array(result))
+    return result.to(x.dtype)
 
 
 def _rows(matrices: Tensor) -> np.ndarray:
@@ -62,8 +71,10 @@ def _rows(matrices: Tensor) -> np.ndarray:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    """numpy has no bfloat16, and multiplies float16 slowly.
+    """The same memory; `Tensor.numpy` would forbid FSDP to free it afterwards."""
+    return np.from_dlpack(x.to(_wide(x.dtype)).detach())
 
-    Not by `Tensor.numpy`, which would forbid FSDP to free the storage afterwards.
-    """
-    return np.from_dlpack((x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).detach())
+
+def _wide(kind: torch.dtype) -> torch.dtype:
+    """numpy has no bfloat16, and multiplies float16 slowly."""
+    return torch.float32 if kind in (torch.bfloat16, torch.float16) else kind

@@ -5,6 +5,7 @@ No other part of the project decodes: what makes tokens is complete without it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,6 @@ def reconstruction_quality(
         error = F.mse_loss(decoder.reconstruct(tokens), pixels)
     return {
         "mse": error.item(),
-        "psnr_db": (-10 * torch.log10(error)).item(),
+        "psnr_db": -10 * math.log10(error.item()),
         **codebook_use(tokens, tokenizer.codebook_size),
     }

@@ -17,7 +17,7 @@ from uar.core.errors import UserError
 from uar.core.progress import progress
 from uar.core.weights import fill, read_safetensors, refuse_absurd
 from uar.networks.network import FeatureNetwork, build_network
-from uar.tokens.tokenizer import Tokenizer, kmeans, nearest_codes, read_metadata
+from uar.tokens.tokenizer import DISTILLED, Tokenizer, kmeans, nearest_codes, read_metadata
 
 _CELLS_PER_FILM = 32  # of those drawn for the codes
 _KMEANS_ROUNDS = 12
@@ -71,8 +71,8 @@ class DistilledTokenizer(Tokenizer):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What `load_tokenizer` knows the file by."""
-        return {"kind": "distilled", "network": self.network.name}
+        """What `load_tokenizer` knows the file by; of two keys, safetensors shuffles the order."""
+        return {DISTILLED: self.network.name}
 
 
 def load_distilled(path: Path) -> DistilledTokenizer:
@@ -87,7 +87,7 @@ def load_distilled(path: Path) -> DistilledTokenizer:
         weights, _ = read_safetensors(path)
         codebook_size, components = weights["codes"].shape
         with torch.device("meta"):  # files say sizes; weights prove them
-            network = build_network(read_metadata(path)["network"])
+            network = build_network(read_metadata(path)[DISTILLED])
             model = DistilledTokenizer(network, codebook_size, components)
         fill(model, weights)
     except Exception as error:
@@ -129,7 +129,8 @@ def fit_codes(
     variances, axes = torch.linalg.eigh(torch.cov(points.T))
     leading = variances.argsort(descending=True)[: model.projection.shape[1]]
     variances, axes = variances[leading], axes[:, leading]
-    scale = (variances + 1e-4 * variances[0]) ** (params.whitening / 2)
+    power = torch.full_like(variances, params.whitening / 2)  # not the number: uar.core.kernels
+    scale = torch.pow(variances + 1e-4 * variances[0], power)
     model.projection.copy_(axes / scale)
     centres = kmeans(
         (points - model.mean) @ model.projection, model.codebook_size, generator, _KMEANS_ROUNDS

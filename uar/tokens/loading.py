@@ -6,7 +6,7 @@ from pathlib import Path
 
 from uar.tokens.distilled import load_distilled
 from uar.tokens.dvae import load_dvae
-from uar.tokens.tokenizer import Tokenizer, read_metadata
+from uar.tokens.tokenizer import DISTILLED, Tokenizer, read_metadata
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -18,6 +18,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         UserError: the file is absent or is no such file.
     """
-    if read_metadata(path).get("kind") == "distilled":
+    if DISTILLED in read_metadata(path):
         return load_distilled(path)
     return load_dvae(path)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from uar.tokens.decoder import FilmDecoder
 
 OWN_DECODER = "decoder."  # before the names of its weights, in the file of a tokenizer that has one
+DISTILLED = "distilled"  # key in a file of a DistilledTokenizer, its network beside it
 
 
 class Tokenizer(nn.Module, ABC):
@@ -90,7 +91,7 @@ def read_code_vectors(encoder: Path) -> Tensor:
         UserError: its codes are but numbers, as a dVAE's.
     """
     codes = None
-    if read_metadata(encoder).get("kind") == "distilled":
+    if DISTILLED in read_metadata(encoder):
         codes = read_safetensors(encoder)[0].get("codes")
     if codes is None:
         raise UserError(
