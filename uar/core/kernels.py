@@ -36,8 +36,8 @@ def replace_kernels() -> None:
 def product(a: Tensor, b: Tensor) -> Tensor:
     """`(..., M, K)` times `(..., K, N)`; of 16-bit numbers summed in float32.
 
-    The result lies in torch's memory, aligned to 64 bytes: MKL, which may read it next, promises the
-    same bits of such memory alone.
+    The result lies in torch's memory, aligned to 64 bytes: MKL, which may read it next, promises
+    the same bits of such memory alone.
     """
     left, right = _rows(a), _rows(b)
     result = a.new_empty(*left.shape[:-1], right.shape[-1], dtype=_wide(a.dtype))
