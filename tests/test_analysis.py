@@ -450,6 +450,8 @@ def test_wilsons_interval_is_scipys(hits: int, draws: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     known = stats.binomtest(hits, draws).proportion_ci(method="wilson")
     assert wilson_interval(hits / draws, draws) == pytest.approx((known.low, known.high), abs=1e-6)
+    low, high = wilson_interval(hits / draws, draws)
+    assert low <= hits / draws <= high
 
 
 def test_grounding_summary_by_finding_and_for_all() -> None:

@@ -172,7 +172,7 @@ def wilson_interval(share: float, draws: int) -> tuple[float, float]:
     z = 1.959964
     centre = (share + z**2 / (2 * draws)) / (1 + z**2 / draws)
     half = z / (1 + z**2 / draws) * (share * (1 - share) / draws + (z / (2 * draws)) ** 2) ** 0.5
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding
 
 
 def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
