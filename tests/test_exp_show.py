@@ -38,7 +38,7 @@ for path, names in {METRICS}.items():
 
 def run(folder: Path, *command: str) -> str:
     environment = {
-        **os.environ,
+        **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": str(WIDTH),
         **{

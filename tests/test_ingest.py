@@ -234,7 +234,7 @@ def test_the_scratch_folder_outlives_all_but_the_record(
     scratch = paths.SCRATCH / "ingest"
     scratch.mkdir(parents=True)
     seen: list[bool] = []
-    stage = SimpleNamespace(check=lambda params: None, write_record=lambda params: 1 / 0)
+    stage = SimpleNamespace(params=(), check=lambda params: None, write_record=lambda params: 1 / 0)
     monkeypatch.setattr("pipeline.provenance.stages", lambda: {"ingest": stage})
     run = as_stage("ingest", lambda: seen.append(scratch.exists()))
     with pytest.raises(ZeroDivisionError):

@@ -126,8 +126,8 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     ),
     "lines of words without end": ("x.txt", LONG.encode(), "more than 10,000: no report"),
     "Excel's CSV": ("x.csv", "study_id,report\n1,café\n".encode("cp1252"), "not UTF-8.*Save it"),
-    "a CSV of more cells": ("x.csv", b"a,b\n1,2,3\n", "expected columns study_id and report"),
-    "a CSV of fewer cells": ("x.csv", b"study_id,report\n1\n", "study 1: found None where"),
+    "a CSV of more cells": ("x.csv", b"a,b\n1,2,3\n", "3 cells found, 2 expected"),
+    "a CSV of fewer cells": ("x.csv", b"study_id,report\n1\n", "1 cells found, 2 expected"),
     "a CSV with a cell without end": (
         "x.csv", b"study_id,report\n1," + b"x" * 200_000, "field larger than",
     ),
