@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,17 @@ def committed(path: str) -> str:
 def messages(caplog: pytest.LogCaptureFixture) -> None:
     """`caplog` holds what the commands say, not only their warnings."""
     caplog.set_level(logging.INFO)
+
+
+def run_code(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Python code in a process of its own that begins in `folder` and imports this project."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
 
 
 def override(raw: dict[str, Any], dotted: str, value: Any) -> None:

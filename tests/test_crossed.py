@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.level import f1, nats, simulate
+from tests.test_bootstrap import WORDS
 from uar.core.errors import UserError
 from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.crossed import Comparison, compare_methods, holm
@@ -91,23 +92,9 @@ def test_p_is_below_the_level_where_the_interval_leaves_zero_out() -> None:
 def test_a_score_that_is_no_mean_has_the_bootstraps_error() -> None:
     """BLEU by the jackknife and by resampling."""
     generator = np.random.default_rng(5)
-    words = [
-        "the",
-        "heart",
-        "is",
-        "normal",
-        "in",
-        "size",
-        "lungs",
-        "are",
-        "clear",
-        "no",
-        "effusion",
-        ".",
-    ]
-    references = [" ".join(generator.choice(words, 12)) for _ in range(300)]
+    references = [" ".join(generator.choice(WORDS, 12)) for _ in range(300)]
     candidates = [
-        " ".join(w if generator.random() > 0.4 else generator.choice(words) for w in text.split())
+        " ".join(w if generator.random() > 0.4 else generator.choice(WORDS) for w in text.split())
         for text in references
     ]
     bleu = text_metrics(references, candidates)["BLEU-4"]

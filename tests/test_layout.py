@@ -17,7 +17,7 @@ import pytest
 from pipeline import paths
 from pipeline.__main__ import COMMANDS, LazyCommands, load_command
 from pipeline.tools.layout import draw, read_arrows
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_code
 from uar.core.threads import limit_spinning
 
 HEAVY = {"torch", "transformers", "lightning_fabric", "matplotlib", "spacy", "dall_e"}
@@ -190,13 +190,7 @@ def test_text_stages_run_without_torch(tmp_path: Path) -> None:
         f"print('heavy:', sorted(set(sys.modules) & {HEAVY!r}))\n"
         "import torch"  # is there for who needs it
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_code(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "heavy: ['spacy']"
     findings = pd.read_parquet(tmp_path / paths.REPORTS)["findings"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 
 import uar
 from tests.bundles import chest, make_bundle
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_code
 from tests.film_files import save
 
 
@@ -144,13 +143,7 @@ def test_a_report_needs_nothing_of_the_pipelines_packages(
         "import uar.viewer.web.app\n"
         f"sys.argv = ['uar', 'report', *{[str(path) for path in films]!r}, '--json']; main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_code(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert "findings" in json.loads(done.stdout)
 
@@ -164,11 +157,5 @@ def test_a_report_needs_nothing_of_the_pipelines_packages(
 )
 def test_the_command(arguments: list[str], status: int, said: str, tmp_path: Path) -> None:
     code = f"import sys; sys.argv = ['uar', *{arguments!r}]; from uar.command import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    done = run_code(code, tmp_path)
     assert done.returncode == status and (done.stdout + done.stderr).startswith(said)
