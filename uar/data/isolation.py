@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import resource
 import threading
 from collections.abc import Callable
@@ -134,10 +133,7 @@ def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> N
 
 
 def _confine(memory: int) -> None:
-    """No file, no core dump, no word on the terminal, and only so much memory."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # libraries' complaints may quote a header
-        os.dup2(silence, stream)
+    """No file, no core dump, and only so much memory."""
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     confine_memory(memory)

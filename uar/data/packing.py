@@ -34,7 +34,7 @@ from numpy.lib.format import open_memmap
 from uar.core.errors import UserError
 from uar.core.files import allocate
 from uar.core.progress import progress_bar
-from uar.data import dicom, films
+from uar.data import dicom, films, jpeg
 from uar.data.films import LIMITS, read_film, squash
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _offset(path: Path) -> int:
 
 def _identity(rows: int, size: int) -> dict[str, object]:
     """What a run that goes on must share with the one that was cut off, beside its files."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom, jpeg))
     libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
         "rows": rows,
@@ -337,8 +337,11 @@ def confine_memory(memory: int) -> None:
 
 
 def start_worker() -> None:
-    """End with the parent, also a killed one; leave Ctrl-C to it."""
+    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # decoders' complaints may quote a header
+        os.dup2(silence, stream)
 
     parent = parent_process()
     assert parent is not None
