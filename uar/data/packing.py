@@ -19,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -322,7 +322,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_decoding() -> None:
-    start_worker()
+    parent = parent_process()
+    assert parent is not None
+    start_worker(parent.join)
     confine_memory(LIMITS.memory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -336,18 +338,19 @@ def confine_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def start_worker() -> None:
-    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it."""
+def start_worker(wait_for_parent: Callable[[], object]) -> None:
+    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it.
+
+    Args:
+        wait_for_parent: returns when the parent has ended.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # decoders' complaints may quote a header
         os.dup2(silence, stream)
 
-    parent = parent_process()
-    assert parent is not None
-
     def follow() -> None:
-        parent.join()
+        wait_for_parent()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
