@@ -35,7 +35,7 @@ def errors_explained(memory: str = "") -> Iterator[None]:
         raise  # whoever reads the output has enough
     except Exception as error:
         number = getattr(error, "errno", None) or _number_in(str(error))
-        name = getattr(error, "filename2", None) or getattr(error, "filename", None)  # the new name
+        name = getattr(error, "filename", None)
         named = isinstance(name, str | bytes | os.PathLike)
         if not isinstance(number, int) or not (named or number in _FULL):
             raise
@@ -47,10 +47,12 @@ def errors_explained(memory: str = "") -> Iterator[None]:
 def _sentence(number: int, reason: str, place: str | None) -> str:
     """What the system's refusal `number`, in its words `reason`, means, and what to do."""
     if number in _FULL or (number in _REFUSED and not _unreadable(place)):
-        free = shutil.disk_usage(Path()).free
+        path = Path(place or "").absolute()
+        folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
+        free = shutil.disk_usage(folder).free
         return (
             f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
-            f"disk of {Path().resolve()}. Make room or make it writable, then give the same "
+            f"disk of {folder}. Make room or make it writable, then give the same "
             "command: outputs of before that are whole are as they were, and a long stage goes on "
             "where it stopped."
         )
