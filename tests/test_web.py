@@ -369,7 +369,7 @@ def test_errors_are_said_and_the_next_film_works(
     for paths, said in (
         ([junk], "junk.png: not a PNG, JPEG or DICOM file"),
         ([empty], "empty.png is empty."),
-        ([*films, films[0].rename(tmp_path / "third.png")], "at most 2 films"),
+        ([*films, films[0].rename(tmp_path / "third.png")], "at most 2 images"),
     ):
         if len(paths) == 3:
             save(films[0], film(1))
