@@ -159,7 +159,7 @@ def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
     model = fitted()
     params = DvaeTrainParams(
         steps=25, batch_size=8, crop=32, learning_rate=2e-3, encoder_rate=0.1,
-        temperature=0.1, perceptual_weight=0.0,
+        temperature=0.1, perceptual_weight=0.0, feature_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
     views, decoder = films(40), FilmDecoder(512, 64, model.stride)

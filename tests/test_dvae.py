@@ -21,6 +21,7 @@ from uar.networks.pretrained import FeatureNetwork, load_network
 from uar.tokens.decoder import FilmDecoder, load_decoder, logit_laplace, reconstruction_quality
 from uar.tokens.dvae import (
     Dvae,
+    FeatureHead,
     load_dvae,
     perceptual_distance,
     start_codes_by_kmeans,
@@ -270,6 +271,7 @@ def short_training(
         "encoder_rate": 0.1,
         "temperature": 0.0625,
         "perceptual_weight": 0.0,
+        "feature_weight": 0.0,
     }
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
@@ -302,11 +304,38 @@ def test_the_perceptual_term_is_weighed_and_acts() -> None:
     assert last["perceptual"] < 0.7 * first["perceptual"]
 
 
-def test_a_perceptual_weight_and_a_network_belong_together() -> None:
+def test_the_term_of_features_is_weighed_and_acts() -> None:
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    _, _, log = short_training(50, network, feature_weight=100.0)
+    first = log[0]
+    assert set(first) == {"loss", "reconstruction", "features"}
+    expected = first["reconstruction"] + 100 * first["features"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    late = sum(step["features"] for step in log[25:]) / 25
+    assert late < 0.9 * first["features"]  # .77; 1 where the head learns nothing
+
+
+@pytest.mark.parametrize("term", ["perceptual", "feature"])
+def test_a_weight_of_features_and_a_network_belong_together(term: str) -> None:
     network = load_network("efficientnet_lite0", None, "dvae.distill")
     for weight, given in ((1.0, None), (0.0, network)):
         with pytest.raises(ValueError, match="belong together"):
-            short_training(1, given, perceptual_weight=weight)
+            short_training(1, given, **{f"{term}_weight": weight})
+
+
+def test_codes_are_told_what_features_they_carry() -> None:
+    """The distance is of standardised channels, and its gradient reaches the codes."""
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    head = FeatureHead(codebook_size=8, stride=8, network=network)
+    features = network(varied(2, 64))  # (2, 112, 4, 4)
+    codes = torch.rand(2, 8, 8, 8).softmax(1).requires_grad_()
+    distance = head.distance(codes, features)
+    spread = features.std((0, 2, 3), correction=0, keepdim=True)
+    wanted = (features - features.mean((0, 2, 3), keepdim=True)) / spread
+    expected = 1 - F.cosine_similarity(head.layers(codes), wanted, dim=1).mean()
+    assert distance.item() == pytest.approx(expected.item(), abs=1e-3)
+    distance.backward()
+    assert codes.grad is not None and codes.grad.abs().sum() > 0
 
 
 def test_perceptual_distance_is_half_the_squared_distance_of_unit_features() -> None:
@@ -321,12 +350,13 @@ def test_perceptual_distance_is_half_the_squared_distance_of_unit_features() -> 
     assert other.grad is not None and other.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("term", ["perceptual", "feature"])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_the_stage_brings_the_network_that_the_term_needs(
-    weight: float, monkeypatch: pytest.MonkeyPatch
+    weight: float, term: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    raw["dvae"]["train"]["perceptual_weight"] = weight
+    raw["dvae"]["train"][f"{term}_weight"] = weight
     given = []
     monkeypatch.setattr(stage, "train_dvae", lambda *args: given.append(args[-1]) or [])
     monkeypatch.setattr(stage.Dvae, "save", lambda *halves: None)

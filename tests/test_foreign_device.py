@@ -103,7 +103,7 @@ def test_decoding_waits_once_a_word_and_writes_the_same(
 
 SHORT = DvaeTrainParams(
     steps=3, batch_size=2, crop=16, learning_rate=1e-3, encoder_rate=0.1, temperature=0.1,
-    perceptual_weight=0.0,
+    perceptual_weight=0.0, feature_weight=0.0,
 )  # fmt: skip
 
 

@@ -49,7 +49,8 @@ def _train(films: PackedFilms, params: Params) -> Tokenizer:
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
     decoder = FilmDecoder(params.dvae.codebook_size, params.dvae.hidden, model.stride)
     device, train = resolve_device(params.device), params.dvae.train
-    network = _network(params).to(device) if train.perceptual_weight > 0 else None
+    taught = train.perceptual_weight > 0 or train.feature_weight > 0
+    network = _network(params).to(device) if taught else None
     log_steps(
         train_dvae(model, decoder, films, train, device, params.precision, params.seed, network)
     )

@@ -118,6 +118,7 @@ class DvaeTrainParams(Section):
     encoder_rate: float = Field(ge=0)  # of learning_rate
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
     perceptual_weight: float = Field(ge=0)  # of 1 - cosine of a pretrained network's features
+    feature_weight: float = Field(ge=0)  # of 1 - cosine of those and what codes tell of them
 
 
 class DistillParams(Section):
@@ -157,6 +158,16 @@ class DvaeParams(Section):
     def _weights_named(self) -> DvaeParams:
         if self.source in ("openai", "file") and (self.encoder is None or self.decoder is None):
             raise ValueError(f"source {self.source} needs encoder and decoder, paths to weights")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_have_whole_cells(self) -> DvaeParams:
+        network, crop = self.distill.network, self.train.crop
+        if self.train.feature_weight and crop % NETWORKS[network].stride:
+            raise ValueError(
+                f"train.feature_weight needs a train.crop, now {crop}, that is a multiple of "
+                f"{NETWORKS[network].stride}, the pixels along a cell's side of {network}"
+            )
         return self
 
 
