@@ -30,13 +30,13 @@ from pipeline.inputs import Inputs, fitted_views, image_rows, training_films
 from pipeline.stages.evaluate import nearest_by_tokens
 from pipeline.tools.use import merge
 from uar.core.distributed import launch
-from uar.core.files import write_json, write_table
+from uar.core.files import write_table
 from uar.core.params_file import load_params
 from uar.core.provenance import Scratch
 from uar.data.study import Dataset, Study
 from uar.data.views import Views
 from uar.evaluation.clinical.labels import FINDINGS
-from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding, info_as_json
+from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding
 from uar.tokens.cache import tokenize_images as tokenize_packed
 from uar.tokens.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ def invent(folder: Path, studies: int) -> None:
         piece[:] = generator.integers(0, CODES, piece.shape, dtype=np.uint16)
     info = TokenCacheInfo("0", CODES, 128, 112, shape, "uint16", "crops", 0, "cpu", "float32", "",
                           1.0, None)  # fmt: skip
-    write_json(folder / paths.TOKENS_INFO, info_as_json(info))
+    info.save(folder / paths.TOKENS_INFO)
     vocabulary = np.array([f"word{number}" for number in range(WORDS)])
     reports = [
         " ".join(vocabulary[row]) + " ."

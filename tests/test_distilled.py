@@ -26,7 +26,7 @@ from uar.networks import pretrained
 from uar.networks.densenet121 import DenseNet121
 from uar.networks.efficientnet_lite0 import EfficientNetLite0, _SameConv
 from uar.networks.pretrained import load_network
-from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decoder
+from uar.tokens.decoder import TokenDecoder, reconstruction_quality, train_decoder
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled
 from uar.tokens.dvae import Dvae
 from uar.tokens.loading import load_tokenizer
@@ -162,7 +162,7 @@ def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
         temperature=0.1, perceptual_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
-    views, decoder = films(40), FilmDecoder(512, 64, model.stride)
+    views, decoder = films(40), TokenDecoder(512, 64, model.stride)
     cpu = torch.device("cpu")
     steps = train_decoder(decoder, model, views, params, cpu, "float32", seeded(0))
     losses = [float(step["reconstruction"]) for step in steps]

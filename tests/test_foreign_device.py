@@ -21,7 +21,7 @@ from uar.data.views import Views
 from uar.inference.decoding import generate
 from uar.model.uar import UAR, ModelSizes
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
-from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decoder
+from uar.tokens.decoder import TokenDecoder, reconstruction_quality, train_decoder
 from uar.tokens.dvae import Dvae, train_dvae
 from uar.tokens.tokenizer import kmeans
 from uar.training.objective import Objective
@@ -113,7 +113,7 @@ def test_a_dvae_and_its_tokens(tmp_path: Path) -> None:
     np.save(path, films)
     pixels = torch.from_numpy(films)
     with foreign_device() as waits:
-        model, decoder = Dvae(512, 64), FilmDecoder(512, 64, stride=8)
+        model, decoder = Dvae(512, 64), TokenDecoder(512, 64, stride=8)
         list(train_dvae(model, decoder, pixels.repeat(60, 1, 1), SHORT, DEVICE, "float32", 0, None))
         views = pixels.float() / 255
         generator = torch.Generator().manual_seed(0)

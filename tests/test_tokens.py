@@ -21,7 +21,6 @@ from uar.tokens.cache import (
     PackedImages,
     TokenCacheInfo,
     TokenEncoding,
-    info_as_json,
     open_tokens,
     tokenize_images,
 )
@@ -112,7 +111,7 @@ def test_array_and_json_agree(model: Dvae, cache: Cache, tmp_path: Path) -> None
     assert tokens.shape == info.shape == (6, 1 + CROPS, 4)
     assert tokens.max() < 512
     path = tmp_path / "tokens.json"
-    write_json(path, info_as_json(info))
+    info.save(path)
     assert TokenCacheInfo.load(path) == info
     assert info == TokenCacheInfo(
         encoder_sha256=model.fingerprint(),

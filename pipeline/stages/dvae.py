@@ -16,7 +16,7 @@ from uar.core.params_file import load_params
 from uar.core.progress import log_steps
 from uar.data.views import PackedFilms, resize_view
 from uar.networks.pretrained import FeatureNetwork, load_network
-from uar.tokens.decoder import FilmDecoder, load_decoder
+from uar.tokens.decoder import TokenDecoder, load_decoder, save_both
 from uar.tokens.distilled import DistilledTokenizer, fit_codes
 from uar.tokens.dvae import Dvae, train_dvae
 from uar.tokens.loading import load_tokenizer
@@ -47,13 +47,13 @@ def dvae() -> None:
 def _train(films: PackedFilms, params: Params) -> Tokenizer:
     """Both halves learn together; the decoder's weights lie in the encoder's file."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
-    decoder = FilmDecoder(params.dvae.codebook_size, params.dvae.hidden, model.stride)
+    decoder = TokenDecoder(params.dvae.codebook_size, params.dvae.hidden, model.stride)
     device, train = resolve_device(params.device), params.dvae.train
     network = _network(params).to(device) if train.perceptual_weight > 0 else None
     log_steps(
         train_dvae(model, decoder, films, train, device, params.precision, params.seed, network)
     )
-    model.save(paths.DVAE_ENCODER, decoder)
+    save_both(paths.DVAE_ENCODER, model, decoder)
     return model
 
 

@@ -10,10 +10,9 @@ from pipeline import paths
 from pipeline.inputs import image_rows, open_images
 from pipeline.provenance import stages
 from uar.core.distributed import launch
-from uar.core.files import write_json
 from uar.core.params_file import load_params
 from uar.data.views import Views
-from uar.tokens.cache import PackedImages, TokenEncoding, info_as_json, tokenize_images
+from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -42,5 +41,5 @@ def tokenize() -> None:
         stages()["tokenize"].scratch(params),
     )
     if fabric.is_global_zero:
-        write_json(paths.TOKENS_INFO, info_as_json(info))
+        info.save(paths.TOKENS_INFO)
         log.info(f"tokenize: {info.shape} tokens of {info.codebook_size}, {info.agreement}")

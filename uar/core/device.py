@@ -61,10 +61,11 @@ def make_deterministic(wanted: bool) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid
 
 
-def few_at_once(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """`(N, ...)` in parts that a convolutional network takes fastest: two on a CPU, else all.
+def split_for_convolution(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`(N, ...)` in the parts that convolutional networks take fastest: pairs on a CPU, else all.
 
-    Two images' activations fit a core's cache; of many, each takes two to six times as long.
+    The activations of two images fit into a core's cache; in larger batches each image takes two to
+    six times as long.
     """
     return images.split(2 if images.device.type == "cpu" else max(1, len(images)))
 

@@ -42,7 +42,15 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
     header = {"kind": kind, "digest": digest_of(whole), "about": about}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata={_KEY: text})
+        save_file(whole, temporary, {_KEY: text})
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors, and text with them, in the plain format, for other programs too."""
+    with atomic_write(path) as temporary:
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
 
 
 def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

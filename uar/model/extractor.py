@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.core.config import ExtractorParams
-from uar.core.device import few_at_once
+from uar.core.device import split_for_convolution
 from uar.networks.network import build_network
 from uar.networks.pretrained import load_network
 from uar.networks.resnet import ResNet
@@ -69,4 +69,4 @@ class VisualExtractor(nn.Module):
         if not self.frozen:
             return self.network(pixels)
         with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return torch.cat([self.network(part) for part in few_at_once(pixels)])
+            return torch.cat([self.network(part) for part in split_for_convolution(pixels)])

@@ -22,12 +22,7 @@ from torch import Tensor
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
-from uar.core.files import (
-    give_name,
-    open_array,
-    read_json,
-    sha256,
-)
+from uar.core.files import give_name, open_array, read_json, sha256, write_json
 from uar.core.prefetch import prefetch
 from uar.core.progress import progress_bar
 from uar.core.provenance import Scratch, release
@@ -72,6 +67,10 @@ class TokenCacheInfo:
             raise UserError(
                 f"{path} does not describe a token cache ({error}). Re-run tokenize."
             ) from None
+
+    def save(self, path: Path) -> None:
+        """Write the JSON."""
+        write_json(path, asdict(self))
 
     @property
     def made_of(self) -> Views:
@@ -311,8 +310,3 @@ def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:
             "The two are not of one run: fetch both with `dvc pull` or re-run tokenize."
         )
     return tokens
-
-
-def info_as_json(info: TokenCacheInfo) -> dict[str, object]:
-    """What to write beside the array."""
-    return asdict(info)

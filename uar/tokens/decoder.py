@@ -12,24 +12,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.core.weights import fill, refuse_absurd
+from uar.core.weights import fill, refuse_absurd, write_safetensors
 from uar.tokens.openai import dall_e, read_dall_e
-from uar.tokens.tokenizer import OWN_DECODER, Tokenizer, codebook_use
+from uar.tokens.tokenizer import Tokenizer, codebook_use
 
+OWN_DECODER = "decoder."  # begins its weights' names in a file that holds a tokenizer too
 _UPSAMPLING = 8  # of `dall_e.Decoder`
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
 
-class FilmDecoder(nn.Module):
+class TokenDecoder(nn.Module):
     """Gray films of tokens: `dall_e.Decoder`, its films enlarged where a token is wider than 8.
 
     Args:
@@ -68,17 +67,20 @@ class FilmDecoder(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
-        weights = {name: w.cpu().contiguous() for name, w in self.layers.state_dict().items()}
-        with atomic_write(path) as temporary:
-            save_file(weights, temporary)
+        write_safetensors(path, self.layers.state_dict())
 
 
-def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
+def save_both(path: Path, tokenizer: Tokenizer, decoder: TokenDecoder) -> None:
+    """Write a tokenizer and the decoder that was trained with it into one safetensors file."""
+    own = {f"{OWN_DECODER}{name}": w for name, w in decoder.layers.state_dict().items()}
+    write_safetensors(path, tokenizer.encoder_state() | own, tokenizer.metadata)
+
+
+def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
     """The decoder of a tokenizer's tokens, its sizes read off the weights.
 
     Args:
-        path: what `FilmDecoder.save` or, with a decoder, `Tokenizer.save` wrote, or OpenAI's
-            decoder.pkl.
+        path: what `TokenDecoder.save` or `save_both` wrote, or OpenAI's decoder.pkl.
         tokenizer: whose tokens it reads.
 
     Raises:
@@ -90,7 +92,7 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
     try:
         first, codebook_size = weights["blocks.input.w"].shape[:2]
         hidden = weights["blocks.group_4.block_1.id_path.w"].shape[0]
-        decoder = FilmDecoder(codebook_size, hidden, tokenizer.stride, first, "meta")
+        decoder = TokenDecoder(codebook_size, hidden, tokenizer.stride, first, "meta")
         fill(decoder.layers, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the decoder of a dall_e dVAE: {error}") from None
@@ -104,7 +106,7 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
 
 
 def train_decoder(
-    decoder: FilmDecoder,
+    decoder: TokenDecoder,
     tokenizer: Tokenizer,
     views: Tensor,
     params: DvaeTrainParams,
@@ -175,7 +177,7 @@ def logit_laplace(pixels: Tensor, statistics: Tensor) -> Tensor:
 
 
 def reconstruction_quality(
-    tokenizer: Tokenizer, decoder: FilmDecoder, pixels: Tensor
+    tokenizer: Tokenizer, decoder: TokenDecoder, pixels: Tensor
 ) -> dict[str, Any]:
     """Mean squared error of the round trip through tokens, and how much of the codebook it used.
 

@@ -21,9 +21,9 @@ from uar.core.schedule import warmup_cosine
 from uar.core.weights import fill, refuse_absurd
 from uar.data.views import PackedFilms
 from uar.networks.pretrained import FeatureNetwork
-from uar.tokens.decoder import FilmDecoder, gray, logit_laplace
+from uar.tokens.decoder import OWN_DECODER, TokenDecoder, gray, logit_laplace
 from uar.tokens.openai import dall_e, read_dall_e
-from uar.tokens.tokenizer import OWN_DECODER, Tokenizer, kmeans
+from uar.tokens.tokenizer import Tokenizer, kmeans
 
 _KMEANS_IMAGES = 192  # images behind the initial codes
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
@@ -89,7 +89,7 @@ def load_dvae(path: Path) -> Dvae:
 
 def train_dvae(
     model: Dvae,
-    decoder: FilmDecoder,
+    decoder: TokenDecoder,
     images: Tensor | PackedFilms,
     params: DvaeTrainParams,
     device: torch.device,
