@@ -148,9 +148,9 @@ def tokenize() -> None:
     count = len(np.load(paths.IMAGES, mmap_mode="r"))
     in_training = np.zeros(count, bool)
     in_training[image_rows(load_params(paths.PARAMS), "train").ravel()] = True
-    views = Views("crops", crops=0, crop=FILM, size=FILM, stride=Brightness.stride, seed=0)
+    views = Views(kind="crops", crops=0, crop=FILM, size=FILM, stride=Brightness.stride, seed=0)
     tokenize_packed(
-        TokenEncoding(launch("cpu"), Brightness(), 128, "float32"),
+        TokenEncoding(launch("cpu"), Brightness(), batch_size=128, precision="float32"),
         PackedImages(paths.IMAGES, in_training, views),
         Path("tokenized.npy"),
         Scratch(Path("unfinished"), {}),

@@ -282,7 +282,16 @@ def short_training(
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
     cpu = torch.device("cpu")
-    steps_taken = train_dvae(model, decoder, images, params, cpu, "float32", 0, network)
+    steps_taken = train_dvae(
+        model,
+        decoder,
+        images,
+        params=params,
+        device=cpu,
+        precision="float32",
+        seed=0,
+        network=network,
+    )
     log = [{name: float(value) for name, value in step.items()} for step in steps_taken]
     return model, decoder, log
 

@@ -45,13 +45,22 @@ def dvae() -> None:
 
 
 def _train(films: PackedFilms, params: Params) -> Tokenizer:
-    """Both halves learn together; the decoder's weights lie in the encoder's file."""
+    """Encoder and decoder are trained together and saved in one file."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
-    decoder = TokenDecoder(params.dvae.codebook_size, params.dvae.hidden, model.stride)
+    decoder = TokenDecoder(params.dvae.codebook_size, params.dvae.hidden, stride=model.stride)
     device, train = resolve_device(params.device), params.dvae.train
     network = _network(params).to(device) if train.perceptual_weight > 0 else None
     log_steps(
-        train_dvae(model, decoder, films, train, device, params.precision, params.seed, network)
+        train_dvae(
+            model,
+            decoder,
+            films,
+            params=train,
+            device=device,
+            precision=params.precision,
+            seed=params.seed,
+            network=network,
+        )
     )
     save_both(paths.DVAE_ENCODER, model, decoder)
     return model
@@ -62,7 +71,7 @@ def _distill(params: Params) -> Tokenizer:
     model = DistilledTokenizer(_network(params), params.dvae.codebook_size, chosen.components)
     generator = torch.Generator().manual_seed(params.seed)
     views = fitted_views(params, generator)
-    fit_codes(model.to(resolve_device(params.device)), views, chosen, generator)
+    fit_codes(model.to(resolve_device(params.device)), views, params=chosen, generator=generator)
     model.save(paths.DVAE_ENCODER)
     return model
 
@@ -70,7 +79,7 @@ def _distill(params: Params) -> Tokenizer:
 def _bring_in(params: Params) -> Tokenizer:
     assert params.dvae.encoder is not None and params.dvae.decoder is not None
     model = load_tokenizer(paths.external(params.dvae.encoder))
-    load_decoder(paths.external(params.dvae.decoder), model)  # refused now rather than in the end
+    load_decoder(paths.external(params.dvae.decoder), model)  # refused now rather than at the end
     model.save(paths.DVAE_ENCODER)
     return model
 

@@ -1,4 +1,4 @@
-"""The decoder of visual tokens, which Figure 6 shows them by."""
+"""The decoder of visual tokens, for Figure 6."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ def dvae_decoder() -> None:
     tokenizer = load_tokenizer(paths.DVAE_ENCODER)
     if params.dvae.source == "distill":
         seed_everything(params.seed)
-        decoder = TokenDecoder(tokenizer.codebook_size, params.dvae.hidden, tokenizer.stride)
+        decoder = TokenDecoder(tokenizer.codebook_size, params.dvae.hidden, stride=tokenizer.stride)
         generator = torch.Generator().manual_seed(params.seed)
         views, device = fitted_views(params, generator), resolve_device(params.device)
         log_steps(
             train_decoder(
-                decoder, tokenizer, views, params.dvae.train, device, params.precision, generator
+                decoder,
+                tokenizer,
+                views,
+                params=params.dvae.train,
+                device=device,
+                precision=params.precision,
+                generator=generator,
             )
         )
     elif params.dvae.source == "train":

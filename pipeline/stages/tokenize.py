@@ -35,7 +35,12 @@ def tokenize() -> None:
         seed=params.seed,
     )
     info = tokenize_images(
-        TokenEncoding(fabric, tokenizer, params.tokenize.batch_size, params.tokenize.precision),
+        TokenEncoding(
+            fabric,
+            tokenizer,
+            batch_size=params.tokenize.batch_size,
+            precision=params.tokenize.precision,
+        ),
         PackedImages(paths.IMAGES, in_training, views),
         paths.TOKENS,
         stages()["tokenize"].scratch(params),

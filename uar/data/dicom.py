@@ -1,6 +1,6 @@
 """A DICOM film as 8-bit pixels and its view.
 
-Of a file's header only the elements in `_ELEMENTS` are ever read, and no decoder's own message is
+Of a file's header only the elements in `_TAGS` are ever read, and no decoder's own message is
 passed on: a patient's name, identifier or dates can reach neither an output nor a log.
 
 Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
@@ -87,23 +87,26 @@ _BODY_PARTS = (
     "LSPINE", "MANDIBLE", "NECK", "PELVIS", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
     "WRIST",
 )  # fmt: skip
-_ELEMENTS = [
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
+# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
+_ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
+_SHAPE = ("Rows", "Columns", "SamplesPerPixel")
+_BITS = ("BitsAllocated", "BitsStored", "PixelRepresentation")
+_NEEDED = ("PhotometricInterpretation", *_SHAPE, *_BITS)
+_NUMBERS = (  # one each, where they are there
+    *_SHAPE,
+    *_BITS,
+    "HighBit",
     "PlanarConfiguration",
     "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
     "RescaleSlope",
     "RescaleIntercept",
-    "VOILUTSequence",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+)
+_LUTS = ("ModalityLUTSequence", "VOILUTSequence")
+_OTHER_ELEMENTS = (
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
@@ -113,40 +116,11 @@ _ELEMENTS = [
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "PixelData",
-]
-_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
-_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
-# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
-_ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
-_NEEDED = (
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "PhotometricInterpretation",
-    "PixelRepresentation",
-    "SamplesPerPixel",
 )
-_NUMBERS = (  # one each, where they are there
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-)
-_LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 _OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
 _OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
 _TAGS = [
-    *(Tag(keyword) for keyword in _ELEMENTS),
+    *(Tag(keyword) for keyword in {*_NEEDED, *_NUMBERS, *_LUTS, *_OTHER_ELEMENTS}),
     *(Tag(group, bits) for group in _OVERLAYS for bits in (_OVERLAY_BITS, _OVERLAY_POSITION)),
 ]
 # What decoders raise of a damaged file: not MemoryError, which is no fault of the file.
@@ -396,7 +370,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
     for keyword in (*_NUMBERS, "WindowCenter", "WindowWidth"):
         if keyword in film and not all(isinstance(v, int | float) for v in _values(film, keyword)):
             raise UserError(f"{keyword} is no number")
-    for keyword in ("Rows", "Columns", "SamplesPerPixel"):
+    for keyword in _SHAPE:
         if film[keyword].value < 1:
             raise UserError(f"{keyword} is {film[keyword].value}")
     for keyword in _LUTS:

@@ -1,6 +1,6 @@
-"""From tokens back to films, for Figure 6: a dVAE's own decoder, or one trained on its tokens.
+"""From tokens back to films, for Figure 6: a dVAE's own decoder, or one trained on the tokens.
 
-No other part of the project decodes: what makes tokens is complete without it.
+No other part of the project needs it: tokenizers are complete without a decoder.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _WARMUP = 0.1  # share of the steps with rising learning rate
 
 
 class TokenDecoder(nn.Module):
-    """Gray films of tokens: `dall_e.Decoder`, its films enlarged where a token is wider than 8.
+    """Gray films from tokens: `dall_e.Decoder`, its output enlarged if a token is wider than 8.
 
     Args:
         codebook_size: visual words, |V_I|.
         hidden: channels of the last group of blocks; at least 64.
         stride: M, pixels along a token's side.
         first: channels of the first layer.
-        device: where its weights are; `meta` has shapes alone.
+        device: where its weights are; on `meta` they are only shapes.
     """
 
     def __init__(
-        self, codebook_size: int, hidden: int, stride: int, first: int = 128, device: str = "cpu"
+        self, codebook_size: int, hidden: int, *, stride: int, first: int = 128, device: str = "cpu"
     ) -> None:
         super().__init__()
         self.codebook_size, self.stride = codebook_size, stride
@@ -49,11 +49,11 @@ class TokenDecoder(nn.Module):
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Statistics `(N, 6, 8h, 8w)` of shares of the codebook `(N, |V_I|, h, w)`."""
+        """Means and log-scales `(N, 6, 8h, 8w)`, given weights over codes `(N, |V_I|, h, w)`."""
         return self.layers(codes).float()
 
     def statistics(self, tokens: Tensor) -> Tensor:
-        """The same of tokens `(N, h, w)`."""
+        """The same for tokens `(N, h, w)`."""
         return self(F.one_hot(tokens.long(), self.codebook_size).float().movedim(-1, 1))
 
     def reconstruct(self, tokens: Tensor) -> Tensor:
@@ -77,14 +77,14 @@ def save_both(path: Path, tokenizer: Tokenizer, decoder: TokenDecoder) -> None:
 
 
 def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
-    """The decoder of a tokenizer's tokens, its sizes read off the weights.
+    """The decoder of a tokenizer's tokens, with sizes taken from the weights.
 
     Args:
         path: what `TokenDecoder.save` or `save_both` wrote, or OpenAI's decoder.pkl.
         tokenizer: whose tokens it reads.
 
     Raises:
-        UserError: the file is absent or no such file, or is of another codebook.
+        UserError: the file is absent, holds something else, or is of another codebook.
     """
     weights = read_dall_e(path)
     own = {n.removeprefix(OWN_DECODER): w for n, w in weights.items() if n.startswith(OWN_DECODER)}
@@ -92,7 +92,9 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
     try:
         first, codebook_size = weights["blocks.input.w"].shape[:2]
         hidden = weights["blocks.group_4.block_1.id_path.w"].shape[0]
-        decoder = TokenDecoder(codebook_size, hidden, tokenizer.stride, first, "meta")
+        decoder = TokenDecoder(
+            codebook_size, hidden, stride=tokenizer.stride, first=first, device="meta"
+        )
         fill(decoder.layers, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the decoder of a dall_e dVAE: {error}") from None
@@ -109,6 +111,7 @@ def train_decoder(
     decoder: TokenDecoder,
     tokenizer: Tokenizer,
     views: Tensor,
+    *,
     params: DvaeTrainParams,
     device: torch.device,
     precision: str,
@@ -118,8 +121,8 @@ def train_decoder(
 
     Args:
         views: `(N, crop, crop)` gray in [0, 1], whole views of films of the training split.
-        params: steps, batch, learning rate; `crop` is the side, in pixels as `dall_e.Decoder` makes
-            them, of the windows that are decoded.
+        params: steps, batch, learning rate; `crop` is the side of the windows that are decoded, in
+            pixels that `dall_e.Decoder` puts out.
         generator: of films and windows.
 
     Yields:
@@ -159,7 +162,7 @@ def train_decoder(
 
 
 def gray(statistics: Tensor) -> Tensor:
-    """Pixels `(N, H, W)` in [0, 1] of the decoder's statistics `(N, 6, H, W)`."""
+    """Pixels `(N, H, W)` in [0, 1], given the decoder's statistics `(N, 6, H, W)`."""
     mean, _ = statistics.chunk(2, dim=1)
     return dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1)
 

@@ -38,7 +38,7 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def encoder_state(self) -> dict[str, Tensor]:
-        """All that decides which tokens a film gets."""
+        """Everything that decides which tokens a film gets."""
 
     @property
     def metadata(self) -> dict[str, str] | None:
@@ -54,7 +54,7 @@ class Tokenizer(nn.Module, ABC):
         return torch.cat([self.encode(part) for part in split_for_convolution(pixels)]).flatten(1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the encoder's weights: two caches agree if their encoders do."""
+        """SHA-256 over the encoder's weights: token caches of equal fingerprints may be mixed."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.encoder_state().items()):
             digest.update(name.encode())
@@ -89,8 +89,8 @@ def read_code_vectors(encoder: Path) -> Tensor:
     return codes
 
 
-def kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> Tensor:
-    """Centres `(count, D)` of `(N, D)` points by Lloyd's algorithm; an empty one stays in place."""
+def kmeans(points: Tensor, count: int, *, generator: torch.Generator, rounds: int = 8) -> Tensor:
+    """Centres `(count, D)` of `(N, D)` points by Lloyd's algorithm; an empty one stays put."""
     centres = points[torch.randperm(len(points), generator=generator)[:count].to(points.device)]
     for _ in range(rounds):
         nearest = nearest_codes(points, centres)
