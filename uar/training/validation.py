@@ -13,6 +13,7 @@ from uar.core.config import DecodeParams
 from uar.core.distributed import gather_in_order
 from uar.data.batches import Batch, Shard, Studies
 from uar.data.text import Vocabulary
+from uar.evaluation.baselines import derangement
 from uar.evaluation.detection import mean_auc
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
@@ -68,7 +69,7 @@ class Validation:
         model.eval()
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
         batches = self.studies.batches(self.params.batch_size, shard)
-        others = self.studies.with_images_of(another_each(len(self.studies)))
+        others = self.studies.with_images_of(derangement(len(self.studies), seed=0))
         shuffled_batches = others.batches(self.params.batch_size, shard)
         head_scores = self._score_head(model) if model.findings is not None else {}
         with torch.inference_mode():
@@ -158,8 +159,3 @@ class Validation:
             changed = sum(text != other for text, other in zip(texts, plain, strict=True))
             values["changed_by_mask"] = float(changed)
         return values
-
-
-def another_each(studies: int) -> np.ndarray:
-    """A study for each that is another one, always the same: half the split further on."""
-    return (np.arange(studies) + max(1, studies // 2)) % studies
