@@ -20,7 +20,7 @@ from PIL import Image
 from tests.film_files import save, save_dicom
 from uar.data import packing
 from uar.data.films import Film, read_film
-from uar.data.packing import PackedFilms, Slot, copy_studies, pack_films
+from uar.data.packing import PackingResult, Slot, copy_studies, pack_films
 
 SIZE, FILMS = 8, 12
 
@@ -51,7 +51,7 @@ def expected_rows(images: Path, slots: list[Slot]) -> np.ndarray:
 
 def pack(
     images: Path, slots: list[Slot], scratch: Path, workers: int = 1, films_per_task: int = 1
-) -> PackedFilms:
+) -> PackingResult:
     return pack_films(
         images, slots, size=SIZE, scratch=scratch, workers=workers, films_per_task=films_per_task
     )

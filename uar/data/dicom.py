@@ -87,26 +87,7 @@ _BODY_PARTS = (
     "LSPINE", "MANDIBLE", "NECK", "PELVIS", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
     "WRIST",
 )  # fmt: skip
-_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
-_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
-# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
-_ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
-_SHAPE = ("Rows", "Columns", "SamplesPerPixel")
-_BITS = ("BitsAllocated", "BitsStored", "PixelRepresentation")
-_NEEDED = ("PhotometricInterpretation", *_SHAPE, *_BITS)
-_NUMBERS = (  # one each, where they are there
-    *_SHAPE,
-    *_BITS,
-    "HighBit",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-)
-_LUTS = ("ModalityLUTSequence", "VOILUTSequence")
-_OTHER_ELEMENTS = (
+_OTHER_ELEMENTS = [
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
@@ -116,7 +97,31 @@ _OTHER_ELEMENTS = (
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "PixelData",
+]
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
+# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
+_ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
+_NEEDED = (
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "PhotometricInterpretation",
+    "PixelRepresentation",
+    "SamplesPerPixel",
 )
+_NUMBERS = (  # one each, where they are there
+    *(keyword for keyword in _NEEDED if keyword != "PhotometricInterpretation"),
+    "HighBit",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+)
+_LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 _OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
 _OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
 _TAGS = [
@@ -370,7 +375,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
     for keyword in (*_NUMBERS, "WindowCenter", "WindowWidth"):
         if keyword in film and not all(isinstance(v, int | float) for v in _values(film, keyword)):
             raise UserError(f"{keyword} is no number")
-    for keyword in _SHAPE:
+    for keyword in ("Rows", "Columns", "SamplesPerPixel"):
         if film[keyword].value < 1:
             raise UserError(f"{keyword} is {film[keyword].value}")
     for keyword in _LUTS:

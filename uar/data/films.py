@@ -49,7 +49,7 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class FilmLimits:
-    """What decoding one film may cost, in `ingest`, `report` and `serve` alike.
+    """What one film may cost: of `ingest`, `report` and `serve` alike.
 
     Attributes:
         file_bytes: of its file.
@@ -95,7 +95,7 @@ def read_film(path: Path) -> Film:
 
 
 def film_bytes(path: Path) -> bytes:
-    """The bytes of a film's file, at most one more than `decode_film` accepts.
+    """The bytes of a film's file, as many as `decode_film` takes and one more.
 
     Raises:
         UserError: the file is absent or cannot be read.
@@ -146,7 +146,7 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
 
 
 def _instead(head: bytes) -> str:
-    """What kind of file begins like this, as a clause; "" if it is not known."""
+    """What a file is that begins so, as a clause; "" where it is not known."""
     if len(head) >= 8 and head[:4] in _FIRST_ELEMENTS:
         return (
             ", but like a DICOM file whose preamble of 128 bytes and DICM are missing; write it "
@@ -210,7 +210,7 @@ def _stored_gray(stream: BinaryIO) -> tuple[np.ndarray, float]:
 
 
 def _refuse_many_scans(stream: BinaryIO) -> None:
-    """Raise UserError for a progressive JPEG with so many scans that decoding takes minutes."""
+    """Raise UserError for a progressive JPEG of so many scans that it takes minutes to decode."""
     data = stream.read()
     stream.seek(0)
     if data.startswith(_JPEG) and (scans := data.count(_START_OF_SCAN)) > _MOST_SCANS:
@@ -220,12 +220,12 @@ def _refuse_many_scans(stream: BinaryIO) -> None:
 def _refuse_short_jpeg(stream: BinaryIO, opened: Image.Image) -> None:
     """Raise UserError for a JPEG whose data end before its picture does.
 
-    libjpeg fills the rest with the last value, and Pillow does not pass its warning on. So the data
-    are made longer here: if the picture changes, some were missing.
+    libjpeg goes on with the last value as if that were seen, and Pillow does not pass its warning
+    on. So the data are made longer: where the picture looks otherwise then, it lacked some.
     """
     stored = np.asarray(opened)
     opened.getexif()  # now: Pillow reads on in the same stream
-    made_up = (stored[-1] == stored[-1, :1]).all()  # one value, as libjpeg fills it
+    made_up = (stored[-1] == stored[-1, :1]).all()  # as libjpeg does it: of one value
     if not (made_up or opened.info.get("progressive")):
         return
     stream.seek(0)

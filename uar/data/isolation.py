@@ -1,7 +1,7 @@
-"""Decoding films in another process: a file that crashes, hangs or overfills it harms no other.
+"""Films decoded in another process, which a file that crashes, hangs or fills a decoder ends alone.
 
-For files from unknown people. What comes back from that process is read as JSON and as pixels of
-known size, never unpickled.
+For files from people one does not know. What comes back from that process is read as JSON and as
+pixels of known size, never unpickled.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Decode = Callable[[BinaryIO, str], Film]
 
 
 class FilmDecoder:
-    """Decodes one film at a time in another process, which is replaced when it dies.
+    """Decodes one film at a time in another process, which is replaced when it is lost.
 
     Args:
-        size: pixels, side of the squashed films that it returns.
-        seconds: limit for one film.
-        memory: bytes that the process may allocate beyond those it starts with.
-        decode: as `decode_film`; a module's function, so that the process can import it.
+        size: pixels, side of the squashed films that it gives.
+        seconds: for one film.
+        memory: bytes that the process may ask for beyond those it starts with.
+        decode: as `decode_film`; of a module, so that the process can import it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class FilmDecoder:
 
 
 def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> None:
-    """The other process: receives films and sends back their pixels, or what is wrong."""
+    """The process: films in, their pixels or what is wrong with them out."""
     start_worker()
     _confine(memory)
     pipe.send_bytes(b"ready")
@@ -134,7 +134,7 @@ def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> N
 
 
 def _confine(memory: int) -> None:
-    """Allow no files, no core dumps, no terminal output, and only so much memory."""
+    """No file, no core dump, no word on the terminal, and only so much memory."""
     silence = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):  # libraries' complaints may quote a header
         os.dup2(silence, stream)

@@ -57,7 +57,7 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PackedFilms:
+class PackingResult:
     """What packing found, by position in the sequence of slots."""
 
     array: Path  # the `.npy` file
@@ -104,7 +104,7 @@ def pack_films(
     scratch: Path,
     workers: int,
     films_per_task: int = 16,
-) -> PackedFilms:
+) -> PackingResult:
     """Decode each film once, squash it to `size` x `size` and write it to its rows.
 
     Args:
@@ -122,7 +122,7 @@ def pack_films(
         if not (journal.done and _is_array(array, (rows, size, size))):
             journal.done.clear()
             _create_array(array, (rows, size, size))
-        packed = PackedFilms(array, ["unknown"] * len(slots), {}, [])
+        packed = PackingResult(array, ["unknown"] * len(slots), {}, [])
         with progress_bar("ingest", len(slots), unit="image") as bar:
 
             def tasks() -> Iterator[_Task]:
@@ -182,7 +182,7 @@ def _offset(path: Path) -> int:
 
 
 def _identity(rows: int, size: int) -> dict[str, object]:
-    """What a run must share with the interrupted one that it continues, apart from the films."""
+    """What a run that goes on must share with the one that was cut off, beside its files."""
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
     libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
@@ -338,7 +338,7 @@ def confine_memory(memory: int) -> None:
 
 
 def start_worker() -> None:
-    """End this process with its parent, even a killed one, and leave Ctrl-C to the parent."""
+    """End with the parent, also a killed one; leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     parent = parent_process()
