@@ -44,7 +44,16 @@ def make_bundle(
     }  # fmt: skip
     tokenizer, vocabulary = Dvae(512, 64).eval(), Vocabulary(WORDS)
     params = ModelParams.model_validate(tiny_raw["model"])
-    model = UAR(params, ModelSizes(len(vocabulary), 512, 32, 12, len(FINDINGS))).eval()
+    model = UAR(
+        params,
+        ModelSizes(
+            vocabulary=len(vocabulary),
+            codebook=512,
+            visual_length=32,
+            max_length=12,
+            findings=len(FINDINGS),
+        ),
+    ).eval()
     with torch.no_grad():  # tokens and reports differ between films and positions
         logits = tokenizer.logits(torch.rand(4, 32, 32))
         tokenizer.encoder.blocks.output.conv.b.sub_(logits.mean((0, 2, 3)))
@@ -64,7 +73,13 @@ def make_bundle(
     reports = [f"Report of {name}." for name in studies]
     features = torch.randn(6, params.d_model)
     return Bundle(
-        Checkpoint.of(model, model.state_dict(), tokenizer.fingerprint(), 1, {}),
+        Checkpoint.of(
+            model,
+            model.state_dict(),
+            encoder_sha256=tokenizer.fingerprint(),
+            epoch=1,
+            validation={},
+        ),
         tokenizer,
         vocabulary,
         Preprocessing(**settings | changes),

@@ -18,7 +18,13 @@ from tests.conftest import ROOT
 from uar.core.config import DvaeTrainParams, Params
 from uar.core.errors import UserError
 from uar.networks.pretrained import FeatureNetwork, load_network
-from uar.tokens.decoder import FilmDecoder, load_decoder, logit_laplace, reconstruction_quality
+from uar.tokens.decoder import (
+    TokenDecoder,
+    load_decoder,
+    logit_laplace,
+    reconstruction_quality,
+    save_both,
+)
 from uar.tokens.dvae import (
     Dvae,
     FeatureHead,
@@ -38,10 +44,10 @@ def model() -> Dvae:
 
 
 @pytest.fixture(scope="module")
-def decoder() -> FilmDecoder:
+def decoder() -> TokenDecoder:
     """A random decoder of its tokens; tests do not change it."""
     torch.manual_seed(1)
-    return FilmDecoder(codebook_size=512, hidden=64, stride=8).eval()
+    return TokenDecoder(codebook_size=512, hidden=64, stride=8).eval()
 
 
 def varied(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -70,7 +76,7 @@ def test_tokens_are_row_by_row(model: Dvae) -> None:
 
 @pytest.mark.parametrize("stride", [8, 16])
 def test_reconstruction_has_the_size_of_the_grid(stride: int) -> None:
-    decoder = FilmDecoder(codebook_size=512, hidden=64, stride=stride).eval()
+    decoder = TokenDecoder(codebook_size=512, hidden=64, stride=stride).eval()
     with torch.inference_mode():
         pixels = decoder.reconstruct(torch.arange(18).reshape(2, 9))
     assert pixels.shape == (2, 3 * stride, 3 * stride)
@@ -79,13 +85,15 @@ def test_reconstruction_has_the_size_of_the_grid(stride: int) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_safetensors_round_trip(
-    model: Dvae, decoder: FilmDecoder, tmp_path: Path, together: bool
+    model: Dvae, decoder: TokenDecoder, tmp_path: Path, together: bool
 ) -> None:
     """A decoder that learned with the encoder lies in its file, any other in one of its own."""
     encoder_file = other_file = tmp_path / "encoder.safetensors"
-    model.save(encoder_file, decoder if together else None)
-    if not together:
+    if together:
+        save_both(encoder_file, model, decoder)
+    else:
         other_file = tmp_path / "decoder.safetensors"
+        model.save(encoder_file)
         decoder.save(other_file)
     loaded = load_dvae(encoder_file)
     for module, again in ((model, loaded), (decoder, load_decoder(other_file, loaded))):
@@ -95,7 +103,7 @@ def test_safetensors_round_trip(
 
 
 def test_openai_pickles_give_the_same_tokens(
-    model: Dvae, decoder: FilmDecoder, tmp_path: Path
+    model: Dvae, decoder: TokenDecoder, tmp_path: Path
 ) -> None:
     torch.save(model.encoder, tmp_path / "encoder.pkl")
     torch.save(decoder.layers, tmp_path / "decoder.pkl")
@@ -116,7 +124,7 @@ def test_other_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
     loaded = load_dvae(path)
     assert loaded.codebook_size == 600
     assert tokens_of(loaded, varied(1, 16)).shape == (1, 4)
-    FilmDecoder(codebook_size=600, hidden=72, stride=8, first=96).save(path)
+    TokenDecoder(codebook_size=600, hidden=72, stride=8, first=96).save(path)
     assert load_decoder(path, loaded).reconstruct(torch.arange(4)[None]).shape == (1, 16, 16)
 
 
@@ -173,12 +181,12 @@ def test_a_file_that_holds_no_weights_is_named(
 
 def test_a_decoder_of_another_codebook_is_refused(model: Dvae, tmp_path: Path) -> None:
     path = tmp_path / "decoder.safetensors"
-    FilmDecoder(600, 64, stride=8).save(path)
+    TokenDecoder(600, 64, stride=8).save(path)
     with pytest.raises(UserError, match="decodes tokens of 600 codes, .* makes them of 512"):
         load_decoder(path, model)
 
 
-def test_swapped_halves_are_refused(model: Dvae, decoder: FilmDecoder, tmp_path: Path) -> None:
+def test_swapped_halves_are_refused(model: Dvae, decoder: TokenDecoder, tmp_path: Path) -> None:
     encoder_file, decoder_file = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     model.save(encoder_file)
     decoder.save(decoder_file)
@@ -192,7 +200,7 @@ def test_fingerprint_changes_with_the_weights(tmp_path: Path) -> None:
     model = Dvae(codebook_size=512, hidden=64)
     before = model.fingerprint()
     assert len(before) == 64
-    model.save(tmp_path / "both.safetensors", FilmDecoder(512, 64, stride=8))
+    save_both(tmp_path / "both.safetensors", model, TokenDecoder(512, 64, stride=8))
     assert load_dvae(tmp_path / "both.safetensors").fingerprint() == before
     with torch.no_grad():
         model.encoder.blocks.input.b[0] += 1e-6
@@ -246,7 +254,7 @@ def test_more_codes_than_cells_are_refused(model: Dvae) -> None:
 
 
 def test_reconstruction_quality_counts_codes(
-    model: Dvae, decoder: FilmDecoder, monkeypatch: pytest.MonkeyPatch
+    model: Dvae, decoder: TokenDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]])
     monkeypatch.setattr(model, "tokenize", lambda pixels: tokens)
@@ -260,9 +268,9 @@ def test_reconstruction_quality_counts_codes(
 
 def short_training(
     steps: int, network: FeatureNetwork | None = None, **changes: Any
-) -> tuple[Dvae, FilmDecoder, list[dict[str, float]]]:
+) -> tuple[Dvae, TokenDecoder, list[dict[str, float]]]:
     torch.manual_seed(0)
-    model, decoder = Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8)
+    model, decoder = Dvae(codebook_size=512, hidden=64), TokenDecoder(512, 64, stride=8)
     options = {
         "steps": steps,
         "batch_size": 8,
@@ -276,7 +284,16 @@ def short_training(
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
     cpu = torch.device("cpu")
-    steps_taken = train_dvae(model, decoder, images, params, cpu, "float32", 0, network)
+    steps_taken = train_dvae(
+        model,
+        decoder,
+        images,
+        params=params,
+        device=cpu,
+        precision="float32",
+        seed=0,
+        network=network,
+    )
     log = [{name: float(value) for name, value in step.items()} for step in steps_taken]
     return model, decoder, log
 
@@ -371,7 +388,7 @@ def test_the_stage_brings_the_network_that_the_term_needs(
 
 def test_the_decoder_learns_alone_first() -> None:
     torch.manual_seed(0)
-    halves = (Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8))
+    halves = (Dvae(codebook_size=512, hidden=64), TokenDecoder(512, 64, stride=8))
     stems = ("encoder.blocks.input.w", "layers.blocks.input.w")
 
     def moved(trained: tuple[torch.nn.Module, ...]) -> list[bool]:

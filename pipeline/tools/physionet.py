@@ -114,7 +114,7 @@ def write_tree(
         seed: of findings, films and wording.
     """
     records: list[dict[str, str]] = []
-    for index in progress(range(studies), "physionet tree", studies, "study"):
+    for index in progress(range(studies), "physionet tree", studies, unit="study"):
         study = sample_study(seed, index)
         subject, number = str(10_000_000 + index // 2 * 1009), str(50_000_000 + index * 17)
         folder = Path("files") / f"p{subject[:2]}" / f"p{subject}" / f"s{number}"
@@ -186,7 +186,13 @@ def _write_film(
     draw = draw_lateral if lateral else draw_frontal
     pixels, _ = draw(study.findings, study.poses[lateral], film_size)
     if films == "dcm" or (films == "mix" and number % 2):
-        write_dicom(stem.with_suffix(".dcm"), pixels, int(lateral), "MONOCHROME2", stem.name)
+        write_dicom(
+            stem.with_suffix(".dcm"),
+            pixels,
+            view=int(lateral),
+            photometric="MONOCHROME2",
+            entropy=stem.name,
+        )
     else:
         film = Image.fromarray((pixels * 255).round().astype(np.uint8))
         film.save(stem.with_suffix(".jpg"), quality=95)

@@ -15,13 +15,13 @@ from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.params_file import load_params, parse_params
 from uar.data.batches import Studies
+from uar.evaluation.baselines import derangement
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import findings_scores
 from uar.evaluation.metrics import score
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.training.validation import another_each
 
 SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
 
@@ -47,7 +47,7 @@ def tune(
     inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
     model = checkpoint.build().to(resolve_device(params.device)).eval()
     studies = inputs.studies("val")
-    others = studies.with_images_of(another_each(len(studies)))
+    others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
     table = new_table(f"{paths.STAGE_TWO} on {len(studies)} validation studies", columns)
     labeller = Labeller()

@@ -1,7 +1,7 @@
 """params.yaml as typed, validated sections. Every knob of the project is a field here.
 
-Declarations alone: what is computed from a parameter is computed where it is used, so that the
-stages which depend on it are those that dvc.yaml says.
+Declarations only: what is computed from a parameter is computed where it is used, so that the
+stages that depend on the computation are those that dvc.yaml lists.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Blocks = Annotated[int, Field(ge=1, le=64)]  # residual blocks of a group
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys are errors.
 
-    params.yaml says beside each key what it is, its unit and its section of the paper; the types
-    here are the values it may have.
+    params.yaml says at each key what it is, its unit and its section of the paper; the types here
+    are the values it may have.
 
     Raises:
         ValidationError: a key is unknown or missing, or a value is out of range (`load_params`

@@ -1,4 +1,4 @@
-"""Progress bars that are a line a minute where nobody watches a terminal."""
+"""Progress bars, which outside a terminal become one line a minute."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 
 def progress_bar(title: str, total: int, unit: str = "batch", *, shown: bool = True) -> tqdm[Any]:
-    """A bar to be moved by hand (`update`), to be closed (`with`).
+    """A bar that the caller advances (`update`) and closes (`with`).
 
     Args:
         title: names the work.
         total: how many units it has.
         unit: what they are.
-        shown: false on all ranks but the first.
+        shown: true on the first rank only.
     """
     watched = sys.stderr.isatty()
     return tqdm(
@@ -41,14 +41,14 @@ def progress(
     items: Iterable[T], title: str, total: int, unit: str = "batch", *, shown: bool = True
 ) -> Iterator[T]:
     """The same items, with a bar."""
-    with progress_bar(title, total, unit, shown=shown) as bar:
+    with progress_bar(title, total, unit=unit, shown=shown) as bar:
         for item in items:
             yield item
             bar.update()
 
 
 def log_steps(steps: Iterable[Mapping[str, Any]]) -> None:
-    """Take a training's steps, and log the values of every 50th; only these are waited for."""
+    """Run a training to its end and log the values of every 50th step, waiting for these only."""
     for number, values in enumerate(steps, 1):
         if number % _STEPS_A_LINE == 0:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

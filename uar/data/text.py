@@ -63,13 +63,13 @@ def _clean_sentence(sentence: str) -> str:
 
 
 def has_words(cleaned: str) -> bool:
-    """Whether a cleaned report says anything beside full stops."""
+    """Whether a cleaned report has anything other than full stops."""
     return any(word != "." for word in cleaned.split())
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a report may use, behind four special ones."""
+    """The words that a report may use; their ids follow those of four special ones."""
 
     words: tuple[str, ...]
 

@@ -21,9 +21,9 @@ from uar.core.schedule import warmup_cosine
 from uar.core.weights import fill, refuse_absurd
 from uar.data.views import PackedFilms
 from uar.networks.pretrained import FeatureNetwork
-from uar.tokens.decoder import FilmDecoder, gray, logit_laplace
+from uar.tokens.decoder import OWN_DECODER, TokenDecoder, gray, logit_laplace
 from uar.tokens.openai import dall_e, read_dall_e
-from uar.tokens.tokenizer import OWN_DECODER, Tokenizer, kmeans
+from uar.tokens.tokenizer import Tokenizer, kmeans
 
 _KMEANS_IMAGES = 192  # images behind the initial codes
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
@@ -37,7 +37,7 @@ class Dvae(Tokenizer):
     Args:
         codebook_size: visual words, |V_I|; at least 512.
         hidden: channels of the first group of blocks; at least 64.
-        device: where its weights are; `meta` has shapes alone.
+        device: where its weights are; on `meta` they are only shapes.
     """
 
     stride = 8  # three poolings
@@ -68,12 +68,12 @@ class Dvae(Tokenizer):
 
 
 def load_dvae(path: Path) -> Dvae:
-    """A dVAE's encoder from safetensors written by `Dvae.save`, or from OpenAI's pickle.
+    """A dVAE's encoder from safetensors that `save` or `save_both` wrote, or from OpenAI's pickle.
 
-    Sizes are read off the weights.
+    Sizes are taken from the weights.
 
     Raises:
-        UserError: the file is absent or is no such file.
+        UserError: the file is absent or holds something else.
     """
     weights = {n: w for n, w in read_dall_e(path).items() if not n.startswith(OWN_DECODER)}
     try:
@@ -89,8 +89,9 @@ def load_dvae(path: Path) -> Dvae:
 
 def train_dvae(
     model: Dvae,
-    decoder: FilmDecoder,
+    decoder: TokenDecoder,
     images: Tensor | PackedFilms,
+    *,
     params: DvaeTrainParams,
     device: torch.device,
     precision: str,
@@ -115,7 +116,7 @@ def train_dvae(
         `perceptual` and `features`; on the device.
 
     Raises:
-        ValueError: there is such a weight and no network, or a network and no such weight.
+        ValueError: such a weight is above 0 without a network, or none with one.
     """
     if (params.perceptual_weight > 0 or params.feature_weight > 0) != (network is not None):
         raise ValueError("a network and a weight of its features above 0 belong together")
@@ -144,7 +145,7 @@ def train_dvae(
         optimizer, [cosine, lambda step: cosine(step) if step >= decoder_alone else 0.0]
     )
     weights = [weight for half in halves for weight in half.parameters()]
-    for step in progress(range(params.steps), "dvae", params.steps, "step"):
+    for step in progress(range(params.steps), "dvae", params.steps, unit="step"):
         rows = torch.randint(len(images), (params.batch_size,), generator=generator)
         pixels = _crop(images[rows], params.crop, generator).to(device)
         share = step / max(params.steps - 1, 1)
@@ -195,7 +196,7 @@ def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generato
             f"{len(pixels)} images that its codes start from. Lower it or raise image.size."
         )
     mean, std = features.mean(0), features.std(0) + 1e-6
-    centres = kmeans((features - mean) / std, model.codebook_size, generator)
+    centres = kmeans((features - mean) / std, model.codebook_size, generator=generator)
     scale = _LOGIT_SCALE / centres.shape[1] ** 0.5
     weight = scale * centres / std
     last.conv.w.copy_(weight[:, :, None, None])
