@@ -26,10 +26,10 @@ from uar.analysis.grounding import (
     interval_over_studies,
     mentions,
     score_mention,
-    wilson_interval,
 )
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
-from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
+from uar.analysis.retrieval import queries, retrieval_metrics, true_ranks
+from uar.analysis.run import cosine_matrix
 from uar.analysis.word_heatmaps import (
     ALL_WORDS,
     ReportAttention,
@@ -441,17 +441,6 @@ def test_interval_of_grounding_draws_studies_not_mentions() -> None:
     assert 0.2 < many[0] < 0.4
     assert 0.6 < many[1] < 0.8
     assert interval_over_studies(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
-
-
-@pytest.mark.parametrize(
-    ("hits", "draws"), [(0, 2), (0, 16), (20, 20), (2, 2), (1, 2), (7, 16), (1, 1)]
-)
-def test_wilsons_interval_is_scipys(hits: int, draws: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    known = stats.binomtest(hits, draws).proportion_ci(method="wilson")
-    assert wilson_interval(hits / draws, draws) == pytest.approx((known.low, known.high), abs=1e-6)
-    low, high = wilson_interval(hits / draws, draws)
-    assert low <= hits / draws <= high
 
 
 def test_grounding_summary_by_finding_and_for_all() -> None:

@@ -109,10 +109,10 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
     params = inputs.params
     predictions = read_predictions(paths.PREDICTIONS)
     training = inputs.studies("train")
-    train_reports = references(training, inputs)
+    train_reports = references("train", inputs)
     constant = constant_report(
         train_reports,
-        references(inputs.studies("val"), inputs),
+        references("val", inputs),
         select_by=params.evaluate.constant_by,
         candidates=params.evaluate.constant_candidates,
     )
@@ -163,9 +163,10 @@ def setup_of(params: Params) -> Setup:
     )
 
 
-def references(studies: Studies, inputs: Inputs) -> list[str]:
+def references(split: Split, inputs: Inputs) -> list[str]:
     """Reference reports as the `r2gen` protocol scores them."""
-    return [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
+    cleaned, cut = inputs.split_table(split)["cleaned"], inputs.params.report.max_length
+    return inputs.vocabulary.restricted(cleaned, cut)
 
 
 def with_image_gain(own: list[Prediction], shuffled: list[Prediction]) -> list[Prediction]:

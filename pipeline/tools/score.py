@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -160,7 +160,7 @@ def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
         vocabulary = Vocabulary.load(paths.VOCABULARY)
         test = table[table["split"] == "test"]
         train, val, scored = (
-            _as_scored(table[table["split"] == split]["cleaned"], vocabulary, cut)
+            vocabulary.restricted(table[table["split"] == split]["cleaned"], cut)
             for split in ("train", "val", "test")
         )
         ids = test["study_id"].astype(str).tolist()
@@ -182,13 +182,13 @@ def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
         return Truth(found.references, shown, [], [], form, found.named)
     training = [clean(report) for report in found.splits["train"].values()]
     vocabulary = Vocabulary.build(training, params.vocabulary.min_count)
-    test_reports = _as_scored(cleaned.values(), vocabulary, cut)
+    test_reports = vocabulary.restricted(cleaned.values(), cut)
     validation = [clean(report) for report in found.splits["val"].values()]
     return Truth(
         found.references,
         dict(zip(cleaned, test_reports, strict=True)),
-        _as_scored(training, vocabulary, cut),
-        _as_scored(validation, vocabulary, cut),
+        vocabulary.restricted(training, cut),
+        vocabulary.restricted(validation, cut),
         f"cleaned,cut:{cut},unk:yes",
     )
 
@@ -246,11 +246,6 @@ def _cleaner(params: Params) -> Callable[[str], str]:
     """The cleaner, of texts whose sentences may end where a line does, as ReXrank's do."""
     clean = CLEANERS[params.report.cleaner]
     return lambda text: clean(" ".join(text.split()))
-
-
-def _as_scored(cleaned: Iterable[str], vocabulary: Vocabulary, cut: int) -> list[str]:
-    """Cleaned reports cut and with rare words as `<unk>`."""
-    return [vocabulary.decode(vocabulary.encode(text, cut).tolist()) for text in cleaned]
 
 
 def _is_ours(path: Path) -> bool:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from uar.core.files import atomic_write
+from uar.core.files import atomic_write, write_csv
 
 BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
 PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
@@ -50,6 +52,31 @@ def new_figure(width: float, height: float) -> Figure:
     """
     mpl.rcParams.update(_STYLE)
     return Figure(figsize=(width, height), layout="constrained")
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where figures go.
+
+    Attributes:
+        screen: folder of PNG files with captions.
+        print: folder of PDF files without.
+        numbers: folder of CSV files, the numbers behind the figures.
+        curves: the page of training curves.
+    """
+
+    screen: Path
+    print: Path
+    numbers: Path
+    curves: Path
+
+    def save(self, name: str, figure: Figure, caption: Caption) -> None:
+        """Write a figure, for the screen and for print."""
+        save_figure(figure, caption, self.screen / f"{name}.png", self.print / f"{name}.pdf")
+
+    def write_numbers(self, name: str, table: pd.DataFrame, *, index: bool = False) -> None:
+        """Write the numbers behind a figure."""
+        write_csv(self.numbers / f"{name}.csv", table, index=index, float_format="%.5g")
 
 
 def save_figure(figure: Figure, caption: Caption, png: Path, pdf: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,15 +13,50 @@ from matplotlib.figure import Figure
 from uar.analysis.drawing import (
     GREEN,
     PAGE_WIDTH,
+    Caption,
+    Destination,
     new_figure,
     show_films,
     show_text,
     signed,
 )
-from uar.evaluation.baselines import unit_rows
+from uar.analysis.run import TrainedRun
 
 TOP = 3  # retrieved ones that the figure shows
 RECALLS = (1, 5, 10)
+CAPTIONS = {
+    "image_to_report": Caption(
+        "Figure 3: reports retrieved by a study's images",
+        "Each row is a study drawn at random: its images, its own report with its rank, and the "
+        "reports nearest to the images. Good alignment ranks the study's own report high.",
+    ),
+    "report_to_image": Caption(
+        "Figure 3: images retrieved by a report",
+        "Each row is a study drawn at random: its report, its own images with their rank, and the "
+        "images nearest to the report.",
+    ),
+}
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 3, both ways, by the trained model."""
+    text = run.studies.report_ids.numpy()
+    same = text[:, None] == text
+    cosine = run.cosine[run.name]
+    metrics, ranks = {}, {}
+    for query, way, values in (
+        ("image", "image_to_report", cosine),
+        ("report", "report_to_image", cosine.T),
+    ):
+        ranks[way] = true_ranks(values, same)
+        metrics[way] = retrieval_metrics(ranks[way])
+        rows = queries(values, ranks[way], run.samples)
+        figure = draw_retrieval(query, rows, values, same, run.films_of, run.reports)
+        to.save(f"figure3_{way}", figure, CAPTIONS[way])
+        to.write_numbers(f"figure3_{way}", top_table(rows, values, same, run.ids))
+    table = pd.DataFrame({"study_id": run.ids, "cosine": np.diagonal(cosine), **ranks})
+    to.write_numbers("figure3_ranks", table)
+    return {"retrieval": metrics}
 
 
 class Query(NamedTuple):
@@ -31,11 +66,6 @@ class Query(NamedTuple):
     rank: int  # of the true one
     cosine: float  # of the true one
     top: list[int]  # studies retrieved, the nearest first
-
-
-def cosine_matrix(images: np.ndarray, reports: np.ndarray) -> np.ndarray:
-    """Cosine of every image with every report, `(S, S)`, of global features `(S, d)` (Eq. 10)."""
-    return unit_rows(images) @ unit_rows(reports).T
 
 
 def true_ranks(cosine: np.ndarray, same: np.ndarray) -> np.ndarray:

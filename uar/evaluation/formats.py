@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uar.core.errors import UserError
-from uar.core.files import atomic_write, existing, read_rows
+from uar.core.files import existing, read_rows, write_json
 from uar.core.sections import Sections, is_empty_report, read_sections
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_odd_text
 
@@ -244,7 +244,7 @@ def write_rexrank(
         p.study_id: {**studies[p.study_id], "model_prediction": as_prose(p.generated)}
         for p in predictions
     }
-    _write_json(path, content)
+    write_json(path, content)
 
 
 def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -254,13 +254,7 @@ def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
         "hypotheses": [as_prose(p.generated) for p in predictions],
         "study_ids": [p.study_id for p in predictions],
     }
-    _write_json(path, content)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        text = json.dumps(content, indent=4, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def _text(path: Path, study: Any, value: Any) -> str:

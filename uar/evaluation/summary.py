@@ -109,9 +109,14 @@ def is_collapsed(summary: Mapping[str, Any]) -> bool:
     return bool(distinct < MIN_DISTINCT or (unchanged is not None and unchanged >= MAX_UNCHANGED))
 
 
-def headline(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that `HEADLINE` names, as far as the evaluation has them, to four decimals."""
-    values = {name: look_up(summary, path) for name, path in HEADLINE.items()}
+def headline(summary: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float]:
+    """The numbers that DVC lists as metrics, as far as there are, to four decimals.
+
+    Args:
+        summary: nested numbers.
+        names: of the metrics, to their paths in it.
+    """
+    values = {name: look_up(summary, path) for name, path in names.items()}
     return {name: round(value, 4) for name, value in values.items() if value is not None}
 
 
