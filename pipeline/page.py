@@ -53,7 +53,7 @@ class Evaluated:
 
 
 def write_page(
-    inputs: Inputs, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
+    inputs: Inputs, *, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
 
@@ -69,7 +69,7 @@ def write_page(
     reports = [evaluated.predictions[i].generated for i in chosen]
     writing = with_reports(studies, chosen, reports, inputs.vocabulary, params.report.max_length)
     attention = word_attention(model, writing, params.decode.batch_size, "attention")
-    findings = find(evaluated, labeller, params.evaluate.uncertain)
+    findings = findings_of(evaluated, labeller, params.evaluate.uncertain)
     values = evaluated.per_study.select_dtypes("number")
     values = values.astype(object).where(values.notna(), None).to_dict("records")
     images, boxes = open_images(), known_boxes()
@@ -112,12 +112,12 @@ def known_boxes() -> dict[str, list[dict[str, Any]]]:
     return {study: rows[BOX_COLUMNS[1:]].to_dict("records") for study, rows in by_study}
 
 
-def find(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list[Findings]:
-    """Each study's findings."""
+def findings_of(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list[Findings]:
+    """What the labeller sees in both reports of each study."""
     return [
         Findings(*parts)
         for parts in zip(
-            confusion(*evaluated.scores.findings["clinical"], uncertain),
+            confusion(*evaluated.scores.labels["clinical"], uncertain),
             labeller.mentions(p.report for p in evaluated.predictions),
             labeller.mentions(p.generated for p in evaluated.predictions),
             strict=True,

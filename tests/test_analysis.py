@@ -146,7 +146,7 @@ def test_kept_share_of_a_finding() -> None:
     assert kept_share(film, (film + flat) / 2, box) == pytest.approx(0.75)
     assert kept_share(film, 1 - film, box) == 0  # worse than gray
     assert kept_share(film, film, (0.0, 0.5, 0.5, 1.0)) == 0  # nothing there to keep
-    table = finding_table(film[None], film[None], ["a, frontal"], [{"nodule": box}])
+    table = finding_table(film[None], film[None], names=["a, frontal"], boxes=[{"nodule": box}])
     assert table.to_dict("records") == [{"film": "a, frontal", "finding": "nodule", "kept": 1.0}]
 
 
@@ -317,8 +317,10 @@ def test_figure_7_of_a_report_with_few_words_to_show(tmp_path: Path, words: list
         written = []
         for run in ("first", "again"):
             png, pdf = tmp_path / f"{run}.png", tmp_path / f"{run}.pdf"
-            figure = draw_word_heatmaps(models, films, views, "$x_ .", boxes)
-            save_figure(figure, Caption("A title", "What to see in $x_."), png, pdf)
+            figure = draw_word_heatmaps(
+                models, films=films, views=views, reference="$x_ .", boxes=boxes
+            )
+            save_figure(figure, Caption("A title", "What to see in $x_."), png=png, pdf=pdf)
             written.append((png.read_bytes(), pdf.read_bytes()))
         assert written[0] == written[1]
         assert written[0][0].startswith(b"\x89PNG")
@@ -330,7 +332,9 @@ def test_a_heatmaps_scale_has_ticks_that_double() -> None:
     attention[0, 3] = 0.55  # 4.4 times uniform
     report = ReportAttention(["heart"], attention)
     boxes = pd.DataFrame(columns=BOX_COLUMNS)
-    figure = draw_word_heatmaps({"TIR": report}, np.zeros((2, 4, 4)), ["a", "b"], "x", boxes)
+    figure = draw_word_heatmaps(
+        {"TIR": report}, films=np.zeros((2, 4, 4)), views=["a", "b"], reference="x", boxes=boxes
+    )
     (bar,) = (axes for axes in figure.axes if "uniform" in axes.get_ylabel())
     assert bar.get_yticks().tolist() == [0, 0.5, 1, 2, 4]
 
@@ -339,7 +343,7 @@ def test_a_figure_has_its_caption_on_the_screen_and_not_in_print(tmp_path: Path)
     def saved(text: str) -> tuple[bytes, tuple[int, int]]:
         figure = draw_alignment({"one": np.eye(2)}, ["a .", "b ."], {})
         png, pdf = tmp_path / "a.png", tmp_path / "a.pdf"
-        save_figure(figure, Caption("Alignment", text), png, pdf)
+        save_figure(figure, Caption("Alignment", text), png=png, pdf=pdf)
         with Image.open(png) as image:
             return pdf.read_bytes(), image.size
 
@@ -399,12 +403,12 @@ def test_mentions_and_their_scores() -> None:
     )
     reports = [["an", "effusion", "."], ["clear", "."], ["nodule", "."]]
     present = np.array([[True, True], [True, True], [True, False]])
-    found = mentions(boxes, ["a", "b", "c"], reports, present)
+    found = mentions(boxes, ["a", "b", "c"], reports=reports, present=present)
     assert [(m.study, m.position, m.view) for m in found] == [(0, 1, 0), (0, 1, 1), (2, 0, 0)]
 
     attention = np.full((3, 2, 8), 1 / 8)
     attention[0, 1] = [0.4, 0, 0, 0.1, 0.5, 0, 0, 0]  # right on film 0, wrong on film 1
-    table = grounding_table(found, attention, ["a", "b", "c"], views=2)
+    table = grounding_table(found, attention, study_ids=["a", "b", "c"], views=2)
     assert table["pointing"].tolist() == [1, 0, 1]
     np.testing.assert_allclose(table["inside"], [0.8, 0, 0.5])
     metrics = grounding_metrics({"with_TIR": table})

@@ -56,7 +56,9 @@ def ablate(
     extra = parse_overrides(set_ or [])
     raw, code = read_raw(paths.PARAMS), code_in(Path())
     models = choose_rows(ablations.models(tables), rows)
-    runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
+    runs = plan_runs(
+        models, seeds=parse_seeds(seeds), extra=extra, raw=raw, tracked=tracked_keys(), code=code
+    )
     known = read_experiments()
     new = to_queue(runs, known)
     log.info(f"{len(runs)} experiments, {len(new)} of them new")

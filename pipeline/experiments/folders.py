@@ -54,7 +54,7 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
     tracked = {key for stage in stages(root).values() for key in stage.params}
     trained = run.get(details["checkpoint_sha256"])
     return Result(
-        experiment=run_name(row, flat_params, tracked, code),
+        experiment=run_name(row, flat_params, tracked=tracked, code=code),
         commit=commit or head(),
         clean=commit is not None if known else None,
         code=code if known else None,

@@ -103,6 +103,7 @@ class Run:
 
 def plan_runs(
     models: dict[str, dict[str, Any]],
+    *,
     seeds: Iterable[int],
     extra: dict[str, Any],
     raw: dict[str, Any],
@@ -134,11 +135,13 @@ def plan_runs(
             overrides = {**extra, **row, SEED: seed}
             where = f"{paths.PARAMS} with {model}"
             params = flat(parse_params(overridden(raw, overrides), where).model_dump(mode="json"))
-            runs.append(Run(run_name(model, params, tracked, code), model, seed, overrides))
+            runs.append(
+                Run(run_name(model, params, tracked=tracked, code=code), model, seed, overrides)
+            )
     return runs
 
 
-def run_name(model: str, params: dict[str, Any], tracked: Collection[str], code: str) -> str:
+def run_name(model: str, params: dict[str, Any], *, tracked: Collection[str], code: str) -> str:
     """A row's name with its seed and a hash of code and of those flat `params` that decide."""
     decisive = {key: params[key] for key in sorted(tracked)}
     return f"{model}-s{params[SEED]}-{digest([decisive, code])}"

@@ -37,7 +37,7 @@ RUN_BY_RUN = {  # heading to where a result has it
     "same with other images": "details unchanged_with_other_images",
     "same, studies with a finding": "details unchanged_with_findings",
 }
-FINDINGS = {
+CLINICAL = {
     "findings, micro F1": "clinical micro F1",
     "precision": "clinical micro precision",
     "recall": "clinical micro recall",
@@ -46,7 +46,7 @@ LOOKING = {  # whether the images matter, and what of them is said: columns of e
     **RUN_BY_RUN,
     "image gain, validation": "details selection validation image_gain",
     "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
-    **{heading: f"details scores model {path}" for heading, path in FINDINGS.items()},
+    **{heading: f"details scores model {path}" for heading, path in CLINICAL.items()},
 }
 EVIDENCE = {
     **IN_NATS,
@@ -231,7 +231,7 @@ def _table_one(
             if key == "model":
                 looking, epoch = list(_looking(runs).values()), _epochs(run)
             else:
-                looking, epoch = _findings_alone(runs, key), ""
+                looking, epoch = _clinical_alone(runs, key), ""
             yield [f"{name}, {setting.id}", *cells, *looking, epoch, run["seeds"]]
 
 
@@ -248,11 +248,11 @@ def _looking(runs: Sequence[Result]) -> dict[str, str]:
     return cells
 
 
-def _findings_alone(runs: Sequence[Result], key: str) -> list[str]:
+def _clinical_alone(runs: Sequence[Result], key: str) -> list[str]:
     """Columns of `LOOKING` of a control: what of the findings its reports say."""
     cells = {
         heading: str(Cell.of(values(runs, f"details scores {key} {path}")))
-        for heading, path in FINDINGS.items()
+        for heading, path in CLINICAL.items()
     }
     return [cells.get(heading, "") for heading in LOOKING]
 

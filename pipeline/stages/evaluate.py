@@ -70,7 +70,12 @@ def evaluate() -> None:
     scores = score_systems(systems, measures)
     setup = setup_of(params)
     summary = summarise(
-        systems, scores, measures, setup, resamples=params.evaluate.resamples, seed=params.seed
+        systems,
+        scores,
+        measures=measures,
+        setup=setup,
+        resamples=params.evaluate.resamples,
+        seed=params.seed,
     )
     constant = systems["constant_report"][0].generated
     details = summary | origins(params, checkpoint, constant)
@@ -84,7 +89,7 @@ def evaluate() -> None:
     clinical = measures.labellers["clinical"]
     assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
     evaluated = Evaluated(systems["model"], scores["model"], per_study, details)
-    write_page(inputs, model, studies, evaluated, clinical)
+    write_page(inputs, model=model, studies=studies, evaluated=evaluated, labeller=clinical)
     print_evaluation(summary)
     log.info(f"to read the reports beside their references: {paths.PAGE}")
 
@@ -117,7 +122,7 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
         candidates=params.evaluate.constant_candidates,
     )
     by_tokens = nearest_by_tokens(studies, training)
-    by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
+    by_features = nearest_by_features(model, studies, training, batch_size=params.decode.batch_size)
     return {
         "model": predictions,
         "constant_report": with_generated(predictions, [constant] * len(predictions)),
@@ -192,7 +197,7 @@ def nearest_by_tokens(studies: Studies, training: Studies) -> np.ndarray:
 
 
 def nearest_by_features(
-    model: UAR, studies: Studies, training: Studies, batch_size: int
+    model: UAR, studies: Studies, training: Studies, *, batch_size: int
 ) -> np.ndarray:
     """The training study with the most similar global visual feature, for each study `(S,)`."""
     queries = np.concatenate(list(global_features(model, studies, batch_size, "features, test")))

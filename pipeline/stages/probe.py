@@ -37,9 +37,9 @@ def probe() -> None:
     placed = with_places(*whole, info.codebook_size)
     small = (thumbnails(images, rows[0]), thumbnails(images, rows[1]))
     found = {
-        "tokens": fit_probe(bags, labels, FINDINGS, params.seed),
-        "places": fit_probe(placed, labels, FINDINGS, params.seed),
-        "thumbnail": fit_probe(small, labels, FINDINGS, params.seed),
+        "tokens": fit_probe(bags, labels, FINDINGS, seed=params.seed),
+        "places": fit_probe(placed, labels, FINDINGS, seed=params.seed),
+        "thumbnail": fit_probe(small, labels, FINDINGS, seed=params.seed),
     }
     use = codebook_use(torch.from_numpy(whole[1].astype(np.int64)), info.codebook_size)
     means = {name: _or_none(result.mean_auc) for name, result in found.items()}

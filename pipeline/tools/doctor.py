@@ -54,9 +54,9 @@ def doctor(
     if results:
         log.info(compare_results())
         return
-    findings = [check_rwlock()]
+    checks = [check_rwlock()]
     if not locks:
-        findings += [
+        checks += [
             *check_versions(),
             check_java(),
             check_arithmetic(),
@@ -65,13 +65,13 @@ def doctor(
             *check_cache(),
             *check_remotes(),
         ]
-    for finding in findings:
-        if finding.remedy is not None:
-            log.warning(f"wrong  {finding.what}\n       {finding.remedy}")
+    for check in checks:
+        if check.remedy is not None:
+            log.warning(f"wrong  {check.what}\n       {check.remedy}")
         elif not locks:
-            log.info(f"ok     {finding.what}")
-    if wrong := sum(finding.remedy is not None for finding in findings):
-        raise UserError(f"doctor: {wrong} of {len(findings)} things need you.")
+            log.info(f"ok     {check.what}")
+    if wrong := sum(check.remedy is not None for check in checks):
+        raise UserError(f"doctor: {wrong} of {len(checks)} checks found something to put right.")
 
 
 def check_rwlock() -> Check:

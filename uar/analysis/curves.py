@@ -68,7 +68,7 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
     stages = {name: read_curves(folder) for name, folder in run.logs.items()}
     stages[run.name] = without_mask(stages[run.name], train.lambda3, train.mask_reduction)
     to.save("curves", draw_curves(stages), CAPTION)
-    write_page(draw_curves(stages), stages, run.origin, to.curves)
+    write_page(draw_curves(stages), stages, run=run.origin, path=to.curves)
     return {}
 
 
@@ -143,7 +143,7 @@ def _key(color: str, style: Style, label: str) -> Line2D:
     return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
-def write_page(figure: Figure, curves: Mapping[str, Curves], run: str, path: Path) -> None:
+def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: Path) -> None:
     """One HTML file that needs no network: the figure, and the last epoch's values as a table.
 
     Args:

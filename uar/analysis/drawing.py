@@ -72,14 +72,16 @@ class Destination:
 
     def save(self, name: str, figure: Figure, caption: Caption) -> None:
         """Write a figure, for the screen and for print."""
-        save_figure(figure, caption, self.screen / f"{name}.png", self.print / f"{name}.pdf")
+        save_figure(
+            figure, caption, png=self.screen / f"{name}.png", pdf=self.print / f"{name}.pdf"
+        )
 
     def write_numbers(self, name: str, table: pd.DataFrame, *, index: bool = False) -> None:
         """Write the numbers behind a figure."""
         write_csv(self.numbers / f"{name}.csv", table, index=index, float_format="%.5g")
 
 
-def save_figure(figure: Figure, caption: Caption, png: Path, pdf: Path) -> None:
+def save_figure(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
     """Write a figure for the screen, with its caption, and for print, where the page has one.
 
     Neither file holds the metadata that tells runs apart.
@@ -134,7 +136,7 @@ def show_films(axes: Axes, films: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def show_text(axes: Axes, text: str, line: int, lines: int) -> None:
+def show_text(axes: Axes, text: str, *, line: int, lines: int) -> None:
     """A text in lines of `line` characters, cut after `lines` of them."""
     axes.set_axis_off()
     axes.text(0, 1, wrap(text, line, lines), va="top", fontsize=SMALL, parse_math=False)
@@ -147,7 +149,7 @@ def wrap(text: str, line: int, lines: int | None = None) -> str:
 
 
 def outline(
-    axes: Axes, box: tuple[float, float, float, float], color: str, style: str = "-"
+    axes: Axes, box: tuple[float, float, float, float], *, color: str, style: str = "-"
 ) -> None:
     """A box's edge: x0, y0, x1, y1 in shares of a film's width and height."""
     x0, y0, x1, y1 = box

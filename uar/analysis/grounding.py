@@ -51,7 +51,7 @@ class FindingWord(NamedTuple):
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
     """Attention of the true reports' finding words against known boxes; None without boxes."""
     words = [report.split() for report in run.reports]
-    found = mentions(run.boxes, run.ids, words, run.present)
+    found = mentions(run.boxes, run.ids, reports=words, present=run.present)
     if not found:
         log.info("analyze: no grounding: the data set has no boxes")
         return {"grounding": None}
@@ -60,7 +60,9 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
         maps = word_attention(
             model, run.studies, run.params.decode.batch_size, f"grounding, {name}"
         )
-        tables[name] = grounding_table(found, maps, run.ids, run.studies.rows.shape[1])
+        tables[name] = grounding_table(
+            found, maps, study_ids=run.ids, views=run.studies.rows.shape[1]
+        )
     summary = grounding_summary(tables)
     to.save("grounding", draw_grounding(summary), CAPTION)
     to.write_numbers("grounding_summary", summary)
@@ -77,6 +79,7 @@ def head_word(finding: str) -> str:
 def mentions(
     boxes: pd.DataFrame,
     study_ids: Sequence[str],
+    *,
     reports: Sequence[Sequence[str]],
     present: np.ndarray,
 ) -> list[FindingWord]:
@@ -135,7 +138,7 @@ def score_mention(
 
 
 def grounding_table(
-    found: Iterable[FindingWord], attention: np.ndarray, study_ids: Sequence[str], views: int
+    found: Iterable[FindingWord], attention: np.ndarray, *, study_ids: Sequence[str], views: int
 ) -> pd.DataFrame:
     """A row for each mention, with `score_mention`'s values.
 
@@ -188,7 +191,7 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
 
 
 def interval_over_studies(
-    values: np.ndarray, studies: Sequence[str], resamples: int = 1000, seed: int = 0
+    values: np.ndarray, studies: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
 

@@ -116,20 +116,21 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def probe(
     features: tuple[np.ndarray, np.ndarray],
-    findings: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
     names: Sequence[str],
+    *,
     seed: int = 0,
 ) -> Probe:
     """Logistic regression of each finding on centred features, with one penalty for all.
 
     Args:
         features: of the studies to fit to `(S, P)`, and of those to be told `(U, P)`.
-        findings: of the same, `(S, N)` and `(U, N)` bool.
+        labels: findings of the same, `(S, N)` and `(U, N)` bool.
         names: of the N findings; those with fewer than 10 and 4 studies are left out.
         seed: of the folds.
     """
-    enough = (findings[0].sum(0) >= _MIN_TRAIN) & (findings[1].sum(0) >= _MIN_TEST)
-    y, y_test = (labels[:, enough] for labels in findings)
+    enough = (labels[0].sum(0) >= _MIN_TRAIN) & (labels[1].sum(0) >= _MIN_TEST)
+    y, y_test = (of_split[:, enough] for of_split in labels)
     kept = [name for name, is_kept in zip(names, enough, strict=True) if is_kept]
     if not kept:
         return Probe({}, PENALTIES[0])

@@ -63,10 +63,14 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
         }
         for i, view in shown
     ]
-    to.save("figure6_reconstruction", draw_reconstruction(raw, copies, names, boxes), CAPTION)
+    to.save(
+        "figure6_reconstruction",
+        draw_reconstruction(raw, copies, names=names, boxes=boxes),
+        CAPTION,
+    )
     table = pd.DataFrame(film_table(raw, copies, names))
     to.write_numbers("figure6_reconstruction", table)
-    to.write_numbers("figure6_findings", finding_table(raw, copies, names, boxes))
+    to.write_numbers("figure6_findings", finding_table(raw, copies, names=names, boxes=boxes))
     rows = run.studies.rows[run.present]
     measured = torch.from_numpy(run.films(rows[:: math.ceil(len(rows) / _MEASURED_FILMS)]))
     return {"reconstruction": reconstruction_quality(tokenizer, decoder, measured.to(run.device))}
@@ -118,6 +122,7 @@ def kept_share(film: np.ndarray, reconstructed: np.ndarray, box: Box) -> float:
 def finding_table(
     raw: np.ndarray,
     reconstructed: np.ndarray,
+    *,
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> pd.DataFrame:
@@ -140,6 +145,7 @@ def finding_table(
 def draw_reconstruction(
     raw: np.ndarray,
     reconstructed: np.ndarray,
+    *,
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> Figure:
@@ -174,7 +180,7 @@ def draw_reconstruction(
             kept = kept_share(film, copy, box)
             color, style = (ORANGE, "--") if kept < _LOST else (GREEN, "-")
             for axes in (left, middle):
-                outline(axes, box, color, style)
+                outline(axes, box, color=color, style=style)
             middle.text(
                 0.02, box[1] - 0.02, f"{finding} {100 * kept:.0f} %", fontsize=5.5, color="white"
             )

@@ -51,9 +51,11 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
         ranks[way] = true_ranks(values, same)
         metrics[way] = retrieval_metrics(ranks[way])
         rows = queries(values, ranks[way], run.samples)
-        figure = draw_retrieval(query, rows, values, same, run.films_of, run.reports)
+        figure = draw_retrieval(
+            query, rows, cosine=values, same=same, films=run.films_of, reports=run.reports
+        )
         to.save(f"figure3_{way}", figure, CAPTIONS[way])
-        to.write_numbers(f"figure3_{way}", top_table(rows, values, same, run.ids))
+        to.write_numbers(f"figure3_{way}", top_table(rows, values, same=same, study_ids=run.ids))
     table = pd.DataFrame({"study_id": run.ids, "cosine": np.diagonal(cosine), **ranks})
     to.write_numbers("figure3_ranks", table)
     return {"retrieval": metrics}
@@ -95,7 +97,7 @@ def queries(cosine: np.ndarray, ranks: np.ndarray, samples: Sequence[int]) -> li
 
 
 def top_table(
-    rows: Sequence[Query], cosine: np.ndarray, same: np.ndarray, study_ids: Sequence[str]
+    rows: Sequence[Query], cosine: np.ndarray, *, same: np.ndarray, study_ids: Sequence[str]
 ) -> pd.DataFrame:
     """The numbers behind the figure: each query's nearest, with cosine and whether right."""
     return pd.DataFrame(
@@ -116,6 +118,7 @@ def top_table(
 def draw_retrieval(
     query: str,
     rows: Sequence[Query],
+    *,
     cosine: np.ndarray,
     same: np.ndarray,
     films: Callable[[int], np.ndarray],
@@ -137,7 +140,7 @@ def draw_retrieval(
         if what == "image":
             show_films(axes, films(study))
         else:
-            show_text(axes, reports[study], 27, 12)
+            show_text(axes, reports[study], line=27, lines=12)
 
     sought = "report" if with_images else "image"
     figure = new_figure(PAGE_WIDTH, 0.2 + (1.45 if with_images else 1.3) * len(rows))
@@ -155,7 +158,7 @@ def draw_retrieval(
         axes[1].set_title(title, fontsize=7, loc="left")
         for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
             show(sought, axis, found)
-            _name(axis, place, cosine[row.study, found], same[row.study, found])
+            _name(axis, place, cosine=cosine[row.study, found], right=same[row.study, found])
     figure.supxlabel(
         f"★ has the query's report, word for word; ranks: of {len(cosine)} studies, by cosine",
         fontsize=7,
@@ -163,6 +166,6 @@ def draw_retrieval(
     return figure
 
 
-def _name(axes: Axes, place: int, cosine: float, right: bool) -> None:
+def _name(axes: Axes, place: int, *, cosine: float, right: bool) -> None:
     title = f"{'★ ' if right else ''}rank {place}: {signed(cosine, 3)}"
     axes.set_title(title, fontsize=7, loc="left", color=GREEN if right else "black")

@@ -75,7 +75,13 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
             for name, of_studies in maps.items()
         }
         films, views = run.films(run.studies.rows[study]), run.view_names(study)
-        figure = draw_word_heatmaps(reports, films, views, run.reports[study], run.boxes_of(study))
+        figure = draw_word_heatmaps(
+            reports,
+            films=films,
+            views=views,
+            reference=run.reports[study],
+            boxes=run.boxes_of(study),
+        )
         name = f"figure7_attention_{number + 1}"
         to.save(name, figure, CAPTION)
         to.write_numbers(name, attention_table(reports, len(views)))
@@ -204,7 +210,7 @@ class _Heatmaps:
         self.limit = max(float(np.abs(np.stack(list(self.change.values()))).max()), 1e-6)
         self.difference = Normalize(-self.limit, self.limit)
 
-    def show(self, axes: Axes, kind: str, word: str, view: int) -> None:
+    def show(self, axes: Axes, *, kind: str, word: str, view: int) -> None:
         """One word's heatmap over a film that `axes` shows."""
         if kind == _DIFFERENCE:
             heat = self.change[word][view]
@@ -230,6 +236,7 @@ class _Heatmaps:
 
 def draw_word_heatmaps(
     reports: Mapping[str, ReportAttention],
+    *,
     films: np.ndarray,
     views: Sequence[str],
     reference: str,
@@ -262,7 +269,7 @@ def draw_word_heatmaps(
         for axes, word in zip(grid[row, 1:], heatmaps.words, strict=False):
             axes.set_axis_on()
             show_film(axes, films[view])
-            heatmaps.show(axes, kind, word, view)
+            heatmaps.show(axes, kind=kind, word=word, view=view)
             _outline(axes, of_view[of_view["finding"].map(head_word) == word])
         grid[row, 1].set_ylabel(kind, fontsize=7)
     heatmaps.show_scales(figure, grid)
@@ -279,4 +286,4 @@ def draw_word_heatmaps(
 
 def _outline(axes: Axes, boxes: pd.DataFrame) -> None:
     for box in boxes.itertuples():
-        outline(axes, (box.x0, box.y0, box.x1, box.y1), CYAN)
+        outline(axes, (box.x0, box.y0, box.x1, box.y1), color=CYAN)

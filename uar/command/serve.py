@@ -31,7 +31,7 @@ def serve(
     reporter = uar.load(bundle, device)
     from uar.viewer.web.app import create_app
 
-    app = create_app(reporter, host, token)
+    app = create_app(reporter, host, token=token)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
     logging.getLogger("uvicorn.error").addFilter(_is_no_end)
     # A request's line is not logged, nor anything of its films.

@@ -79,7 +79,7 @@ def read_reports(path: Path, section: Section) -> ReportFile:
 def _read_json(path: Path, section: Section) -> ReportFile:
     raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique(path))
     if isinstance(raw, dict) and {"references", "hypotheses"} <= set(raw):
-        return _numbered(path, raw["references"], raw["hypotheses"], raw.get("study_ids"))
+        return _numbered(path, raw["references"], raw["hypotheses"], names=raw.get("study_ids"))
     if isinstance(raw, dict) and {"train", "val", "test"} <= set(raw):
         splits = {split: _of_r2gen(path, split, raw[split]) for split in ("train", "val", "test")}
         return ReportFile({}, splits["test"], splits=splits)
@@ -154,7 +154,9 @@ def _read_text(path: Path, section: Section) -> ReportFile:
     return ReportFile(texts, texts, named=False)
 
 
-def _numbered(path: Path, references: Any, generated: Any, names: Any | None = None) -> ReportFile:
+def _numbered(
+    path: Path, references: Any, generated: Any, *, names: Any | None = None
+) -> ReportFile:
     if not all(isinstance(part, list) for part in (references, generated, names or [])):
         raise UserError(f"{path}: references, hypotheses or study_ids are no lists")
     if len(references) != len(generated) or (names is not None and len(names) != len(generated)):

@@ -56,9 +56,9 @@ HEADLINE = {
 def summarise(
     systems: Mapping[str, Sequence[Prediction]],
     scores: Mapping[str, SystemScores],
+    *,
     measures: Measures,
     setup: Setup,
-    *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def summarise(
         "scores": {name: of.values() for name, of in scores.items()},
         "intervals": scores[MODEL].intervals(resamples=resamples, seed=seed),
         "text": {name: text_statistics(rows) for name, rows in systems.items()},
-        "signatures": signatures(model, systems[MODEL], measures, setup),
+        "signatures": signatures(model, systems[MODEL], measures=measures, setup=setup),
     }
     if SHUFFLED in systems:
         own, others = systems[MODEL], systems[SHUFFLED]
         result["unchanged_with_other_images"] = share_unchanged(own, others)
         if "clinical" in measures.labellers:
-            references, _ = scores[MODEL].findings["clinical"]
+            references, _ = scores[MODEL].labels["clinical"]
             positive = references[:, : len(FINDINGS)] == Label.POSITIVE
             chosen = np.flatnonzero(positive.any(axis=1)).tolist()
             if chosen:

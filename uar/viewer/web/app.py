@@ -111,6 +111,7 @@ class _Queue:
 def create_app(
     reporter: Reporter,
     host: str = "127.0.0.1",
+    *,
     token: str | None = None,
     limits: Limits | None = None,
     decode: Decode = decode_film,
@@ -167,7 +168,7 @@ def create_app(
 
         Of doubtful films it is written with `force` alone.
         """
-        _refuse_strangers(request, token)
+        _refuse_unauthorised(request, token)
         lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
         async with queue.place(sum(lengths)):
             try:
@@ -184,7 +185,7 @@ def create_app(
     @app.post("/api/example")
     async def example(request: Request) -> dict[str, Any]:
         """Report of the study that the bundle brings along, and its own report."""
-        _refuse_strangers(request, token)
+        _refuse_unauthorised(request, token)
         study = reporter.bundle.example
         if study is None:
             raise HTTPException(404, "This model brings no example along.")
@@ -206,8 +207,11 @@ async def _answered(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         raise HTTPException(500, "The report failed.") from None
 
 
-def _refuse_strangers(request: Request, token: str | None) -> None:
-    """Also requests that another site's form could make: they cannot have this type."""
+def _refuse_unauthorised(request: Request, token: str | None) -> None:
+    """Refuse a request without the token, or that another site's form could make.
+
+    Forms cannot send this content type.
+    """
     if request.headers.get("content-type") != "application/octet-stream":
         raise HTTPException(415, "Send the film as application/octet-stream.")
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
