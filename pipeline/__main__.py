@@ -131,7 +131,7 @@ if __name__ == "__main__":
             stream.reconfigure(encoding="utf-8")  # whatever the locale: files are UTF-8
     advice = (
         "`make venv` installs all that is needed; `python -m pipeline doctor` says what else is "
-        "amiss."
+        "wrong."
     )
     with ended_with_a_sentence(("pipeline", "uar"), advice):
         app(prog_name="python -m pipeline")

@@ -46,7 +46,7 @@ class _BesideBars(RichHandler):
 
 
 def output() -> Console:
-    """Standard output: 120 columns wide where it is no terminal, so that no number is cut off."""
+    """Standard output: 120 columns wide where it is not a terminal, so that none is cut off."""
     wide = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     return Console(width=120 if wide else None)
 
@@ -61,7 +61,7 @@ def new_table(title: str, columns: list[str]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Three decimals; a dash for a score that could not be had."""
+    """Three decimals; a dash where there is no score."""
     return "-" if value is None else f"{value:.3f}"
 
 

@@ -69,7 +69,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Of which setting rows are, as `compare` lists them; the newest if not given.",
+            help="The setting that rows are of, as `compare` lists them; by default the newest.",
         ),
     ] = None,
     save: Annotated[

@@ -1,4 +1,4 @@
-"""What DVC is asked about experiments and told to do with them."""
+"""Experiments of DVC: read, queued and run, by its commands."""
 
 from __future__ import annotations
 

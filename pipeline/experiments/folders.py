@@ -27,7 +27,7 @@ _SCORED = ("train_stage_one", "train_stage_two", "evaluate")  # what a result is
 def read_folder(folder: Path, ablations: Ablations) -> Result:
     """The run in a folder that is laid out as the project's.
 
-    Its code is the folder's, if it has any, else that which runs this.
+    Its code is the folder's, if it has any, else the code that is running.
 
     Raises:
         UserError: something is missing; its files are not of one run, of its params.yaml and of
@@ -73,8 +73,8 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
 def read_params(folder: Path, root: Path) -> dict[str, Any]:
     """Flat params.yaml of a folder in the form that records have.
 
-    Code of its own, in `root`, may be older or newer than this: keys that this does not know stay
-    as they are written, and those that came later are absent.
+    The folder's own code, in `root`, may be older or newer than the code that is running: keys that
+    the latter does not know stay as they are written, and keys that came later are absent.
     """
     path = folder / paths.PARAMS
     if root == ROOT:

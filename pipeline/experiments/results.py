@@ -19,7 +19,7 @@ from uar.core.files import atomic_write
 from uar.core.runs import read_runs
 from uar.evaluation.summary import is_collapsed, look_up
 
-WHERE_NOT_WHAT = (  # same numbers elsewhere
+OF_THE_MACHINE = (  # parameters that change no number
     "device",
     "dataset.root",
 )
@@ -103,7 +103,7 @@ class Result:
 
 
 def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested parameters without where files lie on one machine; of weights, their names."""
+    """Nested parameters without paths of one machine; of weights, the names stay."""
     kept = deepcopy(dict(params))
     kept.get("dataset", {}).pop("root", None)
     for key in OUTSIDE:
@@ -252,7 +252,7 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
         model = ablations.name_of(params)
         if model is None:
             continue
-        apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
+        apart = {*ablations.whole, *OF_THE_MACHINE, SEED}
         common = {key: value for key, value in sorted(params.items()) if key not in apart}
         if common.get("arithmetic") == "native":  # as in records of before there was a choice
             del common["arithmetic"]

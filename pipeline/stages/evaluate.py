@@ -207,7 +207,7 @@ def nearest_by_features(
 
 
 def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, Any]:
-    """How the numbers came about, beside `summarise`'s."""
+    """How the numbers came about, for details.json."""
     return {
         "collapse": COLLAPSE,
         "protocols": {name: PROTOCOLS[name] for name in params.evaluate.protocols},

@@ -1,4 +1,4 @@
-"""A tree as PhysioNet lays out MIMIC-CXR, of invented reports and drawn films.
+"""Invented reports and drawn films in the layout that MIMIC-CXR has at PhysioNet.
 
     python -m pipeline.tools.physionet data/raw/mimic_cxr --studies 2000 --films mix
 

@@ -76,7 +76,8 @@ def score(
         ),
     ] = None,
     beside: Annotated[
-        Path | None, typer.Option(help="Another system's file of the same studies, a row more.")
+        Path | None,
+        typer.Option(help="Another system's file of the same studies, for one more row."),
     ] = None,
     partial: Annotated[
         bool, typer.Option(help="Score the studies that the file has, where it lacks some.")

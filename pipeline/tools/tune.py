@@ -1,4 +1,4 @@
-"""Decoding settings beside each other, on validation."""
+"""Decoding settings compared on validation."""
 
 from __future__ import annotations
 

@@ -39,8 +39,8 @@ def use(
 ) -> None:
     """Merge a preset into params.yaml; comments and keys the preset does not name stay.
 
-    A root or layout that is named must fit; nothing is written otherwise. A preset whose own root
-    is not there yet is merged, with a word on what to do.
+    A root or layout that is named must fit; otherwise nothing is written. A preset whose own root
+    is not there yet is merged, and the last line says what to do.
     """
     source = paths.PRESETS / f"{preset}.yaml"
     if not source.is_file():

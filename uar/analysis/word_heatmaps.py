@@ -121,7 +121,7 @@ def named_findings(reports: Iterable[Sequence[str]]) -> list[list[NamedFinding]]
 
 @cache
 def _labeller() -> Labeller:
-    from uar.evaluation.clinical.labeller import Labeller  # a second that --help need not wait
+    from uar.evaluation.clinical.labeller import Labeller  # takes a second, not for --help
 
     return Labeller(also=BEYOND)
 

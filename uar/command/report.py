@@ -49,13 +49,13 @@ def report(
     ],
     bundle: BundlePath = BUNDLE,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Sentences and findings too; of many, a line a study.")
+        bool, typer.Option("--json", help="With sentences and findings; one line a study of many.")
     ] = False,
     heatmap: Annotated[
         Path | None, typer.Option(help="A picture of where each sentence looked, of one study.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also of films unlike those that it was trained on.")
+        bool, typer.Option("--force", help="Write one even of films unlike those of training.")
     ] = False,
     device: Device = "auto",
 ) -> None:

@@ -28,7 +28,7 @@ def fit_temperature(logits: np.ndarray, true: np.ndarray) -> float:
     """T of least `cross_entropy` (Guo et al. 2017, section 4.2), between 1/20 and 20.
 
     One for all findings, since most are too rare for one of their own. The entropy is convex in
-    1/T and so has one valley, which golden sections narrow.
+    1/T and so has one minimum, which a golden-section search finds.
 
     Args:
         logits: `(S, N)`, of studies that the model was not trained on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import rankdata
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
@@ -16,8 +17,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     negatives = len(labels) - positives
     if not positives or not negatives:
         return float("nan")
-    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
+    ranks = rankdata(scores)  # of ties, their mean
     above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 

@@ -47,7 +47,7 @@ class ReportFile:
 
 
 def read_reports(path: Path, section: Section) -> ReportFile:
-    """Read any of the formats above, told by its content.
+    """Read any of the formats above, recognised by its content.
 
     Args:
         path: the file.
@@ -192,7 +192,7 @@ def _chosen(found: Sections, section: Section) -> str | None:
 
 
 def _sections_of(path: Path, texts: Mapping[str, str], section: Section) -> dict[str, str]:
-    """`section_of` each text; what is not scored of them is said aloud.
+    """`section_of` each text; a warning says what is not scored of them.
 
     Raises:
         UserError: no text has the section.

@@ -1,4 +1,4 @@
-"""What an evaluation says: everything of it, and the few numbers that are looked at first."""
+"""All numbers of an evaluation, and the few that are looked at first."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
     each score of a graph scorer.
     """
-    import pandas as pd  # half a second that commands without it need not wait
+    import pandas as pd  # takes half a second; most commands do without
 
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],

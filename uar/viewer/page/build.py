@@ -55,7 +55,7 @@ class StudyShown:
         attention: `(T, V * side * side)`, of each generated word, as
             `uar.inference.word_attention.word_attention` gives it; rows behind the report's words
             are not used.
-        scores: the study's own scores by name; None for one that could not be had.
+        scores: the study's own scores by name; None for one that is missing.
         findings: None where there is no labeller.
         boxes: known places of findings: `view`, the film from 0; `finding`, its name; `x0`, `y0`,
             `x1`, `y1`, its left, top, right and bottom as shares of the film's width and height.
@@ -106,7 +106,7 @@ def render_page(head: PageHead, studies: Sequence[StudyShown]) -> str:
 
 
 def environment() -> Environment:
-    """Templates of this folder; other pages include its components."""
+    """Templates of this folder, whose components other pages include."""
     made = Environment(
         loader=PackageLoader("uar.viewer.page", ""),
         autoescape=True,

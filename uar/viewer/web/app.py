@@ -64,7 +64,7 @@ class Limits:
 
 
 class _Queue:
-    """One report at a time; who would wait behind too many, or hold too much, is sent away.
+    """One report at a time; a request is refused where too many wait, or their films are too large.
 
     Films of the next study are decoded meanwhile, in a process that they cannot leave.
     """
@@ -121,7 +121,7 @@ def create_app(
     Args:
         reporter: writes the reports.
         host: address that it will listen on.
-        token: that requests for a report must bear; may be None on a loopback address alone.
+        token: that requests for a report must carry; may be None on a loopback address alone.
         limits: else the defaults.
         decode: of a film's file, as `FilmDecoder` takes it.
 
