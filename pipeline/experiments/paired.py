@@ -10,16 +10,15 @@ from tempfile import NamedTemporaryFile
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.experiments.dvc import Experiment, read_file
-from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
-from pipeline.experiments.results import Result, Setting
+from pipeline.experiments.results import Result, Setting, nats_of
 from pipeline.measures import open_measures
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
-from uar.evaluation.crossed import Comparison, compare_methods
+from uar.evaluation.crossed import Comparison, compare_methods, corrected_p, power
 from uar.evaluation.metrics import Metric
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
-from uar.evaluation.systems import NATS, score_systems
+from uar.evaluation.systems import NATS, UNITS, score_systems
 
 AGAINST = (  # what rows are tested by, in this order: group and metric
     (NATS, "cross_entropy"),
@@ -146,7 +145,7 @@ def print_against(row: str, sources: Sources, params: Params) -> None:
         tests = {other: of[key] for other, of in results.items()}
         corrected = corrected_p(list(tests.values()))
         table = new_table(
-            f"{name} ({BETTER.get(name, group)}), each row against {row}",
+            f"{name} ({UNITS.get(name, group)}), each row against {row}",
             [row, "row", "row - " + row, "95 % interval", "p", "p, Holm"],
         )
         for (other, test), p_value in zip(tests.items(), corrected, strict=True):

@@ -8,10 +8,17 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
-from pipeline.experiments.results import Cell, Result, Setting, collapsed, provenance, values
+from pipeline.experiments.results import (
+    Cell,
+    Result,
+    Setting,
+    collapsed,
+    nats_of,
+    provenance,
+    values,
+)
 from pipeline.experiments.rows import Ablations, Table
-from uar.evaluation.crossed import compare_methods
+from uar.evaluation.crossed import compare_methods, corrected_p, power
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.published import (
     FOOTNOTES,
@@ -19,6 +26,7 @@ from uar.evaluation.published import (
     read_published,
 )
 from uar.evaluation.summary import COLLAPSE
+from uar.evaluation.systems import UNITS
 
 TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
 MODEL = f"details scores model {TABLE_PROTOCOL}"
@@ -296,7 +304,7 @@ def _tests(
         return
     name = next(iter(nats[first]))
     tests = {row: compare_methods(nats[first], nats[row])[name] for row in others}
-    head = [f"against {first}, {BETTER[name]}", "difference", "95 % interval", "p", "p, Holm"]
+    head = [f"against {first}, {UNITS[name]}", "difference", "95 % interval", "p", "p, Holm"]
     listed = list(tests.values())
     yield _table(
         head,

@@ -24,7 +24,8 @@ TESTED_CLINICAL = [  # of `clinical_metrics`
     for average in ("micro", "macro", "micro_5", "macro_5")
     for score in ("precision", "recall", "F1")
 ] + [("no_finding", "F1")]
-PER_STUDY_NATS = ("cross_entropy", "image_gain")  # of `Prediction`
+UNITS = {"cross_entropy": "nats, less is better", "image_gain": "nats"}  # of `nats_metrics`
+PER_STUDY_NATS = tuple(UNITS)  # fields of `Prediction`
 NATS = "nats"  # the group of `nats_metrics`
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
