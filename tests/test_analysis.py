@@ -16,7 +16,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from uar.analysis.alignment import alignment_metrics, draw_alignment, min_max
 from uar.analysis.basis import gram, gram_metrics
-from uar.analysis.drawing import Caption, save_figure, signed, wrap
+from uar.analysis.drawing import signed, wrap
 from uar.analysis.grounding import (
     coverage,
     grounding_metrics,
@@ -30,6 +30,7 @@ from uar.analysis.grounding import (
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
 from uar.analysis.retrieval import queries, retrieval_metrics, true_ranks
 from uar.analysis.run import cosine_matrix
+from uar.analysis.saving import Caption, save_figure
 from uar.analysis.word_heatmaps import (
     ALL_WORDS,
     ReportAttention,

@@ -19,8 +19,8 @@ from uar.analysis import (
     retrieval,
     word_heatmaps,
 )
-from uar.analysis.drawing import Destination
 from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Destination
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import sha256, write_json

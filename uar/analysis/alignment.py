@@ -9,16 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import (
-    BLUE,
-    GRAY,
-    PAGE_WIDTH,
-    Caption,
-    Destination,
-    new_figure,
-    signed,
-)
+from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure, signed
 from uar.analysis.run import TrainedRun, slug
+from uar.analysis.saving import Caption, Destination
 from uar.evaluation.published import published_alignment_scores
 
 THRESHOLD = 0.5

@@ -16,8 +16,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, Caption, Destination, new_figure
+from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure
 from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 
 log = logging.getLogger(__name__)
 

@@ -15,17 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from uar.analysis.drawing import (
-    BLUE,
-    GREEN,
-    ORANGE,
-    PAGE_WIDTH,
-    SMALL,
-    Caption,
-    Destination,
-    new_figure,
-)
+from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
 from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.core.files import atomic_write
 
 CAPTION = Caption(

@@ -10,16 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import (
-    BLUE,
-    GRAY,
-    ORANGE,
-    PAGE_WIDTH,
-    Caption,
-    Destination,
-    new_figure,
-)
+from uar.analysis.drawing import BLUE, GRAY, ORANGE, PAGE_WIDTH, new_figure
 from uar.analysis.run import TrainedRun, slug
+from uar.analysis.saving import Caption, Destination
 from uar.data.study import Box
 from uar.evaluation.calibration import wilson
 from uar.inference.word_attention import word_attention

@@ -13,18 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from uar.analysis.drawing import (
-    GREEN,
-    ORANGE,
-    PAGE_WIDTH,
-    SMALL,
-    Caption,
-    Destination,
-    new_figure,
-    outline,
-    show_film,
-)
+from uar.analysis.drawing import GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure, outline, show_film
 from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.data.study import Box
 from uar.tokens.decoder import load_decoder, reconstruction_quality
 from uar.tokens.loading import load_tokenizer

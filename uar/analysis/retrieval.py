@@ -10,17 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import (
-    GREEN,
-    PAGE_WIDTH,
-    Caption,
-    Destination,
-    new_figure,
-    show_films,
-    show_text,
-    signed,
-)
+from uar.analysis.drawing import GREEN, PAGE_WIDTH, new_figure, show_films, show_text, signed
 from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 
 TOP = 3  # retrieved ones that the figure shows
 RECALLS = (1, 5, 10)

@@ -16,20 +16,11 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from uar.analysis.drawing import (
-    CYAN,
-    PAGE_WIDTH,
-    SMALL,
-    Caption,
-    Destination,
-    new_figure,
-    outline,
-    show_film,
-    wrap,
-)
+from uar.analysis.drawing import CYAN, PAGE_WIDTH, SMALL, new_figure, outline, show_film, wrap
 from uar.analysis.grounding import head_word
 from uar.analysis.heatmap import COLORS, MOST_OPAQUE, heatmap_ceiling, opacity
 from uar.analysis.run import SAMPLES, TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.evaluation.clinical.labels import Label
 from uar.evaluation.clinical.phrases import BEYOND, PLACES
 from uar.inference.reports import write_reports
