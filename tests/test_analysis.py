@@ -13,6 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
+import uar.analysis
+from pipeline.stages.analyze import FIGURES
 from tests.conftest import ROOT
 from uar.analysis.alignment import alignment_metrics, draw_alignment, min_max
 from uar.analysis.basis import gram, gram_metrics
@@ -27,6 +29,7 @@ from uar.analysis.grounding import (
     mentions,
     score_mention,
 )
+from uar.analysis.heatmap import MOST_OPAQUE
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
 from uar.analysis.retrieval import queries, retrieval_metrics, true_ranks
 from uar.analysis.run import cosine_matrix
@@ -48,6 +51,8 @@ from uar.inference.word_attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
+
+MAKER = "def make_figures("
 
 # ---- Figure 3
 
@@ -338,6 +343,27 @@ def test_a_heatmaps_scale_has_ticks_that_double() -> None:
     )
     (bar,) = (axes for axes in figure.axes if "uniform" in axes.get_ylabel())
     assert bar.get_yticks().tolist() == [0, 0.5, 1, 2, 4]
+
+
+def test_figure_7_leaves_the_film_clear_where_attention_is_uniform() -> None:
+    report = ReportAttention(["heart"], np.array([[0.125] * 6 + [0.25, 0.0]]))
+    figure = draw_word_heatmaps(
+        {"TIR": report},
+        films=np.zeros((2, 4, 4)),
+        views=["a", "b"],
+        reference="x",
+        boxes=pd.DataFrame(columns=BOX_COLUMNS),
+    )
+    drawn = [image.get_alpha() for axes in figure.axes for image in axes.images]
+    heat = np.stack([alpha for alpha in drawn if alpha is not None])  # none of the film itself
+    assert heat.ravel().tolist() == [0, 0, 0, 0, 0, 0, MOST_OPAQUE, 0]
+
+
+def test_every_figure_is_registered() -> None:
+    folder = Path(uar.analysis.__path__[0])
+    makers = {f"uar.analysis.{p.stem}" for p in folder.glob("*.py") if MAKER in p.read_text()}
+    assert makers == {make_figures.__module__ for make_figures in FIGURES}
+    assert len(FIGURES) == len(makers)
 
 
 def test_a_figure_has_its_caption_on_the_screen_and_not_in_print(tmp_path: Path) -> None:

@@ -31,14 +31,14 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
 
     Raises:
         UserError: something is missing; its files are not of one run, of its params.yaml and of
-            its code; or its parameters are no row of any table.
+            its code; or its parameters match no row of any table.
     """
     root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
     flat_params = read_params(folder, root)
     row = ablations.name_of(flat_params)
     if row is None:
         keys = ", ".join(f"{key} {flat_params[key]}" for key in ablations.whole)
-        raise UserError(f"{folder}: its parameters are no row of {paths.ABLATIONS}: {keys}.")
+        raise UserError(f"{folder}: its parameters match no row of {paths.ABLATIONS}: {keys}.")
     refuse_mixed(folder, flat_params, root)
     details = read_json(folder / paths.DETAILS)
     if headline(details) != read_json(folder / paths.METRICS):
@@ -110,8 +110,8 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
                 )
         if record.code is not None and record.code != stage.code_hash(root):
             raise UserError(
-                f"{folder}: {name} was run with other code than {root} holds now. Bring that code "
-                "back, or run the stage again."
+                f"{folder}: {name} was run with code other than {root} holds now. Restore "
+                "that code, or run the stage again."
             )
 
 

@@ -66,7 +66,8 @@ class Sources:
             return list(self.rows[source])
         offered = ", ".join([*self.rows, *sorted(self.experiments)]) or "none"
         raise UserError(
-            f"{source!r} is no file, and no row or experiment of this clone. There are: {offered}."
+            f"{source!r} is not a file, nor a row or experiment of this clone. There are: "
+            f"{offered}."
         )
 
     def predictions(self, run: Path | Experiment | Result) -> list[Prediction] | None:
@@ -201,8 +202,8 @@ def _recorded_nats(
         if nats is None or not all(isinstance(run, Result) for run in runs):
             raise UserError(
                 f"{absent[0]}: {paths.PREDICTIONS} of a run is not here, and {name} has no "
-                "recorded nats of each study to compare in its place; `dvc fetch --run-cache` or "
-                "running it again brings it"
+                "recorded nats of each study to compare instead. `dvc fetch --run-cache` may bring "
+                "the file; running it again does."
             )
         result[name] = {(NATS, metric): of for metric, of in nats.items()}
     return result

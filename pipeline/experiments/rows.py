@@ -156,7 +156,7 @@ def choose_rows(models: dict[str, dict[str, Any]], wanted: str | None) -> dict[s
     names = models.keys() if wanted is None else [name.strip() for name in wanted.split(",")]
     if unknown := [name for name in names if name not in models]:
         raise UserError(
-            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that come to the "
+            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that are the "
             "same model go by the first one's name."
         )
     return {name: models[name] for name in names}

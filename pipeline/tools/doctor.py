@@ -169,9 +169,9 @@ def check_arithmetic() -> Check:
     others = checksum.differing()
     if others:
         return Check(
-            f"arithmetic: {', '.join(others)} computes otherwise here than where the results were "
+            f"arithmetic: {', '.join(others)} gives other results here than where results were "
             "recorded",
-            "With other versions than constraints.txt's, install those. With another C library "
+            "If versions differ from constraints.txt, install its own. With another C library "
             "(libm), or where that does not help, results are this machine's own: "
             "docs/reproducibility.md.",
         )

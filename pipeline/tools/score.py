@@ -206,8 +206,8 @@ def align(
     if not found.named or not references.named:  # by place
         if len(generated) != len(raw):
             raise UserError(
-                f"{file} has {len(generated)} reports without names of studies, the references "
-                f"{len(raw)}: they are matched by their place"
+                f"{file} has {len(generated)} reports without study names, the references "
+                f"{len(raw)}: they are matched by position"
             )
         generated = dict(zip(raw, generated.values(), strict=True))
     missing = [study for study in raw if study not in generated]
@@ -215,7 +215,7 @@ def align(
         own = f" It has references of its own: --references {file}." if found.references else ""
         raise UserError(
             f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
-            f"of each; --partial scores the others alone, which is another test set.{own}"
+            f"of each; --partial scores the others alone, on a test set of its own.{own}"
         )
     if empty := [study for study in raw if is_empty_report(raw[study])]:
         log.warning(

@@ -83,7 +83,7 @@ def numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"{option}: found {text!r}, expected numbers with commas, as 1,3."
+            f"{option}: found {text!r}, expected numbers with commas between, as 1,3."
         ) from None
 
 

@@ -34,7 +34,7 @@ def use(
         Path | None, typer.Option(help="Folder of the raw data set; stored as an absolute path.")
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="How its files lie, if not as the preset has it.")
+        str | None, typer.Option(help="The layout of its files, if not the preset's.")
     ] = None,
 ) -> None:
     """Merge a preset into params.yaml; comments and keys the preset does not name stay.

@@ -153,7 +153,7 @@ def _refuse(name: str, prepared: Prepared, *, many: bool, as_json: bool) -> None
     for doubt in prepared.doubts:
         log.error(f"{name}: no report. {doubt}" if many else f"No report. {doubt}")
     if not many:
-        log.error("--force writes one all the same.")
+        log.error("--force writes one anyway.")
     if as_json:
         _echo(name, prepared.refusal_json(), many)
 

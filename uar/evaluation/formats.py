@@ -93,7 +93,7 @@ def _read_json(path: Path, section: Section) -> ReportFile:
 
 def _of_r2gen(path: Path, split: str, studies: Any) -> dict[str, str]:
     if not isinstance(studies, list):
-        raise UserError(f"{path}: {split} is no list of studies")
+        raise UserError(f"{path}: {split} is not a list of studies")
     for place, study in enumerate(studies):
         if not (isinstance(study, dict) and isinstance(study.get("id"), str | int)):
             raise UserError(f"{path}: {split}, place {place}: no study with an id")
@@ -124,7 +124,7 @@ def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
         rows = [json.loads(line) for line in file if line.strip()]
     if rows and isinstance(rows[0], dict) and {"ref", "hyp"} <= set(rows[0]):
         if not all(isinstance(row, dict) and {"ref", "hyp"} <= set(row) for row in rows):
-            raise UserError(f"{path}: some lines have `ref` and `hyp`, some have not")
+            raise UserError(f"{path}: some lines have `ref` and `hyp`, others do not")
         return _numbered(path, [row["ref"] for row in rows], [row["hyp"] for row in rows])
     predictions = read_predictions(path)
     _refuse_twice(path, [p.study_id for p in predictions])
@@ -158,7 +158,7 @@ def _numbered(
     path: Path, references: Any, generated: Any, *, names: Any | None = None
 ) -> ReportFile:
     if not all(isinstance(part, list) for part in (references, generated, names or [])):
-        raise UserError(f"{path}: references, hypotheses or study_ids are no lists")
+        raise UserError(f"{path}: references, hypotheses or study_ids are not lists")
     if len(references) != len(generated) or (names is not None and len(names) != len(generated)):
         raise UserError(f"{path}: {len(references)} references, {len(generated)} hypotheses")
     studies = [str(i) for i in range(len(generated))] if names is None else list(map(str, names))

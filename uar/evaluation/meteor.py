@@ -94,7 +94,7 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
     try:
         counts = np.array([line.split() for line in output], float)
     except ValueError as error:
-        raise JavaError(f"METEOR gave something else than counts: {error}") from None
+        raise JavaError(f"METEOR gave something other than counts: {error}") from None
     if counts.shape[1:] != (METEOR_STATISTICS,):
         raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} a pair")
     index = {pair: i for i, pair in enumerate(distinct)}

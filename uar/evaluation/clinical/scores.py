@@ -103,7 +103,9 @@ def findings_scores(
         UserError: a different number of texts.
     """
     if len(references) != len(generated):
-        raise UserError(f"{len(references)} references, {len(generated)} reports; give as many")
+        raise UserError(
+            f"{len(references)} references, {len(generated)} reports; give one for each"
+        )
     texts = dict.fromkeys((*references, *generated))
     labels = dict(zip(texts, labeller.label(texts), strict=True))
     of_references, of_generated = (

@@ -188,7 +188,7 @@ def create_app(
         _refuse_unauthorised(request, token)
         study = reporter.bundle.example
         if study is None:
-            raise HTTPException(404, "This model brings no example along.")
+            raise HTTPException(404, "This model comes without an example.")
         films = [Film(film, view) for film, view in zip(study.films, study.views, strict=True)]
         async with queue.place(0):
             answer = await _answered(queue.write(films, force=True))
@@ -223,7 +223,7 @@ def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[i
     """Bytes of each film; one film's may be left to Content-Length."""
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
-        raise HTTPException(411, "Say the length of the films.")
+        raise HTTPException(411, "State the length of the films (Content-Length).")
     parts = (sizes or length).split(",")
     if not all(part.isdecimal() and len(part) < 12 for part in parts):
         raise HTTPException(422, "sizes: expected each film's bytes, with commas between.")
@@ -234,7 +234,7 @@ def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[i
         most = limits.film_bytes // 1_000_000
         raise HTTPException(413, f"A film of more than {most} MB.")
     if not all(lengths) or sum(lengths) != int(length):
-        raise HTTPException(422, "An empty film, or sizes that are not those of the films.")
+        raise HTTPException(422, "A film is empty, or the sizes are not those of the films.")
     return lengths
 
 
