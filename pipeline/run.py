@@ -1,4 +1,4 @@
-"""What every stage does alike: one run at a time, its inputs compared, its outputs recorded."""
+"""What all stages have in common: one run at a time, inputs compared, outputs recorded."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def errors_explained() -> Iterator[None]:
-    """Turn what the system refuses a command into a sentence: the one place, for every command."""
+    """Turn a refusal of the operating system into a sentence, for every command."""
     try:
         yield
     except MemoryError as error:
@@ -196,9 +196,9 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         free = shutil.disk_usage(Path()).free
         return (
             f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
-            f"disk of {Path().resolve()}. Make room or make it writable, then give the same "
-            "command: outputs of before that are whole are as they were, and a long stage goes on "
-            "where it stopped."
+            f"disk of {Path().resolve()}. Make room or make it writable, then run the same "
+            "command again: earlier outputs are as they were, and a long stage goes on where it "
+            "stopped."
         )
     shown = place if place is None or len(place) < 200 else f"{place[:200]}..."
     advice = {
@@ -209,7 +209,7 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         errno.ENOENT: "Correct the path, or make what it names.",
         errno.EACCES: "Let this user read it.",
         errno.EPERM: "Let this user read it.",
-    }.get(number, "Then give the same command.")
+    }.get(number, "Then run the same command again.")
     return f"cannot open {shown}: {reason}. {advice}"
 
 

@@ -104,8 +104,8 @@ def film_likeness(inputs: Inputs) -> Likeness | None:
     training, validation = film_set(inputs, "train"), film_set(inputs, "val")
     if validation.fewest < LEAST:
         log.warning(
-            f"export: {validation.fewest} validation films set no limit for what is unlike the "
-            f"training films; it takes {LEAST} of each view. {paths.BUNDLE} will not tell."
+            f"export: {validation.fewest} validation films of a view are too few to tell films "
+            f"unlike those of training; {LEAST} are needed. {paths.BUNDLE} will not tell them."
         )
         return None
     return Likeness.of(training, validation, inputs.sizes.codebook)

@@ -1,4 +1,4 @@
-"""Decoding settings beside each other, on validation."""
+"""Decoding settings compared on validation."""
 
 from __future__ import annotations
 
@@ -53,15 +53,17 @@ def tune(
     labeller = Labeller()
     for decode in tried:
         written, references = reports(model, studies, inputs, decode)
-        strange, _ = reports(model, others, inputs, decode)
+        shuffled, _ = reports(model, others, inputs, decode)
         scores = score(references, written)
         raw = inputs.split_table("val")["report"].tolist()
-        micro = findings_scores(raw, written, labeller, params.evaluate.uncertain)["micro"]
+        micro = findings_scores(raw, written, labeller, uncertain=params.evaluate.uncertain)[
+            "micro"
+        ]
         table.add_row(
             f"beam {decode.beam_size}, length {decode.length_penalty:g}, "
             f"guidance {decode.guidance:g}",
             *(number(float(scores[name])) for name in SCORES),
-            number(float(score(references, strange)["CIDEr"])),
+            number(float(score(references, shuffled)["CIDEr"])),
             *(number(micro[name]) for name in ("F1", "precision", "recall")),
             str(len(set(written))),
             f"{sum(len(text.split()) for text in written) / len(written):.1f}",
@@ -81,7 +83,7 @@ def numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"{option}: found {text!r}, expected numbers with commas, as 1,3."
+            f"{option}: found {text!r}, expected numbers with commas between, as 1,3."
         ) from None
 
 

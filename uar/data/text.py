@@ -105,6 +105,10 @@ class Vocabulary:
         row[: len(words) + 2] = [BOS, *words, EOS]
         return row
 
+    def restricted(self, reports: Iterable[str], max_length: int) -> list[str]:
+        """Cleaned reports as a model can write them: cut as by `encode`, rare words as `<unk>`."""
+        return [self.decode(self.encode(report, max_length).tolist()) for report in reports]
+
     def decode(self, ids: Iterable[int]) -> str:
         """Words up to the first EOS or PAD, joined by blanks."""
         words: list[str] = []

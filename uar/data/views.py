@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,12 @@ def resize_view(images: Tensor, crop: int) -> Tensor:
     pixels = images.float().unsqueeze(1) / 255
     resized = F.interpolate(pixels, (crop, crop), mode="bilinear", antialias=True)
     return resized.squeeze(1)
+
+
+def view_names(views: Sequence[str], count: int) -> list[str]:
+    """What each of a study's `count` films shows; by number where the data set does not say."""
+    known = [*views, *["unknown"] * count][:count]
+    return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
 
 
 def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
