@@ -26,9 +26,9 @@ from uar.analysis.grounding import (
     interval_over_studies,
     mentions,
     score_mention,
-    wilson_interval,
 )
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
+from uar.analysis.reliability import draw_reliability, reliability_table
 from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
 from uar.analysis.word_heatmaps import (
     ALL_WORDS,
@@ -42,11 +42,52 @@ from uar.analysis.word_heatmaps import (
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.demo import FINDINGS as DEMO_FINDINGS
 from uar.data.study import BOX_COLUMNS
+from uar.evaluation.calibration import wilson
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.word_attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
+
+# ---- reliability
+
+
+def head_of(*bins: tuple[float, int, float, float]) -> dict[str, Any]:
+    """`findings_head` of evaluation/details.json, with the same bins everywhere."""
+    names = ("from", "count", "predicted", "observed")
+    rows = [dict(zip(names, row, strict=True)) for row in bins]
+    of_kind = {"ece": 0.0123, "brier": 0.0456, "bins": rows}
+    return {split: {"as_trained": of_kind, "calibrated": of_kind} for split in ("val", "test")}
+
+
+BINS = [(0.0, 400, 0.02, 0.0), (0.5, 8, 0.55, 0.625), (0.9, 3, 0.96, 1.0)]
+
+
+def test_reliability_table_by_hand() -> None:
+    table = reliability_table(head_of(*BINS))
+    assert list(zip(table["split"], table["probabilities"], strict=True))[::3] == [
+        ("val", "as_trained"), ("val", "calibrated"),
+        ("test", "as_trained"), ("test", "calibrated"),
+    ]  # fmt: skip
+    middle = table.iloc[1]
+    assert (middle["count"], middle["observed"]) == (8, 0.625)
+    assert (middle["low"], middle["high"]) == pytest.approx(wilson(5, 8))
+    assert (table["low"] <= table["observed"]).all()
+    assert (table["observed"] <= table["high"]).all()
+
+
+def test_reliability_shows_each_split_with_its_scores(tmp_path: Path) -> None:
+    figure = draw_reliability(head_of(*BINS))
+    assert [axes.get_title() for axes in figure.axes] == ["validation", "test"]
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "as trained: ECE 0.012, Brier 0.0456",
+        "calibrated: ECE 0.012, Brier 0.0456",
+    ]
+    save_figure(figure, Caption("A", "b"), tmp_path / "a.png", tmp_path / "a.pdf")
+    assert Image.open(tmp_path / "a.png").width > 1000
+
 
 # ---- Figure 3
 
@@ -441,17 +482,6 @@ def test_interval_of_grounding_draws_studies_not_mentions() -> None:
     assert 0.2 < many[0] < 0.4
     assert 0.6 < many[1] < 0.8
     assert interval_over_studies(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
-
-
-@pytest.mark.parametrize(
-    ("hits", "draws"), [(0, 2), (0, 16), (20, 20), (2, 2), (1, 2), (7, 16), (1, 1)]
-)
-def test_wilsons_interval_is_scipys(hits: int, draws: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    known = stats.binomtest(hits, draws).proportion_ci(method="wilson")
-    assert wilson_interval(hits / draws, draws) == pytest.approx((known.low, known.high), abs=1e-6)
-    low, high = wilson_interval(hits / draws, draws)
-    assert low <= hits / draws <= high
 
 
 def test_grounding_summary_by_finding_and_for_all() -> None:

@@ -23,13 +23,14 @@ from uar.analysis import (
     curves,
     grounding,
     reconstruction,
+    reliability,
     retrieval,
     word_heatmaps,
 )
 from uar.analysis.drawing import Caption, save_figure
 from uar.core.config import Params
 from uar.core.device import resolve_device
-from uar.core.files import sha256, write_csv, write_json
+from uar.core.files import read_json, sha256, write_csv, write_json
 from uar.core.params_file import load_params
 from uar.data.batches import Studies
 from uar.data.study import BOX_COLUMNS, read_checked
@@ -83,11 +84,19 @@ CAPTIONS = {  # of figures by name, without the number that tells like ones apar
         "For each finding with a known box: attention of its word in the true report, with 95 % "
         "intervals. Right of the black mark is better than chance.",
     ),
+    "reliability": Caption(
+        "Reliability: are the findings head's probabilities true?",
+        "Of the findings that got about a probability, the share that the reports assert, with "
+        "95 % intervals. On the diagonal they are true; the temperature is fitted on validation.",
+    ),
 }
 
 
 def analyze() -> None:
-    """Draw the paper's figures on the validation split; only `evaluate` reads the test split."""
+    """Draw the paper's figures on the validation split; only `evaluate` reads the test split.
+
+    How well calibrated the findings head is, is told of both, as `evaluate` counted it.
+    """
     params = load_params(paths.PARAMS)
     validation = ValidationSplit.read(params)
     models = trained_models(params, validation.inputs)
@@ -101,6 +110,7 @@ def analyze() -> None:
         "reconstruction": reconstruct(validation),
         "grounding": attend(validation, models),
     }
+    draw_calibration(models[TWO])
     write_json(paths.ANALYSIS_DETAILS, details)
     write_json(paths.ANALYSIS, headline(details))
     drawn = sorted(path.stem for path in paths.FIGURES.iterdir())
@@ -385,6 +395,16 @@ def ground(
     write_numbers("grounding_summary", summary)
     write_numbers("grounding", pd.concat(tables, names=["model"]).reset_index("model"))
     return grounding.grounding_metrics({slug(name): table for name, table in tables.items()})
+
+
+def draw_calibration(model: UAR) -> None:
+    """Reliability of the findings head's probabilities, by the counts of `evaluate`."""
+    if model.findings is None:
+        log_skipped("reliability", "the model has no findings head (model.findings: false)")
+        return
+    head = read_json(paths.DETAILS)["findings_head"]
+    draw("reliability", reliability.draw_reliability(head))
+    write_numbers("reliability", reliability.reliability_table(head))
 
 
 def draw(name: str, figure: Figure, caption: Caption | None = None) -> None:

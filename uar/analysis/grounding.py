@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from uar.analysis.drawing import BLUE, GRAY, ORANGE, PAGE_WIDTH, new_figure
 from uar.data.study import Box
+from uar.evaluation.calibration import wilson
 
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
@@ -167,20 +168,12 @@ def interval_over_studies(
     return float(low), float(high)
 
 
-def wilson_interval(share: float, draws: int) -> tuple[float, float]:
-    """95 % interval of a share of `draws` independent draws (Wilson 1927), of 0 and 1 too."""
-    z = 1.959964
-    centre = (share + z**2 / (2 * draws)) / (1 + z**2 / draws)
-    half = z / (1 + z**2 / draws) * (share * (1 - share) / draws + (z / (2 * draws)) ** 2) ** 0.5
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding
-
-
 def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each model, measure and finding, and for all findings together.
 
     Columns: model, measure, finding, mentions, mean, low, high, chance. The interval is
     `interval_over_studies`; where all mentions meet their box or none does, and every resample is
-    the same, it is `wilson_interval` of the studies.
+    the same, it is `wilson` of the studies.
     """
     rows = []
     for model, table in tables.items():
@@ -190,7 +183,8 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 values = group[measure].to_numpy()
                 low, high = interval_over_studies(values, group["study_id"].tolist())
                 if measure == "pointing" and values.mean() in (0, 1):
-                    low, high = wilson_interval(values.mean(), group["study_id"].nunique())
+                    studies = group["study_id"].nunique()
+                    low, high = wilson(round(values.mean() * studies), studies)
                 chance = float(group[f"{measure}_chance"].mean())
                 rows.append(
                     (model, measure, finding, len(group), float(values.mean()), low, high, chance)

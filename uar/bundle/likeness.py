@@ -37,7 +37,7 @@ from torch import Tensor
 
 from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
-from uar.data.films import squash
+from uar.data.films import squash, standardised
 
 SIDE = 16  # of a thumbnail
 LEAST = 50  # validation films of a slot, fewer of which set no limit
@@ -199,7 +199,7 @@ class Likeness:
             tokens: `(L,)` of the whole film, as the model reads them; None without.
             view: the slot that it is given in, from 0.
         """
-        thumbnail = _standardised(squash(film, SIDE)[None])
+        thumbnail = standardised(squash(film, SIDE)[None])
         each = None if tokens is None else tokens[None]
         scores, strangeness = self._strangeness(thumbnail, each, view)
         turned, home = None, int(self._homes(thumbnail, each)[0])
@@ -249,7 +249,7 @@ class Likeness:
         ways = [self._distance(other, view) for other in _ways(thumbnails).values()]
         columns = [
             far,
-            -thumbnails @ _standardised(mean.reshape(1, SIDE, SIDE))[0] / SIDE**2,
+            -thumbnails @ standardised(mean.reshape(1, SIDE, SIDE))[0] / SIDE**2,
             far - np.min(ways, axis=0),
         ]
         if self.token_costs is not None:
@@ -300,14 +300,8 @@ def _thumbnails(films: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Standardised, `(N, 256)` float64."""
     blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
     return np.concatenate(
-        [_standardised(np.stack([squash(film, SIDE) for film in films[rows]])) for rows in blocks]
+        [standardised(np.stack([squash(film, SIDE) for film in films[rows]])) for rows in blocks]
     )
-
-
-def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
 
 
 def _shrunk(covariance: np.ndarray) -> np.ndarray:

@@ -91,7 +91,8 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     share, spread = right / of, _Z**2 / of
     middle = share + spread / 2
     half = _Z * ((share * (1 - share) + spread / 4) / of) ** 0.5
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # rounding
 
 
 def written_and_right(
