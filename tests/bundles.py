@@ -114,13 +114,10 @@ def packed_films(number: int) -> np.ndarray:
 
 
 def likeness_of(tokenizer: Dvae) -> Likeness:
-    """Of 200 films of each view, with limits by 100 others."""
-    films = np.concatenate([packed_films(number) for number in range(300)])
+    """Of 200 films of each view."""
+    films = np.concatenate([packed_films(number) for number in range(200)])
     with torch.inference_mode():
         tokens = tokenizer.tokenize(resize_view(torch.from_numpy(films), 32)).numpy()
-    rows = np.arange(600).reshape(-1, 2)
-    parts = [
-        FilmSet(films, tokens[:, None], part, np.ones_like(part, bool))
-        for part in (rows[:200], rows[200:])
-    ]
-    return Likeness.of(*parts, tokenizer.codebook_size)
+    rows = np.arange(400).reshape(-1, 2)
+    training = FilmSet(films, tokens[:, None], rows, np.ones_like(rows, bool))
+    return Likeness.of(training, tokenizer.codebook_size)

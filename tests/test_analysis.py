@@ -31,6 +31,7 @@ from uar.analysis.grounding import (
 )
 from uar.analysis.heatmap import MOST_OPAQUE
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
+from uar.analysis.reliability import draw_reliability, reliability_table
 from uar.analysis.retrieval import queries, retrieval_metrics, true_ranks
 from uar.analysis.run import cosine_matrix
 from uar.analysis.saving import Caption, save_figure
@@ -46,6 +47,7 @@ from uar.analysis.word_heatmaps import (
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.demo import FINDINGS as DEMO_FINDINGS
 from uar.data.study import BOX_COLUMNS
+from uar.evaluation.calibration import wilson
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.word_attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
@@ -53,6 +55,46 @@ from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
 
 MAKER = "def make_figures("
+
+# ---- reliability
+
+
+def head_of(*bins: tuple[float, int, float, float]) -> dict[str, Any]:
+    """`findings_head` of evaluation/details.json, with the same bins everywhere."""
+    names = ("from", "count", "predicted", "observed")
+    rows = [dict(zip(names, row, strict=True)) for row in bins]
+    of_kind = {"ece": 0.0123, "brier": 0.0456, "bins": rows}
+    return {split: {"as_trained": of_kind, "calibrated": of_kind} for split in ("val", "test")}
+
+
+BINS = [(0.0, 400, 0.02, 0.0), (0.5, 8, 0.55, 0.625), (0.9, 3, 0.96, 1.0)]
+
+
+def test_reliability_table_by_hand() -> None:
+    table = reliability_table(head_of(*BINS))
+    assert list(zip(table["split"], table["probabilities"], strict=True))[::3] == [
+        ("val", "as_trained"), ("val", "calibrated"),
+        ("test", "as_trained"), ("test", "calibrated"),
+    ]  # fmt: skip
+    middle = table.iloc[1]
+    assert (middle["count"], middle["observed"]) == (8, 0.625)
+    assert (middle["low"], middle["high"]) == pytest.approx(wilson(5, 8))
+    assert (table["low"] <= table["observed"]).all()
+    assert (table["observed"] <= table["high"]).all()
+
+
+def test_reliability_shows_each_split_with_its_scores(tmp_path: Path) -> None:
+    figure = draw_reliability(head_of(*BINS))
+    assert [axes.get_title() for axes in figure.axes] == ["validation", "test"]
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "as trained: ECE 0.012, Brier 0.0456",
+        "calibrated: ECE 0.012, Brier 0.0456",
+    ]
+    save_figure(figure, Caption("A", "b"), tmp_path / "a.png", tmp_path / "a.pdf")
+    assert Image.open(tmp_path / "a.png").width > 1000
+
 
 # ---- Figure 3
 

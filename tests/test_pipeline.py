@@ -502,6 +502,11 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     assert not torch.equal(checkpoint.weights["findings.thresholds"], torch.full((13,), 0.5))
     predictions = read_predictions(paths.PREDICTIONS)
     assert len(predictions) == (reports["split"] == "test").sum()
+    drawn = pd.read_csv(paths.FIGURE_NUMBERS / "reliability.csv")
+    findings = drawn.groupby(["split", "probabilities"])["count"].sum() / 13
+    studies = reports["split"].value_counts()
+    assert all(count == studies[split] for (split, _), count in findings.items())
+    assert (paths.FIGURES / "reliability.png").exists()
 
     reporter = uar.load(paths.BUNDLE)
     studies = Inputs(load_params(paths.PARAMS)).studies("test")

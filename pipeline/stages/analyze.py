@@ -16,6 +16,7 @@ from uar.analysis import (
     curves,
     grounding,
     reconstruction,
+    reliability,
     retrieval,
     word_heatmaps,
 )
@@ -40,6 +41,7 @@ FIGURES: tuple[Callable[[TrainedRun, Destination], Mapping[str, Any]], ...] = (
     reconstruction.make_figures,
     word_heatmaps.make_figures,
     grounding.make_figures,
+    reliability.make_figures,
 )  # each draws its figures and returns what details.json says of them
 HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of grounding see `analyze`
     "alignment": "alignment stage_two score",
@@ -50,7 +52,10 @@ HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of grounding see `analyze`
 
 
 def analyze() -> None:
-    """Draw the paper's figures on the validation split; only `evaluate` reads the test split."""
+    """Draw the paper's figures on the validation split; only `evaluate` reads the test split.
+
+    How well the findings head is calibrated is shown on both, as `evaluate` counted it.
+    """
     run = read_run(load_params(paths.PARAMS))
     to = Destination(paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS, paths.CURVES)
     for folder in (to.screen, to.print, to.numbers):
@@ -82,6 +87,7 @@ def read_run(params: Params) -> TrainedRun:
         boxes=read_checked(paths.BOXES, BOX_COLUMNS),
         encoder=paths.DVAE_ENCODER,
         decoder=paths.DVAE_DECODER,
+        evaluation=paths.DETAILS,
         logs={
             f"stage {number}": paths.LOGS / f"stage_{number}" / "plots" / "metrics"
             for number in ("one", "two")

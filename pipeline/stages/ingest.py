@@ -36,7 +36,7 @@ def ingest(
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
     per_study = params.dataset.images_per_study
-    dataset = read_dataset(_where_it_is(params.dataset))
+    dataset = read_dataset(_where_it_is(params.dataset), workers)
     slots = _slots(dataset.studies, params.dataset)
     scratch = paths.SCRATCH / "ingest"
     packed = pack_films(

@@ -209,7 +209,7 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
     Columns: model, measure, finding, mentions, mean, low, high, chance. The interval is
     `interval_over_studies`; where all mentions meet their box or none does, and every resample is
-    the same, it is Wilson's (`uar.evaluation.calibration.wilson`) of the studies.
+    the same, it is `wilson` of the studies.
     """
     rows = []
     for model, table in tables.items():
@@ -220,7 +220,7 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 low, high = interval_over_studies(values, group["study_id"].tolist())
                 if measure == "pointing" and values.mean() in (0, 1):
                     studies = group["study_id"].nunique()
-                    low, high = wilson(int(values.mean()) * studies, studies)
+                    low, high = wilson(round(values.mean() * studies), studies)
                 chance = float(group[f"{measure}_chance"].mean())
                 rows.append(
                     (model, measure, finding, len(group), float(values.mean()), low, high, chance)

@@ -38,6 +38,7 @@ class TrainedRun:
         boxes: known boxes of findings (`uar.data.study.BOX_COLUMNS`).
         encoder: file of the tokenizer's encoder.
         decoder: file of its decoder.
+        evaluation: `evaluate`'s details.json.
         logs: by training stage, the folder of its curves, which DVCLive wrote.
         origin: which run this is, in a sentence.
     """
@@ -51,6 +52,7 @@ class TrainedRun:
     boxes: pd.DataFrame
     encoder: Path
     decoder: Path
+    evaluation: Path
     logs: Mapping[str, Path]
     origin: str
 

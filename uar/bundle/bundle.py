@@ -34,7 +34,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER = "encoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
@@ -87,7 +87,7 @@ class Bundle:
         provenance: where it comes from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
         index: training studies, to name those most like a new one; None: the bundle has none.
-        likeness: tells films unlike those of training; None: too few validation films to tell.
+        likeness: tells films unlike those of training; None: too few training films to tell.
         evidence: what validation says of the model's findings.
         example: a study to show, where the data set's terms allow.
     """

@@ -29,6 +29,7 @@ _RANK: dict[View, int] = {"frontal": 0, "unknown": 1, "lateral": 2}
 SHORT_OF_IMAGES = (
     "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."
 )
+_LONGEST_NAME = 200  # characters of a study's name
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
@@ -120,6 +121,18 @@ def refuse(faults: list[str], source: Path, advice: str) -> None:
         shown = "\n".join(f"  {fault}" for fault in faults[:50])
         more = f"\n  ... and {len(faults) - 50} more" if len(faults) > 50 else ""
         raise UserError(f"{source}: {len(faults)} faults\n{shown}{more}\n{advice}")
+
+
+def name_fault(study_id: str) -> str | None:
+    """What is wrong with a study's name, if anything: it is shown, searched for and part of lines.
+
+    Half characters are `is_text`'s.
+    """
+    printable = all(c.isprintable() or "\ud800" <= c <= "\udfff" for c in study_id)
+    if study_id.strip() and len(study_id) <= _LONGEST_NAME and printable:
+        return None
+    said = f"{study_id[:40]!r} of {len(study_id)} characters"
+    return f"{said}; expected 1 to {_LONGEST_NAME} printable ones"
 
 
 def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
