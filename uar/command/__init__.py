@@ -12,11 +12,12 @@ import uar
 from uar.command.report import report
 from uar.command.serve import serve
 from uar.core.errors import ended_with_a_sentence
+from uar.core.refusals import errors_explained
 from uar.core.threads import limit_spinning
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-app.command()(report)
-app.command()(serve)
+app.command()(errors_explained()(report))
+app.command()(errors_explained()(serve))
 
 
 def _say_version(asked: bool) -> None:

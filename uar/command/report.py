@@ -19,8 +19,7 @@ from uar.core.files import read_rows
 
 if TYPE_CHECKING:
     from uar.bundle.report import Report
-    from uar.bundle.reporter import Prepared, Reporter
-    from uar.data.isolation import FilmDecoder
+    from uar.bundle.reporter import Prepared
     from uar.data.study import View
 
 log = logging.getLogger(__name__)
@@ -65,15 +64,13 @@ def report(
         raise UserError("--heatmap draws one study; name its film or films.")
     requested = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
-    from uar.data.isolation import FilmDecoder  # numpy: after the bundle's arithmetic is set up
-
-    decoder = FilmDecoder(reporter.bundle.preprocessing.image_size)
     failed = doubtful = 0
     while batch := list(islice(requested, 1 if not many else _BATCH)):
         ready = []
         for study in batch:
             try:
-                prepared = _prepare(reporter, decoder, study)
+                names = [study.name if isinstance(f, bytes) else str(f) for f in study.films]
+                prepared = reporter.prepare(study.films, names, study.views)
             except UserError as reason:
                 failed += 1
                 log.error(f"{study.name}: {reason}" if many else str(reason))
@@ -135,17 +132,6 @@ def _of_table(table: Path) -> Iterator[RequestedStudy]:
             cast("View", view): table.parent / film for view, film in films.items() if film
         }
         yield RequestedStudy(row["study"], list(given.values()), list(given))
-
-
-def _prepare(reporter: Reporter, decoder: FilmDecoder, study: RequestedStudy) -> Prepared:
-    from uar.data.films import film_bytes
-
-    names = [study.name if isinstance(film, bytes) else str(film) for film in study.films]
-    films = [
-        decoder.decode(film if isinstance(film, bytes) else film_bytes(film), name)
-        for film, name in zip(study.films, names, strict=True)
-    ]
-    return reporter.prepare(films, names, study.views)
 
 
 def _refuse(name: str, prepared: Prepared, *, many: bool, as_json: bool) -> None:

@@ -45,6 +45,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         for check in _BEFORE_NAMING:
             check()
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or os.fsdecode(error.filename) == str(temporary):
+            error.filename = str(path)  # a full disk names no file, and the temporary one is ours
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

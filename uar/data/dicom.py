@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
@@ -28,9 +29,12 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
 )
 
 from uar.core.errors import UserError
+from uar.data.jpeg import Jpeg
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -99,6 +103,7 @@ _OTHER_ELEMENTS = [
     "PixelData",
 ]
 _PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_JPEGS = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
 # The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
 _ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
@@ -313,12 +318,27 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
             decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "",
             correct_unused_bits=False,  # pydicom would wrap values round
         )
-        stored = film.pixel_array
+        stored = _jpeg_pixels(film) if syntax in _JPEGS else film.pixel_array
+    except UserError:
+        raise
     except DAMAGE as error:
         raise UserError(_why_not_decoded(film, syntax, error)) from None
     if stored.ndim != (3 if colour else 2):
         raise UserError(f"pixels of shape {stored.shape} without NumberOfFrames, expected one film")
     return stored if colour else _used_bits(stored, film)
+
+
+def _jpeg_pixels(film: pydicom.Dataset) -> np.ndarray:
+    """Pixels of a film of JPEG data, whose data do not end before its picture does."""
+    jpeg = Jpeg.of(get_frame(film.PixelData, 0, number_of_frames=1))
+    pixels = film.pixel_array
+
+    def decode(longer: bytes) -> np.ndarray:
+        film.PixelData = encapsulate([longer])
+        return film.pixel_array
+
+    jpeg.refuse_short(pixels, decode)
+    return pixels
 
 
 def _why_not_decoded(film: pydicom.Dataset, syntax: UID, error: Exception) -> str:

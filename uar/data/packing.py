@@ -19,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from numpy.lib.format import open_memmap
 from uar.core.errors import UserError
 from uar.core.files import allocate
 from uar.core.progress import progress_bar
-from uar.data import dicom, films
+from uar.data import dicom, films, jpeg
 from uar.data.films import LIMITS, read_film, squash
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _offset(path: Path) -> int:
 
 def _identity(rows: int, size: int) -> dict[str, object]:
     """What a run that goes on must share with the one that was cut off, beside its files."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom, jpeg))
     libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
         "rows": rows,
@@ -323,7 +323,9 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_decoding() -> None:
-    start_worker()
+    parent = parent_process()
+    assert parent is not None
+    start_worker(parent.join)
     confine_memory(LIMITS.memory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
@@ -337,15 +339,19 @@ def confine_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def start_worker() -> None:
-    """End with the parent, also a killed one; leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def start_worker(wait_for_parent: Callable[[], object]) -> None:
+    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it.
 
-    parent = parent_process()
-    assert parent is not None
+    Args:
+        wait_for_parent: returns when the parent has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # decoders' complaints may quote a header
+        os.dup2(silence, stream)
 
     def follow() -> None:
-        parent.join()
+        wait_for_parent()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
