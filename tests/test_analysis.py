@@ -92,7 +92,7 @@ def test_reliability_shows_each_split_with_its_scores(tmp_path: Path) -> None:
         "as trained: ECE 0.012, Brier 0.0456",
         "calibrated: ECE 0.012, Brier 0.0456",
     ]
-    save_figure(figure, Caption("A", "b"), tmp_path / "a.png", tmp_path / "a.pdf")
+    save_figure(figure, Caption("A", "b"), png=tmp_path / "a.png", pdf=tmp_path / "a.pdf")
     assert Image.open(tmp_path / "a.png").width > 1000
 
 
