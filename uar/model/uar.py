@@ -242,8 +242,7 @@ class UAR(nn.Module):
         """
         assert self.no_image is not None  # of a model with `image_dropout`
         studies, beams = cache.ancestors.shape[0], cache.ancestors.shape[2]
-        memory = self.no_image.expand(studies, cache.layers[0].visual_keys.shape[2], -1)
-        return self.decoder.start(memory, beams)
+        return self.decoder.start_without_image(self.no_image.expand(studies, -1), beams)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""

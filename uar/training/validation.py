@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from uar.core.config import DecodeParams
 from uar.core.distributed import gather_in_order
@@ -25,12 +25,14 @@ from uar.training.thresholds import best_thresholds
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_NATS = "cross_entropy"  # of all reports of a batch; other terms are means over it
+
 
 @dataclass
 class _Part:
     """Sums over the studies of one batch, and the reports written for it."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, float] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     without_mask: list[str] = field(default_factory=list)
 
@@ -79,10 +81,10 @@ class Validation:
                 batch, shuffled = batch.to(self.fabric.device), shuffled.to(self.fabric.device)
                 part = _Part()
                 output = model(*batch.inputs)
-                self._measure(part, objective, output, batch)
+                terms = self._terms(objective, output, batch)
                 output = model(shuffled.visual, shuffled.report, shuffled.present)
                 nats = report_cross_entropy(output.logits, shuffled.report[:, 1:])
-                part.sums["image_gain"] = float(nats.sum()) - part.sums["cross_entropy"]
+                part.sums = _fetched(terms, nats.sum(), len(batch.report))
                 if write:
                     part.written = self._write(model, batch, tables)
                     if output.masks:
@@ -121,15 +123,15 @@ class Validation:
         head.thresholds.copy_(torch.from_numpy(thresholds))
         return values
 
-    def _measure(self, part: _Part, objective: Objective, output: Output, batch: Batch) -> None:
+    def _terms(self, objective: Objective, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """What is measured of a batch: means over it, and nats of its reports together."""
         targets = batch.report[:, 1:]
-        _, terms = objective.of_output(output, batch)
-        for name, term in terms.items():
-            part.sums[name] += float(term) * len(targets)
-        part.sums["cross_entropy"] = float(report_cross_entropy(output.logits, targets).sum())
+        terms = dict(objective.of_output(output, batch)[1])
+        terms[_NATS] = report_cross_entropy(output.logits, targets).sum()
         if output.masks:
             spreads = [mask.float().logit(eps=1e-6).std(dim=-1).mean() for mask in output.masks]
-            part.sums["mask_spread"] = float(torch.stack(spreads).mean()) * len(targets)
+            terms["mask_spread"] = torch.stack(spreads).mean()
+        return terms
 
     def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
         decode = self.params
@@ -159,3 +161,13 @@ class Validation:
             changed = sum(text != other for text, other in zip(texts, plain, strict=True))
             values["changed_by_mask"] = float(changed)
         return values
+
+
+def _fetched(terms: dict[str, Tensor], nats_of_others: Tensor, studies: int) -> dict[str, float]:
+    """Sums over a batch of `studies`, and its image gain, with one wait for the device."""
+    *values, others = torch.stack([*terms.values(), nats_of_others]).tolist()
+    sums = {
+        name: value if name == _NATS else value * studies
+        for name, value in zip(terms, values, strict=True)
+    }
+    return sums | {"image_gain": others - sums[_NATS]}
