@@ -95,7 +95,7 @@ def test_training_and_validation(tiny_params: Params, changes: dict[str, Any]) -
         assert waits.total() == 1, waits  # 3 steps
         scores, averaged = trainer.validate(write=True)
         waits.clear()
-        task.validation(model, trainer.objective, write=False)
+        validation(model, trainer.objective, write=False)
         heads = 2 if model.params.findings else 1  # its thresholds are set first
         assert waits.total() == 3 * heads, waits  # one a batch
     assert np.isfinite(losses["loss"])
