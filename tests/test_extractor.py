@@ -284,6 +284,14 @@ def test_maps_are_those_of_the_pixels(tmp_path: Path, tiny_params: Params) -> No
         maps.whole(np.array([[14, 15]]))
 
 
+def test_a_crop_of_one_image_is_the_one_among_others() -> None:
+    source, drawn = frozen_source(), torch.tensor([2, 0, 1])
+    together = source.views(np.array([3, 4, 5]), drawn)
+    for i, row in enumerate((3, 4, 5)):
+        alone = source.views(np.array([row]), drawn[i : i + 1])
+        assert torch.equal(alone, together[i : i + 1])
+
+
 def test_training_on_maps_is_training_on_pixels(tmp_path: Path, tiny_params: Params) -> None:
     last: dict[str, float] = {}  # epoch
     ends: list[tuple[dict[str, float], dict[str, Tensor]]] = []

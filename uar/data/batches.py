@@ -142,7 +142,7 @@ class PixelSource:
         pixels = torch.empty(len(images), side, side)
         if not cropped.all():
             pixels[~cropped] = resize_view(images[~cropped], side)
-        corners = self.made_of.corners(rows.ravel()[cropped])  # (n, K, 2)
+        corners = self.made_of.corners(rows.ravel()[cropped.numpy()])  # (n, K, 2)
         chosen = corners[torch.arange(len(corners)), view[cropped] - 1].unsqueeze(1)
         pixels[cropped] = crops_at(images[cropped], chosen, side).squeeze(1).float() / 255
         return pixels.unflatten(0, rows.shape)
