@@ -46,6 +46,7 @@ from uar.tokens.loading import load_tokenizer
 log = logging.getLogger(__name__)
 
 ONE, TWO = "stage one", "stage two"
+FOLDERS = {ONE: "stage_one", TWO: "stage_two"}  # of their logs
 _MEASURED_FILMS = 256  # behind the reconstruction's quality
 CAPTIONS = {  # of figures by name, without the number that tells like ones apart
     "curves": Caption(
@@ -112,7 +113,7 @@ def follow_training(params: Params) -> None:
     """Losses and validation scores by epoch, as a figure and as a page."""
     stages = {
         name: curves.read_curves(paths.LOGS / folder / "plots/metrics")
-        for name, folder in ((ONE, "stage_one"), (TWO, "stage_two"))
+        for name, folder in FOLDERS.items()
     }
     stages[TWO] = curves.without_mask(
         stages[TWO], params.train.lambda3, params.train.mask_reduction
@@ -123,6 +124,13 @@ def follow_training(params: Params) -> None:
         f"{sha256(paths.STAGE_TWO)[:8]}, code of commit {(commit('analyze') or 'unknown')[:8]}."
     )
     curves.write_page(curves.draw_curves(stages), stages, run, paths.CURVES)
+    speed = {
+        name: curves.read_speed(paths.SPEED / folder / "plots/metrics")
+        for name, folder in FOLDERS.items()
+    }
+    paths.SPEED_FIGURE.unlink(missing_ok=True)
+    if trained := {name: of_stage for name, of_stage in speed.items() if of_stage}:
+        curves.draw_speed(trained).savefig(paths.SPEED_FIGURE, metadata={"Date": None})
 
 
 def headline(details: Mapping[str, Any]) -> dict[str, float]:

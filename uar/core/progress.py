@@ -1,9 +1,10 @@
-"""Progress bars that are a line a minute where nobody watches a terminal."""
+"""Progress bars, a line a minute where nobody watches a terminal, and how long a work will take."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,19 +16,75 @@ log = logging.getLogger(__name__)
 
 _STEPS_A_LINE = 50
 _SECONDS_BETWEEN_LINES = 60.0
+_MEASURED = 10.0  # seconds of work, from which the rest is reckoned
+_LONG = 60.0  # seconds; a shorter rest is not worth a line
 
 
-def progress_bar(title: str, total: int, unit: str = "batch", *, shown: bool = True) -> tqdm[Any]:
+class Forecast:
+    """Says once, from the rate of the first seconds, how long a long work will take.
+
+    Args:
+        what: names the work.
+        total: how many units it has.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.done = 0
+        self.began = time.monotonic()
+        self.said = False
+
+    def advance(self, units: int = 1) -> None:
+        """So many units more are done."""
+        self.done += units
+        spent = time.monotonic() - self.began
+        if self.said or spent < _MEASURED:
+            return
+        self.said = True
+        seconds = spent / self.done * self.total
+        if seconds - spent >= _LONG:
+            log.info(f"{self.what}: about {in_words(seconds)} on this machine")
+
+
+def in_words(seconds: float) -> str:
+    """`40 seconds`, `12 minutes`, `3.5 hours`."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # it is no generic at run time
+    """A bar that moves a forecast along; None: another one is said of the whole."""
+
+    forecast: Forecast | None = None
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if self.forecast is not None and not self.disable:
+            self.forecast.advance(int(n or 0))
+        return super().update(n)
+
+
+def progress_bar(
+    title: str,
+    total: int,
+    unit: str = "batch",
+    *,
+    shown: bool = True,
+    forecast: Forecast | None = None,
+) -> tqdm[Any]:
     """A bar to be moved by hand (`update`), to be closed (`with`).
+
+    After ten seconds the log says how long the whole takes, if that is more than a minute.
 
     Args:
         title: names the work.
         total: how many units it has.
         unit: what they are.
         shown: false on all ranks but the first.
+        forecast: of a longer work that this is a part of; else of this one.
     """
     watched = sys.stderr.isatty()
-    return tqdm(
+    bar = _Bar(
         desc=title,
         total=total,
         unit=unit,
@@ -35,6 +92,8 @@ def progress_bar(title: str, total: int, unit: str = "batch", *, shown: bool = T
         mininterval=0.1 if watched else _SECONDS_BETWEEN_LINES,
         maxinterval=10.0 if watched else _SECONDS_BETWEEN_LINES,
     )
+    bar.forecast = forecast or Forecast(title, total)
+    return bar
 
 
 def progress(

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic, memory_peaks
+from uar.core.device import autocast, make_deterministic
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -26,7 +26,7 @@ from uar.core.distributed import (
 from uar.core.errors import UserError
 from uar.core.files import require_room
 from uar.core.prefetch import prefetch
-from uar.core.progress import progress_bar
+from uar.core.progress import Forecast, in_words, progress_bar
 from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
@@ -36,6 +36,7 @@ from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
+from uar.training.speed import Speed, in_a_line
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def train_stage(
     recipe: Recipe,
     scratch: Scratch,
     on_epoch: Callable[[int, dict[str, float]], None],
+    on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> Trained | None:
     """Train and return the best epoch by `select_by` on validation.
 
@@ -166,6 +168,7 @@ def train_stage(
         scratch: of the resume file.
         on_epoch: receives each epoch (from 1, or 0 with `from_start`) and its values; on a resume,
             the past ones first. Called on rank 0 only.
+        on_speed: receives each epoch that is trained now and `Speed.values`, likewise.
 
     Returns:
         The best epoch on rank 0, None on the others.
@@ -204,7 +207,12 @@ def train_stage(
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        log.info(f"{_line(epoch, values, params.select_by)} ({trainer.speed(took)})")
+        speed = trainer.speed.values(took)
+        on_speed(epoch, speed)
+        shown = in_a_line(speed)
+        if left := trainer.epochs - epoch:
+            shown += f", about {in_words(left * took)} left"
+        log.info(f"{_line(epoch, values, params.select_by)} ({shown})")
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
@@ -230,7 +238,7 @@ class Trainer:
         schedule: of its learning rates, one step a batch.
         average: of the weights, which validation and the checkpoint take.
         epochs: of the whole stage.
-        rate: studies a second in the last epoch's steps, of all processes together.
+        speed: of the last epoch; never among the tracked values, which are alike on all machines.
     """
 
     def __init__(self, fabric: Fabric, model: UAR, task: Task, recipe: Recipe) -> None:
@@ -238,7 +246,15 @@ class Trainer:
         make_deterministic(params.deterministic)
         self.fabric, self.model, self.task, self.recipe = fabric, model, task, recipe
         self.objective = task.objective.to(fabric.device)
-        self.rate = 0.0
+        self.forecast: Forecast | None = None
+        self.speed = Speed(
+            model,
+            next(task.studies.batches(params.batch_size)),
+            passes=2 if params.r_drop else 1,
+            device=fabric.device,
+            precision=recipe.precision,
+            processes=fabric.world_size,
+        )
         self.step: _FabricModule = fabric.setup_module(
             TrainingStep(model, self.objective, fabric, recipe.precision, params.compile)
         )
@@ -311,7 +327,11 @@ class Trainer:
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
-        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero)
+        if self.forecast is None:
+            epochs = range(epoch, self.epochs + 1)
+            what = f"epochs {epoch} to {self.epochs}, validation apart"
+            self.forecast = Forecast(what, len(epochs) * self.steps)
+        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero, forecast=self.forecast)
         for number, parts in enumerate(prefetch(self._batches(epoch), fabric.device), 1):
             self._train_step(parts, clipped, sums)
             if number % _READ_EVERY == 0 or number == self.steps:
@@ -327,16 +347,8 @@ class Trainer:
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
             bar.update()
         bar.close()
-        self.rate = len(self.task.studies) / (time.monotonic() - started)
+        self.speed.trained(len(self.task.studies), started)
         return means
-
-    def speed(self, seconds: float) -> str:
-        """How fast the last epoch trained, what it took with validation, and the peak of memory.
-
-        In the log alone: what is tracked is the same bytes on every machine.
-        """
-        speed = f"{seconds:.0f} s with validation, {memory_peaks(self.fabric.device)}"
-        return f"{self.rate:.1f} studies/s, {speed}" if self.rate else speed
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step."""
