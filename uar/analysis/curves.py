@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,8 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
+from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.core.files import atomic_write
 
+CAPTION = Caption(
+    "Training curves",
+    "Losses and scores of written reports by epoch; stage two's loss without the mask's share. "
+    "A validation loss that rises while training's falls says that the model overfits.",
+)
 _HEADROOM = 0.16  # of a panel, for its legend above the lines
 Style = Literal["-", "--"]
 PARTS: dict[str, tuple[str, Style]] = {"train": ("training", "--"), "val": ("validation", "-")}
@@ -52,6 +59,16 @@ _QUANTITIES = {  # as DVCLive names them; others are their names
     "mask_sum": "mask loss, sum (Eq. 12)",
     "mask_spread": "deviation of M within a row",
 }
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Draw the curves of both training stages, and write their page."""
+    train = run.params.train
+    stages = {name: read_curves(folder) for name, folder in run.logs.items()}
+    stages[run.name] = without_mask(stages[run.name], train.lambda3, train.mask_reduction)
+    to.save("curves", draw_curves(stages), CAPTION)
+    write_page(draw_curves(stages), stages, run=run.origin, path=to.curves)
+    return {}
 
 
 def read_curves(folder: Path) -> dict[str, pd.Series]:
@@ -158,7 +175,7 @@ def _key(color: str, style: Style, label: str) -> Line2D:
     return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
-def write_page(figure: Figure, curves: Mapping[str, Curves], run: str, path: Path) -> None:
+def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: Path) -> None:
     """One HTML file that needs no network: the figure, and the last epoch's values as a table.
 
     What differs from run to run, `draw_speed`, is shown from the file `speed.svg` beside it: the

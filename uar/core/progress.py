@@ -1,4 +1,4 @@
-"""Progress bars, a line a minute where nobody watches a terminal, and how long a work will take."""
+"""Progress bars, which outside a terminal become one line a minute, and how long work will take."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ log = logging.getLogger(__name__)
 
 _STEPS_A_LINE = 50
 _SECONDS_BETWEEN_LINES = 60.0
-_MEASURED = 10.0  # seconds of work, from which the rest is reckoned
-_LONG = 60.0  # seconds; a shorter rest is not worth a line
+_MEASURED = 10.0  # seconds of work from which the rest is estimated
+_LONG = 60.0  # seconds left that are worth a line
 
 
 class Forecast:
-    """Says once, from the rate of the first seconds, how long a long work will take.
+    """Logs once how long a task will take, estimated from its first seconds.
 
     Args:
-        what: names the work.
-        total: how many units it has.
+        what: names the task.
+        total: number of units of work.
     """
 
     def __init__(self, what: str, total: int) -> None:
         self.what, self.total = what, total
         self.done = 0
         self.began = time.monotonic()
-        self.said = False
+        self.logged = False
 
     def advance(self, units: int = 1) -> None:
-        """So many units more are done."""
+        """Count more units as done."""
         self.done += units
         spent = time.monotonic() - self.began
-        if self.said or spent < _MEASURED:
+        if self.logged or spent < _MEASURED:
             return
-        self.said = True
+        self.logged = True
         seconds = spent / self.done * self.total
         if seconds - spent >= _LONG:
             log.info(f"{self.what}: about {in_words(seconds)} on this machine")
@@ -53,8 +53,8 @@ def in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]  # it is no generic at run time
-    """A bar that moves a forecast along; None: another one is said of the whole."""
+class _Bar(tqdm):  # type: ignore[type-arg]  # not generic at run time
+    """A bar that advances a forecast too."""
 
     forecast: Forecast | None = None
 
@@ -72,16 +72,16 @@ def progress_bar(
     shown: bool = True,
     forecast: Forecast | None = None,
 ) -> tqdm[Any]:
-    """A bar to be moved by hand (`update`), to be closed (`with`).
+    """A bar that the caller advances (`update`) and closes (`with`).
 
-    After ten seconds the log says how long the whole takes, if that is more than a minute.
+    After ten seconds the log says how long it will take, if more than a minute is left.
 
     Args:
         title: names the work.
         total: how many units it has.
         unit: what they are.
-        shown: false on all ranks but the first.
-        forecast: of a longer work that this is a part of; else of this one.
+        shown: true on the first rank only.
+        forecast: of a longer task that this is a part of; by default, of this one.
     """
     watched = sys.stderr.isatty()
     bar = _Bar(
@@ -100,14 +100,14 @@ def progress(
     items: Iterable[T], title: str, total: int, unit: str = "batch", *, shown: bool = True
 ) -> Iterator[T]:
     """The same items, with a bar."""
-    with progress_bar(title, total, unit, shown=shown) as bar:
+    with progress_bar(title, total, unit=unit, shown=shown) as bar:
         for item in items:
             yield item
             bar.update()
 
 
 def log_steps(steps: Iterable[Mapping[str, Any]]) -> None:
-    """Take a training's steps, and log the values of every 50th; only these are waited for."""
+    """Run a training to its end and log the values of every 50th step, waiting for these only."""
     for number, values in enumerate(steps, 1):
         if number % _STEPS_A_LINE == 0:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

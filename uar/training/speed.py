@@ -1,4 +1,4 @@
-"""How fast a stage trains: counted FLOPs of a study, and their share of what the device can do."""
+"""How fast a stage trains: FLOPs of a study, and their share of what the device can do."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from uar.model.uar import UAR
 def flops_per_study(model: UAR, batch: Batch) -> float:
     """FLOPs of matrix products and convolutions, forward and backward, that a study costs.
 
-    Counted on shapes alone (torch's `meta` device), so that nothing is computed or drawn. CRA there
-    takes all ids where a batch has more tokens than the codebook has.
+    Counted from shapes alone (torch's `meta` device): nothing is computed and no random number is
+    drawn. CRA counts for the whole codebook where a batch has more tokens than that.
 
     Args:
-        model: in training mode, not yet wrapped; it stays as it is.
+        model: not yet wrapped; it is not changed.
         batch: B studies.
     """
     shapes = torch.device("meta")
@@ -36,7 +36,7 @@ def flops_per_study(model: UAR, batch: Batch) -> float:
 
 
 class Speed:
-    """What an epoch's training takes on this machine.
+    """Throughput and memory of a training on this machine.
 
     Args:
         model: not yet wrapped.
@@ -62,16 +62,16 @@ class Speed:
         self.rate = 0.0
 
     def trained(self, studies: int, began: float) -> None:
-        """An epoch's steps of `studies`, begun at `time.monotonic()` `began`, are done."""
+        """Note an epoch's steps over `studies`, begun at `time.monotonic()` `began`."""
         self.rate = studies / (time.monotonic() - began)
 
     def values(self, seconds: float) -> dict[str, float]:
         """Of the last epoch, which took `seconds` with its validation.
 
         Returns:
-            `seconds`; `studies_per_second` of all processes and `share_of_peak`, their FLOP/s by
-            those of a large matrix product on this machine, if it trained; and the most memory so
-            far, `host_memory` and `gpu_memory`, GB.
+            `seconds`; after training, `studies_per_second` of all processes and `share_of_peak`,
+            their FLOP/s divided by those of a large matrix product on this machine; and the peak of
+            memory so far, `host_memory` and `gpu_memory`, GB.
         """
         values = {"seconds": seconds}
         if self.rate:
