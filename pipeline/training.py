@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -133,7 +134,13 @@ def run_stage(
     )
     with epoch_log(files.name, fabric) as record:
         trained = train_stage(
-            fabric, model, data=data, config=config, scratch=scratch, on_epoch=record
+            fabric,
+            model,
+            data=data,
+            config=config,
+            scratch=scratch,
+            on_epoch=record,
+            on_speed=partial(_log_speed, files.name),
         )
     if trained is not None:
         best, select_by = trained.best, params.train.select_by
@@ -175,6 +182,14 @@ def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, fl
             live.make_summary()
 
         yield record
+
+
+def _log_speed(name: str, epoch: int, values: dict[str, float]) -> None:
+    """Log with DVCLive what differs from run to run, outside the files that DVC tracks."""
+    with Live(str(paths.SPEED / name), dvcyaml=None, save_dvc_exp=False, resume=epoch > 1) as live:
+        live.step = epoch
+        for metric, value in values.items():
+            live.log_metric(metric, value)
 
 
 def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:

@@ -116,6 +116,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
         kill_at: int | None = None,
         scores: Any = None,
         settings: TrainParams | None = None,
+        on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
     ) -> tuple[Trained, Logged]:
         logged: Logged = []
 
@@ -144,6 +145,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
             ),
             scratch=Scratch(tmp_path / scratch, {"run": identity}),
             on_epoch=on_epoch,
+            on_speed=on_speed,
         )
         assert trained is not None
         return trained, logged
@@ -192,6 +194,21 @@ def test_a_killed_stage_ends_with_the_same_bits(
     actual.best.save(tmp_path / "actual")
     expected.best.save(tmp_path / "expected")
     assert (tmp_path / "actual").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_an_epochs_speed_is_told_apart_from_its_values(
+    tiny_params: Params, train: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    speeds: dict[int, dict[str, float]] = {}
+    caplog.set_level("INFO", logger="uar")
+    _, logged = train(make_model(tiny_params), from_start=True, on_speed=speeds.__setitem__)
+    assert list(speeds) == [0, 1, 2, 3]
+    assert list(speeds[0]) == ["seconds", "host_memory"]  # nothing was trained
+    assert list(speeds[1]) == ["seconds", "studies_per_second", "share_of_peak", "host_memory"]
+    assert all(value > 0 for value in speeds[1].values())
+    assert not set(speeds[1]) & {name for _, values in logged for name in values}
+    assert "% of the measured peak" in caplog.text
+    assert ["seconds left)" in line for line in caplog.messages] == [True, True, True, False]
 
 
 class Counted:

@@ -67,11 +67,21 @@ def analyze() -> None:
     names = HEADLINE
     if "with TIR" not in run.by_refiner:
         names = names | {"pointing": "grounding without_TIR pointing"}
+    draw_speed()
     write_json(paths.ANALYSIS_DETAILS, details)
     write_json(paths.ANALYSIS, headline(details, names))
     drawn = sorted(path.stem for path in to.screen.iterdir())
     log.info(f"analyze: the validation split, {to.screen}: {', '.join(drawn)}")
     log.info(f"analyze: training curves: {to.curves}")
+
+
+def draw_speed() -> None:
+    """Speed and memory of the training, if it was here, beside the page of curves."""
+    folders = {f"stage {number}": paths.SPEED / f"stage_{number}" for number in ("one", "two")}
+    speed = {name: curves.read_speed(of / "plots" / "metrics") for name, of in folders.items()}
+    paths.SPEED_FIGURE.unlink(missing_ok=True)
+    if trained := {name: of_stage for name, of_stage in speed.items() if of_stage}:
+        curves.draw_speed(trained).savefig(paths.SPEED_FIGURE, metadata={"Date": None})
 
 
 def read_run(params: Params) -> TrainedRun:

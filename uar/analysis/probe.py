@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uar.core.progress import progress
 from uar.evaluation.detection import auc
 
 STUDIES = 5_000  # most that a probe is fitted to, and most that it is tested on
@@ -137,7 +138,7 @@ def probe(
     x, x_test = _standardised(*features)
     fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)) % FOLDS)
     scores = np.zeros(len(PENALTIES))
-    for held_out in range(FOLDS):
+    for held_out in progress(range(FOLDS), "probe", FOLDS, "fold"):
         inside = fold != held_out
         paths = _fit(x[inside], torch.from_numpy(y[inside.numpy()]).float())
         for i, weights in enumerate(paths):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -46,6 +47,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return nullcontext()
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Turn autocast off on a device that has it."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
 def seed_everything(seed: int) -> None:
     """Seed every generator that weights, dropout and sampling draw from."""
     random.seed(seed)
@@ -75,12 +83,38 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def memory_peaks(device: torch.device) -> str:
-    """The peak memory of this process so far, on the host and on a GPU, in words."""
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """The peak memory of this process so far, GB: of the `host`, and of a `gpu`."""
     import resource  # not on Windows, where nothing trains
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
-    peaks = f"{most * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB of host memory"
+    peaks = {"host": most * (1 if sys.platform == "darwin" else 1024) / 1e9}
     if device.type == "cuda":
-        peaks += f", {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU's"
+        peaks["gpu"] = torch.cuda.max_memory_allocated(device) / 1e9
     return peaks
+
+
+def measured_peak(device: torch.device, precision: str, rounds: int = 3) -> float:
+    """FLOP/s of a large matrix product, the best of `rounds`.
+
+    Args:
+        precision: as `autocast` takes it.
+    """
+    n = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(n, n, generator=generator).to(device)
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    least = float("inf")
+    with torch.no_grad(), autocast(device, precision):
+        a @ a
+        for _ in range(rounds):
+            synchronize()
+            started = time.perf_counter()
+            a @ a
+            synchronize()
+            least = min(least, time.perf_counter() - started)
+    return 2 * n**3 / least

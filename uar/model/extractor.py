@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.core.config import ExtractorParams
-from uar.core.device import split_for_convolution
+from uar.core.device import split_for_convolution, without_autocast
 from uar.networks.network import build_network
 from uar.networks.pretrained import load_network
 from uar.networks.resnet import ResNet
@@ -68,5 +68,5 @@ class VisualExtractor(nn.Module):
         """The network's map `(N, C, h, w)` of pixels `(N, H, W)`; always float32 if frozen."""
         if not self.frozen:
             return self.network(pixels)
-        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+        with torch.no_grad(), without_autocast(pixels.device):
             return torch.cat([self.network(part) for part in split_for_convolution(pixels)])

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic, memory_peaks
+from uar.core.device import autocast, make_deterministic
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -26,7 +26,7 @@ from uar.core.distributed import (
 from uar.core.errors import UserError
 from uar.core.files import require_room
 from uar.core.prefetch import prefetch
-from uar.core.progress import progress_bar
+from uar.core.progress import Forecast, in_words, progress_bar
 from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
@@ -36,6 +36,7 @@ from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
+from uar.training.speed import Speed, in_a_line
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def train_stage(
     config: TrainingConfig,
     scratch: Scratch,
     on_epoch: Callable[[int, dict[str, float]], None],
+    on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> Trained | None:
     """Train and return the best epoch by `select_by` on validation.
 
@@ -167,6 +169,7 @@ def train_stage(
         scratch: holds the resume file.
         on_epoch: receives each epoch (from 1, or 0 with `from_trained`) and its values; when
             training resumes, past epochs first. Called on rank 0 only.
+        on_speed: receives each epoch trained in this call and `Speed.values`; likewise.
 
     Returns:
         The best epoch on rank 0, None on the others.
@@ -205,7 +208,12 @@ def train_stage(
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        log.info(f"{_line(epoch, values, params.select_by)} ({trainer.speed(took)})")
+        speed = trainer.speed.values(took)
+        on_speed(epoch, speed)
+        shown = in_a_line(speed)
+        if left := trainer.epochs - epoch:
+            shown += f", about {in_words(left * took)} left"
+        log.info(f"{_line(epoch, values, params.select_by)} ({shown})")
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
@@ -233,7 +241,7 @@ class Trainer:
         schedule: of its learning rates, one step a batch.
         average: of the weights, which validation and the checkpoint use.
         epochs: of the whole stage.
-        rate: studies a second over the last epoch's steps, of all processes together.
+        speed: of the last epoch; it differs between machines and is not among tracked values.
     """
 
     def __init__(
@@ -243,7 +251,15 @@ class Trainer:
         make_deterministic(params.deterministic)
         self.fabric, self.model, self.data, self.config = fabric, model, data, config
         self.objective = config.objective.to(fabric.device)
-        self.rate = 0.0
+        self.forecast: Forecast | None = None
+        self.speed = Speed(
+            model,
+            next(data.studies.batches(params.batch_size)),
+            passes=2 if params.r_drop else 1,
+            device=fabric.device,
+            precision=config.precision,
+            processes=fabric.world_size,
+        )
         self.step: _FabricModule = fabric.setup_module(
             TrainingStep(
                 model,
@@ -329,7 +345,11 @@ class Trainer:
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
-        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero)
+        if self.forecast is None:
+            epochs = range(epoch, self.epochs + 1)
+            what = f"epochs {epoch} to {self.epochs} without validation"
+            self.forecast = Forecast(what, len(epochs) * self.steps)
+        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero, forecast=self.forecast)
         for number, parts in enumerate(prefetch(self._batches(epoch), fabric.device), 1):
             self._train_step(parts, clipped, sums)
             if number % _READ_EVERY == 0 or number == self.steps:
@@ -345,16 +365,8 @@ class Trainer:
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
             bar.update()
         bar.close()
-        self.rate = len(self.data.studies) / (time.monotonic() - started)
+        self.speed.trained(len(self.data.studies), started)
         return means
-
-    def speed(self, seconds: float) -> str:
-        """The last epoch's speed, its seconds with validation, and the peak of memory, in words.
-
-        For the log alone: outputs are the same bytes on every machine.
-        """
-        speed = f"{seconds:.0f} s with validation, {memory_peaks(self.fabric.device)}"
-        return f"{self.rate:.1f} studies/s, {speed}" if self.rate else speed
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step."""
