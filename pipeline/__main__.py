@@ -20,7 +20,7 @@ from typer.core import TyperCommand, TyperGroup
 from pipeline import paths
 from pipeline.run import as_stage
 from uar.core.arithmetic import set_up
-from uar.core.errors import UserError
+from uar.core.errors import UserError, ended_with_a_sentence
 from uar.core.refusals import errors_explained
 from uar.core.threads import limit_spinning
 
@@ -133,15 +133,9 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8")  # whatever the locale: files are UTF-8
-    try:
+    advice = (
+        "`make venv` installs all that is needed; `python -m pipeline doctor` says what else is "
+        "wrong."
+    )
+    with ended_with_a_sentence(("pipeline", "uar"), advice):
         app(prog_name="python -m pipeline")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("", "pipeline", "uar"):
-            raise
-        sys.exit(
-            f"error: the package {package} is missing. `make venv` installs all that is needed; "
-            "`python -m pipeline doctor` says what else is amiss."
-        )

@@ -1,4 +1,4 @@
-"""What every stage does alike: one run at a time, its inputs compared, its outputs recorded."""
+"""What all stages have in common: one run at a time, inputs compared, outputs recorded."""
 
 from __future__ import annotations
 

@@ -136,3 +136,18 @@ def test_the_numbers_invented_above_are_those_of_the_project() -> None:
     tracked = [path for stage in stages for metric in stage.get("metrics", []) for path in metric]
     assert sorted(tracked) == sorted(METRICS)
     assert set(json.loads((ROOT / paths.METRICS).read_text())) <= set(HEADLINE)
+
+
+def test_with_several_long_parameters_make_show_leaves_scores_out(project: Path) -> None:
+    others = {"train.mask_learning_rate": "0.01", "train.lambda3": "0.5"}
+    left = [["val2_C", "CIDEr", "shuf_C", "F1"], ["CIDEr", "F1"]]
+    for number, scores in enumerate(left, 1):
+        changed = dict(list(others.items())[:number]) | {CHANGED: str(20 + number)}
+        knobs = [word for item in changed.items() for word in ("-S", "=".join(item))]
+        run(project, "dvc", "exp", "run", "--name", f"several-{number}", *knobs)
+        table = run(project, "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
+        lines = table.splitlines()
+        assert max(len(line.rstrip()) for line in lines) <= WIDTH
+        (header,) = (line for line in lines if "Experiment" in line)
+        assert header.split()[: 1 + len(scores)] == ["Experiment", *scores]
+        assert set(header.split()[1 + len(scores) :]) == set(changed)

@@ -37,6 +37,7 @@ from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from pipeline.stages.evaluate import nearest_by_features
 from tests.conftest import ROOT, TINY, override
+from uar.analysis.heatmap import color_levels, heatmap_ceiling
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
 from uar.core.params_file import known_keys, load_params
@@ -49,7 +50,6 @@ from uar.inference.word_attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
 from uar.training.stage import Trainer
-from uar.viewer.page.build import attention_levels
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -270,6 +270,7 @@ def test_figures_drawn_again_are_the_same_bytes(
     chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     project({})
+    run("evaluate")
     run("analyze")
     for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
         for path in sorted((chain / folder).iterdir()):
@@ -288,6 +289,7 @@ def test_the_curves_are_of_the_logs(
     table = pd.read_csv(log, sep="\t")
     table["loss"] += 1
     table.to_csv(log, sep="\t", index=False)
+    run("evaluate")
     with pytest.raises(UserError, match="dvclive/stage_one/plots has SHA-256"):
         run("analyze")
     seal()
@@ -302,6 +304,7 @@ def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
 ) -> None:
     """Its best epoch is 0, as an untrained model's."""
     project({})
+    run("evaluate")
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
@@ -314,6 +317,7 @@ def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any
     project({})
     write_table(paths.BOXES, read_table(paths.BOXES)[:0])
     seal()
+    run("evaluate")
     run("analyze")
     assert read_json(paths.ANALYSIS_DETAILS)["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
@@ -349,7 +353,8 @@ def test_the_chains_page(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(entry["peaks"], peaks, atol=0.06)
         levels = np.frombuffer(base64.b64decode(entry["attention"]), np.uint8)
         levels = levels.reshape(attention.shape).astype(int)
-        own, _ = attention_levels(attention * attention.shape[1])
+        times_uniform = attention * attention.shape[1]
+        own = color_levels(times_uniform, heatmap_ceiling(times_uniform)).astype(int)
         assert np.abs(levels - own).max(initial=0) <= 1
 
 
@@ -501,6 +506,11 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     assert not torch.equal(checkpoint.weights["findings.thresholds"], torch.full((13,), 0.5))
     predictions = read_predictions(paths.PREDICTIONS)
     assert len(predictions) == (reports["split"] == "test").sum()
+    drawn = pd.read_csv(paths.FIGURE_NUMBERS / "reliability.csv")
+    findings = drawn.groupby(["split", "probabilities"])["count"].sum() / 13
+    studies = reports["split"].value_counts()
+    assert all(count == studies[split] for (split, _), count in findings.items())
+    assert (paths.FIGURES / "reliability.png").exists()
 
     reporter = uar.load(paths.BUNDLE)
     studies = Inputs(load_params(paths.PARAMS)).studies("test")
@@ -826,10 +836,12 @@ def test_commands_exist_in_the_documented_order() -> None:
 
 
 def test_every_output_path_is_tracked() -> None:
-    # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
+    # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch;
+    # how fast a run was is no result
     inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC, paths.DVC_LOCK}
     untracked = inputs | {paths.RESULTS, paths.RESULT_RUNS, paths.RUN_LOG}
     untracked |= {paths.LOGS, paths.SCRATCH, paths.MAPS, paths.PROVENANCE, paths.RADEVAL}
+    untracked |= {paths.SPEED, paths.SPEED_FIGURE}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]
     assert len(tracked) == len(set(tracked))
@@ -867,6 +879,7 @@ def test_every_file_that_a_stage_opens_is_its_dependency(stage: str) -> None:
     spec = STAGES[stage]
     known = [Path(path) for path in [*spec["deps"], *outputs(spec)]]
     known += [paths.PARAMS, paths.SCRATCH, paths.RUN_LOG, paths.PROVENANCE]
+    known += [paths.SPEED, paths.SPEED_FIGURE]  # for people to look at
     known += [paths.LOGS / stage.removeprefix("train_")] if stage in TRAINING[:2] else []
     known += [Path("data/raw")] if stage == "ingest" else []  # the demo, generated and read
     opened = {path for path in OPENED[stage] if not path.name.endswith(".partial")}

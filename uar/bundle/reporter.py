@@ -246,13 +246,13 @@ class Reporter:
             self._report(study, beam, attention[i], chosen[i])
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
-        if model.findings is not None and output.findings is not None:
-            heat = self._temperature
-            likely = (output.findings / heat).sigmoid().tolist()
-            least = tuple(_tempered(model.findings.thresholds, heat).tolist())
+        if model.findings is not None and output.finding_logits is not None:
+            temperature = self._temperature
+            probabilities = (output.finding_logits / temperature).sigmoid().tolist()
+            thresholds = tuple(_tempered(model.findings.thresholds, temperature).tolist())
             reports = [
-                replace(report, probabilities=tuple(of_study), thresholds=least)
-                for report, of_study in zip(reports, likely, strict=True)
+                replace(report, probabilities=tuple(of_study), thresholds=thresholds)
+                for report, of_study in zip(reports, probabilities, strict=True)
             ]
         if self.bundle.index is not None:
             similar = self.bundle.index.nearest(output.image_global.cpu(), _SIMILAR)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -12,7 +11,7 @@ import typer
 import uar
 from uar.command.report import report
 from uar.command.serve import serve
-from uar.core.errors import UserError
+from uar.core.errors import ended_with_a_sentence
 from uar.core.refusals import errors_explained
 from uar.core.threads import limit_spinning
 
@@ -44,15 +43,6 @@ def options(
 
 def main() -> None:
     """The command, with bad input as one sentence and exit status 1."""
-    try:
+    advice = "pip install 'uar[pipeline]' installs all that any model needs."
+    with ended_with_a_sentence(("uar",), advice):
         app(prog_name="uar")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("", "uar"):
-            raise
-        sys.exit(
-            f"error: the package {package} is missing, which this model needs: "
-            "pip install 'uar[pipeline]' brings all that any model needs."
-        )

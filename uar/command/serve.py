@@ -19,7 +19,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Other than loopback needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="UAR_TOKEN", help="That a request must bear.")
+        str | None,
+        typer.Option(envvar="UAR_TOKEN", help="What requests must carry to be answered."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -28,7 +29,7 @@ def serve(
     from uar.viewer.web.app import create_app
     from uar.viewer.web.server import Server
 
-    server = Server(create_app(reporter, host, token), host, port)
+    server = Server(create_app(reporter, host, token=token), host, port)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
     with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has ended
         server.run()

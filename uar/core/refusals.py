@@ -1,4 +1,4 @@
-"""What the system refuses a command, as a sentence: disks, permissions, paths, memory."""
+"""Errors of the operating system as sentences: disks, permissions, paths, memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _REFUSED = {errno.EACCES, errno.EPERM}  # of writing, or of reading
 
 @contextmanager
 def errors_explained(memory: str = "") -> Iterator[None]:
-    """Turn what the system refuses a command into a sentence: the one place, for every command.
+    """Turn a refusal of the operating system into a sentence, for every command.
 
     Args:
-        memory: what needs less of it, as a sentence.
+        memory: what would need less memory, as a sentence.
 
     Raises:
         UserError: in place of an error of the system that names a file, a device or the memory.
@@ -52,9 +52,9 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         free = shutil.disk_usage(folder).free
         return (
             f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
-            f"disk of {folder}. Make room or make it writable, then give the same "
-            "command: outputs of before that are whole are as they were, and a long stage goes on "
-            "where it stopped."
+            f"disk of {folder}. Make room or make it writable, then run the same "
+            "command again: earlier outputs are as they were, and a long stage goes on where it "
+            "stopped."
         )
     shown = place if place is None or len(place) < 200 else f"{place[:200]}..."
     advice = {
@@ -65,7 +65,7 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         errno.ENOENT: "Correct the path, or make what it names.",
         errno.EACCES: "Let this user read it.",
         errno.EPERM: "Let this user read it.",
-    }.get(number, "Then give the same command.")
+    }.get(number, "Then run the same command again.")
     return f"cannot open {shown}: {reason}. {advice}"
 
 

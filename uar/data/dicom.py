@@ -1,6 +1,6 @@
 """A DICOM film as 8-bit pixels and its view.
 
-Of a file's header only the elements in `_ELEMENTS` are ever read, and no decoder's own message is
+Of a file's header only the elements in `_TAGS` are ever read, and no decoder's own message is
 passed on: a patient's name, identifier or dates can reach neither an output nor a log.
 
 Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
@@ -91,23 +91,7 @@ _BODY_PARTS = (
     "LSPINE", "MANDIBLE", "NECK", "PELVIS", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
     "WRIST",
 )  # fmt: skip
-_ELEMENTS = [
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "VOILUTSequence",
+_OTHER_ELEMENTS = [
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
@@ -133,13 +117,8 @@ _NEEDED = (
     "SamplesPerPixel",
 )
 _NUMBERS = (  # one each, where they are there
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
+    *(keyword for keyword in _NEEDED if keyword != "PhotometricInterpretation"),
     "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
     "PlanarConfiguration",
     "NumberOfFrames",
     "RescaleSlope",
@@ -151,7 +130,7 @@ _LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 _OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
 _OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
 _TAGS = [
-    *(Tag(keyword) for keyword in _ELEMENTS),
+    *(Tag(keyword) for keyword in {*_NEEDED, *_NUMBERS, *_LUTS, *_OTHER_ELEMENTS}),
     *(Tag(group, bits) for group in _OVERLAYS for bits in (_OVERLAY_BITS, _OVERLAY_POSITION)),
 ]
 # What decoders raise of a damaged file: not MemoryError, which is no fault of the file.

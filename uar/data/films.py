@@ -165,6 +165,13 @@ def squash(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
 
 
+def standardised(films: np.ndarray) -> np.ndarray:
+    """Films `(N, H, W)` of any numbers as rows of mean 0 and deviation 1, `(N, H W)` float64."""
+    flat = films.reshape(len(films), -1).astype(np.float64)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
+
+
 def _read_pillow(stream: BinaryIO) -> tuple[np.ndarray, float]:
     """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles.
 

@@ -20,7 +20,7 @@ function say(message, error = false) {
 }
 
 function fault(files) {
-  if (files.length > data.views) return `This model takes at most ${data.views} film${data.views > 1 ? "s" : ""}.`;
+  if (files.length > data.views) return `This model takes at most ${data.views} image${data.views > 1 ? "s" : ""}.`;
   const large = files.find((file) => file.size > data.film_bytes);
   if (large) return `${large.name} is larger than ${data.film_bytes / 1e6} MB.`;
   const empty = files.find((file) => !file.size);
@@ -55,7 +55,7 @@ async function request(address, body, files = [], wrong = "") {
     if (response.status === 401) byId("token-line").hidden = false;
     say(named(answer.detail), true);
   } catch {
-    if (mine === latest) say("The server does not answer.", true);
+    if (mine === latest) say("The server does not respond.", true);
   }
 }
 
@@ -66,7 +66,7 @@ async function ask(address, body, mine) {
   for (let attempt = 0; ; attempt++) {
     const response = await fetch(address, { method: "POST", headers, body });
     if (response.status !== 503 || attempt === 20 || mine !== latest) return response;
-    say("The server is busy; waiting for a place …");
+    say("The server is busy; waiting …");
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
@@ -144,12 +144,12 @@ function drawFinding({ name, said, probability, threshold, right, written, inter
   const marks = { positive: "present", uncertain: "uncertain", negative: "absent" };
   const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
   if (probability !== null) {
-    const found = probability > threshold ? "found in the films" : "not found in the films";
+    const found = probability > threshold ? "found in the images" : "not found in the images";
     line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
   }
   if (written !== null) {
     const range = () => interval.map((share) => Math.round(100 * share)).join(" to ");
-    const count = written ? `right in ${right} of ${written} (${range()} %)` : "in no report of validation";
+    const count = written ? `right in ${right} of ${written} (${range()} %)` : "in no validation report";
     line.append(element("span", "likely", `; ${count}`));
   }
   return line;
@@ -159,12 +159,12 @@ function counted(findings) {
   const lines = [];
   if (findings.some(({ written }) => written !== null)) {
     lines.push(
-      `“Right in 9 of 20” counts the ${data.studies} validation studies, none of which it was trained on: of 20 of ` +
-        "its reports that said so, 9 references did; in brackets, the 95 % interval of that share.",
+      `“Right in 9 of 20” is counted on ${data.studies} validation studies, on which the model was not trained: when 20 of ` +
+        "its reports said so, 9 true reports did too; in brackets, the 95 % interval of that share.",
     );
   }
   if (findings.some(({ probability }) => probability !== null)) {
-    lines.push(`Percentages are of the films alone${data.calibrated ? ", calibrated on those studies" : ""}.`);
+    lines.push(`Percentages depend on the images alone${data.calibrated ? ", calibrated on those studies" : ""}.`);
   }
   return lines.join(" ");
 }
