@@ -23,6 +23,18 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: Any
 def save_dicom(path: Path, pixels: np.ndarray | None, **tags: Any) -> Path:
     """A DICOM file of 8 or 16 bit `pixels`, `tags` set over the defaults; None leaves one out."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    film = dicom(pixels)
+    for tag, value in tags.items():
+        if value is None:
+            delattr(film, tag)
+        else:
+            setattr(film, tag, value)
+    film.save_as(path, enforce_file_format=True)
+    return path
+
+
+def dicom(pixels: np.ndarray | None) -> pydicom.Dataset:
+    """A film of 8 or 16 bit `pixels`."""
     film = pydicom.Dataset()
     film.file_meta = FileMetaDataset()
     film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -36,13 +48,7 @@ def save_dicom(path: Path, pixels: np.ndarray | None, **tags: Any) -> Path:
         film.BitsAllocated, film.BitsStored, film.HighBit = bits, bits, bits - 1
         film.PixelRepresentation = int(pixels.dtype.kind == "i")
         film.PixelData = pixels.tobytes()
-    for tag, value in tags.items():
-        if value is None:
-            delattr(film, tag)
-        else:
-            setattr(film, tag, value)
-    film.save_as(path, enforce_file_format=True)
-    return path
+    return film
 
 
 def lut(values: np.ndarray, first: int, bits: int) -> pydicom.Dataset:

@@ -1,8 +1,7 @@
 """Bundles whose makers mean harm: to memory, to time, to whoever believes a report.
 
-    python -m tests.hostile_bundles     # seconds and memory of opening each
-
-All but the damaged have the right hashes: their maker writes the manifest, too.
+All but the damaged have the right hashes: their maker writes the manifest, too. What opening each
+costs: `python -m tests.faults --measure`.
 """
 
 from __future__ import annotations
@@ -10,10 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import resource
 import tempfile
-import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -27,6 +23,7 @@ from safetensors.torch import load, save
 
 from tests.bundles import make_bundle
 from tests.conftest import ROOT, TINY, override
+from tests.costs import Cost, cost_of
 from uar.bundle.bundle import Bundle
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
@@ -34,7 +31,7 @@ from uar.core.weights import read_weights, write_weights
 
 Parts = dict[str, bytes]
 Change = Callable[[Parts], None]
-BOMB = 200_000_000  # bytes that a few hundred kilobytes unpack to
+BOMB = 200_000_000  # bytes that a few hundred thousand unpack to
 
 
 def whole_parts() -> Parts:
@@ -263,14 +260,21 @@ def sealed(parts: Parts) -> bytes:
     return archived(parts)
 
 
-def archived(parts: Parts, compressed: str | None = None, twice: str | None = None) -> bytes:
-    """A ZIP archive of parts, one of them compressed or there twice."""
+def archived(
+    parts: Parts, deflated: str | None = None, zeros: int = 0, twice: str | None = None
+) -> bytes:
+    """A ZIP archive of parts, one of them there twice, or deflated with millions of zeros."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
         warnings.simplefilter("ignore")
         for name, data in parts.items():
-            how = zipfile.ZIP_DEFLATED if name == compressed else zipfile.ZIP_STORED
-            archive.writestr(zipfile.ZipInfo(name), data, how)
+            info = zipfile.ZipInfo(name)
+            if name == deflated:
+                info.compress_type = zipfile.ZIP_DEFLATED
+            with archive.open(info, "w", force_zip64=True) as part:
+                part.write(data)
+                for _ in range(zeros // 10**6 if name == deflated else 0):
+                    part.write(bytes(10**6))
             if name == twice:
                 archive.writestr(zipfile.ZipInfo(name), data)
     return buffer.getvalue()
@@ -291,14 +295,16 @@ def one_over_another(parts: Parts) -> bytes:
     return bytes(content)
 
 
-def hostile_bundles() -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Names, and what makes each file's bytes."""
+def hostile_bundles(zeros: int = BOMB) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names, and what makes each file's bytes.
+
+    Args:
+        zeros: bytes that a deflated part unpacks to.
+    """
     whole = whole_parts()
-    bomb = bytes(BOMB)
     for part in ("card.md", "manifest.json", "vocabulary.json", "model.safetensors"):
-        bigger = lambda part=part: archived({**whole, part: whole[part] + bomb}, part)  # noqa: E731
-        yield f"{part} of {BOMB / 1e6:.0f} MB, deflated", bigger
-    yield "a part twice", partial(archived, whole, None, "card.md")
+        yield f"{part}, deflated", partial(archived, whole, part, zeros)
+    yield "a part twice", partial(archived, whole, twice="card.md")
     yield "a part over another", partial(one_over_another, whole)
     for name, change in CHANGES.items():
         yield name, partial(_changed, whole, change)
@@ -321,42 +327,6 @@ def opened(path: Path) -> str:
     return "accepted"
 
 
-def measured(path: Path) -> tuple[str, float, int]:
+def cost_of_opening(path: Path) -> Cost:
     """How opening it in another process ended, its seconds, and bytes of memory that it took."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child:
-        os.close(writing)
-        with os.fdopen(reading, encoding="utf-8") as pipe:
-            said = pipe.read()
-        os.waitpid(child, 0)
-        ended, seconds, memory = json.loads(said) if said else ("killed", 0, 0)
-        return ended, seconds, memory
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun = time.monotonic()
-    ended = opened(path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = (ended, time.monotonic() - begun, (peak - before) * 1024)
-    os.write(writing, json.dumps(result).encode())
-    os._exit(0)
-
-
-def main() -> None:
-    """Print a row for each: how it ended, seconds, MB."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "x.uar"
-        path.write_bytes(sealed(whole_parts()))
-        print("| bundle | ended | s | MB |\n|---|---|---|---|")
-        print("| whole | {} | {:.2f} | {:.0f} |".format(*_row(path)))
-        for name, make in hostile_bundles():
-            path.write_bytes(make())
-            print("| {} | {} | {:.2f} | {:.0f} |".format(name, *_row(path)), flush=True)
-
-
-def _row(path: Path) -> tuple[str, float, float]:
-    ended, seconds, memory = measured(path)
-    return ended, seconds, memory / 1e6
-
-
-if __name__ == "__main__":
-    main()
+    return cost_of(partial(opened, path))

@@ -30,21 +30,27 @@ WORDS = [
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_chexbert(folder: Path) -> None:
+    """A tiny random network and its vocabulary."""
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(WORDS), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=12, initializer_range=1.0,
     )  # fmt: skip
-    config.to_json_file(tmp_path / "config.json")
-    (tmp_path / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
+    config.to_json_file(folder / "config.json")
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in WORDS))
     heads = [nn.Linear(16, 2 if name == "No Finding" else 4) for name in OBSERVATIONS]
     state = {f"module.bert.{k}": v for k, v in BertModel(config).state_dict().items()}
     state["module.bert.embeddings.position_ids"] = torch.arange(12)[None]
     for i, head in enumerate(heads):
         state |= {f"module.linear_heads.{i}.{k}": v for k, v in head.state_dict().items()}
-    torch.save({"model_state_dict": state}, tmp_path / WEIGHTS)
+    torch.save({"model_state_dict": state}, folder / WEIGHTS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_chexbert(tmp_path)
     return tmp_path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile_bundles import hostile_bundles, measured, sealed, whole_parts
+from tests.hostile_bundles import cost_of_opening, hostile_bundles, sealed, whole_parts
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.core.config import DecodeParams, ModelParams
 from uar.core.errors import UserError
@@ -24,18 +24,21 @@ WORST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted({*WORST[::2], *list(BUNDLES)[::5]}))
+ODD = ["a part twice", "a part over another"]
+
+
+@pytest.mark.parametrize("name", sorted({*ODD, *WORST[::2], *list(BUNDLES)[::5]}))
 def test_a_hostile_bundle_is_refused_by_name_and_costs_no_memory(name: str, tmp_path: Path) -> None:
     path = tmp_path / "their.uar"
     path.write_bytes(BUNDLES[name]())
-    ended, _, memory = measured(path)
-    assert ended == "refused"
-    assert memory < MEMORY
+    cost = cost_of_opening(path)
+    assert cost.ended == "refused"
+    assert cost.memory < MEMORY
 
 
 def test_the_bundle_that_they_are_made_of_opens(tmp_path: Path) -> None:
     (tmp_path / "x.uar").write_bytes(sealed(whole_parts()))
-    assert measured(tmp_path / "x.uar")[0] == "accepted"
+    assert cost_of_opening(tmp_path / "x.uar").ended == "accepted"
     assert Bundle.load(tmp_path / "x.uar").provenance["dataset"] == "invented"
 
 

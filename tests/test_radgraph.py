@@ -158,10 +158,8 @@ CONFIG = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """What the package unpacks, and the encoder's files; weights are random."""
-    folder = tmp_path / "radgraph"
+def write_radgraph(folder: Path) -> None:
+    """What the package unpacks, and the encoder's files; the weights are no file of weights."""
     for name in ("vocabulary", "encoder"):
         (folder / name).mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -181,7 +179,12 @@ def folder(tmp_path: Path) -> Path:
         intermediate_size=32, max_position_embeddings=12, initializer_range=1.0,
     ).to_json_file(folder / "encoder" / "config.json")  # fmt: skip
     (folder / "weights.th").touch()
-    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_radgraph(tmp_path / "radgraph")
+    return tmp_path / "radgraph"
 
 
 @pytest.fixture

@@ -278,8 +278,10 @@ def _refuse_odd_archive(archive: zipfile.ZipFile, size: int) -> None:
             raise UserError(f"{info.filename[:50]!r} is compressed, which no part of a bundle is")
         if not info.filename.endswith(".safetensors") and info.file_size > _MOST_TEXT:
             raise UserError(f"{info.filename[:50]!r} has {info.file_size:,} bytes of text")
-    if sum(info.file_size for info in infos) > size or len(infos) > 1 + len(_PARTS):
-        raise UserError("its parts overlap, or there are too many")
+    if sum(info.file_size for info in infos) > size:
+        raise UserError("its parts overlap")
+    if len({info.filename for info in infos}) < len(infos):
+        raise UserError("it has a part twice")
 
 
 def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Kills, damage, hostile files and refusals of the system: `python -m tests.faults`."""

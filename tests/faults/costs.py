@@ -1,0 +1,72 @@
+"""Bundles and films whose makers mean harm to memory or time: refused, and cheap."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from tests.costs import Cost
+from tests.faults.forked import REFUSED, Case
+from tests.hostile_bundles import cost_of_opening, hostile_bundles, sealed, whole_parts
+from tests.hostile_films import FILMS, LARGEST, cost_of_decoding, jpeg
+
+MOST_MEMORY = 1_000_000_000  # bytes
+# The bundles that a table names one by one; the rest is one row.
+NAMED = (
+    "card.md, deflated", "manifest.json, deflated", "image_size 100000", "beam_size 2000",
+    "length_penalty 1e+308", "guidance 0.5", "provenance 5", "model.encoder_layers 1000000000",
+    "model.d_model 64000", "weights zero", "weights times 1e30", "weights NaN",
+    "a header of millions of tensors", "a part over another",
+)  # fmt: skip
+
+
+def bundles(step: int) -> Iterator[Case]:
+    """Open bundles: refused by name, in little memory."""
+    for name, make in list(hostile_bundles())[::step]:
+        yield name, partial(_cheap, lambda make=make: opened(make()))
+
+
+def films(step: int) -> Iterator[Case]:
+    """Decode films as `serve`, `report` and Python do: refused by name, in little memory."""
+    for name, make in list(FILMS.items())[::step]:
+        yield name, partial(_cheap, lambda make=make: cost_of_decoding(make()))
+
+
+def _cheap(do: Callable[[], Cost]) -> str:
+    cost = do()
+    if cost.memory > MOST_MEMORY:
+        return f"takes {cost.memory:,} bytes"
+    return REFUSED if cost.ended.partition(":")[0] == REFUSED else cost.ended
+
+
+def opened(content: bytes) -> Cost:
+    """What opening a bundle of these bytes costs."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "their.uar"
+        path.write_bytes(content)
+        return cost_of_opening(path)
+
+
+def measure() -> None:
+    """Print what each costs."""
+    print("| bundle | ended | s of CPU | MB |\n|---|---|---|---|")
+    print(_row("a whole one", opened(sealed(whole_parts()))))
+    rest: list[Cost] = []
+    for name, make in hostile_bundles(3_000_000_000):
+        if name in NAMED:
+            print(_row(name, opened(make())), flush=True)
+        elif "deflated" not in name:  # one of its kind takes long enough to make
+            rest.append(opened(make()))
+    ended = ", ".join(sorted({cost.ended for cost in rest}))
+    most = Cost(ended, max(c.seconds for c in rest), max(c.memory for c in rest))
+    print(_row(f"{len(rest)} others, the most of each", most))
+    print("\n| film | ended | s of CPU | MB |\n|---|---|---|---|")
+    print(_row("a whole one", cost_of_decoding(jpeg())))
+    for name, make in (FILMS | LARGEST).items():
+        print(_row(name, cost_of_decoding(make())), flush=True)
+
+
+def _row(name: str, cost: Cost) -> str:
+    return f"| {name} | {cost.ended} | {cost.seconds:.2f} | {cost.memory / 1e6:.0f} |"
