@@ -51,14 +51,6 @@ def time_both(
     return Comparison(*(statistics.median(column) for column in zip(*times, strict=True)))
 
 
-def measured_peak(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s of a large matrix product, the best of ten: the denominator of a share of peak."""
-    n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    return 2 * n**3 / min(seconds(lambda: a @ b) for _ in range(10))
-
-
 def row(name: str, comparison: Comparison, **more: object) -> None:
     """Print one row of the table: `| name | fast | reference | ratio | more |`."""
     notes = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in more.items())

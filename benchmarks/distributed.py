@@ -21,7 +21,7 @@ from uar.core.distributed import launch
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.training.objective import Objective
-from uar.training.stage import Recipe, Task, Trainer
+from uar.training.stage import Trainer, TrainingConfig, TrainingData
 from uar.training.validation import Validation
 
 STEPS = 6
@@ -39,7 +39,7 @@ def random_studies(params: Params, count: int) -> tuple[Studies, Vocabulary]:
     vocabulary = Vocabulary.build(words, min_count=1)
     rows = np.arange(count * per_study).reshape(count, per_study)
     source, length = TokenSource(tokens), params.report.max_length
-    return Studies(source, rows, reports, vocabulary, length), vocabulary
+    return Studies(source, rows, reports, vocabulary=vocabulary, max_length=length), vocabulary
 
 
 def measure() -> None:
@@ -49,11 +49,17 @@ def measure() -> None:
     params = iu_xray_params()
     studies, vocabulary = random_studies(params, STEPS * params.train.batch_size)
     model = make_model(params, fabric.device)
-    objective = Objective.of_stage(params.train, with_mask=True)
     validation = Validation(studies, vocabulary, params.decode, fabric)
-    task = Task(studies, objective, validation, encoder_sha256=None)
-    recipe = Recipe(2, params.train.stage_two, params.train, params.precision, from_start=False)
-    trainer = Trainer(fabric, model, task, recipe)
+    config = TrainingConfig(
+        number=2,
+        stage=params.train.stage_two,
+        objective=Objective.of_stage(params.train, with_mask=True),
+        params=params.train,
+        precision=params.precision,
+        from_trained=False,
+    )
+    data = TrainingData(studies=studies, validation=validation, encoder_sha256=None)
+    trainer = Trainer(fabric, model, data=data, config=config)
 
     def epoch() -> None:
         trainer.train_epoch(1)

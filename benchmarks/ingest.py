@@ -145,7 +145,13 @@ def main(
         for count in (small_films, 4 * small_films, 16 * small_films):
             slots = make_films(folder / str(count), "JPEG", count, SMALL_FILM)
             with resident_peak() as peak:
-                pack_films(folder / str(count), slots, SIZE, folder / "memory", workers)
+                pack_films(
+                    folder / str(count),
+                    slots,
+                    size=SIZE,
+                    scratch=folder / "memory",
+                    workers=workers,
+                )
             peaks[count] = peak[0]
         (few, least), *more = peaks.items()
         for count, most in more:
@@ -155,7 +161,9 @@ def main(
         for kind in KINDS:
             slots = make_films(folder / kind, kind, films, FILM)
             started = time.perf_counter()
-            packed = pack_films(folder / kind, slots, SIZE, folder / f"{kind} packed", workers)
+            packed = pack_films(
+                folder / kind, slots, size=SIZE, scratch=folder / f"{kind} packed", workers=workers
+            )
             between = time.perf_counter()
             rows = plain_loop(folder / kind, slots)
             comparison = Comparison(between - started, time.perf_counter() - between)

@@ -1,8 +1,8 @@
 """`python -m benchmarks.likeness PROJECT [--strangers FOLDER]`: which pictures get no report.
 
 PROJECT holds what `dvc repro export` makes: model.uar and data/. Its test films are read for the
-share that is refused in error; what is done to films is done to validation films, whose limits
-these are. FOLDER holds other data sets' films, a folder a study.
+share that is refused in error; what is done to films is done to validation films. FOLDER holds
+other data sets' films, a folder a study.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def count_test_films(reporter: Reporter, project: Path) -> None:
     """A row of the test studies, by their cached tokens."""
     likeness, outcomes, films, noted = reporter.bundle.likeness, [], 0, 0
     if likeness is None:
-        raise UserError(f"{project}/model.uar cannot tell: too few validation films")
+        raise UserError(f"{project}/model.uar cannot tell: too few training films")
     cache = (
         np.load(project / "data/tokens.npy", mmap_mode="r")
         if likeness.token_costs is not None

@@ -30,13 +30,13 @@ from pipeline.inputs import Inputs, fitted_views, image_rows, training_films
 from pipeline.stages.evaluate import nearest_by_tokens
 from pipeline.tools.use import merge
 from uar.core.distributed import launch
-from uar.core.files import write_json, write_table
+from uar.core.files import write_table
 from uar.core.params_file import load_params
 from uar.core.provenance import Scratch
 from uar.data.study import Dataset, Study
 from uar.data.views import Views
 from uar.evaluation.clinical.labels import FINDINGS
-from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding, info_as_json
+from uar.tokens.cache import PackedImages, TokenCacheInfo, TokenEncoding
 from uar.tokens.cache import tokenize_images as tokenize_packed
 from uar.tokens.tokenizer import Tokenizer
 
@@ -79,7 +79,7 @@ def invent(folder: Path, studies: int) -> None:
         piece[:] = generator.integers(0, CODES, piece.shape, dtype=np.uint16)
     info = TokenCacheInfo("0", CODES, 128, 112, shape, "uint16", "crops", 0, "cpu", "float32", "",
                           1.0, None)  # fmt: skip
-    write_json(folder / paths.TOKENS_INFO, info_as_json(info))
+    info.save(folder / paths.TOKENS_INFO)
     vocabulary = np.array([f"word{number}" for number in range(WORDS)])
     reports = [
         " ".join(vocabulary[row]) + " ."
@@ -148,9 +148,9 @@ def tokenize() -> None:
     count = len(np.load(paths.IMAGES, mmap_mode="r"))
     in_training = np.zeros(count, bool)
     in_training[image_rows(load_params(paths.PARAMS), "train").ravel()] = True
-    views = Views("crops", crops=0, crop=FILM, size=FILM, stride=Brightness.stride, seed=0)
+    views = Views(kind="crops", crops=0, crop=FILM, size=FILM, stride=Brightness.stride, seed=0)
     tokenize_packed(
-        TokenEncoding(launch("cpu"), Brightness(), 128, "float32"),
+        TokenEncoding(launch("cpu"), Brightness(), batch_size=128, precision="float32"),
         PackedImages(paths.IMAGES, in_training, views),
         Path("tokenized.npy"),
         Scratch(Path("unfinished"), {}),

@@ -109,7 +109,12 @@ def main(
         print(f"| {what} | {count:,.0f} | {each:.3g} | {count * each:.3g} | {hours:,.2f} |")
 
     views = Views(
-        "crops", crops, crop, size, token_stride(params.dvae.source, params.dvae.distill.network), 0
+        kind="crops",
+        crops=crops,
+        crop=crop,
+        size=size,
+        stride=token_stride(params.dvae.source, params.dvae.distill.network),
+        seed=0,
     ).encoded
     line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding_rate)
     larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image

@@ -9,15 +9,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.common import machine, measured_peak, row, time_both
+from benchmarks.common import machine, row, time_both
 from benchmarks.iu_xray import iu_xray_params, make_batch, make_model
 from tests import reference
 from uar.core.config import Params
-from uar.core.device import autocast, resolve_device
+from uar.core.device import autocast, measured_peak, resolve_device
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = ("float32", "bfloat16")
 
 
 def training_step(params: Params, device: torch.device, precision: str) -> Callable[[], None]:
@@ -74,9 +74,9 @@ def main() -> None:
     params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
     print(machine(device))
     slow = reference_step(params, device)
-    for precision, dtype in DTYPES.items():
+    for precision in PRECISIONS:
         fast = training_step(params, device, precision)
-        flops, peak = arithmetic(fast), measured_peak(device, dtype)
+        flops, peak = arithmetic(fast), measured_peak(device, precision, rounds=10)
         times = time_both(fast, slow)
         row(
             f"training step, {precision}, reference float32",

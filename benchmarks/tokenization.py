@@ -47,7 +47,7 @@ def tokenized(folder: Path, model: Dvae, count: int, views: Views, batch_size: i
     """The stage's work on `folder/images.npy`, every image a training one."""
     images = PackedImages(folder / "images.npy", np.ones(count, dtype=bool), views)
     scratch = Scratch(folder / "unfinished", {})
-    encoder = TokenEncoding(launch("auto"), model, batch_size, "float32")
+    encoder = TokenEncoding(launch("auto"), model, batch_size=batch_size, precision="float32")
     info = tokenize_images(encoder, images, folder / "tokens.npy", scratch)
     shutil.rmtree(scratch.folder)
     assert isinstance(info, TokenCacheInfo)
@@ -58,12 +58,12 @@ def speed(folder: Path) -> None:
     device = resolve_device("auto")
     params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
     views = Views(
-        "crops",
-        params.tokenize.crops,
-        params.image.crop,
-        params.image.size,
-        token_stride(params.dvae.source, params.dvae.distill.network),
-        0,
+        kind="crops",
+        crops=params.tokenize.crops,
+        crop=params.image.crop,
+        size=params.image.size,
+        stride=token_stride(params.dvae.source, params.dvae.distill.network),
+        seed=0,
     )
     batch = params.tokenize.batch_size // views.encoded * views.encoded
     torch.manual_seed(0)
@@ -114,7 +114,7 @@ def measure_memory(folder: Path, count: int) -> None:
 
     Not `getrusage`: its peak counts the memory of the process that started this one.
     """
-    views = Views("crops", crops=1, crop=8, size=64, stride=8, seed=0)
+    views = Views(kind="crops", crops=1, crop=8, size=64, stride=8, seed=0)
     tokenized(folder, Dvae(512, 64), count, views, batch_size=128)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(re.search(r"VmHWM:\s*(\d+) kB", status)[1])

@@ -18,9 +18,10 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from pipeline import paths
-from pipeline.run import as_stage, errors_explained
+from pipeline.run import as_stage
 from uar.core.arithmetic import set_up
-from uar.core.errors import UserError
+from uar.core.errors import UserError, ended_with_a_sentence
+from uar.core.refusals import errors_explained
 from uar.core.threads import limit_spinning
 
 COMMANDS: dict[
@@ -55,6 +56,9 @@ _MODULES = {
     for package, names in packages.items()
     for name in names
 }
+_LESS_MEMORY = (
+    "Smaller batches (tokenize.batch_size, train.accumulate, decode.batch_size) need less."
+)
 _STYLE: dict[str, Any] = {"pretty_exceptions_enable": False, "add_completion": False}
 
 
@@ -88,7 +92,7 @@ def load_command(name: str) -> Any:
     if heading == "Stages":
         function = as_stage(name, function)
     alone = typer.Typer(**_STYLE)
-    alone.command(name)(errors_explained()(function))
+    alone.command(name)(errors_explained(_LESS_MEMORY)(function))
     return typer.main.get_command(alone)
 
 
@@ -129,15 +133,9 @@ if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
             stream.reconfigure(encoding="utf-8")  # whatever the locale: files are UTF-8
-    try:
+    advice = (
+        "`make venv` installs all that is needed; `python -m pipeline doctor` says what else is "
+        "wrong."
+    )
+    with ended_with_a_sentence(("pipeline", "uar"), advice):
         app(prog_name="python -m pipeline")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("", "pipeline", "uar"):
-            raise
-        sys.exit(
-            f"error: the package {package} is missing. `make venv` installs all that is needed; "
-            "`python -m pipeline doctor` says what else is amiss."
-        )

@@ -15,7 +15,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from uar.evaluation.protocols import PROTOCOLS
-from uar.evaluation.summary import BASELINES, COLLAPSE, MODEL
+from uar.evaluation.summary import BASELINES, COLLAPSE, MODEL, look_up
 from uar.evaluation.systems import NATS, PER_STUDY_NATS
 
 LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
@@ -46,7 +46,7 @@ class _BesideBars(RichHandler):
 
 
 def output() -> Console:
-    """Standard output: 120 columns wide where it is no terminal, so that no number is cut off."""
+    """Standard output: 120 columns wide where it is not a terminal, so that none is cut off."""
     wide = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     return Console(width=120 if wide else None)
 
@@ -61,7 +61,7 @@ def new_table(title: str, columns: list[str]) -> Table:
 
 
 def number(value: float | None) -> str:
-    """Three decimals; a dash for a score that could not be had."""
+    """Three decimals; a dash where there is no score."""
     return "-" if value is None else f"{value:.3f}"
 
 
@@ -71,16 +71,28 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
     Args:
         summary: what `uar.evaluation.summary.summarise` gives.
     """
-    console = output()
-    console.print(_text_table(summary))
-    for labeller, name in LABELLERS.items():
-        if labeller in summary["scores"][MODEL]:
-            console.print(_clinical_table(summary, labeller, name))
-    if "radgraph" in summary["scores"][MODEL]:
-        console.print(_radgraph_table(summary))
-    if "radeval" in summary["scores"][MODEL]:
+    console, model = output(), summary["scores"][MODEL]
+    texts = [name for name in PROTOCOLS if name in model]
+    metrics = {name: name for name in model[texts[0]]}
+    table = new_table("test split", list(metrics))
+    for protocol in texts:
+        table.add_row(f"[bold]{protocol} protocol")
+        _add_systems(table, summary, protocol, metrics)
+    console.print(table)
+    for group, title, columns in (
+        *(
+            (labeller, f"13 findings (5: CheXpert's five), {name}", _CLINICAL)
+            for labeller, name in LABELLERS.items()
+        ),
+        ("radgraph", "RadGraph F1", {name: name for name in model.get("radgraph", ())}),
+    ):
+        if group in model:
+            table = new_table(title, list(columns))
+            _add_systems(table, summary, group, columns)
+            console.print(table)
+    if "radeval" in model:
         console.print(_radeval_table(summary))
-    if NATS in summary["scores"][MODEL]:
+    if NATS in model:
         console.print(_nats(summary))
     text = summary["text"][MODEL]
     console.print(
@@ -107,21 +119,25 @@ def _systems(summary: Mapping[str, Any]) -> dict[str, str]:
     return {"this model": MODEL} | known
 
 
-def _text_table(summary: Mapping[str, Any]) -> Table:
-    scores = summary["scores"]
-    columns = list(scores[MODEL]["r2gen"])
-    table = new_table("test split", columns)
-    for protocol in (name for name in PROTOCOLS if name in scores[MODEL]):
-        table.add_row(f"[bold]{protocol} protocol")
-        for label, key in _systems(summary).items():
-            values = scores[key][protocol]
-            table.add_row(f" {label}", *(number(values[name]) for name in columns))
-            if key == MODEL:
-                bounds = summary["intervals"][protocol]
-                cells = (show_interval(bounds[name]) for name in columns)
-                table.add_row("  95 % interval", *cells, style="dim")
-                table.add_row(f"  {_looking(summary)}", style="dim")
-    return table
+def _add_systems(
+    table: Table, summary: Mapping[str, Any], group: str, columns: Mapping[str, str]
+) -> None:
+    """A row for each system; below the model's its intervals, and whether it looks at images.
+
+    Args:
+        table: to add to.
+        summary: of the evaluation.
+        group: of scores.
+        columns: heading -> score, with its average where the group has several.
+    """
+    for label, key in _systems(summary).items():
+        scores = summary["scores"][key][group]
+        table.add_row(f" {label}", *(number(look_up(scores, score)) for score in columns.values()))
+        if key == MODEL:
+            bounds = summary["intervals"][group]
+            cells = (show_interval(bounds[score]) for score in columns.values())
+            table.add_row("  95 % interval", *cells, style="dim")
+            table.add_row(f"  {_looking(summary)}", style="dim")
 
 
 def _nats(summary: Mapping[str, Any]) -> str:
@@ -146,41 +162,14 @@ def _looking(summary: Mapping[str, Any]) -> str:
 
 
 _CLINICAL = {  # heading -> average and score of `clinical_metrics`
-    "micro\nP": ("micro", "precision"),
-    "\nR": ("micro", "recall"),
-    "\nF1": ("micro", "F1"),
-    "macro\nF1": ("macro", "F1"),
-    "micro 5\nF1": ("micro_5", "F1"),
-    "macro 5\nF1": ("macro_5", "F1"),
-    "No\nFinding": ("no_finding", "F1"),
+    "micro\nP": "micro precision",
+    "\nR": "micro recall",
+    "\nF1": "micro F1",
+    "macro\nF1": "macro F1",
+    "micro 5\nF1": "micro_5 F1",
+    "macro 5\nF1": "macro_5 F1",
+    "No\nFinding": "no_finding F1",
 }
-
-
-def _clinical_table(summary: Mapping[str, Any], labeller: str, name: str) -> Table:
-    table = new_table(f"13 findings (5: CheXpert's five), {name}", list(_CLINICAL))
-    for label, key in _systems(summary).items():
-        values = summary["scores"][key][labeller]
-        table.add_row(f" {label}", *(number(values[a][s]) for a, s in _CLINICAL.values()))
-        if key == MODEL:
-            bounds = summary["intervals"][labeller]
-            cells = (show_interval(bounds[f"{a} {s}"]) for a, s in _CLINICAL.values())
-            table.add_row("  95 % interval", *cells, style="dim")
-            table.add_row(f"  {_looking(summary)}", style="dim")
-    return table
-
-
-def _radgraph_table(summary: Mapping[str, Any]) -> Table:
-    columns = list(summary["scores"][MODEL]["radgraph"])
-    table = new_table("RadGraph F1", columns)
-    for label, key in _systems(summary).items():
-        values = summary["scores"][key]["radgraph"]
-        table.add_row(f" {label}", *(number(values[name]) for name in columns))
-        if key == MODEL:
-            bounds = summary["intervals"]["radgraph"]
-            cells = (show_interval(bounds[name]) for name in columns)
-            table.add_row("  95 % interval", *cells, style="dim")
-            table.add_row(f"  {_looking(summary)}", style="dim")
-    return table
 
 
 def _radeval_table(summary: Mapping[str, Any]) -> Table:

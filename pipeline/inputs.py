@@ -1,4 +1,4 @@
-"""What several stages read: images, studies of a split, token cache."""
+"""What several stages read: images, a split's studies, the token cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def training_films(params: Params) -> PackedFilms:
 
 
 def fitted_views(params: Params, generator: torch.Generator) -> Tensor:
-    """Whole views of the training films that codes, and a decoder of them, are fitted to."""
+    """Whole views of the training films, to which codes and their decoder are fitted."""
     return training_films(params).whole_views(params.image.crop, _FITTED_FILMS, generator)
 
 
@@ -95,7 +95,11 @@ class Inputs:
                 "are not of one run: `dvc repro` makes them anew."
             )
         self.sizes = ModelSizes(
-            len(self.vocabulary), codebook, length, params.report.max_length, len(FINDINGS)
+            vocabulary=len(self.vocabulary),
+            codebook=codebook,
+            visual_length=length,
+            max_length=params.report.max_length,
+            findings=len(FINDINGS),
         )
 
     def studies(self, split: Split) -> Studies:
@@ -107,11 +111,11 @@ class Inputs:
             self.visual,
             study_rows(self.reports, self.params, split),
             self.split_table(split)["cleaned"].tolist(),
-            self.vocabulary,
-            self.params.report.max_length,
-            self._present(split),
-            findings,
-            weights if split == "train" and abnormal != 1 else None,
+            vocabulary=self.vocabulary,
+            max_length=self.params.report.max_length,
+            present=self._present(split),
+            findings=findings,
+            weights=weights if split == "train" and abnormal != 1 else None,
         )
 
     def split_table(self, split: Split) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import torch
 from uar.core.config import EvaluateParams
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import ReportLabeller
-from uar.evaluation.meteor import check_java
+from uar.evaluation.meteor import java_version
 from uar.evaluation.systems import GraphScorer, Measures
 
 
@@ -18,7 +18,7 @@ def open_measures(params: EvaluateParams, device: torch.device) -> Measures:
         UserError: a package, weights or Java is missing or does not work.
     """
     if params.meteor or "coco" in params.protocols:
-        check_java()
+        java_version()  # refuses here, before any work, where Java does not start
     labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
     graphs: dict[str, GraphScorer] = {}
     if params.chexbert is not None:

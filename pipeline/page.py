@@ -16,6 +16,7 @@ from uar.core.config import Params
 from uar.core.files import atomic_write
 from uar.data.batches import Studies
 from uar.data.study import BOX_COLUMNS, read_checked
+from uar.data.views import view_names
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import Uncertain, confusion
 from uar.evaluation.predictions import Prediction
@@ -23,7 +24,7 @@ from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
-from uar.viewer.page.build import FindingBox, Findings, Headline, StudyShown, render_page
+from uar.viewer.page.build import Findings, PageHead, StudyShown, render_page
 
 SHOWN = 600  # most studies on the page; of more, a random sample
 DATASETS = {
@@ -52,7 +53,7 @@ class Evaluated:
 
 
 def write_page(
-    inputs: Inputs, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
+    inputs: Inputs, *, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
 
@@ -68,7 +69,7 @@ def write_page(
     reports = [evaluated.predictions[i].generated for i in chosen]
     writing = with_reports(studies, chosen, reports, inputs.vocabulary, params.report.max_length)
     attention = word_attention(model, writing, params.decode.batch_size, "attention")
-    findings = find(evaluated, labeller, params.evaluate.uncertain)
+    findings = findings_of(evaluated, labeller, params.evaluate.uncertain)
     values = evaluated.per_study.select_dtypes("number")
     values = values.astype(object).where(values.notna(), None).to_dict("records")
     images, boxes = open_images(), known_boxes()
@@ -89,13 +90,13 @@ def write_page(
         )
         for i, of_words in zip(chosen, attention, strict=True)
     ]
-    headline = Headline(
+    head = PageHead(
         title=f"{DATASETS[params.dataset.name]}, test split",
         rows=headline_rows(evaluated.details),
         notes=notes(params, len(chosen), len(studies)),
     )
     with atomic_write(paths.PAGE) as temporary:
-        temporary.write_text(render_page(headline, shown), encoding="utf-8")
+        temporary.write_text(render_page(head, shown), encoding="utf-8")
 
 
 def sample(studies: int, wanted: int, seed: int) -> list[int]:
@@ -105,27 +106,18 @@ def sample(studies: int, wanted: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).choice(studies, wanted, replace=False).tolist())
 
 
-def view_names(views: Sequence[str], count: int) -> list[str]:
-    """What each of a study's `count` films shows, as far as the data set says."""
-    known = [*views, *["unknown"] * count][:count]
-    return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
+def known_boxes() -> dict[str, list[dict[str, Any]]]:
+    """Places of findings that the data set knows, by study, as `StudyShown.boxes`."""
+    by_study = read_checked(paths.BOXES, BOX_COLUMNS).groupby("study_id")
+    return {study: rows[BOX_COLUMNS[1:]].to_dict("records") for study, rows in by_study}
 
 
-def known_boxes() -> dict[str, list[FindingBox]]:
-    """Places of findings that the data set knows, by study."""
-    boxes: dict[str, list[FindingBox]] = {}
-    for row in read_checked(paths.BOXES, BOX_COLUMNS).itertuples():
-        box = FindingBox(row.view, row.finding, row.x0, row.y0, row.x1, row.y1)
-        boxes.setdefault(row.study_id, []).append(box)
-    return boxes
-
-
-def find(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list[Findings]:
-    """Each study's findings."""
+def findings_of(evaluated: Evaluated, labeller: Labeller, uncertain: Uncertain) -> list[Findings]:
+    """What the labeller sees in both reports of each study."""
     return [
         Findings(*parts)
         for parts in zip(
-            confusion(*evaluated.scores.findings["clinical"], uncertain),
+            confusion(*evaluated.scores.labels["clinical"], uncertain),
             labeller.mentions(p.report for p in evaluated.predictions),
             labeller.mentions(p.generated for p in evaluated.predictions),
             strict=True,

@@ -1,8 +1,7 @@
-"""What every stage does alike: one run at a time, its inputs compared, its outputs recorded."""
+"""What all stages have in common: one run at a time, inputs compared, outputs recorded."""
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import logging
@@ -28,9 +27,6 @@ log = logging.getLogger(__name__)
 
 _KEPT_FOR_DVC = ("train_stage_one", "train_stage_two")  # their scratch, until dvc.lock has the run
 _ENDED = "ended.json"  # the record of a whole run, in its scratch folder
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing alone
-_REFUSED = {errno.EACCES, errno.EPERM}  # of writing, or of reading
 
 
 def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
@@ -165,65 +161,6 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-@contextmanager
-def errors_explained() -> Iterator[None]:
-    """Turn what the system refuses a command into a sentence: the one place, for every command."""
-    try:
-        yield
-    except MemoryError as error:
-        raise UserError(
-            "the memory of this machine, or of this process, is not enough. Smaller batches "
-            "(tokenize.batch_size, train.accumulate, decode.batch_size) need less."
-        ) from error
-    except BrokenPipeError:
-        raise  # whoever reads the output has enough
-    except Exception as error:
-        number = getattr(error, "errno", None) or _number_in(str(error))
-        name = getattr(error, "filename", None)
-        named = isinstance(name, str | bytes | os.PathLike)
-        if not isinstance(number, int) or not (named or number in _FULL):
-            raise
-        place = os.fsdecode(name) if named else None  # type: ignore[arg-type]
-        reason = getattr(error, "strerror", None) or os.strerror(number)
-        raise UserError(_sentence(number, reason, place)) from error
-
-
-def _sentence(number: int, reason: str, place: str | None) -> str:
-    """What the system's refusal `number`, in its words `reason`, means, and what to do."""
-    if number in _FULL or (number in _REFUSED and not _unreadable(place)):
-        free = shutil.disk_usage(Path()).free
-        return (
-            f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
-            f"disk of {Path().resolve()}. Make room or make it writable, then give the same "
-            "command: outputs of before that are whole are as they were, and a long stage goes on "
-            "where it stopped."
-        )
-    shown = place if place is None or len(place) < 200 else f"{place[:200]}..."
-    advice = {
-        errno.EISDIR: "It is a folder where a file should be.",
-        errno.ENOTDIR: "A part of it is a file where a folder should be.",
-        errno.ENAMETOOLONG: "Use a shorter path.",
-        errno.ELOOP: "Its symbolic links lead in a circle.",
-        errno.ENOENT: "Correct the path, or make what it names.",
-        errno.EACCES: "Let this user read it.",
-        errno.EPERM: "Let this user read it.",
-    }.get(number, "Then give the same command.")
-    return f"cannot open {shown}: {reason}. {advice}"
-
-
-def _unreadable(place: str | None) -> bool:
-    """Whether a refusal is of reading: this user may not read what is there."""
-    return place is not None and os.path.exists(place) and not os.access(place, os.R_OK)
-
-
-def _number_in(message: str) -> int | None:
-    """The error number in a message of a library that keeps it nowhere else."""
-    for number in (*_FULL, *_REFUSED):
-        if f"os error {number})" in message or os.strerror(number) in message:
-            return number
-    return None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What both training stages do alike."""
+"""What both training stages share."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import typer
 from dvclive import Live
 
 from pipeline import paths
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from uar.core.config import StageParams
-from uar.core.device import describe
+from uar.core.device import describe, seed_everything
+from uar.core.distributed import launch
 from uar.core.files import sha256, write_json
+from uar.core.params_file import load_params
 from uar.core.provenance import Scratch
 from uar.core.runs import Run, read_runs, record_run
 from uar.data.batches import MapSource, PixelSource
@@ -27,7 +31,7 @@ from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR
 from uar.training.maps import Films, make_maps
 from uar.training.objective import Objective
-from uar.training.stage import Recipe, Task, train_stage
+from uar.training.stage import TrainingConfig, TrainingData, train_stage
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -35,7 +39,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STRATEGY = "Of several processes: ddp, each holds the model whole; fsdp, it is sharded over them."
+Restart = Annotated[bool, typer.Option(help="Do not resume a killed run.")]
+Strategy = Annotated[
+    Literal["ddp", "fsdp"],
+    typer.Option(
+        help="Of several processes: ddp, each holds the model whole; fsdp, it is sharded over them."
+    ),
+]
 SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
     **{f"BLEU-{n}": f"B{n}" for n in (1, 2, 3, 4)},
     "ROUGE-L": "RL",
@@ -72,10 +82,20 @@ ONE = StageFiles("stage_one", 1, paths.STAGE_ONE)
 TWO = StageFiles("stage_two", 2, paths.STAGE_TWO, start=paths.STAGE_ONE)
 
 
+def begin(strategy: str) -> tuple[Fabric, Inputs]:
+    """The processes that train together and what they read; every generator is seeded."""
+    params = load_params(paths.PARAMS)
+    fabric = launch(params.device, strategy)
+    inputs = Inputs(params)
+    seed_everything(params.train.seed)
+    return fabric, inputs
+
+
 def run_stage(
     files: StageFiles,
     fabric: Fabric,
     inputs: Inputs,
+    *,
     model: UAR,
     stage: StageParams,
     restart: bool = False,
@@ -85,7 +105,7 @@ def run_stage(
     Args:
         files: which stage.
         fabric: the processes that train together; the first one writes and logs.
-        inputs: the stage's.
+        inputs: vocabulary, studies and visual input.
         model: changed in place.
         stage: length and peak learning rate.
         restart: do not resume an earlier, killed run.
@@ -99,21 +119,29 @@ def run_stage(
         inputs.visual = _make_maps(fabric, inputs, model.extractor, scratch)
     studies = inputs.studies("train")
     findings = studies.findings if params.model.findings else None
-    task = Task(
-        studies,
-        Objective.of_stage(params.train, model.params.tir != "none", findings),
-        Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
-        inputs.encoder_sha256,
+    data = TrainingData(
+        studies=studies,
+        validation=Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
+        encoder_sha256=inputs.encoder_sha256,
     )
-    recipe = Recipe(
+    config = TrainingConfig(
         number=files.number,
         stage=stage,
+        objective=Objective.of_stage(params.train, model.params.tir != "none", findings),
         params=params.train,
         precision=params.precision,
-        from_start=files.start is not None and params.train.two_stage,
+        from_trained=files.start is not None and params.train.two_stage,
     )
     with epoch_log(files.name, fabric) as record:
-        trained = train_stage(fabric, model, task, recipe, scratch, record)
+        trained = train_stage(
+            fabric,
+            model,
+            data=data,
+            config=config,
+            scratch=scratch,
+            on_epoch=record,
+            on_speed=partial(_log_speed, files.name),
+        )
     if trained is not None:
         best, select_by = trained.best, params.train.select_by
         best.save(files.out)
@@ -126,22 +154,22 @@ def run_stage(
 def _make_maps(
     fabric: Fabric, inputs: Inputs, extractor: VisualExtractor, of_stage: Scratch
 ) -> MapSource:
-    """The maps of the films at hand, whichever stage and row asks for them."""
+    """The maps of the films; stages and experiments with the same extractor share them."""
     assert isinstance(inputs.visual, PixelSource)
-    code, films = of_stage.identity["code"], str(paths.IMAGES)
+    code, images = of_stage.identity["code"], str(paths.IMAGES)
     identity = {
         "code": {file: code[file] for file in code if file.startswith(_CODE_OF_MAPS)},
-        "input": {films: of_stage.identity["input"][films]},
+        "input": {images: of_stage.identity["input"][images]},
         "version": of_stage.identity["version"],
     }
     train, val = (inputs.studies(split).rows.ravel() for split in ("train", "val"))
-    looked_at = Films(inputs.visual, train, val)
-    return make_maps(fabric, extractor, looked_at, Scratch(paths.MAPS, identity))
+    films = Films(inputs.visual, train, val)
+    return make_maps(fabric, extractor, films, Scratch(paths.MAPS, identity))
 
 
 @contextmanager
 def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """What takes down an epoch's values with DVCLive, on the first process alone."""
+    """Yields a function that logs an epoch's values with DVCLive, on the first process only."""
     if not fabric.is_global_zero:
         yield lambda epoch, values: None
         return
@@ -149,15 +177,23 @@ def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, fl
 
         def record(epoch: int, values: dict[str, float]) -> None:
             live.step = epoch
-            for metric, value in sorted(values.items()):  # as a resumed run has them
+            for metric, value in sorted(values.items()):  # the order that a resumed run has
                 live.log_metric(metric, value)
             live.make_summary()
 
         yield record
 
 
+def _log_speed(name: str, epoch: int, values: dict[str, float]) -> None:
+    """Log with DVCLive what differs from run to run, outside the files that DVC tracks."""
+    with Live(str(paths.SPEED / name), dvcyaml=None, save_dvc_exp=False, resume=epoch > 1) as live:
+        live.step = epoch
+        for metric, value in values.items():
+            live.log_metric(metric, value)
+
+
 def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
-    """Note where and how long a checkpoint was trained, its predecessor's time included."""
+    """Record where and how long a checkpoint was trained, stage one's time included."""
     log_path = paths.in_project(paths.RUN_LOG)
     before: str | None = None
     total: float | None = seconds
@@ -180,7 +216,7 @@ def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
 
 
 def write_selected(name: str, scores: dict[str, float]) -> None:
-    """Validation scores of the chosen epoch, by which recipes are chosen: DVC's metrics."""
+    """Write the chosen epoch's validation scores, which settings are chosen by, for DVC."""
     prefix = {"stage_one": "val1", "stage_two": "val2"}[name]
     values = {f"{prefix}_{SHORT[metric]}": round(value, 4) for metric, value in scores.items()}
     write_json(paths.LOGS / name / "selected.json", values)
@@ -190,7 +226,9 @@ def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
     Live(str(paths.LOGS / files.name), dvcyaml=None, save_dvc_exp=False).make_summary()
     (paths.LOGS / files.name / "plots").mkdir(parents=True, exist_ok=True)
-    weights = model.state_dict()
-    Checkpoint.of(model, weights, inputs.encoder_sha256, epoch=0, validation={}).save(files.out)
+    untrained = Checkpoint.of(
+        model, model.state_dict(), encoder_sha256=inputs.encoder_sha256, epoch=0, validation={}
+    )
+    untrained.save(files.out)
     log_run(files, fabric, seconds=0.0)
     write_selected(files.name, {})

@@ -44,7 +44,16 @@ def make_bundle(
     }  # fmt: skip
     tokenizer, vocabulary = Dvae(512, 64).eval(), Vocabulary(WORDS)
     params = ModelParams.model_validate(tiny_raw["model"])
-    model = UAR(params, ModelSizes(len(vocabulary), 512, 32, 12, len(FINDINGS))).eval()
+    model = UAR(
+        params,
+        ModelSizes(
+            vocabulary=len(vocabulary),
+            codebook=512,
+            visual_length=32,
+            max_length=12,
+            findings=len(FINDINGS),
+        ),
+    ).eval()
     with torch.no_grad():  # tokens and reports differ between films and positions
         logits = tokenizer.logits(torch.rand(4, 32, 32))
         tokenizer.encoder.blocks.output.conv.b.sub_(logits.mean((0, 2, 3)))
@@ -64,7 +73,13 @@ def make_bundle(
     reports = [f"Report of {name}." for name in studies]
     features = torch.randn(6, params.d_model)
     return Bundle(
-        Checkpoint.of(model, model.state_dict(), tokenizer.fingerprint(), 1, {}),
+        Checkpoint.of(
+            model,
+            model.state_dict(),
+            encoder_sha256=tokenizer.fingerprint(),
+            epoch=1,
+            validation={},
+        ),
         tokenizer,
         vocabulary,
         Preprocessing(**settings | changes),
@@ -99,13 +114,10 @@ def packed_films(number: int) -> np.ndarray:
 
 
 def likeness_of(tokenizer: Dvae) -> Likeness:
-    """Of 200 films of each view, with limits by 100 others."""
-    films = np.concatenate([packed_films(number) for number in range(300)])
+    """Of 200 films of each view."""
+    films = np.concatenate([packed_films(number) for number in range(200)])
     with torch.inference_mode():
         tokens = tokenizer.tokenize(resize_view(torch.from_numpy(films), 32)).numpy()
-    rows = np.arange(600).reshape(-1, 2)
-    parts = [
-        FilmSet(films, tokens[:, None], part, np.ones_like(part, bool))
-        for part in (rows[:200], rows[200:])
-    ]
-    return Likeness.of(*parts, tokenizer.codebook_size)
+    rows = np.arange(400).reshape(-1, 2)
+    training = FilmSet(films, tokens[:, None], rows, np.ones_like(rows, bool))
+    return Likeness.of(training, tokenizer.codebook_size)

@@ -167,7 +167,8 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
         params = ModelParams.model_validate({**tiny_raw["model"], **changes})
         length = 8 if params.lsu else 2
         model = UAR(
-            params, ModelSizes(11, codebook=12, visual_length=length, max_length=7, findings=3)
+            params,
+            ModelSizes(vocabulary=11, codebook=12, visual_length=length, max_length=7, findings=3),
         )
         with torch.no_grad():
             for name, parameter in model.named_parameters():

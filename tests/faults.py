@@ -858,7 +858,7 @@ def preload() -> None:
 
     for name in stages():
         import_module(f"pipeline.stages.{name}")
-    vars(import_module("uar.analysis.drawing"))["_DPI"] = DPI
+    vars(import_module("uar.analysis.saving"))["_DPI"] = DPI
     logging.disable(logging.NOTSET)
 
 

@@ -182,11 +182,11 @@ def make_cheap() -> None:
     import numpy as np
     from matplotlib.backends import backend_pdf
 
-    from uar.analysis import drawing
+    from uar.analysis import saving
     from uar.tokens import dvae
 
     vars(dvae)["_KMEANS_IMAGES"] = 40  # 16 cells each: enough for 512 codes
-    vars(drawing)["_DPI"] = DPI
+    vars(saving)["_DPI"] = DPI
     # QEMU 7.2 crashes in numpy's AVX2 sort of whole numbers, with which matplotlib orders the
     # colours of a PDF's image; they are distinct, so that any sort gives the same.
     plain = SimpleNamespace(**vars(np) | {"argsort": partial(np.argsort, kind="stable")})

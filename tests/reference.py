@@ -152,11 +152,11 @@ def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
         output.logits.flatten(0, 1), targets.flatten(), ignore_index=PAD
     )
     total = total + objective.lambda2 * triplet_contrastive_loss(
-        output.image_global, output.report_global, batch.report_ids, objective.margin
+        output.image_global, output.report_global, batch.report_ids, margin=objective.margin
     )
     if output.masks:
         reduction = objective.mask_reduction
-        total = total + objective.lambda3 * mask_loss(output.masks, targets, reduction)
+        total = total + objective.lambda3 * mask_loss(output.masks, targets, reduction=reduction)
     return total
 
 

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+import uar.analysis
+from pipeline.stages.analyze import FIGURES
 from tests.conftest import ROOT
 from uar.analysis.alignment import alignment_metrics, draw_alignment, min_max
 from uar.analysis.basis import gram, gram_metrics
-from uar.analysis.drawing import Caption, save_figure, signed, wrap
+from uar.analysis.drawing import signed, wrap
 from uar.analysis.grounding import (
     coverage,
     grounding_metrics,
@@ -26,10 +28,13 @@ from uar.analysis.grounding import (
     interval_over_studies,
     mentions,
     score_mention,
-    wilson_interval,
 )
+from uar.analysis.heatmap import MOST_OPAQUE
 from uar.analysis.reconstruction import film_table, finding_table, kept_share
-from uar.analysis.retrieval import cosine_matrix, queries, retrieval_metrics, true_ranks
+from uar.analysis.reliability import draw_reliability, reliability_table
+from uar.analysis.retrieval import queries, retrieval_metrics, true_ranks
+from uar.analysis.run import cosine_matrix
+from uar.analysis.saving import Caption, save_figure
 from uar.analysis.word_heatmaps import (
     ALL_WORDS,
     ReportAttention,
@@ -42,11 +47,54 @@ from uar.analysis.word_heatmaps import (
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.demo import FINDINGS as DEMO_FINDINGS
 from uar.data.study import BOX_COLUMNS
+from uar.evaluation.calibration import wilson
 from uar.evaluation.published import published_alignment_scores
 from uar.inference.word_attention import attention_weights, recorded_attention
 from uar.model.aligner import make_basis
 from uar.model.attention import MultiHeadAttention
 from uar.model.uar import UAR
+
+MAKER = "def make_figures("
+
+# ---- reliability
+
+
+def head_of(*bins: tuple[float, int, float, float]) -> dict[str, Any]:
+    """`findings_head` of evaluation/details.json, with the same bins everywhere."""
+    names = ("from", "count", "predicted", "observed")
+    rows = [dict(zip(names, row, strict=True)) for row in bins]
+    of_kind = {"ece": 0.0123, "brier": 0.0456, "bins": rows}
+    return {split: {"as_trained": of_kind, "calibrated": of_kind} for split in ("val", "test")}
+
+
+BINS = [(0.0, 400, 0.02, 0.0), (0.5, 8, 0.55, 0.625), (0.9, 3, 0.96, 1.0)]
+
+
+def test_reliability_table_by_hand() -> None:
+    table = reliability_table(head_of(*BINS))
+    assert list(zip(table["split"], table["probabilities"], strict=True))[::3] == [
+        ("val", "as_trained"), ("val", "calibrated"),
+        ("test", "as_trained"), ("test", "calibrated"),
+    ]  # fmt: skip
+    middle = table.iloc[1]
+    assert (middle["count"], middle["observed"]) == (8, 0.625)
+    assert (middle["low"], middle["high"]) == pytest.approx(wilson(5, 8))
+    assert (table["low"] <= table["observed"]).all()
+    assert (table["observed"] <= table["high"]).all()
+
+
+def test_reliability_shows_each_split_with_its_scores(tmp_path: Path) -> None:
+    figure = draw_reliability(head_of(*BINS))
+    assert [axes.get_title() for axes in figure.axes] == ["validation", "test"]
+    legend = figure.axes[1].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "as trained: ECE 0.012, Brier 0.0456",
+        "calibrated: ECE 0.012, Brier 0.0456",
+    ]
+    save_figure(figure, Caption("A", "b"), png=tmp_path / "a.png", pdf=tmp_path / "a.pdf")
+    assert Image.open(tmp_path / "a.png").width > 1000
+
 
 # ---- Figure 3
 
@@ -146,7 +194,7 @@ def test_kept_share_of_a_finding() -> None:
     assert kept_share(film, (film + flat) / 2, box) == pytest.approx(0.75)
     assert kept_share(film, 1 - film, box) == 0  # worse than gray
     assert kept_share(film, film, (0.0, 0.5, 0.5, 1.0)) == 0  # nothing there to keep
-    table = finding_table(film[None], film[None], ["a, frontal"], [{"nodule": box}])
+    table = finding_table(film[None], film[None], names=["a, frontal"], boxes=[{"nodule": box}])
     assert table.to_dict("records") == [{"film": "a, frontal", "finding": "nodule", "kept": 1.0}]
 
 
@@ -317,8 +365,10 @@ def test_figure_7_of_a_report_with_few_words_to_show(tmp_path: Path, words: list
         written = []
         for run in ("first", "again"):
             png, pdf = tmp_path / f"{run}.png", tmp_path / f"{run}.pdf"
-            figure = draw_word_heatmaps(models, films, views, "$x_ .", boxes)
-            save_figure(figure, Caption("A title", "What to see in $x_."), png, pdf)
+            figure = draw_word_heatmaps(
+                models, films=films, views=views, reference="$x_ .", boxes=boxes
+            )
+            save_figure(figure, Caption("A title", "What to see in $x_."), png=png, pdf=pdf)
             written.append((png.read_bytes(), pdf.read_bytes()))
         assert written[0] == written[1]
         assert written[0][0].startswith(b"\x89PNG")
@@ -330,16 +380,39 @@ def test_a_heatmaps_scale_has_ticks_that_double() -> None:
     attention[0, 3] = 0.55  # 4.4 times uniform
     report = ReportAttention(["heart"], attention)
     boxes = pd.DataFrame(columns=BOX_COLUMNS)
-    figure = draw_word_heatmaps({"TIR": report}, np.zeros((2, 4, 4)), ["a", "b"], "x", boxes)
+    figure = draw_word_heatmaps(
+        {"TIR": report}, films=np.zeros((2, 4, 4)), views=["a", "b"], reference="x", boxes=boxes
+    )
     (bar,) = (axes for axes in figure.axes if "uniform" in axes.get_ylabel())
     assert bar.get_yticks().tolist() == [0, 0.5, 1, 2, 4]
+
+
+def test_figure_7_leaves_the_film_clear_where_attention_is_uniform() -> None:
+    report = ReportAttention(["heart"], np.array([[0.125] * 6 + [0.25, 0.0]]))
+    figure = draw_word_heatmaps(
+        {"TIR": report},
+        films=np.zeros((2, 4, 4)),
+        views=["a", "b"],
+        reference="x",
+        boxes=pd.DataFrame(columns=BOX_COLUMNS),
+    )
+    drawn = [image.get_alpha() for axes in figure.axes for image in axes.images]
+    heat = np.stack([alpha for alpha in drawn if alpha is not None])  # none of the film itself
+    assert heat.ravel().tolist() == [0, 0, 0, 0, 0, 0, MOST_OPAQUE, 0]
+
+
+def test_every_figure_is_registered() -> None:
+    folder = Path(uar.analysis.__path__[0])
+    makers = {f"uar.analysis.{p.stem}" for p in folder.glob("*.py") if MAKER in p.read_text()}
+    assert makers == {make_figures.__module__ for make_figures in FIGURES}
+    assert len(FIGURES) == len(makers)
 
 
 def test_a_figure_has_its_caption_on_the_screen_and_not_in_print(tmp_path: Path) -> None:
     def saved(text: str) -> tuple[bytes, tuple[int, int]]:
         figure = draw_alignment({"one": np.eye(2)}, ["a .", "b ."], {})
         png, pdf = tmp_path / "a.png", tmp_path / "a.pdf"
-        save_figure(figure, Caption("Alignment", text), png, pdf)
+        save_figure(figure, Caption("Alignment", text), png=png, pdf=pdf)
         with Image.open(png) as image:
             return pdf.read_bytes(), image.size
 
@@ -399,12 +472,12 @@ def test_mentions_and_their_scores() -> None:
     )
     reports = [["an", "effusion", "."], ["clear", "."], ["nodule", "."]]
     present = np.array([[True, True], [True, True], [True, False]])
-    found = mentions(boxes, ["a", "b", "c"], reports, present)
+    found = mentions(boxes, ["a", "b", "c"], reports=reports, present=present)
     assert [(m.study, m.position, m.view) for m in found] == [(0, 1, 0), (0, 1, 1), (2, 0, 0)]
 
     attention = np.full((3, 2, 8), 1 / 8)
     attention[0, 1] = [0.4, 0, 0, 0.1, 0.5, 0, 0, 0]  # right on film 0, wrong on film 1
-    table = grounding_table(found, attention, ["a", "b", "c"], views=2)
+    table = grounding_table(found, attention, study_ids=["a", "b", "c"], views=2)
     assert table["pointing"].tolist() == [1, 0, 1]
     np.testing.assert_allclose(table["inside"], [0.8, 0, 0.5])
     metrics = grounding_metrics({"with_TIR": table})
@@ -441,17 +514,6 @@ def test_interval_of_grounding_draws_studies_not_mentions() -> None:
     assert 0.2 < many[0] < 0.4
     assert 0.6 < many[1] < 0.8
     assert interval_over_studies(np.full(5, 0.3), list("abcde")) == pytest.approx((0.3, 0.3))
-
-
-@pytest.mark.parametrize(
-    ("hits", "draws"), [(0, 2), (0, 16), (20, 20), (2, 2), (1, 2), (7, 16), (1, 1)]
-)
-def test_wilsons_interval_is_scipys(hits: int, draws: int) -> None:
-    stats = pytest.importorskip("scipy.stats")
-    known = stats.binomtest(hits, draws).proportion_ci(method="wilson")
-    assert wilson_interval(hits / draws, draws) == pytest.approx((known.low, known.high), abs=1e-6)
-    low, high = wilson_interval(hits / draws, draws)
-    assert low <= hits / draws <= high
 
 
 def test_grounding_summary_by_finding_and_for_all() -> None:

@@ -80,7 +80,7 @@ def test_close_features_have_the_gradient_of_float64(
         }
     )
     objective = Objective.of_stage(settings, with_mask=False)
-    step = TrainingStep(model, objective, launch(), "bfloat16", compiled=False)  # type: ignore[arg-type]
+    step = TrainingStep(model, objective, fabric=launch(), precision="bfloat16", compiled=False)  # type: ignore[arg-type]
     batch = Batch(torch.zeros(STUDIES, 1, 1, dtype=torch.long), REPORT, torch.arange(STUDIES))
     step(batch)["loss"].backward()
     expected = expected_gradient(model.features, settings.margin, smoothness)

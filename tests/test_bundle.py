@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -29,6 +31,7 @@ import uar
 from tests.bundles import chest, make_bundle, packed_films
 from tests.conftest import ROOT, TINY, override
 from tests.film_files import save, save_dicom
+from tests.hostile import CRASH, hostile
 from uar.bundle.bundle import FORMAT, Bundle
 from uar.bundle.doubts import DoubtfulFilms
 from uar.bundle.index import StudyIndex
@@ -39,6 +42,7 @@ from uar.core.config import ModelParams
 from uar.core.errors import UserError
 from uar.core.params_file import known_keys
 from uar.core.special_words import BOS, EOS
+from uar.data.isolation import FilmDecoder
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.inference.decoding import generate
 from uar.viewer.heatmap import heatmap, overlay
@@ -115,7 +119,7 @@ def test_a_format_of_another_version_is_refused_naming_both(path: Path) -> None:
 def test_a_model_of_other_parameters_needs_a_format_of_its_own() -> None:
     """Counted up with every change of this list: an older bundle is then refused as older."""
     assert (FORMAT, " ".join(known_keys(ModelParams))) == (
-        3,
+        4,
         "lsu token_embedding integration basis basis_size fusion tir tir_scale d_model "
         "heads encoder_layers decoder_layers d_ff dropout word_dropout feature_dropout "
         "image_dropout visual_pool findings extractor.network extractor.weights extractor.depths "
@@ -451,6 +455,46 @@ def test_bad_films_are_named(bundle: Bundle, films: list[Any], reason: str) -> N
         Reporter(bundle).report(films)
 
 
+def test_a_film_that_crashes_its_decoder_costs_no_other_a_report(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the source, files are decoded in another process."""
+    monkeypatch.setattr(
+        "uar.bundle.reporter.FilmDecoder", functools.partial(FilmDecoder, decode=hostile)
+    )
+    reporter, crashing = Reporter(bundle), tmp_path / "crash.png"
+    crashing.write_bytes(CRASH)
+    for source in (CRASH, crashing, io.BytesIO(CRASH)):
+        with pytest.raises(UserError, match=": decoding it crashed or ran out of memory"):
+            reporter.report([source])
+    good = save(tmp_path / "a.png", film(1))
+    assert reporter.report([good, film(2)]).text == Reporter(bundle).report([good, film(2)]).text
+
+
+def test_a_script_without_a_guard_runs_once(path: Path, tmp_path: Path) -> None:
+    """`if __name__ == "__main__"` need not be there for a film to be decoded."""
+    save(tmp_path / "a.png", film(1))
+    (tmp_path / "script.py").write_text(
+        "import uar\nprint('begun')\nprint(uar.load('model.uar', 'cpu').report('a.png').text)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "script.py"], cwd=tmp_path, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    begun, text = done.stdout.splitlines()
+    assert (begun, done.stderr) == ("begun", "")
+    with pytest.warns(UserWarning, match="One film where"):
+        assert text == uar.load(path, "cpu").report(tmp_path / "a.png").text
+
+
+def test_a_path_may_be_no_utf_8(bundle: Bundle, tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    Path(name).write_bytes(b"no film")
+    with pytest.raises(UserError) as caught:
+        Reporter(bundle).report([name])
+    assert str(caught.value).startswith(f"{name}: not a PNG")
+
+
 def test_in_a_notebook(bundle: Bundle) -> None:
     report = Reporter(bundle).report([film(1), film(2)])
     html = report._repr_html_()
@@ -637,6 +681,19 @@ def test_the_command_says_what_python_says(bundle: Bundle, path: Path, tmp_path:
     done = run(*files, "--bundle", path, "--json", "--heatmap", tmp_path / "h.png")
     assert json.loads(done.stdout) == json.loads(json.dumps(expected.as_json()))
     assert Image.open(tmp_path / "h.png").size == heatmap(expected).size
+
+
+def test_what_the_system_refuses_the_command_is_a_sentence(path: Path, tmp_path: Path) -> None:
+    file = save(tmp_path / "a.png", film(1))
+    (tmp_path / "folder").mkdir()
+    for out, named in {
+        file / "h.png": f"{file}: File exists",
+        tmp_path / "folder": f"{tmp_path / 'folder'}: Is a directory",
+        tmp_path / ("x" * 300): "File name too long",
+    }.items():
+        done = run(file, "--bundle", path, "--heatmap", out)
+        assert isinstance(done.exception, UserError)
+        assert named in str(done.exception)
 
 
 def test_the_command_reads_stdin(path: Path, tmp_path: Path) -> None:

@@ -54,10 +54,15 @@ def test_the_last_bin_holds_certainty() -> None:
     assert (last["from"], last["count"], last["observed"]) == (0.9, 2, 1.0)
 
 
-@pytest.mark.parametrize(("right", "of"), [(9, 20), (0, 5), (5, 5), (1, 100)])
-def test_wilsons_interval_is_scipys(right: int, of: int) -> None:
+@pytest.mark.parametrize(
+    ("right", "of"),
+    [(9, 20), (0, 5), (5, 5), (1, 100), (0, 2), (0, 16), (20, 20), (1, 2), (7, 16), (1, 1)],
+)
+def test_wilsons_interval_is_scipys_and_holds_the_share(right: int, of: int) -> None:
     expected = binomtest(right, of).proportion_ci(method="wilson")
-    assert wilson(right, of) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    low, high = wilson(right, of)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert low <= right / of <= high
 
 
 def test_nothing_counted_says_nothing() -> None:

@@ -126,7 +126,9 @@ def test_confusion_by_hand(uncertain: str, counts: list[list[int]]) -> None:
 
 
 def test_clinical_metrics_by_hand() -> None:
-    metrics = clinical_metrics(REFERENCE, GENERATED, "positive", OBSERVATIONS[:3])
+    metrics = clinical_metrics(
+        REFERENCE, GENERATED, uncertain="positive", observations=OBSERVATIONS[:3]
+    )
     micro = {name: metric.value() for name, metric in metrics["micro"].items()}
     assert micro == pytest.approx({"precision": 5 / 6, "recall": 5 / 7, "F1": 10 / 13})
     macro = {name: metric.value() for name, metric in metrics["macro"].items()}
@@ -139,13 +141,13 @@ def test_clinical_metrics_by_hand() -> None:
 
 def test_clinical_metrics_of_the_same_labels_are_one_and_of_none_zero() -> None:
     labels = np.ones((5, 14), int)
-    same = clinical_metrics(labels, labels, "negative")
+    same = clinical_metrics(labels, labels, uncertain="negative")
     assert {m.value() for group in same.values() for m in group.values()} == {1.0}
     assert list(same) == ["micro", "macro", "micro_5", "macro_5", "no_finding", "F1"]
-    silent = clinical_metrics(labels, labels * 0, "negative")
+    silent = clinical_metrics(labels, labels * 0, uncertain="negative")
     assert {m.value() for group in silent.values() for m in group.values()} == {0.0}
     with pytest.raises(UserError, match=r"labels \(5, 14\) of references, \(4, 14\)"):
-        clinical_metrics(labels, labels[:4], "negative")
+        clinical_metrics(labels, labels[:4], uncertain="negative")
 
 
 def test_saying_that_all_is_normal_finds_nothing() -> None:
@@ -155,7 +157,7 @@ def test_saying_that_all_is_normal_finds_nothing() -> None:
     reference[9, [OBSERVATIONS.index("Edema"), OBSERVATIONS.index("Fracture")]] = Label.POSITIVE
     normal = np.zeros_like(reference)
     normal[:, OBSERVATIONS.index("No Finding")] = Label.POSITIVE
-    scores = clinical_metrics(reference, normal, "negative")
+    scores = clinical_metrics(reference, normal, uncertain="negative")
     assert scores["F1"]["No Finding"].value() == pytest.approx(18 / 19)
     alone = {name: metric.value() for name, metric in scores["no_finding"].items()}
     assert alone == pytest.approx({"precision": 0.9, "recall": 1.0, "F1": 18 / 19})
@@ -182,10 +184,12 @@ def test_findings_cannot_be_won_by_silence(labeller: Labeller) -> None:
 def test_the_five_are_five_columns_of_the_thirteen() -> None:
     generator = np.random.default_rng(0)
     reference, generated = generator.integers(0, 4, (2, 50, 14))
-    scores = clinical_metrics(reference, generated, "negative")
+    scores = clinical_metrics(reference, generated, uncertain="negative")
     five = [OBSERVATIONS.index(name) for name in FIVE]
     assert len(five) == 5
-    alone = clinical_metrics(reference[:, five], generated[:, five], "negative", FIVE)
+    alone = clinical_metrics(
+        reference[:, five], generated[:, five], uncertain="negative", observations=FIVE
+    )
     for average in ("micro", "macro"):
         for name, metric in scores[f"{average}_5"].items():
             assert metric.value() == alone[average][name].value()

@@ -94,6 +94,16 @@ def test_faulty_value_is_named(
     assert lines[1].startswith(f"  {found}")
 
 
+def test_crops_of_a_dvae_that_a_network_teaches_have_whole_cells(
+    raw_params: dict[str, Any],
+) -> None:
+    override(raw_params, "dvae.train.crop", 40)
+    assert parse_params(raw_params, "params.yaml").dvae.train.crop == 40
+    override(raw_params, "dvae.train.feature_weight", 0.3)
+    with pytest.raises(UserError, match="train.crop, now 40, that is a multiple of 16"):
+        parse_params(raw_params, "params.yaml")
+
+
 @pytest.mark.parametrize(
     ("size", "crops", "found"),
     [

@@ -7,7 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from uar.analysis.curves import draw_curves, read_curves, without_mask, write_page
+from uar.analysis.curves import (
+    draw_curves,
+    draw_speed,
+    read_curves,
+    read_speed,
+    without_mask,
+    write_page,
+)
 
 
 def series(*values: float) -> pd.Series:
@@ -72,7 +79,7 @@ def test_train_and_validation_share_a_colour_and_differ_in_dashes() -> None:
 def test_a_page_of_a_model_that_was_not_trained(tmp_path: Path) -> None:
     nothing = {"stage one": {}, "stage two": {}}
     page = tmp_path / "curves.html"
-    write_page(draw_curves(nothing), nothing, "The demo.", page)
+    write_page(draw_curves(nothing), nothing, run="The demo.", path=page)
     assert page.read_text().count("<tr>") == 1
 
 
@@ -80,14 +87,30 @@ def test_the_same_curves_are_the_same_bytes(tmp_path: Path) -> None:
     stages = {"stage one": {"train/loss": series(3, 2), "val/loss": series(4, 3)}}
     pages = [tmp_path / "one.html", tmp_path / "two.html"]
     for page in pages:
-        write_page(draw_curves(stages), stages, "The demo.", page)
+        write_page(draw_curves(stages), stages, run="The demo.", path=page)
     assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_speed_is_beside_the_page_and_not_in_it(tmp_path: Path) -> None:
+    (tmp_path / "studies_per_second.tsv").write_text("step\tstudies_per_second\n1\t20\n2\t22\n")
+    (tmp_path / "host_memory.tsv").write_text("step\thost_memory\n0\t1.5\n1\t1.6\n")
+    (tmp_path / "seconds.tsv").write_text("step\tseconds\n0\t60\n")
+    speed = read_speed(tmp_path)
+    assert list(speed) == ["studies_per_second", "host_memory"]
+    assert read_speed(tmp_path / "nothing") == {}
+    rate, memory = draw_speed({"stage one": speed}).axes
+    assert rate.get_title() == "stage one:\nstudies a second"
+    assert list(rate.lines[0].get_ydata()) == [20, 22]
+    assert list(memory.lines[0].get_xdata()) == [0, 1]
+    page = tmp_path / "curves.html"
+    write_page(draw_curves({}), {}, run="The demo.", path=page)
+    assert '<object data="speed.svg"' in page.read_text()
 
 
 def test_the_page_says_whose_run_it_is_and_how_many_steps_were_clipped(tmp_path: Path) -> None:
     stages = {"stage one": {"train/clipped": series(1, 0.5), "val/image_gain": series(1, -2.5)}}
     page = tmp_path / "curves.html"
-    write_page(draw_curves(stages), stages, "Data set demo, train.seed 7.", page)
+    write_page(draw_curves(stages), stages, run="Data set demo, train.seed 7.", path=page)
     text = page.read_text()
     assert "Data set demo, train.seed 7." in text
     assert "In stage one, the gradient of 75.0 % of the steps was longer than" in text

@@ -83,7 +83,10 @@ def test_a_random_split_needs_no_column_and_hangs_on_names_alone(write: Write) -
 @pytest.mark.parametrize(
     ("row", "fault"),
     [
-        (["", "train", "x.png", "Clear."], "row 5: study '' has no name"),
+        (["", "train", "x.png", "Clear."], "row 5: study '' of 0 characters; expected 1 to 200"),
+        (["a\0b", "train", "x.png", "Clear."], "row 5: study 'a\\x00b' of 3 characters"),
+        (["a\nb", "train", "x.png", "Clear."], "row 5: study 'a\\nb' of 3 characters"),
+        (["x" * 100_000, "val", "x.png", "Ok."], f"study '{'x' * 40}' of 100000 characters; ex"),
         (["a ", "train", "x.png", "Clear."], "row 5: study 'a' is in row 2 too"),
         (["x", "dev", "x.png", "Clear."], "has the split 'dev', expected one of train, val, test"),
         (["x", "", "x.png", "Clear."], "has the split ''"),

@@ -127,7 +127,7 @@ def test_generated_reports_equal_the_reference(
 
 @pytest.mark.parametrize("guidance", [0.5, 3.0])
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("switches", [{}, {"findings": True}], ids=str)
+@pytest.mark.parametrize("switches", [{}, {"findings": True}, {"tir": "predicted"}], ids=str)
 def test_guided_reports_equal_the_reference(
     make_model: MakeModel,
     make_visual: MakeVisual,
@@ -145,6 +145,27 @@ def test_guided_reports_equal_the_reference(
     guided = generate(model, visual, beams, 1.0, guidance=guidance)
     assert_same(guided, expected)
     assert [g.ids for g in guided] != [g.ids for g in generate(model, visual, beams, 1.0)]
+
+
+def test_the_encoder_gives_the_same_in_blocks(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_model(SEED).double()
+    visual = make_visual(model, 5)
+    present = torch.tensor([[True, True], [True, False], [False, True], [True, True], [True, True]])
+    report = torch.full((5, LENGTH + 1), BOS)
+    sizes: list[int] = []
+    layer = model.encoder.layers[0]
+    layer.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    with torch.no_grad():
+        whole = model(visual, report, present).logits
+        hidden = visual[0].numel() * model.params.d_ff  # values of a study
+        monkeypatch.setattr("uar.model.transformer._IN_CACHE", 2 * hidden)
+        blocks = model(visual, report, present).logits
+    assert sizes == [5, 2, 2, 1]
+    torch.testing.assert_close(blocks, whole)
+    model(visual, report, present)
+    assert sizes[4:] == [5]  # with gradients, whole
 
 
 def test_tables_made_once_serve_every_batch(

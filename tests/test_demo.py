@@ -173,7 +173,7 @@ def test_dicom_identifiers_are_unique_and_shared_by_a_study(root: Path) -> None:
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_both_dicom_kinds_decode_to_the_drawn_film(tmp_path: Path, photometric: str) -> None:
     pixels, _ = draw_frontal((), sample_study(SEED, 0).poses[0], FILM_SIZE)
-    write_dicom(tmp_path / "0.dcm", pixels, 0, photometric, "test")
+    write_dicom(tmp_path / "0.dcm", pixels, view=0, photometric=photometric, entropy="test")
     decoded = read_film(tmp_path / "0.dcm").pixels.astype(float) / 255
     stretched = (pixels - pixels.min()) / np.ptp(pixels)
     np.testing.assert_allclose(decoded, stretched, atol=0.004)

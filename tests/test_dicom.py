@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGExtended12Bit
 
 from tests import public_films
@@ -673,7 +674,7 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         lambda path: as_syntax(path, "1.2.3.4.5"),
         "transfer syntax 1.2.3.4.5: no decoder is installed",
     ),
-    "broken frame": (SMOOTH, {}, cut_frame, "pixels cannot be decoded (JPEG Lossless"),
+    "broken frame": (SMOOTH, {}, cut_frame, "a JPEG whose data end before its picture does"),
     "frame cut short": (
         SMOOTH,
         {},
@@ -750,6 +751,20 @@ def test_reading_a_film_warns_of_no_patient(
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
     assert not any(word in repr(film) for word in ("Quagga", "424242"))
+
+
+@pytest.mark.parametrize("syntax", ["JPEG baseline", "JPEG lossless", "JPEG lossless SV1"])
+def test_a_jpeg_frame_of_less_data_than_its_picture_is_refused(tmp_path: Path, syntax: str) -> None:
+    """Pillow and, if it goes far enough, GDCM fill up what lacks."""
+    path = compress(save_dicom(tmp_path / "x.dcm", (SMOOTH // 16).astype(np.uint8)), syntax)
+    film = pydicom.dcmread(path)
+    frame = get_frame(film.PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    read_film(path)
+    for share in (0.5, 0.8, 0.95):
+        film.PixelData = encapsulate([frame[: int(len(frame) * share)] + b"\xff\xd9"])
+        film.save_as(path)
+        with pytest.raises(UserError, match="x.dcm: (a JPEG whose data end|pixels cannot be dec)"):
+            read_film(path)
 
 
 def test_what_becomes_of_pydicoms_own_files() -> None:

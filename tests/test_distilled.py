@@ -26,7 +26,7 @@ from uar.networks import pretrained
 from uar.networks.densenet121 import DenseNet121
 from uar.networks.efficientnet_lite0 import EfficientNetLite0, _SameConv
 from uar.networks.pretrained import load_network
-from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decoder
+from uar.tokens.decoder import TokenDecoder, reconstruction_quality, train_decoder
 from uar.tokens.distilled import DistilledTokenizer, fit_codes, load_distilled
 from uar.tokens.dvae import Dvae
 from uar.tokens.loading import load_tokenizer
@@ -52,7 +52,7 @@ def fitted(codes: int = 512, **changes: float) -> DistilledTokenizer:
     torch.manual_seed(0)
     params = PARAMS.model_copy(update=changes)
     model = DistilledTokenizer(load_network(LITE0, None, SECTION), codes, params.components)
-    fit_codes(model, films(40), params, seeded(3))
+    fit_codes(model, films(40), params=params, generator=seeded(3))
     return model
 
 
@@ -126,7 +126,7 @@ def test_kmeans_is_lloyds_algorithm(rounds: int) -> None:
             own = [p for p, n in zip(points, nearest, strict=True) if n == c]
             if own:
                 centres[c] = torch.stack(own).mean(0)
-    found = kmeans(points, 5, torch.Generator().manual_seed(2), rounds)
+    found = kmeans(points, 5, generator=torch.Generator().manual_seed(2), rounds=rounds)
     torch.testing.assert_close(found, torch.stack(centres))
 
 
@@ -145,26 +145,28 @@ def test_whitening_evens_the_components_out(whitening: float) -> None:
 def test_codes_follow_seed_and_films(model: DistilledTokenizer) -> None:
     assert fitted().fingerprint() == model.fingerprint()
     other = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8)
-    fit_codes(other, films(40), PARAMS, seeded(4))
+    fit_codes(other, films(40), params=PARAMS, generator=seeded(4))
     assert other.fingerprint() != model.fingerprint()
 
 
 def test_too_few_cells_are_named() -> None:
     model = DistilledTokenizer(load_network(LITE0, None, SECTION), 512, 8)
     with pytest.raises(UserError, match="codebook_size 512 is more than the 32 cells of 2 films"):
-        fit_codes(model, films(2), PARAMS, seeded(0))
+        fit_codes(model, films(2), params=PARAMS, generator=seeded(0))
 
 
 def test_a_short_training_of_the_decoder_lowers_the_loss() -> None:
     model = fitted()
     params = DvaeTrainParams(
         steps=25, batch_size=8, crop=32, learning_rate=2e-3, encoder_rate=0.1,
-        temperature=0.1, perceptual_weight=0.0,
+        temperature=0.1, perceptual_weight=0.0, feature_weight=0.0,
     )  # fmt: skip
     before = model.fingerprint()
-    views, decoder = films(40), FilmDecoder(512, 64, model.stride)
+    views, decoder = films(40), TokenDecoder(512, 64, stride=model.stride)
     cpu = torch.device("cpu")
-    steps = train_decoder(decoder, model, views, params, cpu, "float32", seeded(0))
+    steps = train_decoder(
+        decoder, model, views, params=params, device=cpu, precision="float32", generator=seeded(0)
+    )
     losses = [float(step["reconstruction"]) for step in steps]
     assert sum(losses[-5:]) < sum(losses[:5]) - 1.0
     assert model.fingerprint() == before  # the decoder is no part of what makes tokens
@@ -361,7 +363,7 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(hidden: str, tmp_path:
 
 def test_tokens_of_a_densenet_come_back_from_files(tmp_path: Path) -> None:
     model = DistilledTokenizer(random_densenet(), 512, 24)
-    fit_codes(model, films(40), PARAMS, seeded(3))
+    fit_codes(model, films(40), params=PARAMS, generator=seeded(3))
     model.save(tmp_path / "encoder.safetensors")
     again = load_tokenizer(tmp_path / "encoder.safetensors")
     assert again.fingerprint() == model.fingerprint()

@@ -147,7 +147,7 @@ def test_this_machines_arithmetic_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert arithmetic_check("portable", monkeypatch, []) == f"arithmetic: {same} | None"
     assert "native" in arithmetic_check("native", monkeypatch, [])
     said = arithmetic_check("portable", monkeypatch, ["MKL", "oneDNN"])
-    assert said.startswith("arithmetic: MKL, oneDNN computes otherwise here")
+    assert said.startswith("arithmetic: MKL, oneDNN gives other results here")
     assert "constraints.txt" in said
     monkeypatch.setattr(doctor, "unsupported", lambda: "It needs AVX2.")
     assert "Set arithmetic: native" in arithmetic_check("portable", monkeypatch, [])

@@ -18,9 +18,16 @@ from tests.conftest import ROOT
 from uar.core.config import DvaeTrainParams, Params
 from uar.core.errors import UserError
 from uar.networks.pretrained import FeatureNetwork, load_network
-from uar.tokens.decoder import FilmDecoder, load_decoder, logit_laplace, reconstruction_quality
+from uar.tokens.decoder import (
+    TokenDecoder,
+    load_decoder,
+    logit_laplace,
+    reconstruction_quality,
+    save_both,
+)
 from uar.tokens.dvae import (
     Dvae,
+    FeatureHead,
     load_dvae,
     perceptual_distance,
     start_codes_by_kmeans,
@@ -37,10 +44,10 @@ def model() -> Dvae:
 
 
 @pytest.fixture(scope="module")
-def decoder() -> FilmDecoder:
+def decoder() -> TokenDecoder:
     """A random decoder of its tokens; tests do not change it."""
     torch.manual_seed(1)
-    return FilmDecoder(codebook_size=512, hidden=64, stride=8).eval()
+    return TokenDecoder(codebook_size=512, hidden=64, stride=8).eval()
 
 
 def varied(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -69,7 +76,7 @@ def test_tokens_are_row_by_row(model: Dvae) -> None:
 
 @pytest.mark.parametrize("stride", [8, 16])
 def test_reconstruction_has_the_size_of_the_grid(stride: int) -> None:
-    decoder = FilmDecoder(codebook_size=512, hidden=64, stride=stride).eval()
+    decoder = TokenDecoder(codebook_size=512, hidden=64, stride=stride).eval()
     with torch.inference_mode():
         pixels = decoder.reconstruct(torch.arange(18).reshape(2, 9))
     assert pixels.shape == (2, 3 * stride, 3 * stride)
@@ -78,13 +85,15 @@ def test_reconstruction_has_the_size_of_the_grid(stride: int) -> None:
 
 @pytest.mark.parametrize("together", [True, False])
 def test_safetensors_round_trip(
-    model: Dvae, decoder: FilmDecoder, tmp_path: Path, together: bool
+    model: Dvae, decoder: TokenDecoder, tmp_path: Path, together: bool
 ) -> None:
     """A decoder that learned with the encoder lies in its file, any other in one of its own."""
     encoder_file = other_file = tmp_path / "encoder.safetensors"
-    model.save(encoder_file, decoder if together else None)
-    if not together:
+    if together:
+        save_both(encoder_file, model, decoder)
+    else:
         other_file = tmp_path / "decoder.safetensors"
+        model.save(encoder_file)
         decoder.save(other_file)
     loaded = load_dvae(encoder_file)
     for module, again in ((model, loaded), (decoder, load_decoder(other_file, loaded))):
@@ -94,7 +103,7 @@ def test_safetensors_round_trip(
 
 
 def test_openai_pickles_give_the_same_tokens(
-    model: Dvae, decoder: FilmDecoder, tmp_path: Path
+    model: Dvae, decoder: TokenDecoder, tmp_path: Path
 ) -> None:
     torch.save(model.encoder, tmp_path / "encoder.pkl")
     torch.save(decoder.layers, tmp_path / "decoder.pkl")
@@ -115,7 +124,7 @@ def test_other_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
     loaded = load_dvae(path)
     assert loaded.codebook_size == 600
     assert tokens_of(loaded, varied(1, 16)).shape == (1, 4)
-    FilmDecoder(codebook_size=600, hidden=72, stride=8, first=96).save(path)
+    TokenDecoder(codebook_size=600, hidden=72, stride=8, first=96).save(path)
     assert load_decoder(path, loaded).reconstruct(torch.arange(4)[None]).shape == (1, 16, 16)
 
 
@@ -172,12 +181,12 @@ def test_a_file_that_holds_no_weights_is_named(
 
 def test_a_decoder_of_another_codebook_is_refused(model: Dvae, tmp_path: Path) -> None:
     path = tmp_path / "decoder.safetensors"
-    FilmDecoder(600, 64, stride=8).save(path)
+    TokenDecoder(600, 64, stride=8).save(path)
     with pytest.raises(UserError, match="decodes tokens of 600 codes, .* makes them of 512"):
         load_decoder(path, model)
 
 
-def test_swapped_halves_are_refused(model: Dvae, decoder: FilmDecoder, tmp_path: Path) -> None:
+def test_swapped_halves_are_refused(model: Dvae, decoder: TokenDecoder, tmp_path: Path) -> None:
     encoder_file, decoder_file = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     model.save(encoder_file)
     decoder.save(decoder_file)
@@ -191,7 +200,7 @@ def test_fingerprint_changes_with_the_weights(tmp_path: Path) -> None:
     model = Dvae(codebook_size=512, hidden=64)
     before = model.fingerprint()
     assert len(before) == 64
-    model.save(tmp_path / "both.safetensors", FilmDecoder(512, 64, stride=8))
+    save_both(tmp_path / "both.safetensors", model, TokenDecoder(512, 64, stride=8))
     assert load_dvae(tmp_path / "both.safetensors").fingerprint() == before
     with torch.no_grad():
         model.encoder.blocks.input.b[0] += 1e-6
@@ -245,7 +254,7 @@ def test_more_codes_than_cells_are_refused(model: Dvae) -> None:
 
 
 def test_reconstruction_quality_counts_codes(
-    model: Dvae, decoder: FilmDecoder, monkeypatch: pytest.MonkeyPatch
+    model: Dvae, decoder: TokenDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1]])
     monkeypatch.setattr(model, "tokenize", lambda pixels: tokens)
@@ -259,9 +268,9 @@ def test_reconstruction_quality_counts_codes(
 
 def short_training(
     steps: int, network: FeatureNetwork | None = None, **changes: Any
-) -> tuple[Dvae, FilmDecoder, list[dict[str, float]]]:
+) -> tuple[Dvae, TokenDecoder, list[dict[str, float]]]:
     torch.manual_seed(0)
-    model, decoder = Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8)
+    model, decoder = Dvae(codebook_size=512, hidden=64), TokenDecoder(512, 64, stride=8)
     options = {
         "steps": steps,
         "batch_size": 8,
@@ -270,11 +279,21 @@ def short_training(
         "encoder_rate": 0.1,
         "temperature": 0.0625,
         "perceptual_weight": 0.0,
+        "feature_weight": 0.0,
     }
     params = DvaeTrainParams(**{**options, **changes})
     images = (varied(48, 24) * 255).byte()
     cpu = torch.device("cpu")
-    steps_taken = train_dvae(model, decoder, images, params, cpu, "float32", 0, network)
+    steps_taken = train_dvae(
+        model,
+        decoder,
+        images,
+        params=params,
+        device=cpu,
+        precision="float32",
+        seed=0,
+        network=network,
+    )
     log = [{name: float(value) for name, value in step.items()} for step in steps_taken]
     return model, decoder, log
 
@@ -302,11 +321,38 @@ def test_the_perceptual_term_is_weighed_and_acts() -> None:
     assert last["perceptual"] < 0.7 * first["perceptual"]
 
 
-def test_a_perceptual_weight_and_a_network_belong_together() -> None:
+def test_the_term_of_features_is_weighed_and_acts() -> None:
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    _, _, log = short_training(50, network, feature_weight=100.0)
+    first = log[0]
+    assert set(first) == {"loss", "reconstruction", "features"}
+    expected = first["reconstruction"] + 100 * first["features"]
+    assert first["loss"] == pytest.approx(expected, rel=1e-5)
+    late = sum(step["features"] for step in log[25:]) / 25
+    assert late < 0.9 * first["features"]  # .77; 1 where the head learns nothing
+
+
+@pytest.mark.parametrize("term", ["perceptual", "feature"])
+def test_a_weight_of_features_and_a_network_belong_together(term: str) -> None:
     network = load_network("efficientnet_lite0", None, "dvae.distill")
     for weight, given in ((1.0, None), (0.0, network)):
         with pytest.raises(ValueError, match="belong together"):
-            short_training(1, given, perceptual_weight=weight)
+            short_training(1, given, **{f"{term}_weight": weight})
+
+
+def test_codes_are_told_what_features_they_carry() -> None:
+    """The distance is of standardised channels, and its gradient reaches the codes."""
+    network = load_network("efficientnet_lite0", None, "dvae.distill").requires_grad_(False)
+    head = FeatureHead(codebook_size=8, stride=8, network=network)
+    features = network(varied(2, 64))  # (2, 112, 4, 4)
+    codes = torch.rand(2, 8, 8, 8).softmax(1).requires_grad_()
+    distance = head.distance(codes, features)
+    spread = features.std((0, 2, 3), correction=0, keepdim=True)
+    wanted = (features - features.mean((0, 2, 3), keepdim=True)) / spread
+    expected = 1 - F.cosine_similarity(head.layers(codes), wanted, dim=1).mean()
+    assert distance.item() == pytest.approx(expected.item(), abs=1e-3)
+    distance.backward()
+    assert codes.grad is not None and codes.grad.abs().sum() > 0
 
 
 def test_perceptual_distance_is_half_the_squared_distance_of_unit_features() -> None:
@@ -321,12 +367,13 @@ def test_perceptual_distance_is_half_the_squared_distance_of_unit_features() -> 
     assert other.grad is not None and other.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("term", ["perceptual", "feature"])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_the_stage_brings_the_network_that_the_term_needs(
-    weight: float, monkeypatch: pytest.MonkeyPatch
+    weight: float, term: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    raw["dvae"]["train"]["perceptual_weight"] = weight
+    raw["dvae"]["train"][f"{term}_weight"] = weight
     given = []
     monkeypatch.setattr(stage, "train_dvae", lambda *args: given.append(args[-1]) or [])
     monkeypatch.setattr(stage.Dvae, "save", lambda *halves: None)
@@ -341,7 +388,7 @@ def test_the_stage_brings_the_network_that_the_term_needs(
 
 def test_the_decoder_learns_alone_first() -> None:
     torch.manual_seed(0)
-    halves = (Dvae(codebook_size=512, hidden=64), FilmDecoder(512, 64, stride=8))
+    halves = (Dvae(codebook_size=512, hidden=64), TokenDecoder(512, 64, stride=8))
     stems = ("encoder.blocks.input.w", "layers.blocks.input.w")
 
     def moved(trained: tuple[torch.nn.Module, ...]) -> list[bool]:

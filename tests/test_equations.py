@@ -87,7 +87,9 @@ def attention(
 
 def make_aligner(fusion: str = "dual_gate") -> CrossModalRepresentationAligner:
     torch.manual_seed(1)
-    aligner = CrossModalRepresentationAligner(8, 2, "orthogonal", 20, fusion)  # type: ignore[arg-type]
+    aligner = CrossModalRepresentationAligner(
+        8, 2, basis="orthogonal", basis_size=20, fusion=fusion
+    )  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in aligner.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.5)
@@ -138,7 +140,9 @@ def test_equation_6_adjusted_basis() -> None:
 
 def test_the_adjusted_basis_starts_with_unit_mean_square() -> None:
     for basis in ("orthogonal", "uniform", "normal"):
-        aligner = CrossModalRepresentationAligner(64, 8, basis, 2048, "none")  # type: ignore[arg-type]
+        aligner = CrossModalRepresentationAligner(
+            64, 8, basis=basis, basis_size=2048, fusion="none"
+        )  # type: ignore[arg-type]
         assert aligner.adjusted_basis().square().mean().item() == pytest.approx(1.0, rel=0.02)
 
 
@@ -249,7 +253,7 @@ def test_equation_10_triplet_loss(ids: list[int], margin: float) -> None:
     report_ids = torch.tensor(ids)
     expected = triplet(image, report, report_ids, margin)
     assert (expected == 0) == (len(set(ids)) == 1)
-    actual = triplet_contrastive_loss(image, report, report_ids, margin)
+    actual = triplet_contrastive_loss(image, report, report_ids, margin=margin)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -269,7 +273,7 @@ def test_the_negatives_are_hardest_in_either_direction() -> None:
         margin - cosines[2][2] + cosines[1][2],
     ]
     expected = sum(max(0.0, term) for term in terms) / 3
-    actual = triplet_contrastive_loss(image, report, torch.tensor([0, 0, 1]), margin)
+    actual = triplet_contrastive_loss(image, report, torch.tensor([0, 0, 1]), margin=margin)
     assert actual.item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -377,7 +381,7 @@ def test_equation_12_mask_loss(reduction: str, studies: int) -> None:
     masks = [torch.rand(studies, 7, 8, generator=generator) for _ in range(2)]
     targets = REPORTS[:, 1:]
     expected = masked(masks, targets, reduction)
-    torch.testing.assert_close(mask_loss(masks, targets, reduction), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(mask_loss(masks, targets, reduction=reduction), expected)  # type: ignore[arg-type]
 
 
 # ---- overall objective

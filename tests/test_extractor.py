@@ -36,11 +36,11 @@ from uar.tokens.tokenizer import Tokenizer
 from uar.training.maps import Films, make_maps
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
-from uar.training.stage import Recipe, Task, train_stage
+from uar.training.stage import TrainingConfig, TrainingData, train_stage
 from uar.training.validation import Validation
 
 LITE0 = "efficientnet_lite0"
-VIEWS = Views("crops", crops=3, crop=16, size=24, stride=2, seed=5)
+VIEWS = Views(kind="crops", crops=3, crop=16, size=24, stride=2, seed=5)
 
 
 def params_of(network: str = LITE0, weights: str = "none", **changes: Any) -> ExtractorParams:
@@ -103,7 +103,7 @@ def test_an_epoch_shows_every_row_of_a_table_the_same_views(
     rows = np.arange(16).reshape(8, 2)
     epochs = [
         list(
-            Studies(source, rows, REPORTS, VOCABULARY, T).training_batches(
+            Studies(source, rows, REPORTS, vocabulary=VOCABULARY, max_length=T).training_batches(
                 3, torch.Generator().manual_seed(1)
             )
         )
@@ -198,7 +198,12 @@ def test_the_parameters_know_the_cells(network: str, crop: int) -> None:
 def test_a_frozen_network_stays_as_it_is(tiny_params: Params, network: str) -> None:
     frozen = params_of(network, fine_tune=False)
     params = tiny_params.model.model_copy(update={"lsu": False, "extractor": frozen})
-    model = UAR(params, ModelSizes(11, 0, 2 * cells_along(64, network) ** 2, 7))
+    model = UAR(
+        params,
+        ModelSizes(
+            vocabulary=11, codebook=0, visual_length=2 * cells_along(64, network) ** 2, max_length=7
+        ),
+    )
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
     before = {name: w.clone() for name, w in model.extractor.network.state_dict().items()}
     model.train()
@@ -233,7 +238,10 @@ def frozen_model(params: Params, seed: int = 0) -> UAR:
     changed = params.model.model_copy(
         update={"lsu": False, "tir": "none", "extractor": extractor, "dropout": 0.0}
     )
-    return UAR(changed, ModelSizes(len(VOCABULARY), 0, 2 * 4, T))
+    return UAR(
+        changed,
+        ModelSizes(vocabulary=len(VOCABULARY), codebook=0, visual_length=2 * 4, max_length=T),
+    )
 
 
 def frozen_source(draw_whole: bool = True) -> PixelSource:
@@ -276,6 +284,14 @@ def test_maps_are_those_of_the_pixels(tmp_path: Path, tiny_params: Params) -> No
         maps.whole(np.array([[14, 15]]))
 
 
+def test_a_crop_of_one_image_is_the_one_among_others() -> None:
+    source, drawn = frozen_source(), torch.tensor([2, 0, 1])
+    together = source.views(np.array([3, 4, 5]), drawn)
+    for i, row in enumerate((3, 4, 5)):
+        alone = source.views(np.array([row]), drawn[i : i + 1])
+        assert torch.equal(alone, together[i : i + 1])
+
+
 def test_training_on_maps_is_training_on_pixels(tmp_path: Path, tiny_params: Params) -> None:
     last: dict[str, float] = {}  # epoch
     ends: list[tuple[dict[str, float], dict[str, Tensor]]] = []
@@ -283,23 +299,35 @@ def test_training_on_maps_is_training_on_pixels(tmp_path: Path, tiny_params: Par
         model = frozen_model(tiny_params)
         source = made(tmp_path, model.extractor) if cached else frozen_source()
         studies, held_out = (
-            Studies(source, rows.reshape(-1, 2), REPORTS[: len(rows) // 2], VOCABULARY, T)
+            Studies(
+                source,
+                rows.reshape(-1, 2),
+                REPORTS[: len(rows) // 2],
+                vocabulary=VOCABULARY,
+                max_length=T,
+            )
             for rows in (np.arange(10), np.arange(10, 14))
         )
-        task = Task(
-            studies,
-            Objective.of_stage(tiny_params.train, with_mask=False),
-            Validation(held_out, VOCABULARY, GREEDY, launch("cpu")),
+        data = TrainingData(
+            studies=studies,
+            validation=Validation(held_out, VOCABULARY, GREEDY, launch("cpu")),
             encoder_sha256=None,
         )
-        stage = StageParams(epochs=3, learning_rate=3e-3)
+        config = TrainingConfig(
+            number=1,
+            stage=StageParams(epochs=3, learning_rate=3e-3),
+            objective=Objective.of_stage(tiny_params.train, with_mask=False),
+            params=tiny_params.train,
+            precision="float32",
+            from_trained=False,
+        )
         trained = train_stage(
             launch("cpu"),
             model,
-            task,
-            Recipe(1, stage, tiny_params.train, "float32", from_start=False),
-            Scratch(tmp_path / f"scratch {cached}", {}),
-            lambda epoch, values: last.update(values),
+            data=data,
+            config=config,
+            scratch=Scratch(tmp_path / f"scratch {cached}", {}),
+            on_epoch=lambda epoch, values: last.update(values),
         )
         assert trained is not None
         ends.append((dict(last), model.state_dict()))
@@ -346,7 +374,15 @@ def test_the_network_takes_steps_of_its_own_rate(tiny_params: Params, network: s
         update={"lsu": False, "tir": "static", "extractor": params_of(network)}
     )
     torch.manual_seed(0)
-    model = UAR(params, ModelSizes(11, 0, 2 * cells_along(64, params.extractor.network) ** 2, 7))
+    model = UAR(
+        params,
+        ModelSizes(
+            vocabulary=11,
+            codebook=0,
+            visual_length=2 * cells_along(64, params.extractor.network) ** 2,
+            max_length=7,
+        ),
+    )
     train = tiny_params.train.model_copy(
         update={"extractor_learning_rate": 1e-5, "weight_decay": 0.0}
     )
@@ -369,7 +405,7 @@ def test_every_parameter_is_in_one_group(
     params = tiny_params.model.model_copy(
         update={"lsu": False, "tir": "static", "extractor": params_of(fine_tune=fine_tune)}
     )
-    model = UAR(params, ModelSizes(11, 0, 2 * 16, 7))
+    model = UAR(params, ModelSizes(vocabulary=11, codebook=0, visual_length=2 * 16, max_length=7))
     train = tiny_params.train.model_copy(update={"extractor_learning_rate": rate})
     groups = make_optimizer(model, train, learning_rate=1e-2).param_groups
     found = [id(weight) for group in groups for weight in group["params"]]
@@ -427,7 +463,13 @@ def test_cells_are_pooled_as_tokens_are(
         return
     params = parse_params(raw_params, "params.yaml").model
     model = UAR(
-        params, ModelSizes(11, 0, 2 * cells_along(224, params.extractor.network) ** 2, 7)
+        params,
+        ModelSizes(
+            vocabulary=11,
+            codebook=0,
+            visual_length=2 * cells_along(224, params.extractor.network) ** 2,
+            max_length=7,
+        ),
     ).eval()
     with torch.inference_mode():
         image = model.extractor(torch.rand(1, 2, 224, 224))

@@ -44,6 +44,20 @@ def test_a_file_has_its_old_content_or_its_new(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["x"]
 
 
+def test_what_the_system_refuses_names_the_file_and_not_a_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    with pytest.raises(OSError, match="No space left") as caught, atomic_write(path):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as of a write, without a name
+    assert caught.value.filename == str(path)
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as renamed, atomic_write(path) as temporary:
+        temporary.touch()
+    assert renamed.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as another, atomic_write(path):
+        open("none").close()
+    assert another.value.filename == "none"
+
+
 def test_two_writers_at_once_leave_a_whole_file_each(tmp_path: Path) -> None:
     path = tmp_path / "x"
     with atomic_write(path) as one, atomic_write(path) as other:

@@ -20,6 +20,7 @@ from tests.conftest import ROOT
 from tests.film_files import save, save_dicom
 from uar.core.errors import UserError
 from uar.data.films import LIMITS, decode_film, read_film
+from uar.data.jpeg import Jpeg
 
 GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8) * 5
 
@@ -308,23 +309,61 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
+def short_of(data: bytes, end: int) -> bytes:
+    """A JPEG cut at a byte and closed again."""
+    return data[:end] + b"\xff\xd9"
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(UserError) as caught:
+        decode_film(io.BytesIO(data), "x")
+    return str(caught.value)
+
+
+SHORT = "x: a JPEG whose data end before its picture does"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_jpeg_of_less_data_than_its_picture_is_refused(kind: str) -> None:
     data = jpeg(**KINDS[kind])
     for size in ((320, 320), (300, 600), (600, 300), (3000, 3000)):
-        with pytest.raises(UserError, match="x: a JPEG whose data end before its picture does"):
-            decode_film(io.BytesIO(with_size(data, *size)), "x")
-    with pytest.raises(UserError, match="data end before its picture"):
-        decode_film(io.BytesIO(data[: len(data) // 2] + b"\xff\xd9"), "x")
-    with pytest.raises(UserError, match="cannot be decoded"):
-        decode_film(io.BytesIO(data[: len(data) // 2]), "x")
+        assert refused(with_size(data, *size)) == SHORT
+    first = data.index(b"\xff\xda") + 20
+    for end in range(first, len(data) - 40, 211):
+        assert refused(short_of(data, end)) in (SHORT, "x: cannot be decoded (OSError)")
+        assert refused(data[:end]) == "x: cannot be decoded (the file ends early)"
+
+
+def test_a_progressive_jpeg_cut_between_scans_is_refused() -> None:
+    """Its picture has all its pixels, and they are blurred."""
+    data = jpeg(progressive=True)
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    tables = [data.rindex(b"\xff\xc4", 0, scan) for scan in scans]
+    assert len(scans) == 6
+    for end in [*scans[1:], *tables[1:]]:
+        assert Image.open(io.BytesIO(short_of(data, end))).convert("L").size == (300, 300)
+        assert refused(short_of(data, end)) == SHORT
+
+
+def test_a_jpeg_short_of_a_colour_is_refused() -> None:
+    """Each colour in a scan of its own, and the last one is lacking."""
+    pixels = np.repeat(np.asarray(Image.open(io.BytesIO(jpeg())))[..., None], 3, 2)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    components = {data[scan + 5] for scan in scans if data[scan + 4] == 1}
+    assert components == {1, 2, 3}
+    for scan in scans[1:]:
+        assert refused(short_of(data, scan)) == SHORT
+    Jpeg.of(data)
 
 
 @pytest.mark.parametrize("margin", [0, 1, 40, 300])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_whole_jpeg_is_not_whatever_its_margin(kind: str, margin: int) -> None:
     data = jpeg(margin, **KINDS[kind])
-    for trailing in (b"", b"\0\0", b"\n"):
+    for trailing in (b"", b"\0\0", b"\n", bytes(10_000), data):
         found = decode_film(io.BytesIO(data + trailing), "x").pixels
         np.testing.assert_array_equal(found, np.asarray(Image.open(io.BytesIO(data))))
 
@@ -333,9 +372,19 @@ def test_a_jpeg_of_thousands_of_scans_is_refused() -> None:
     data = jpeg(progressive=True)
     first = data.index(b"\xff\xda")
     scan = data[first : data.index(b"\xff\xc4", first)]
-    with pytest.raises(UserError, match=r"a JPEG of 30\d\d scans, more than 150"):
-        decode_film(io.BytesIO(data[:first] + 3000 * scan + data[first:]), "x")
+    many = data[:first] + 3000 * scan + data[first:]
+    assert refused(many) == "x: a JPEG of more than 150 scans"
     decode_film(io.BytesIO(data), "x")
+
+
+@pytest.mark.parametrize(("dtype", "lacking"), [(np.uint8, 12), (np.uint8, 1), (np.uint16, 12)])
+def test_a_png_without_its_end_is_refused(dtype: type, lacking: int) -> None:
+    """Though no pixel is lacking: what cut the file off may have cut more."""
+    stream = io.BytesIO()
+    Image.fromarray(NOISE.astype(dtype) * (np.iinfo(dtype).max // 255)).save(stream, "PNG")
+    data = stream.getvalue()
+    assert refused(data[:-lacking]) == "x: cannot be decoded (the file ends early)"
+    decode_film(io.BytesIO(data + b"more"), "x")
 
 
 def test_a_file_of_too_many_bytes_is_refused(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ def test_metrics_of_another_evaluation_are_refused(make_run: MakeRun) -> None:
 def test_a_stage_run_with_other_code_is_refused(make_run: MakeRun, name: str) -> None:
     folder = make_run("one")
     seal(folder, name, code="another")
-    with pytest.raises(UserError, match=f"one: {name} was run with other code than"):
+    with pytest.raises(UserError, match=f"one: {name} was run with code other than"):
         read_folder(folder, ABLATIONS)
 
 
@@ -243,7 +243,7 @@ def test_code_in_the_folder_is_the_runs(make_run: MakeRun) -> None:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     assert read_folder(folder, ABLATIONS).code == code_in(ROOT)
     (folder / "uar" / "model" / "uar.py").write_text("changed")
-    with pytest.raises(UserError, match="train_stage_one was run with other code"):
+    with pytest.raises(UserError, match="train_stage_one was run with code other"):
         read_folder(folder, ABLATIONS)
 
 

@@ -21,11 +21,11 @@ from uar.data.views import Views
 from uar.inference.decoding import generate
 from uar.model.uar import UAR, ModelSizes
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
-from uar.tokens.decoder import FilmDecoder, reconstruction_quality, train_decoder
+from uar.tokens.decoder import TokenDecoder, reconstruction_quality, train_decoder
 from uar.tokens.dvae import Dvae, train_dvae
 from uar.tokens.tokenizer import kmeans
 from uar.training.objective import Objective
-from uar.training.stage import Recipe, Task, Trainer
+from uar.training.stage import Trainer, TrainingConfig, TrainingData
 from uar.training.validation import Validation
 
 BEAMS = DecodeParams(beam_size=3, length_penalty=1.0, guidance=1.0, batch_size=3)
@@ -64,19 +64,40 @@ def test_training_and_validation(tiny_params: Params, changes: dict[str, Any]) -
         update={"batch_size": 3, "weight_average": 0.9, "r_drop": 1.0}
     )
     fabric = foreign_fabric()
-    sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T, findings=3)
+    sizes = ModelSizes(
+        vocabulary=len(VOCABULARY),
+        codebook=CODEBOOK,
+        visual_length=2 * PER_IMAGE,
+        max_length=T,
+        findings=3,
+    )
     model = UAR(tiny_params.model.model_copy(update=changes), sizes)
     data = studies()
     findings = data.findings if model.params.findings else None
     with foreign_device() as waits:
-        objective = Objective.of_stage(train, True, findings)
-        task = Task(data, objective, Validation(data, VOCABULARY, BEAMS, fabric), None)
-        stage = StageParams(epochs=1, learning_rate=1e-3)
-        trainer = Trainer(fabric, model, task, Recipe(2, stage, train, "float32", False))
+        validation = Validation(data, VOCABULARY, BEAMS, fabric)
+        config = TrainingConfig(
+            number=2,
+            stage=StageParams(epochs=1, learning_rate=1e-3),
+            objective=Objective.of_stage(train, True, findings),
+            params=train,
+            precision="float32",
+            from_trained=False,
+        )
+        trainer = Trainer(
+            fabric,
+            model,
+            data=TrainingData(studies=data, validation=validation, encoder_sha256=None),
+            config=config,
+        )
         waits.clear()
         losses = trainer.train_epoch(1)
         assert waits.total() == 1, waits  # 3 steps
         scores, averaged = trainer.validate(write=True)
+        waits.clear()
+        validation(model, trainer.objective, write=False)
+        heads = 2 if model.params.findings else 1  # its thresholds are set first
+        assert waits.total() == 3 * heads, waits  # one a batch
     assert np.isfinite(losses["loss"])
     assert averaged is not None
     assert np.isfinite(scores["cross_entropy"])
@@ -103,7 +124,7 @@ def test_decoding_waits_once_a_word_and_writes_the_same(
 
 SHORT = DvaeTrainParams(
     steps=3, batch_size=2, crop=16, learning_rate=1e-3, encoder_rate=0.1, temperature=0.1,
-    perceptual_weight=0.0,
+    perceptual_weight=0.0, feature_weight=0.0,
 )  # fmt: skip
 
 
@@ -113,17 +134,42 @@ def test_a_dvae_and_its_tokens(tmp_path: Path) -> None:
     np.save(path, films)
     pixels = torch.from_numpy(films)
     with foreign_device() as waits:
-        model, decoder = Dvae(512, 64), FilmDecoder(512, 64, stride=8)
-        list(train_dvae(model, decoder, pixels.repeat(60, 1, 1), SHORT, DEVICE, "float32", 0, None))
+        model, decoder = Dvae(512, 64), TokenDecoder(512, 64, stride=8)
+        list(
+            train_dvae(
+                model,
+                decoder,
+                pixels.repeat(60, 1, 1),
+                params=SHORT,
+                device=DEVICE,
+                precision="float32",
+                seed=0,
+                network=None,
+            )
+        )
         views = pixels.float() / 255
         generator = torch.Generator().manual_seed(0)
         waits.clear()
-        list(train_decoder(decoder, model, views, SHORT, DEVICE, "float32", generator))
+        list(
+            train_decoder(
+                decoder,
+                model,
+                views,
+                params=SHORT,
+                device=DEVICE,
+                precision="float32",
+                generator=generator,
+            )
+        )
         assert waits.total() <= len(views), waits  # its tokens, and no step
         reconstruction_quality(model, decoder, views.to(DEVICE))
         tokenized = tokenize_images(
-            TokenEncoding(foreign_fabric(), model, 4, "float32"),
-            PackedImages(path, np.ones(6, bool), Views("crops", 2, 16, 24, 8, 0)),
+            TokenEncoding(foreign_fabric(), model, batch_size=4, precision="float32"),
+            PackedImages(
+                path,
+                np.ones(6, bool),
+                Views(kind="crops", crops=2, crop=16, size=24, stride=8, seed=0),
+            ),
             tmp_path / "tokens.npy",
             Scratch(tmp_path / "scratch", {}),
         )
@@ -133,9 +179,9 @@ def test_a_dvae_and_its_tokens(tmp_path: Path) -> None:
 
 def test_kmeans_is_that_of_the_cpu() -> None:
     points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
-    expected = kmeans(points, 5, torch.Generator().manual_seed(1))
+    expected = kmeans(points, 5, generator=torch.Generator().manual_seed(1))
     with foreign_device():
-        found = kmeans(points.to(DEVICE), 5, torch.Generator().manual_seed(1)).cpu()
+        found = kmeans(points.to(DEVICE), 5, generator=torch.Generator().manual_seed(1)).cpu()
     assert torch.equal(found, expected)
 
 

@@ -468,7 +468,7 @@ def test_studies_that_a_file_lacks(project: Path, caplog: pytest.LogCaptureFixtu
     assert "|n:4|" in read_json(Path("details.json"))["signatures"]["r2gen"]["CIDEr"]
     assert "1 studies that the references lack are left out" in caplog.text
     Path("lines.tok").write_text("a\nb\n")
-    with pytest.raises(UserError, match="2 reports without names of studies, the references 5"):
+    with pytest.raises(UserError, match="2 reports without study names, the references 5"):
         invoke("score", "lines.tok")
     Path("references.json").write_text(
         json.dumps({s: {"section_findings": text} for s, text in REPORTS.items()})

@@ -26,7 +26,9 @@ def make_studies(present: np.ndarray | None = None) -> Studies:
     """Five studies of two images, whose rows are in no order."""
     tokens = np.random.default_rng(0).integers(0, 12, (10, 1, 4)).astype(np.uint16)
     rows = np.random.default_rng(1).permutation(10).reshape(5, 2)
-    return Studies(TokenSource(tokens), rows, REPORTS, WORDS, 7, present)
+    return Studies(
+        TokenSource(tokens), rows, REPORTS, vocabulary=WORDS, max_length=7, present=present
+    )
 
 
 def each(model: UAR, studies: Studies) -> list[tuple[Any, ...]]:

@@ -69,13 +69,13 @@ def test_a_film_that_takes_too_long_is_refused_and_the_next_one_decoded(
         with pytest.raises(UserError) as refusal:
             decoder.decode(HANG, "film 2")
     assert str(refusal.value) == "film 2: decoding it took more than 0.5 seconds"
-    assert hung.exitcode == -signal.SIGKILL
+    assert hung.returncode == -signal.SIGKILL
     assert decoder.decode(save(tmp_path / "a.png", film(1)).read_bytes(), "a").view == "unknown"
 
 
 def test_a_process_that_was_killed_is_replaced(decoder: FilmDecoder, tmp_path: Path) -> None:
     decoder._process.kill()
-    decoder._process.join()
+    decoder._process.wait()
     assert decoder.decode(save(tmp_path / "a.png", film(1)).read_bytes(), "a").view == "unknown"
 
 
@@ -91,4 +91,4 @@ def test_closing_ends_the_process() -> None:
     made = FilmDecoder(40)
     process = made._process
     made.close()
-    assert process.exitcode is not None
+    assert process.returncode is not None

@@ -290,6 +290,11 @@ OUTSIDE = (
         (OUTSIDE.encode(), "38.xml: XML with a document type or entities, which are refused"),
         (b"<eCitation/>", "38.xml: found the uId None, expected one like CXR1"),
         (b'<e><uId id="../x"/></e>', "38.xml: found the uId '../x', expected one like CXR1"),
+        (b'<e><uId id=""/></e>', "38.xml: found the uId '', expected one like CXR1"),
+        (
+            b'<e><uId id="CXR' + b"1" * 100_000 + b'"/></e>',
+            f"38.xml: found the uId 'CXR{'1' * 36}, expected one like CXR1",
+        ),
         (
             report_xml(3030, "Twice.", "", []).encode(),
             "38.xml: 3030.xml has the uId CXR3030 too",

@@ -194,7 +194,7 @@ def test_smooth_negatives_by_the_definition(smoothness: float) -> None:
         ):
             total += max(0.0, margin - cosine(anchor, anchor) + smooth(negatives))
     actual = triplet_contrastive_loss(
-        image, report, torch.tensor(ids), margin, studies=3, smoothness=smoothness
+        image, report, torch.tensor(ids), margin=margin, studies=3, smoothness=smoothness
     )
     assert float(actual) == pytest.approx(total / 3, rel=1e-5)
 
@@ -203,9 +203,10 @@ def test_smooth_negatives_lie_between_the_mean_and_the_hardest() -> None:
     generator = torch.Generator().manual_seed(1)
     image, report = (torch.randn(8, 6, generator=generator) for _ in range(2))
     ids = torch.arange(8)
-    hardest = triplet_contrastive_loss(image, report, ids, 2.5)
+    hardest = triplet_contrastive_loss(image, report, ids, margin=2.5)
     near, far = (
-        triplet_contrastive_loss(image, report, ids, 2.5, smoothness=tau) for tau in (1e-4, 1e4)
+        triplet_contrastive_loss(image, report, ids, margin=2.5, smoothness=tau)
+        for tau in (1e-4, 1e4)
     )
     cosines = torch.nn.functional.normalize(image) @ torch.nn.functional.normalize(report).T
     mean = cosines.masked_fill(torch.eye(8, dtype=torch.bool), 0).sum() / 56
@@ -217,7 +218,7 @@ def test_smooth_negatives_lie_between_the_mean_and_the_hardest() -> None:
 def test_an_anchor_without_negatives_adds_nothing() -> None:
     image = torch.eye(2, 3, requires_grad=True)
     loss = triplet_contrastive_loss(
-        image, torch.eye(2, 3), torch.tensor([5, 5]), 0.2, smoothness=0.05
+        image, torch.eye(2, 3), torch.tensor([5, 5]), margin=0.2, smoothness=0.05
     )
     loss.backward()
     assert float(loss.detach()) == 0
@@ -259,7 +260,7 @@ def test_findings_loss_by_the_definition() -> None:
     weights, real = torch.tensor([3.0, 2.0]), torch.tensor([True, True, False])
     p = logits.sigmoid()
     expected = -(3 * p[0, 0].log() + (1 - p[0, 1]).log() + (1 - p[1, 0]).log() + 2 * p[1, 1].log())
-    actual = findings_loss(logits, true, weights, real, studies=2)
+    actual = findings_loss(logits, true, weights=weights, real=real, studies=2)
     assert float(actual) == pytest.approx(float(expected) / 4, rel=1e-5)
 
 
@@ -294,7 +295,12 @@ def make_studies(**settings: Any) -> Studies:
     reports = [f"word{i}" for i in range(10)]
     tokens = TokenSource(np.zeros((10, 4, 2), np.uint16))
     return Studies(
-        tokens, np.arange(10)[:, None], reports, Vocabulary.build(reports, 1), 3, **settings
+        tokens,
+        np.arange(10)[:, None],
+        reports,
+        vocabulary=Vocabulary.build(reports, 1),
+        max_length=3,
+        **settings,
     )
 
 

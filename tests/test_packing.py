@@ -20,7 +20,7 @@ from PIL import Image
 from tests.film_files import save, save_dicom
 from uar.data import packing
 from uar.data.films import Film, read_film
-from uar.data.packing import PackedFilms, Slot, copy_studies, pack_films
+from uar.data.packing import PackingResult, Slot, copy_studies, pack_films
 
 SIZE, FILMS = 8, 12
 
@@ -51,8 +51,10 @@ def expected_rows(images: Path, slots: list[Slot]) -> np.ndarray:
 
 def pack(
     images: Path, slots: list[Slot], scratch: Path, workers: int = 1, films_per_task: int = 1
-) -> PackedFilms:
-    return pack_films(images, slots, SIZE, scratch, workers, films_per_task)
+) -> PackingResult:
+    return pack_films(
+        images, slots, size=SIZE, scratch=scratch, workers=workers, films_per_task=films_per_task
+    )
 
 
 def test_rows_and_views_follow_the_slots(images: Path, tmp_path: Path) -> None:
@@ -69,7 +71,9 @@ def test_a_row_holds_the_mean_of_each_block(tmp_path: Path) -> None:
     blocks = np.kron([[0, 60], [120, 180]], np.ones((4, 8))).astype(np.uint8)
     blocks[::2, ::2] += 4  # a quarter of each block: its mean rises by 1
     save(tmp_path / "a.png", blocks)
-    packed = pack_films(tmp_path, [Slot("a.png", 0)], 2, tmp_path / "scratch", workers=1)
+    packed = pack_films(
+        tmp_path, [Slot("a.png", 0)], size=2, scratch=tmp_path / "scratch", workers=1
+    )
     assert np.load(packed.array).tolist() == [[[1, 61], [121, 181]]]
 
 
@@ -121,7 +125,7 @@ def test_the_folder_of_images_may_itself_be_a_link(images: Path, tmp_path: Path)
 def test_copy_studies_keeps_the_rows_of_those_named(tmp_path: Path) -> None:
     rows = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 3, 3), dtype=np.uint8)
     np.save(tmp_path / "all.npy", rows)
-    copy_studies(tmp_path / "all.npy", [1, 2, 4], 2, tmp_path / "some.npy")
+    copy_studies(tmp_path / "all.npy", [1, 2, 4], images_per_study=2, out=tmp_path / "some.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "some.npy"), rows[[2, 3, 4, 5, 8, 9]])
 
 
@@ -236,7 +240,7 @@ def test_another_run_begins_anew(
         name = "images.npy" if change == "no array" else "journal.jsonl"
         (scratch / name).unlink()
     decoded.clear()
-    packed = pack_films(images, slots, size, scratch, workers=1, films_per_task=4)
+    packed = pack_films(images, slots, size=size, scratch=scratch, workers=1, films_per_task=4)
     assert decoded == [slot.path for slot in slots]
     assert np.load(packed.array).shape == (len(slots), size, size)
 

@@ -19,29 +19,30 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from pipeline.page import sample, view_names
+from pipeline.page import sample
 from tests.conftest import serious_faults
+from uar.analysis.heatmap import color_levels, heatmap_ceiling
+from uar.data.views import view_names
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
 from uar.evaluation.predictions import Prediction
 from uar.viewer.page.build import (
-    FindingBox,
     Findings,
-    Headline,
+    PageHead,
     StudyShown,
     attention_entry,
-    attention_levels,
     marked_words,
     render_page,
 )
 
 SIDE, VIEWS, WORDS = 3, 2, 6
 SENTENCE = ("the", "heart", "is", "enlarged", "today", ".")
-HEADLINE = Headline(
+HEAD = PageHead(
     title="Phantoms, test split",
     rows={"This model": {"CIDEr": "1.000"}, "Constant report": {"CIDEr": "0.500"}},
     notes=["A note."],
 )
+BOX = {"view": 1, "finding": "nodule", "x0": 0.25, "y0": 0.5, "x1": 0.75, "y1": 0.9}
 HOSTILE = "a </script><b id=injected>x</b> & {{ y }}"
 
 
@@ -69,18 +70,19 @@ def test_words_that_assert_a_finding_are_marked() -> None:
     assert marked_words(text, mentions, ["Edema"])[-1] == ["edema.", ["Edema"]]
 
 
-def test_attention_levels_are_roots_of_multiples_of_uniform() -> None:
-    levels, ceiling = attention_levels(np.array([[1.0, 1, 1, 1], [4, 0, 0, 0]]))
-    assert ceiling == 4
+def test_color_levels_are_roots_of_multiples_of_uniform() -> None:
+    attention = np.array([[1.0, 1, 1, 1], [4, 0, 0, 0]])
+    assert heatmap_ceiling(attention) == 4
+    levels = color_levels(attention, 4)
     assert levels.tolist() == [[128, 128, 128, 128], [255, 0, 0, 0]]  # 255 * sqrt(1 / 4)
-    assert attention_levels(np.empty((0, 4)))[0].size == 0
+    assert color_levels(np.empty((0, 4)), heatmap_ceiling(np.empty((0, 4)))).size == 0
 
 
 def test_few_cells_do_not_make_all_others_look_alike() -> None:
     attention = np.ones((10, 100))
     attention[3, :5] = 50, 40, 4, 4, 4
-    levels, ceiling = attention_levels(attention)
-    assert ceiling == 4
+    assert heatmap_ceiling(attention) == 4
+    levels = color_levels(attention, 4)
     assert levels[3, :6].tolist() == [255, 255, 255, 255, 255, 128]
 
 
@@ -139,7 +141,7 @@ def page(browser: webdriver.Chrome, tmp_path: Path) -> webdriver.Chrome:
 def opened(
     browser: webdriver.Chrome, path: Path, studies: Sequence[StudyShown]
 ) -> webdriver.Chrome:
-    path.write_text(render_page(HEADLINE, studies), encoding="utf-8")
+    path.write_text(render_page(HEAD, studies), encoding="utf-8")
     browser.set_window_size(1200, 900)
     browser.get_log("browser"), browser.get_log("performance")
     browser.get(path.as_uri())
@@ -408,7 +410,7 @@ def test_uniform_attention_leaves_films_clear(browser: webdriver.Chrome, tmp_pat
 def test_attention_boxes_and_differences_have_switches(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    boxed = replace(study(0), boxes=[FindingBox(1, "nodule", 0.25, 0.5, 0.75, 0.9)])
+    boxed = replace(study(0), boxes=[BOX])
     page = opened(browser, tmp_path / "page.html", [boxed, study(1)])
     first, second = article(page, "p000"), article(page, "p001")
     drawn = first.find_elements(By.TAG_NAME, "rect")

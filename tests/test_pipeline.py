@@ -37,6 +37,7 @@ from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from pipeline.stages.evaluate import nearest_by_features
 from tests.conftest import ROOT, TINY, override
+from uar.analysis.heatmap import color_levels, heatmap_ceiling
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
 from uar.core.params_file import known_keys, load_params
@@ -49,7 +50,6 @@ from uar.inference.word_attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
 from uar.training.stage import Trainer
-from uar.viewer.page.build import attention_levels
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
@@ -349,7 +349,8 @@ def test_the_chains_page(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_allclose(entry["peaks"], peaks, atol=0.06)
         levels = np.frombuffer(base64.b64decode(entry["attention"]), np.uint8)
         levels = levels.reshape(attention.shape).astype(int)
-        own, _ = attention_levels(attention * attention.shape[1])
+        times_uniform = attention * attention.shape[1]
+        own = color_levels(times_uniform, heatmap_ceiling(times_uniform)).astype(int)
         assert np.abs(levels - own).max(initial=0) <= 1
 
 
@@ -501,6 +502,11 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     assert not torch.equal(checkpoint.weights["findings.thresholds"], torch.full((13,), 0.5))
     predictions = read_predictions(paths.PREDICTIONS)
     assert len(predictions) == (reports["split"] == "test").sum()
+    drawn = pd.read_csv(paths.FIGURE_NUMBERS / "reliability.csv")
+    findings = drawn.groupby(["split", "probabilities"])["count"].sum() / 13
+    studies = reports["split"].value_counts()
+    assert all(count == studies[split] for (split, _), count in findings.items())
+    assert (paths.FIGURES / "reliability.png").exists()
 
     reporter = uar.load(paths.BUNDLE)
     studies = Inputs(load_params(paths.PARAMS)).studies("test")

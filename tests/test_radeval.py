@@ -68,7 +68,9 @@ def test_it_is_given_raw_references_and_prose(environment: Callable[..., Path]) 
         "model": {"bleu": 0.5, "rouge": 0.5},
         "constant_report": {"bleu": 0, "rouge": 0},
     }
-    [line] = radeval_signatures({"bleu": 0.5}, MODEL, Setup("", "beam:3"), VERSION).values()
+    [line] = radeval_signatures(
+        {"bleu": 0.5}, MODEL, setup=Setup("", "beam:3"), radeval=VERSION
+    ).values()
     assert line.startswith("radeval,bleu|refs:raw|text:beam:3,prose|n:2|data:")
     assert line.endswith(f"|v:radeval{VERSION}")
 

@@ -68,16 +68,16 @@ def test_the_divergence_is_the_mean_of_both_kl_divergences() -> None:
     for place in range(3):  # of the first study
         for a, b in ((p, q), (q, p)):
             total += float((a[0, place] * (a[0, place] / b[0, place]).log()).sum()) / 2
-    found = symmetric_divergence(one, other, TARGETS, kept)
+    found = symmetric_divergence(one, other, TARGETS, counted=kept)
     assert float(found) == pytest.approx(total / 5, rel=1e-5)
     halves = [
         symmetric_divergence(
-            one[i : i + 1], other[i : i + 1], TARGETS[i : i + 1], kept[i : i + 1], 5
+            one[i : i + 1], other[i : i + 1], TARGETS[i : i + 1], counted=kept[i : i + 1], words=5
         )
         for i in range(2)
     ]
     assert float(sum(halves)) == pytest.approx(float(found), rel=1e-6)
-    assert float(symmetric_divergence(one, one, TARGETS, kept)) == 0
+    assert float(symmetric_divergence(one, one, TARGETS, counted=kept)) == 0
 
 
 def test_r_drop_adds_the_divergence_of_two_passes(tiny_params: Params) -> None:

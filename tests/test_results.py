@@ -628,7 +628,7 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
         return str(error)
 
     unknown = refusal("--paired", "uar", "nobody")
-    assert unknown.startswith("'nobody' is no file, and no row or experiment of this clone")
+    assert unknown.startswith("'nobody' is not a file, nor a row or experiment of this clone")
     assert "a, base, uar, a-s0" in unknown
     write_predictions(folder / "own.jsonl", written(*REPORTS))
     for number, change in enumerate(({"study_id": "9"}, {"reference": "the heart ."})):

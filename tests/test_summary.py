@@ -52,7 +52,7 @@ def summary() -> dict[str, Any]:
     }
     measures = Measures({"clinical": Labeller()}, {"radgraph": Graphs()}, ["r2gen"], meteor=False)
     scores = score_systems(systems, measures)
-    return summarise(systems, scores, measures, SETUP, resamples=50, seed=0)
+    return summarise(systems, scores, measures=measures, setup=SETUP, resamples=50, seed=0)
 
 
 def test_the_headline_is_what_the_evaluation_has(summary: dict[str, Any]) -> None:
@@ -92,7 +92,9 @@ def test_the_datas_hash_is_of_the_references_in_order() -> None:
 
     def data(rows: list[Prediction]) -> str:
         scores = score_systems({"model": rows}, measures)
-        made = summarise({"model": rows}, scores, measures, SETUP, resamples=5, seed=0)
+        made = summarise(
+            {"model": rows}, scores, measures=measures, setup=SETUP, resamples=5, seed=0
+        )
         return next(
             part for part in made["signatures"]["r2gen"]["CIDEr"].split("|") if "data:" in part
         )
@@ -133,7 +135,7 @@ def test_a_right_model_is_not_collapsed_where_most_studies_have_no_finding() -> 
     def summarised(own: list[Prediction], shuffled: list[Prediction]) -> dict[str, Any]:
         systems = {"model": own, "shuffled_images": shuffled}
         scores = score_systems(systems, measures)
-        return summarise(systems, scores, measures, SETUP, resamples=5, seed=0)
+        return summarise(systems, scores, measures=measures, setup=SETUP, resamples=5, seed=0)
 
     right = summarised(rows, others)
     assert (right["unchanged_with_other_images"], right["unchanged_with_findings"]) == (0.7, 0)

@@ -101,9 +101,9 @@ FILES: dict[str, tuple[str, bytes, str]] = {
         "x.jsonl", json.dumps(RECORD | {"log_probability": float("nan")}).encode(), "is nan",
     ),
     "study_ids 5": (
-        "x.json", b'{"references": [], "hypotheses": [], "study_ids": 5}', "are no lists",
+        "x.json", b'{"references": [], "hypotheses": [], "study_ids": 5}', "are not lists",
     ),
-    "val 5": ("x.json", b'{"train": [], "val": 5, "test": []}', "val is no list of studies"),
+    "val 5": ("x.json", b'{"train": [], "val": 5, "test": []}', "val is not a list of studies"),
     "a record that is a number": (
         "x.json", b'{"train": [], "val": [], "test": [7]}', "test, place 0: no study with an id",
     ),
@@ -116,7 +116,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
         "study 1 occurs twice",
     ),
     "half a character": (
-        "x.json", b'{"references": ["a\\ud800"], "hypotheses": ["b"]}', "surrogate pair at place 1",
+        "x.json", b'{"references": ["a\\ud800"], "hypotheses": ["b"]}', "surrogate pair at position 1",
     ),
     "half a character in a line": (
         "x.jsonl", json.dumps(RECORD | {"generated": "\ud800"}).encode(), "generated: .*surrogate",
@@ -124,7 +124,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "words without end": (
         "x.json", json.dumps({"references": ["a"], "hypotheses": [LONG]}).encode(), "300,001 words",
     ),
-    "lines of words without end": ("x.txt", LONG.encode(), "more than 10,000: no report"),
+    "lines of words without end": ("x.txt", LONG.encode(), "more than 10,000: not a report"),
     "Excel's CSV": ("x.csv", "study_id,report\n1,café\n".encode("cp1252"), "not UTF-8.*Save it"),
     "a CSV of more cells": ("x.csv", b"a,b\n1,2,3\n", "3 cells found, 2 expected"),
     "a CSV of fewer cells": ("x.csv", b"study_id,report\n1\n", "1 cells found, 2 expected"),

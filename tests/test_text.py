@@ -154,6 +154,11 @@ def test_decode_stops_at_the_end(vocabulary: Vocabulary) -> None:
     assert vocabulary.decode(vocabulary.encode("no effusion .", 10)) == "no effusion ."
 
 
+def test_reports_are_restricted_to_what_a_model_can_write(vocabulary: Vocabulary) -> None:
+    cleaned = ["no focal effusion .", "no effusion ."]
+    assert vocabulary.restricted(cleaned, max_length=4) == ["no <unk> effusion", "no effusion ."]
+
+
 def test_vocabulary_survives_its_file(vocabulary: Vocabulary, tmp_path: Path) -> None:
     path = tmp_path / "vocabulary.json"
     vocabulary.save(path)

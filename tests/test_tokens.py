@@ -21,14 +21,13 @@ from uar.tokens.cache import (
     PackedImages,
     TokenCacheInfo,
     TokenEncoding,
-    info_as_json,
     open_tokens,
     tokenize_images,
 )
 from uar.tokens.dvae import Dvae
 
 SIZE, CROP, CROPS, SEED = 24, 16, 2, 11
-VIEWS = Views("crops", CROPS, CROP, SIZE, 8, SEED)
+VIEWS = Views(kind="crops", crops=CROPS, crop=CROP, size=SIZE, stride=8, seed=SEED)
 TRAIN = np.array([True, False, True, True, False, True])
 
 
@@ -54,7 +53,7 @@ def tokenized(
     packed = out.parent / "images.npy"
     np.save(packed, images)
     scratch = Scratch(out.parent / "scratch", {})
-    encoder = TokenEncoding(launch("cpu"), model, batch_size, precision)
+    encoder = TokenEncoding(launch("cpu"), model, batch_size=batch_size, precision=precision)
     info = tokenize_images(encoder, PackedImages(packed, TRAIN, views), out, scratch)
     shutil.rmtree(scratch.folder)
     return np.load(out), info
@@ -112,7 +111,7 @@ def test_array_and_json_agree(model: Dvae, cache: Cache, tmp_path: Path) -> None
     assert tokens.shape == info.shape == (6, 1 + CROPS, 4)
     assert tokens.max() < 512
     path = tmp_path / "tokens.json"
-    write_json(path, info_as_json(info))
+    info.save(path)
     assert TokenCacheInfo.load(path) == info
     assert info == TokenCacheInfo(
         encoder_sha256=model.fingerprint(),
@@ -162,7 +161,7 @@ def test_grid_views_are_windows_of_the_whole_images_tokens(
     model: Dvae, images: np.ndarray, cache: Cache, tmp_path: Path
 ) -> None:
     """24 pixels are 3 x 3 tokens: four windows of 2 x 2, and all four are asked for."""
-    views = Views("grid", 4, CROP, SIZE, 8, SEED)
+    views = Views(kind="grid", crops=4, crop=CROP, size=SIZE, stride=8, seed=SEED)
     tokens, info = tokenized(model, images, tmp_path / "tokens.npy", views)
     np.testing.assert_array_equal(tokens[:, 0], cache[0][:, 0])
     np.testing.assert_array_equal(tokens[~TRAIN, 1:], tokens[~TRAIN, :1].repeat(4, axis=1))

@@ -25,6 +25,7 @@ from uar.core.special_words import EOS, PAD
 from uar.core.weights import read_weights, write_weights
 from uar.data.batches import Batch, Shard, Studies, TokenSource
 from uar.data.text import Vocabulary
+from uar.evaluation.baselines import derangement
 from uar.evaluation.systems import nats_metrics
 from uar.inference.decoding import generate
 from uar.inference.reports import write_reports
@@ -32,8 +33,8 @@ from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
-from uar.training.stage import Recipe, Task, Trained, as_one_stage, train_stage
-from uar.training.validation import Validation, another_each
+from uar.training.stage import Trained, TrainingConfig, TrainingData, as_one_stage, train_stage
+from uar.training.validation import Validation
 
 REPORTS = [
     "the heart is normal . the lungs are clear .",
@@ -62,12 +63,14 @@ def make_studies(findings: np.ndarray | None = None) -> Studies:
     tokens = np.random.default_rng(0).integers(0, CODEBOOK, (2 * count, 3, PER_IMAGE))
     rows = np.arange(2 * count).reshape(count, 2)
     source = TokenSource(tokens.astype(np.uint16))
-    return Studies(source, rows, REPORTS, VOCABULARY, T, findings=findings)
+    return Studies(source, rows, REPORTS, vocabulary=VOCABULARY, max_length=T, findings=findings)
 
 
 def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
     torch.manual_seed(seed)
-    sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T)
+    sizes = ModelSizes(
+        vocabulary=len(VOCABULARY), codebook=CODEBOOK, visual_length=2 * PER_IMAGE, max_length=T
+    )
     return UAR(params.model.model_copy(update=changes), sizes)
 
 
@@ -113,6 +116,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
         kill_at: int | None = None,
         scores: Any = None,
         settings: TrainParams | None = None,
+        on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
     ) -> tuple[Trained, Logged]:
         logged: Logged = []
 
@@ -126,15 +130,22 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
         trained = train_stage(
             launch("cpu"),
             model,
-            Task(
-                make_studies(),
-                Objective.of_stage(settings, with_mask=model.params.tir != "none"),
-                scores or validation(),
+            data=TrainingData(
+                studies=make_studies(),
+                validation=scores or validation(),
                 encoder_sha256="0" * 64,
             ),
-            Recipe(number, stage, settings, "float32", from_start),
-            Scratch(tmp_path / scratch, {"run": identity}),
-            on_epoch,
+            config=TrainingConfig(
+                number=number,
+                stage=stage,
+                objective=Objective.of_stage(settings, with_mask=model.params.tir != "none"),
+                params=settings,
+                precision="float32",
+                from_trained=from_start,
+            ),
+            scratch=Scratch(tmp_path / scratch, {"run": identity}),
+            on_epoch=on_epoch,
+            on_speed=on_speed,
         )
         assert trained is not None
         return trained, logged
@@ -183,6 +194,21 @@ def test_a_killed_stage_ends_with_the_same_bits(
     actual.best.save(tmp_path / "actual")
     expected.best.save(tmp_path / "expected")
     assert (tmp_path / "actual").read_bytes() == (tmp_path / "expected").read_bytes()
+
+
+def test_an_epochs_speed_is_told_apart_from_its_values(
+    tiny_params: Params, train: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    speeds: dict[int, dict[str, float]] = {}
+    caplog.set_level("INFO", logger="uar")
+    _, logged = train(make_model(tiny_params), from_start=True, on_speed=speeds.__setitem__)
+    assert list(speeds) == [0, 1, 2, 3]
+    assert list(speeds[0]) == ["seconds", "host_memory"]  # nothing was trained
+    assert list(speeds[1]) == ["seconds", "studies_per_second", "share_of_peak", "host_memory"]
+    assert all(value > 0 for value in speeds[1].values())
+    assert not set(speeds[1]) & {name for _, values in logged for name in values}
+    assert "% of the measured peak" in caplog.text
+    assert ["seconds left)" in line for line in caplog.messages] == [True, True, True, False]
 
 
 class Counted:
@@ -440,7 +466,9 @@ def test_stage_two_starts_where_stage_one_ended(
 
 def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
     model = make_model(tiny_params, tir="none")
-    checkpoint = Checkpoint.of(model, model.state_dict(), None, 0, {})
+    checkpoint = Checkpoint.of(
+        model, model.state_dict(), encoder_sha256=None, epoch=0, validation={}
+    )
     with pytest.raises(UserError, match=r"aligner\.gate"):
         checkpoint.build(fusion="none")
 
@@ -502,8 +530,7 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
 
     own = nats(list(range(8)))
     assert values["cross_entropy"] == pytest.approx(own, rel=1e-5)
-    others = another_each(8)
-    assert others.tolist() == [4, 5, 6, 7, 0, 1, 2, 3]
+    others = derangement(8, seed=0)
     assert values["image_gain"] == pytest.approx(nats(others.tolist()) - own, abs=1e-4)
     assert values["image_gain"] != 0
 
@@ -715,7 +742,13 @@ def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: i
     """Seven studies on two ranks, eight on three: with a filler each."""
     torch.manual_seed(0)
     findings = torch.rand(len(REPORTS), 3) < 0.4
-    sizes = ModelSizes(len(VOCABULARY), CODEBOOK, 2 * PER_IMAGE, T, findings=3)
+    sizes = ModelSizes(
+        vocabulary=len(VOCABULARY),
+        codebook=CODEBOOK,
+        visual_length=2 * PER_IMAGE,
+        max_length=T,
+        findings=3,
+    )
     switches = {"findings": True, "tir": "static", "dropout": 0.0}
     model = UAR(tiny_params.model.model_copy(update=switches), sizes).eval()
     objective = Objective.of_stage(tiny_params.train, with_mask=True, findings=findings)

@@ -13,7 +13,7 @@ from uar.core.unfinished import UnfinishedArray
 
 
 def five(folder: Path, dtype: type = np.uint16) -> UnfinishedArray:
-    return UnfinishedArray(folder / "scratch", "tokens", (5, 1, 4), dtype, per_batch=2)
+    return UnfinishedArray(folder / "scratch", "tokens", shape=(5, 1, 4), dtype=dtype, per_batch=2)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float16, np.float64])

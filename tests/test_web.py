@@ -113,7 +113,7 @@ def test_bad_requests_are_refused(reporter: Reporter, films: list[Path]) -> None
 def test_other_hosts_need_the_token(reporter: Reporter, films: list[Path]) -> None:
     with pytest.raises(UserError, match="needs a --token"):
         create_app(reporter, "0.0.0.0")
-    client = TestClient(create_app(reporter, "0.0.0.0", "secret"))
+    client = TestClient(create_app(reporter, "0.0.0.0", token="secret"))
     good = films[0].read_bytes()
     assert post(client, good).status_code == 401
     assert post(client, good, Authorization="Bearer wrong").status_code == 401

@@ -90,7 +90,7 @@ def test_anything_else_is_refused_by_name(tmp_path: Path, damage: Callable[[Path
 
 def saved(model: UAR, path: Path, **changes: object) -> Checkpoint:
     weights = {name: w for name, w in model.state_dict().items() if name not in changes}
-    Checkpoint.of(model, weights, None, 1, {}).save(path)
+    Checkpoint.of(model, weights, encoder_sha256=None, epoch=1, validation={}).save(path)
     return Checkpoint.load(path)
 
 

@@ -24,14 +24,14 @@ from uar.data.views import Views
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
-from uar.training.stage import Recipe, Task, train_stage
+from uar.training.stage import TrainingConfig, TrainingData, train_stage
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 TRAIN_ROWS = np.arange(11) % 3 != 2
-VIEWS = Views("crops", crops=2, crop=16, size=24, stride=8, seed=5)
+VIEWS = Views(kind="crops", crops=2, crop=16, size=24, stride=8, seed=5)
 
 
 def train(
@@ -60,15 +60,22 @@ def train(
             return super().__call__(*args)
 
     decode = DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3)
-    task = Task(
-        make_studies(),
-        Objective.of_stage(params.train, with_mask=True),
-        Dying(make_studies(), VOCABULARY, decode, fabric),
+    data = TrainingData(
+        studies=make_studies(),
+        validation=Dying(make_studies(), VOCABULARY, decode, fabric),
         encoder_sha256=None,
     )
-    stage = StageParams(epochs=3, learning_rate=3e-3)
-    recipe = Recipe(2, stage, params.train, "float32", from_start=False)
-    trained = train_stage(fabric, model, task, recipe, Scratch(folder, {}), on_epoch)
+    config = TrainingConfig(
+        number=2,
+        stage=StageParams(epochs=3, learning_rate=3e-3),
+        objective=Objective.of_stage(params.train, with_mask=True),
+        params=params.train,
+        precision="float32",
+        from_trained=False,
+    )
+    trained = train_stage(
+        fabric, model, data=data, config=config, scratch=Scratch(folder, {}), on_epoch=on_epoch
+    )
     if not fabric.is_global_zero:
         return {}
     assert trained is not None

@@ -31,8 +31,8 @@ from uar.core.params_file import load_params, read_raw
 log = logging.getLogger(__name__)
 
 SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
-_EVERY = 10  # seconds between two askings for the state of the queue, at least
-_POLLING_SHARE = 0.05  # of the time, at most; asking takes longer as experiments add up
+_EVERY = 10  # seconds between two queries of the queue's state, at least
+_POLLING_SHARE = 0.05  # of the time that queries may take; they take longer as experiments add up
 _START = 120  # seconds that workers may take before they run something
 
 
@@ -56,7 +56,9 @@ def ablate(
     extra = parse_overrides(set_ or [])
     raw, code = read_raw(paths.PARAMS), code_in(Path())
     models = choose_rows(ablations.models(tables), rows)
-    runs = plan_runs(models, parse_seeds(seeds), extra, raw, tracked_keys(), code)
+    runs = plan_runs(
+        models, seeds=parse_seeds(seeds), extra=extra, raw=raw, tracked=tracked_keys(), code=code
+    )
     known = read_experiments()
     new = to_queue(runs, known)
     log.info(f"{len(runs)} experiments, {len(new)} of them new")
@@ -77,7 +79,7 @@ def ablate(
 
 
 def to_queue(runs: Iterable[Run], known: dict[str, Experiment]) -> list[Run]:
-    """Those that are neither finished nor on their way; failed ones again."""
+    """Runs that are neither finished nor queued nor running; failed ones again."""
     return [run for run in runs if state(known, run.name) in (None, "failed")]
 
 
@@ -92,7 +94,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
     failed: list[str] = []
     started = -math.inf
     while True:
-        asked = time.monotonic()
+        queried = time.monotonic()
         known = read_experiments()  # one that is being fetched from the queue is in no list
         for name in [name for name in left if state(known, name) in ("success", "failed")]:
             run = left.pop(name)
@@ -106,7 +108,7 @@ def watch(runs: list[Run], jobs: int) -> list[str]:
         if idle and time.monotonic() - started > _START:  # at first, and when workers have died
             dvc.start_workers(jobs)
             started = time.monotonic()
-        time.sleep(max(_EVERY, (time.monotonic() - asked) / _POLLING_SHARE))
+        time.sleep(max(_EVERY, (time.monotonic() - queried) / _POLLING_SHARE))
 
 
 def outcome(experiment: Experiment) -> str:

@@ -69,7 +69,7 @@ def compare(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Of which setting rows are, as `compare` lists them; the newest if not given.",
+            help="The setting that rows are of, as `compare` lists them; by default the newest.",
         ),
     ] = None,
     save: Annotated[
@@ -83,9 +83,9 @@ def compare(
     """Show every run's scores, row by row; with --save, keep them and write the tables."""
     params = load_params(paths.PARAMS)
     if paired is not None and all(Path(source).is_file() for source in paired):
-        from pipeline.experiments.paired import Known, print_paired
+        from pipeline.experiments.paired import Sources, print_paired
 
-        print_paired(*paired, Known(None, {}, {}), params)
+        print_paired(*paired, Sources(None, {}, {}), params)
         return
     apart = {folder: read_folder(folder, Ablations.load()) for folder in folders or []}
     kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
@@ -95,11 +95,11 @@ def compare(
     if paired is not None or against is not None:
         from pipeline.experiments import paired as tests  # spaCy and more, for the labels' sake
 
-        known = tests.Known(chosen(settings, setting), experiments, apart)
+        sources = tests.Sources(chosen(settings, setting), experiments, apart)
         if paired is not None:
-            tests.print_paired(*paired, known, params)
+            tests.print_paired(*paired, sources, params)
         if against is not None:
-            tests.print_against(against, known, params)
+            tests.print_against(against, sources, params)
         return
     for of in settings:
         if setting in (None, of.id):

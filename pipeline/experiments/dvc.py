@@ -1,4 +1,4 @@
-"""What DVC is asked about experiments and told to do with them."""
+"""Experiments of DVC: read, queued and run, by its commands."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def run_apart(name: str, targets: Iterable[str], overrides: dict[str, Any]) -> N
     """Run stages outside the workspace, here and now; their outputs go to DVC's cache."""
     command = ["exp", "run", "--temp", "--name", name, *_set(overrides), *targets]
     if subprocess.run(["dvc", *command], env=_environment(), check=False).returncode:
-        raise UserError(f"`dvc {' '.join(command)}` failed; its own words are above.")
+        raise UserError(f"`dvc {' '.join(command)}` failed; its own message is above.")
 
 
 def queue(name: str, overrides: dict[str, Any]) -> None:

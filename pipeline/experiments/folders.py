@@ -27,18 +27,18 @@ _SCORED = ("train_stage_one", "train_stage_two", "evaluate")  # what a result is
 def read_folder(folder: Path, ablations: Ablations) -> Result:
     """The run in a folder that is laid out as the project's.
 
-    Its code is the folder's, if it has any, else that which runs this.
+    Its code is the folder's, if it has any, else the code that is running.
 
     Raises:
         UserError: something is missing; its files are not of one run, of its params.yaml and of
-            its code; or its parameters are no row of any table.
+            its code; or its parameters match no row of any table.
     """
     root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
     flat_params = read_params(folder, root)
     row = ablations.name_of(flat_params)
     if row is None:
         keys = ", ".join(f"{key} {flat_params[key]}" for key in ablations.whole)
-        raise UserError(f"{folder}: its parameters are no row of {paths.ABLATIONS}: {keys}.")
+        raise UserError(f"{folder}: its parameters match no row of {paths.ABLATIONS}: {keys}.")
     refuse_mixed(folder, flat_params, root)
     details = read_json(folder / paths.DETAILS)
     if headline(details) != read_json(folder / paths.METRICS):
@@ -54,7 +54,7 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
     tracked = {key for stage in stages(root).values() for key in stage.params}
     trained = run.get(details["checkpoint_sha256"])
     return Result(
-        experiment=run_name(row, flat_params, tracked, code),
+        experiment=run_name(row, flat_params, tracked=tracked, code=code),
         commit=commit or head(),
         clean=commit is not None if known else None,
         code=code if known else None,
@@ -73,8 +73,8 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
 def read_params(folder: Path, root: Path) -> dict[str, Any]:
     """Flat params.yaml of a folder in the form that records have.
 
-    Code of its own, in `root`, may be older or newer than this: keys that this does not know stay
-    as they are written, and those that came later are absent.
+    The folder's own code, in `root`, may be older or newer than the code that is running: keys that
+    the latter does not know stay as they are written, and keys that came later are absent.
     """
     path = folder / paths.PARAMS
     if root == ROOT:
@@ -110,8 +110,8 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
                 )
         if record.code is not None and record.code != stage.code_hash(root):
             raise UserError(
-                f"{folder}: {name} was run with other code than {root} holds now. Bring that code "
-                "back, or run the stage again."
+                f"{folder}: {name} was run with code other than {root} holds now. Restore "
+                "that code, or run the stage again."
             )
 
 

@@ -10,16 +10,15 @@ from tempfile import NamedTemporaryFile
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.experiments.dvc import Experiment, read_file
-from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
-from pipeline.experiments.results import Result, Setting
+from pipeline.experiments.results import Result, Setting, nats_of
 from pipeline.measures import open_measures
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.errors import UserError
-from uar.evaluation.crossed import Comparison, compare_methods
+from uar.evaluation.crossed import Comparison, compare_methods, corrected_p, power
 from uar.evaluation.metrics import Metric
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
-from uar.evaluation.systems import NATS, score_systems
+from uar.evaluation.systems import NATS, UNITS, score_systems
 
 AGAINST = (  # what rows are tested by, in this order: group and metric
     (NATS, "cross_entropy"),
@@ -35,8 +34,8 @@ Scores = dict[tuple[str, str], list[Metric]]  # by group and metric, one a run
 
 
 @dataclass(frozen=True)
-class Known:
-    """What can be compared.
+class Sources:
+    """Where the methods to compare are found.
 
     Attributes:
         setting: whose rows are meant; None where there is none.
@@ -67,7 +66,8 @@ class Known:
             return list(self.rows[source])
         offered = ", ".join([*self.rows, *sorted(self.experiments)]) or "none"
         raise UserError(
-            f"{source!r} is no file, and no row or experiment of this clone. There are: {offered}."
+            f"{source!r} is not a file, nor a row or experiment of this clone. There are: "
+            f"{offered}."
         )
 
     def predictions(self, run: Path | Experiment | Result) -> list[Prediction] | None:
@@ -94,19 +94,19 @@ class Known:
             return read_predictions(copy.name)
 
 
-def print_paired(a: str, b: str, known: Known, params: Params) -> None:
+def print_paired(a: str, b: str, sources: Sources, params: Params) -> None:
     """Every metric of two methods: difference, 95 % interval and p-value.
 
     Args:
         a: predictions.jsonl of one system, an experiment, or a row.
         b: the other.
-        known: experiments and rows.
+        sources: of experiments and rows.
         params: what is scored.
 
     Raises:
         UserError: a source is none of these, or they hold other studies.
     """
-    scores = score({name: known.runs(name) for name in (a, b)}, known, params)
+    scores = score({name: sources.runs(name) for name in (a, b)}, sources, params)
     tests = compare_methods(scores[a], scores[b])
     corrected = corrected_p(list(tests.values()))
     shown = len(tests)
@@ -125,20 +125,20 @@ def print_paired(a: str, b: str, known: Known, params: Params) -> None:
     console.print("80 % power: smallest difference that this table could have shown, after Holm.")
 
 
-def print_against(row: str, known: Known, params: Params) -> None:
+def print_against(row: str, sources: Sources, params: Params) -> None:
     """Every other row against one: a table for each metric, p-values corrected over its rows.
 
     Raises:
         UserError: the row has no finished runs, or there is no other.
     """
-    if row not in known.rows:
+    if row not in sources.rows:
         raise UserError(
-            f"no finished run of row {row!r} here; there are: {', '.join(known.rows) or 'none'}"
+            f"no finished run of row {row!r} here; there are: {', '.join(sources.rows) or 'none'}"
         )
-    others = [name for name in known.rows if name != row]
+    others = [name for name in sources.rows if name != row]
     if not others:
         raise UserError(f"there is no row to test against {row}; `ablate` runs them")
-    scores = score({name: known.runs(name) for name in (row, *others)}, known, params)
+    scores = score({name: sources.runs(name) for name in (row, *others)}, sources, params)
     results = {name: compare_methods(scores[row], scores[name]) for name in others}
     console = output()
     for key in (key for key in AGAINST if all(key in tests for tests in results.values())):
@@ -146,7 +146,7 @@ def print_against(row: str, known: Known, params: Params) -> None:
         tests = {other: of[key] for other, of in results.items()}
         corrected = corrected_p(list(tests.values()))
         table = new_table(
-            f"{name} ({BETTER.get(name, group)}), each row against {row}",
+            f"{name} ({UNITS.get(name, group)}), each row against {row}",
             [row, "row", "row - " + row, "95 % interval", "p", "p, Holm"],
         )
         for (other, test), p_value in zip(tests.items(), corrected, strict=True):
@@ -157,17 +157,17 @@ def print_against(row: str, known: Known, params: Params) -> None:
 
 
 def score(
-    sources: Mapping[str, Sequence[Path | Experiment | Result]], known: Known, params: Params
+    methods: Mapping[str, Sequence[Path | Experiment | Result]], sources: Sources, params: Params
 ) -> dict[str, Scores]:
     """Every metric of each source's runs; nats alone where predictions are not all at hand.
 
     Raises:
         UserError: other studies, or neither predictions nor nats of each study.
     """
-    found = {name: [known.predictions(run) for run in runs] for name, runs in sources.items()}
+    found = {name: [sources.predictions(run) for run in runs] for name, runs in methods.items()}
     absent = [name for name, runs in found.items() if any(rows is None for rows in runs)]
     if absent:
-        return _recorded_nats(sources, absent)
+        return _recorded_nats(methods, absent)
     present = {name: [rows for rows in runs if rows is not None] for name, runs in found.items()}
     names = list(present)
     first = present[names[0]][0]
@@ -194,16 +194,16 @@ def score(
 
 
 def _recorded_nats(
-    sources: Mapping[str, Sequence[Path | Experiment | Result]], absent: Sequence[str]
+    methods: Mapping[str, Sequence[Path | Experiment | Result]], absent: Sequence[str]
 ) -> dict[str, Scores]:
     result: dict[str, Scores] = {}
-    for name, runs in sources.items():
+    for name, runs in methods.items():
         nats = nats_of([run for run in runs if isinstance(run, Result)])
         if nats is None or not all(isinstance(run, Result) for run in runs):
             raise UserError(
                 f"{absent[0]}: {paths.PREDICTIONS} of a run is not here, and {name} has no "
-                "recorded nats of each study to compare in its place; `dvc fetch --run-cache` or "
-                "running it again brings it"
+                "recorded nats of each study to compare instead. `dvc fetch --run-cache` may bring "
+                "the file; running it again does."
             )
         result[name] = {(NATS, metric): of for metric, of in nats.items()}
     return result

@@ -17,12 +17,15 @@ from pipeline.provenance import OUTSIDE
 from uar.core.errors import UserError
 from uar.core.files import atomic_write
 from uar.core.runs import read_runs
+from uar.evaluation.metrics import Metric, mean_of
 from uar.evaluation.summary import is_collapsed, look_up
+from uar.evaluation.systems import PER_STUDY_NATS
 
-WHERE_NOT_WHAT = (  # same numbers elsewhere
+OF_THE_MACHINE = (  # parameters that change no number
     "device",
     "dataset.root",
 )
+PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study_nats`
 CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
 
 
@@ -103,7 +106,7 @@ class Result:
 
 
 def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested parameters without where files lie on one machine; of weights, their names."""
+    """Nested parameters without paths of one machine; of weights, the names stay."""
     kept = deepcopy(dict(params))
     kept.get("dataset", {}).pop("root", None)
     for key in OUTSIDE:
@@ -252,7 +255,7 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
         model = ablations.name_of(params)
         if model is None:
             continue
-        apart = {*ablations.whole, *WHERE_NOT_WHAT, SEED}
+        apart = {*ablations.whole, *OF_THE_MACHINE, SEED}
         common = {key: value for key, value in sorted(params.items()) if key not in apart}
         if common.get("arithmetic") == "native":  # as in records of before there was a choice
             del common["arithmetic"]
@@ -288,6 +291,17 @@ def provenance(runs: Sequence[Result]) -> dict[str, str]:
         "devices": ", ".join(sorted({run.device or "?" for run in runs})),
         "seconds": "" if len(times) < len(runs) or not times else f"{statistics.fmean(times):.0f}",
     }
+
+
+def nats_of(runs: Sequence[Result]) -> dict[str, list[Metric]] | None:
+    """Cross-entropy and image gain, one metric a run; None if a run was scored before they were.
+
+    The runs are of one setting, and so of the same studies in the same order.
+    """
+    recorded = [run.details[PER_STUDY] for run in runs if PER_STUDY in run.details]
+    if not runs or len(recorded) < len(runs):
+        return None
+    return {name: [mean_of(of[name]) for of in recorded] for name in PER_STUDY_NATS}
 
 
 def collapsed(runs: Sequence[Result]) -> str:

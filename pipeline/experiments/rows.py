@@ -103,6 +103,7 @@ class Run:
 
 def plan_runs(
     models: dict[str, dict[str, Any]],
+    *,
     seeds: Iterable[int],
     extra: dict[str, Any],
     raw: dict[str, Any],
@@ -134,11 +135,13 @@ def plan_runs(
             overrides = {**extra, **row, SEED: seed}
             where = f"{paths.PARAMS} with {model}"
             params = flat(parse_params(overridden(raw, overrides), where).model_dump(mode="json"))
-            runs.append(Run(run_name(model, params, tracked, code), model, seed, overrides))
+            runs.append(
+                Run(run_name(model, params, tracked=tracked, code=code), model, seed, overrides)
+            )
     return runs
 
 
-def run_name(model: str, params: dict[str, Any], tracked: Collection[str], code: str) -> str:
+def run_name(model: str, params: dict[str, Any], *, tracked: Collection[str], code: str) -> str:
     """A row's name with its seed and a hash of code and of those flat `params` that decide."""
     decisive = {key: params[key] for key in sorted(tracked)}
     return f"{model}-s{params[SEED]}-{digest([decisive, code])}"
@@ -153,7 +156,7 @@ def choose_rows(models: dict[str, dict[str, Any]], wanted: str | None) -> dict[s
     names = models.keys() if wanted is None else [name.strip() for name in wanted.split(",")]
     if unknown := [name for name in names if name not in models]:
         raise UserError(
-            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that come to the "
+            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that are the "
             "same model go by the first one's name."
         )
     return {name: models[name] for name in names}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 import yaml
 
-from pipeline.experiments.nats import BETTER, corrected_p, nats_of, power
-from pipeline.experiments.results import Cell, Result, Setting, collapsed, provenance, values
-from pipeline.experiments.rows import Ablations
-from uar.evaluation.crossed import compare_methods
+from pipeline.experiments.results import (
+    Cell,
+    Result,
+    Setting,
+    collapsed,
+    nats_of,
+    provenance,
+    values,
+)
+from pipeline.experiments.rows import Ablations, Table
+from uar.evaluation.crossed import compare_methods, corrected_p, power
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.published import (
     FOOTNOTES,
@@ -20,6 +26,7 @@ from uar.evaluation.published import (
     read_published,
 )
 from uar.evaluation.summary import COLLAPSE
+from uar.evaluation.systems import UNITS
 
 TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
 MODEL = f"details scores model {TABLE_PROTOCOL}"
@@ -37,7 +44,7 @@ RUN_BY_RUN = {  # heading to where a result has it
     "same with other images": "details unchanged_with_other_images",
     "same, studies with a finding": "details unchanged_with_findings",
 }
-FINDINGS = {
+CLINICAL = {
     "findings, micro F1": "clinical micro F1",
     "precision": "clinical micro precision",
     "recall": "clinical micro recall",
@@ -46,7 +53,12 @@ LOOKING = {  # whether the images matter, and what of them is said: columns of e
     **RUN_BY_RUN,
     "image gain, validation": "details selection validation image_gain",
     "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
-    **{heading: f"details scores model {path}" for heading, path in FINDINGS.items()},
+    **{heading: f"details scores model {path}" for heading, path in CLINICAL.items()},
+}
+COMPARED = {  # columns of Tables 1 to 4
+    **IN_NATS,
+    **{metric: f"{MODEL} {metric}" for metric in METRICS},
+    **LOOKING,
 }
 EVIDENCE = {
     **IN_NATS,
@@ -70,7 +82,7 @@ CONTROLS = {"constant report": "constant_report", "another study's images": "shu
 
 
 def published_evidence(model: str, heading: str) -> float | None:
-    """What the paper prints of it."""
+    """What the paper prints of a column of `EVIDENCE`."""
     return published_alignment_scores().get(model) if heading == ALIGNMENT else None
 
 
@@ -85,19 +97,17 @@ def changes(overrides: dict[str, Any], whole: dict[str, Any]) -> str:
 
 def csv_text(settings: list[Setting], ablations: Ablations) -> str:
     """One line for each cell of each table; Table 1's first."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n", restval="")
-    writer.writeheader()
-    for dataset in ("iu_xray", "mimic_cxr"):
-        for system, published in read_published(f"table1_{dataset}").items():
-            for metric, paper in published.items():
-                cells = {"dataset": dataset, "table": "table1", "row": system, "metric": metric}
-                writer.writerow({**cells, "paper": "" if paper is None else paper})
+    rows: list[dict[str, Any]] = [
+        {"dataset": dataset, "table": "table1", "row": system, "metric": metric, "paper": paper}
+        for dataset in ("iu_xray", "mimic_cxr")
+        for system, published in read_published(f"table1_{dataset}").items()
+        for metric, paper in published.items()
+    ]
     for setting in settings:
         for table, row, overrides, metric, path, paper in _cells(ablations):
             runs = setting.models.get(ablations.name_of(overrides) or "", [])
             cell = Cell.of(values(runs, path))
-            writer.writerow(
+            rows.append(
                 {
                     "setting": setting.id,
                     "dataset": setting.dataset,
@@ -107,14 +117,14 @@ def csv_text(settings: list[Setting], ablations: Ablations) -> str:
                     "mean": cell.mean,
                     "sd": cell.sd,
                     "paper": paper,
-                    "collapsed": sum(run.collapsed for run in runs) if runs else "",
+                    "collapsed": str(sum(run.collapsed for run in runs)) if runs else None,
                     "params": changes(overrides, ablations.whole),
                     "code": setting.code,
                     "data": setting.data,
                     **provenance(runs),
                 }
             )
-    return stream.getvalue()
+    return pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False, lineterminator="\n")
 
 
 def _cells(
@@ -168,7 +178,7 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
     for dataset, title in (("iu_xray", "IU X-Ray"), ("mimic_cxr", "MIMIC-CXR")):
         parts.append(f"## Table 1: {title}\n")
         own = [setting for setting in settings if setting.dataset == dataset]
-        head = ["", *IN_NATS, *METRICS, *LOOKING, "epoch", "seeds"]
+        head = ["", *COMPARED, "epoch", "seeds"]
         parts.append(_table(head, _table_one(dataset, own, ablations)))
         parts += [f"{note}\n" for system, note in FOOTNOTES.items()
                   if system in read_published(f"table1_{dataset}")]  # fmt: skip
@@ -182,9 +192,8 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
         )
         for table in ablations.tables.values():
             parts.append(f"### {table.title}\n")
-            head = ["", *IN_NATS, *METRICS, *LOOKING, "epoch", "seeds", "commit", "tree"]
-            head += ["device", "time", "params"]
-            parts.append(_table(head, _rows(setting, table.published, table.rows, ablations)))
+            head = ["", *COMPARED, "epoch", "seeds", "commit", "tree", "device", "time", "params"]
+            parts.append(_table(head, _rows(setting, table, ablations)))
             parts += _tests(setting, table.rows, ablations)
         parts.append("### Evidence beyond the paper's tables\n")
         parts.append(_table(["", *EVIDENCE, "epoch", "seeds"], _evidence_rows(setting, ablations)))
@@ -215,72 +224,73 @@ def _table_one(
 ) -> Iterator[Sequence[str]]:
     for system, published in read_published(f"table1_{dataset}").items():
         mark = " ‡" if system in FOOTNOTES else ""
-        numbers = (f"({_number(published[metric])})" for metric in METRICS)
-        blank = ("" for _ in LOOKING)
-        yield [f"{system}{mark}", *("" for _ in IN_NATS), *numbers, *blank, "", ""]
+        numbers = {metric: f"({_number(value)})" for metric, value in published.items()}
+        yield [f"{system}{mark}", *(numbers.get(heading, "") for heading in COMPARED), "", ""]
     for setting in settings:
         runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
         if not runs:
             continue
-        label = f"UAR, this project{collapsed(runs)}"
-        for name, key in {label: "model", **CONTROLS}.items():
-            path = f"details scores {key} {TABLE_PROTOCOL}"
-            cells = _nats(runs) if key == "model" else ["" for _ in IN_NATS]
-            cells += [str(Cell.of(values(runs, f"{path} {metric}"))) for metric in METRICS]
-            run = provenance(runs)
-            if key == "model":
-                looking, epoch = list(_looking(runs).values()), _epochs(run)
-            else:
-                looking, epoch = _findings_alone(runs, key), ""
-            yield [f"{name}, {setting.id}", *cells, *looking, epoch, run["seeds"]]
+        run = provenance(runs)
+        cells = _cells_of(runs, COMPARED)
+        yield [
+            f"UAR, this project{collapsed(runs)}, {setting.id}",
+            *cells,
+            _epochs(run),
+            run["seeds"],
+        ]
+        for name, system in CONTROLS.items():
+            paths = {
+                heading: path.replace(" model ", f" {system} ")
+                for heading, path in COMPARED.items()
+                if heading in (*METRICS, *CLINICAL)
+            }
+            shown = dict(zip(paths, _cells_of(runs, paths), strict=True))
+            cells = [shown.get(heading, "") for heading in COMPARED]
+            yield [f"{name}, {setting.id}", *cells, "", run["seeds"]]
 
 
-def _looking(runs: Sequence[Result]) -> dict[str, str]:
-    """Columns of `LOOKING`; those of `RUN_BY_RUN` run by run, with the number of studies."""
-    studies = {run.details["studies"] for run in runs}
-    cells = {heading: str(Cell.of(values(runs, path))) for heading, path in LOOKING.items()}
-    for heading, path in RUN_BY_RUN.items():
-        form = ".0f" if heading == "distinct reports" else ".0%"
-        shown = ["–" if value is None else f"{value:{form}}" for value in values(runs, path)]
-        if form == ".0f" and runs:
-            shown += ["of", *map(str, sorted(studies))]
-        cells[heading] = " ".join(shown) or "–"
+def _cells_of(
+    runs: Sequence[Result],
+    columns: Mapping[str, str],
+    paper: Mapping[str, float | None] | None = None,
+) -> list[str]:
+    """A row's cells: mean and deviation, and in brackets what the paper prints.
+
+    Columns of `RUN_BY_RUN` have every run's value, the first of them with the number of studies.
+
+    Args:
+        runs: of the row.
+        columns: heading to where a result has it.
+        paper: its numbers, for the headings that it has; None for one that is not printed.
+    """
+    cells = []
+    for heading, path in columns.items():
+        found = values(runs, path)
+        if heading in RUN_BY_RUN:
+            form = ".0f" if heading == "distinct reports" else ".0%"
+            shown = ["–" if value is None else f"{value:{form}}" for value in found]
+            if form == ".0f" and runs:
+                shown += ["of", *map(str, sorted({run.details["studies"] for run in runs}))]
+            cells.append(" ".join(shown) or "–")
+        else:
+            printed = f" ({_number(paper[heading])})" if paper and heading in paper else ""
+            cells.append(f"{Cell.of(found)}{printed}")
     return cells
-
-
-def _findings_alone(runs: Sequence[Result], key: str) -> list[str]:
-    """Columns of `LOOKING` of a control: what of the findings its reports say."""
-    cells = {
-        heading: str(Cell.of(values(runs, f"details scores {key} {path}")))
-        for heading, path in FINDINGS.items()
-    }
-    return [cells.get(heading, "") for heading in LOOKING]
 
 
 def _epochs(run: dict[str, str]) -> str:
     return f"{run['selected_by']}: {run['epochs']}" if run["epochs"] else ""
 
 
-def _rows(
-    setting: Setting, published: str, rows: dict[str, dict[str, Any]], ablations: Ablations
-) -> Iterator[Sequence[str]]:
-    paper = read_published(published)
-    for row, overrides in rows.items():
+def _rows(setting: Setting, table: Table, ablations: Ablations) -> Iterator[Sequence[str]]:
+    paper = read_published(table.published)
+    for row, overrides in table.rows.items():
         runs = setting.models.get(ablations.name_of(overrides) or "", [])
-        cells = _nats(runs) + [
-            f"{Cell.of(values(runs, f'{MODEL} {metric}'))} ({_number(paper[row][metric])})"
-            for metric in METRICS
-        ]
         run = provenance(runs)
         time = f"{run['seconds']} s" if run["seconds"] else ""
         made = [_epochs(run), run["seeds"], run["commits"], run["tree"], run["devices"], time]
-        name, looking = f"{row}{collapsed(runs)}", _looking(runs).values()
-        yield [name, *cells, *looking, *made, changes(overrides, ablations.whole)]
-
-
-def _nats(runs: Sequence[Result]) -> list[str]:
-    """Columns of `IN_NATS`."""
-    return [str(Cell.of(values(runs, path))) for path in IN_NATS.values()]
+        cells = _cells_of(runs, COMPARED, paper[row])
+        yield [f"{row}{collapsed(runs)}", *cells, *made, changes(overrides, ablations.whole)]
 
 
 def _tests(
@@ -294,7 +304,7 @@ def _tests(
         return
     name = next(iter(nats[first]))
     tests = {row: compare_methods(nats[first], nats[row])[name] for row in others}
-    head = [f"against {first}, {BETTER[name]}", "difference", "95 % interval", "p", "p, Holm"]
+    head = [f"against {first}, {UNITS[name]}", "difference", "95 % interval", "p", "p, Holm"]
     listed = list(tests.values())
     yield _table(
         head,
@@ -315,12 +325,9 @@ def _tests(
 def _evidence_rows(setting: Setting, ablations: Ablations) -> Iterator[Sequence[str]]:
     for model in ablations.models(ablations.tables):
         if runs := setting.models.get(model):
-            looking, run = _looking(runs), provenance(runs)
-            cells = []
-            for heading, path in EVIDENCE.items():
-                paper = published_evidence(model, heading)
-                printed = "" if paper is None else f" ({_number(paper)})"
-                cells.append(looking.get(heading) or f"{Cell.of(values(runs, path))}{printed}")
+            run, printed = provenance(runs), published_evidence(model, ALIGNMENT)
+            paper = None if printed is None else {ALIGNMENT: printed}
+            cells = _cells_of(runs, EVIDENCE, paper)
             yield [f"{model}{collapsed(runs)}", *cells, _epochs(run), run["seeds"]]
 
 

@@ -16,7 +16,7 @@ from uar.core.params_file import load_params
 from uar.core.progress import log_steps
 from uar.data.views import PackedFilms, resize_view
 from uar.networks.pretrained import FeatureNetwork, load_network
-from uar.tokens.decoder import FilmDecoder, load_decoder
+from uar.tokens.decoder import TokenDecoder, load_decoder, save_both
 from uar.tokens.distilled import DistilledTokenizer, fit_codes
 from uar.tokens.dvae import Dvae, train_dvae
 from uar.tokens.loading import load_tokenizer
@@ -45,15 +45,25 @@ def dvae() -> None:
 
 
 def _train(films: PackedFilms, params: Params) -> Tokenizer:
-    """Both halves learn together; the decoder's weights lie in the encoder's file."""
+    """Encoder and decoder are trained together and saved in one file."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
-    decoder = FilmDecoder(params.dvae.codebook_size, params.dvae.hidden, model.stride)
+    decoder = TokenDecoder(params.dvae.codebook_size, params.dvae.hidden, stride=model.stride)
     device, train = resolve_device(params.device), params.dvae.train
-    network = _network(params).to(device) if train.perceptual_weight > 0 else None
+    taught = train.perceptual_weight > 0 or train.feature_weight > 0
+    network = _network(params).to(device) if taught else None
     log_steps(
-        train_dvae(model, decoder, films, train, device, params.precision, params.seed, network)
+        train_dvae(
+            model,
+            decoder,
+            films,
+            params=train,
+            device=device,
+            precision=params.precision,
+            seed=params.seed,
+            network=network,
+        )
     )
-    model.save(paths.DVAE_ENCODER, decoder)
+    save_both(paths.DVAE_ENCODER, model, decoder)
     return model
 
 
@@ -62,7 +72,7 @@ def _distill(params: Params) -> Tokenizer:
     model = DistilledTokenizer(_network(params), params.dvae.codebook_size, chosen.components)
     generator = torch.Generator().manual_seed(params.seed)
     views = fitted_views(params, generator)
-    fit_codes(model.to(resolve_device(params.device)), views, chosen, generator)
+    fit_codes(model.to(resolve_device(params.device)), views, params=chosen, generator=generator)
     model.save(paths.DVAE_ENCODER)
     return model
 
@@ -70,7 +80,7 @@ def _distill(params: Params) -> Tokenizer:
 def _bring_in(params: Params) -> Tokenizer:
     assert params.dvae.encoder is not None and params.dvae.decoder is not None
     model = load_tokenizer(paths.external(params.dvae.encoder))
-    load_decoder(paths.external(params.dvae.decoder), model)  # refused now rather than in the end
+    load_decoder(paths.external(params.dvae.decoder), model)  # refused now rather than at the end
     model.save(paths.DVAE_ENCODER)
     return model
 

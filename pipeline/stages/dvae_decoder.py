@@ -1,4 +1,4 @@
-"""The decoder of visual tokens, which Figure 6 shows them by."""
+"""The decoder of visual tokens, for Figure 6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.inputs import fitted_views
 from uar.core.device import resolve_device, seed_everything
 from uar.core.params_file import load_params
 from uar.core.progress import log_steps
-from uar.tokens.decoder import FilmDecoder, load_decoder, train_decoder
+from uar.tokens.decoder import TokenDecoder, load_decoder, train_decoder
 from uar.tokens.loading import load_tokenizer
 
 
@@ -19,12 +19,18 @@ def dvae_decoder() -> None:
     tokenizer = load_tokenizer(paths.DVAE_ENCODER)
     if params.dvae.source == "distill":
         seed_everything(params.seed)
-        decoder = FilmDecoder(tokenizer.codebook_size, params.dvae.hidden, tokenizer.stride)
+        decoder = TokenDecoder(tokenizer.codebook_size, params.dvae.hidden, stride=tokenizer.stride)
         generator = torch.Generator().manual_seed(params.seed)
         views, device = fitted_views(params, generator), resolve_device(params.device)
         log_steps(
             train_decoder(
-                decoder, tokenizer, views, params.dvae.train, device, params.precision, generator
+                decoder,
+                tokenizer,
+                views,
+                params=params.dvae.train,
+                device=device,
+                precision=params.precision,
+                generator=generator,
             )
         )
     elif params.dvae.source == "train":

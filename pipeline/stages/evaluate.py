@@ -70,7 +70,12 @@ def evaluate() -> None:
     scores = score_systems(systems, measures)
     setup = setup_of(params)
     summary = summarise(
-        systems, scores, measures, setup, resamples=params.evaluate.resamples, seed=params.seed
+        systems,
+        scores,
+        measures=measures,
+        setup=setup,
+        resamples=params.evaluate.resamples,
+        seed=params.seed,
     )
     constant = systems["constant_report"][0].generated
     details = summary | origins(params, checkpoint, constant)
@@ -84,7 +89,7 @@ def evaluate() -> None:
     clinical = measures.labellers["clinical"]
     assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
     evaluated = Evaluated(systems["model"], scores["model"], per_study, details)
-    write_page(inputs, model, studies, evaluated, clinical)
+    write_page(inputs, model=model, studies=studies, evaluated=evaluated, labeller=clinical)
     print_evaluation(summary)
     log.info(f"to read the reports beside their references: {paths.PAGE}")
 
@@ -109,15 +114,15 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
     params = inputs.params
     predictions = read_predictions(paths.PREDICTIONS)
     training = inputs.studies("train")
-    train_reports = references(training, inputs)
+    train_reports = references("train", inputs)
     constant = constant_report(
         train_reports,
-        references(inputs.studies("val"), inputs),
+        references("val", inputs),
         select_by=params.evaluate.constant_by,
         candidates=params.evaluate.constant_candidates,
     )
     by_tokens = nearest_by_tokens(studies, training)
-    by_features = nearest_by_features(model, studies, training, params.decode.batch_size)
+    by_features = nearest_by_features(model, studies, training, batch_size=params.decode.batch_size)
     return {
         "model": predictions,
         "constant_report": with_generated(predictions, [constant] * len(predictions)),
@@ -163,9 +168,10 @@ def setup_of(params: Params) -> Setup:
     )
 
 
-def references(studies: Studies, inputs: Inputs) -> list[str]:
+def references(split: Split, inputs: Inputs) -> list[str]:
     """Reference reports as the `r2gen` protocol scores them."""
-    return [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
+    cleaned, cut = inputs.split_table(split)["cleaned"], inputs.params.report.max_length
+    return inputs.vocabulary.restricted(cleaned, cut)
 
 
 def with_image_gain(own: list[Prediction], shuffled: list[Prediction]) -> list[Prediction]:
@@ -191,7 +197,7 @@ def nearest_by_tokens(studies: Studies, training: Studies) -> np.ndarray:
 
 
 def nearest_by_features(
-    model: UAR, studies: Studies, training: Studies, batch_size: int
+    model: UAR, studies: Studies, training: Studies, *, batch_size: int
 ) -> np.ndarray:
     """The training study with the most similar global visual feature, for each study `(S,)`."""
     queries = np.concatenate(list(global_features(model, studies, batch_size, "features, test")))
@@ -201,7 +207,7 @@ def nearest_by_features(
 
 
 def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, Any]:
-    """How the numbers came about, beside `summarise`'s."""
+    """How the numbers came about, for details.json."""
     return {
         "collapse": COLLAPSE,
         "protocols": {name: PROTOCOLS[name] for name in params.evaluate.protocols},

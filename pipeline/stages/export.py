@@ -100,15 +100,15 @@ def study_index(inputs: Inputs, model: UAR) -> StudyIndex:
 
 
 def film_likeness(inputs: Inputs) -> Likeness | None:
-    """What the training films are like, with limits that validation films set."""
-    training, validation = film_set(inputs, "train"), film_set(inputs, "val")
-    if validation.fewest < LEAST:
+    """What the training films are like, and how unlike them a film may be."""
+    training = film_set(inputs, "train")
+    if training.fewest < LEAST:
         log.warning(
-            f"export: {validation.fewest} validation films set no limit for what is unlike the "
-            f"training films; it takes {LEAST} of each view. {paths.BUNDLE} will not tell."
+            f"export: {training.fewest} training images of a view are too few to detect images "
+            f"unlike those of training; {LEAST} are needed. {paths.BUNDLE} will not detect them."
         )
         return None
-    return Likeness.of(training, validation, inputs.sizes.codebook)
+    return Likeness.of(training, inputs.sizes.codebook)
 
 
 def film_set(inputs: Inputs, split: Split) -> FilmSet:

@@ -36,11 +36,15 @@ def ingest(
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
     per_study = params.dataset.images_per_study
-    dataset = read_dataset(_where_it_is(params.dataset))
+    dataset = read_dataset(_where_it_is(params.dataset), workers)
     slots = _slots(dataset.studies, params.dataset)
     scratch = paths.SCRATCH / "ingest"
     packed = pack_films(
-        dataset.images, slots, params.image.size, scratch, resolve_workers(workers, len(slots))
+        dataset.images,
+        slots,
+        size=params.image.size,
+        scratch=scratch,
+        workers=resolve_workers(workers, len(slots)),
     )
     bad: dict[int, list[str]] = {}  # by position of the study
     for film, why in packed.faults.items():
@@ -53,7 +57,11 @@ def ingest(
             "Restore these images, or leave their studies out with dataset.on_bad_image: skip.",
         )
     duplicates = find_duplicates(
-        open_array(packed.array), slots, dataset.studies, per_study, set(packed.faults)
+        open_array(packed.array),
+        slots,
+        dataset.studies,
+        per_study=per_study,
+        unreadable=set(packed.faults),
     )
     _judge(duplicates, params.dataset)
     shared = duplicates.leaking if params.dataset.on_shared_film == "skip" else {}
@@ -67,7 +75,7 @@ def ingest(
     if gone:
         kept = [study for study in range(len(ids)) if study not in gone]
         with atomic_write(paths.IMAGES) as out:
-            copy_studies(packed.array, kept, per_study, out)
+            copy_studies(packed.array, kept, images_per_study=per_study, out=out)
     else:
         give_name(packed.array, paths.IMAGES)
     write_table(paths.STUDIES, dataset.table())

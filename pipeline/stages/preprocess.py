@@ -36,7 +36,7 @@ def preprocess() -> None:
     with torch_hidden():
         from uar.evaluation.clinical.labeller import Labeller  # spaCy takes seconds
 
-    labels = Labeller().label(progress(table["report"], "label", len(table), "report"))
+    labels = Labeller().label(progress(table["report"], "label", len(table), unit="report"))
     table["findings"] = [
         [name for name, label in zip(OBSERVATIONS, row, strict=True) if label == Label.POSITIVE]
         for row in labels
@@ -48,14 +48,14 @@ def preprocess() -> None:
 
 @contextmanager
 def torch_hidden() -> Iterator[None]:
-    """Have what is imported here do without torch, unless it is loaded already.
+    """Within the block, imports find no torch, unless it is loaded already.
 
-    spaCy's thinc would load it, for networks that rules do not use, and that is most of this
-    stage's time.
+    spaCy's thinc would load it for networks that the rules do not use, which would take most of
+    this stage's time.
     """
     loaded = "torch" in sys.modules
     if not loaded:
-        sys.modules["torch"] = None  # type: ignore[assignment]  # an ImportError to who asks
+        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` fails
     try:
         yield
     finally:

@@ -1,18 +1,19 @@
-"""What the tokens hold: findings of reports, told from tokens alone."""
+"""What the tokens hold: findings of reports, predicted from tokens alone."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
+import pandas as pd
 import torch
 
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import finding_labels, open_images, rows_of
-from uar.analysis.probe import Probe, sampled, thumbnails, token_bags, with_places
 from uar.analysis.probe import probe as fit_probe
-from uar.core.files import atomic_write, write_json
+from uar.analysis.probe import sampled, thumbnails, token_bags, with_places
+from uar.core.files import write_csv, write_json
 from uar.core.params_file import load_params
 from uar.data.study import REPORT_COLUMNS, read_checked
 from uar.evaluation.clinical.labels import FINDINGS
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def probe() -> None:
-    """Tell findings of validation reports from tokens, as bags and with places, and thumbnails."""
+    """Predict findings of validation reports from tokens (bags, or with places) and thumbnails."""
     params = load_params(paths.PARAMS)
     reports = read_checked(paths.REPORTS, REPORT_COLUMNS)
     info = TokenCacheInfo.load(paths.TOKENS_INFO)
@@ -37,28 +38,29 @@ def probe() -> None:
     placed = with_places(*whole, info.codebook_size)
     small = (thumbnails(images, rows[0]), thumbnails(images, rows[1]))
     found = {
-        "tokens": fit_probe(bags, labels, FINDINGS, params.seed),
-        "places": fit_probe(placed, labels, FINDINGS, params.seed),
-        "thumbnail": fit_probe(small, labels, FINDINGS, params.seed),
+        "tokens": fit_probe(bags, labels, FINDINGS, seed=params.seed),
+        "places": fit_probe(placed, labels, FINDINGS, seed=params.seed),
+        "thumbnail": fit_probe(small, labels, FINDINGS, seed=params.seed),
     }
     use = codebook_use(torch.from_numpy(whole[1].astype(np.int64)), info.codebook_size)
     means = {name: _or_none(result.mean_auc) for name, result in found.items()}
     aucs = {"auc" if name == "tokens" else f"{name}_auc": mean for name, mean in means.items()}
     write_json(paths.PROBE, aucs | use)
     studies = dict(zip(FINDINGS, labels[1].sum(0).tolist(), strict=True))
-    with atomic_write(paths.PROBE_FINDINGS) as temporary:
-        temporary.write_text(_csv(found, studies), encoding="utf-8")
-    table = new_table("findings told from tokens (AUC, validation)", ["", *found, "studies"])
-    for name in found["tokens"].auc:
-        aucs_of = (number(result.auc[name]) for result in found.values())
-        table.add_row(name, *aucs_of, str(studies[name]))
-    table.add_row("[bold]mean", *(number(mean) for mean in means.values()), "")
+    by_finding = pd.DataFrame({f"{name}_auc": result.auc for name, result in found.items()})
+    by_finding.insert(0, "studies", by_finding.index.map(studies))
+    by_finding = by_finding.rename_axis("finding").reset_index()
+    write_csv(paths.PROBE_FINDINGS, by_finding, float_format="%.4f")
+    table = new_table("findings predicted from tokens (AUC, validation)", [*found, "studies"])
+    for finding, count, *of_finding in by_finding.itertuples(index=False):
+        table.add_row(finding, *map(number, of_finding), str(count))
+    table.add_row("[bold]mean", *map(number, means.values()), "")
     output().print(table)
     counts = zip(("training", "validation"), (training, validation), by_split, strict=True)
     of_all = (f"{len(drawn)} of {len(all_)} {split} studies" for split, drawn, all_ in counts)
     log.info(f"probe: {', '.join(of_all)}")
-    told = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
-    if told and max(told) < (means["thumbnail"] or 0):
+    by_tokens = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
+    if by_tokens and max(by_tokens) < (means["thumbnail"] or 0):
         log.warning(
             "the tokens, with places or without, hold less of the findings than films of 16 x 16 "
             "pixels: a model that reads them cannot see what these show. Try dvae.source "
@@ -68,11 +70,3 @@ def probe() -> None:
 
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else value
-
-
-def _csv(found: dict[str, Probe], studies: dict[str, int]) -> str:
-    lines = ["finding,studies," + ",".join(f"{name}_auc" for name in found)]
-    for finding in found["tokens"].auc:
-        values = ",".join(f"{result.auc[finding]:.4f}" for result in found.values())
-        lines.append(f"{finding},{studies[finding]},{values}")
-    return "\n".join(lines) + "\n"

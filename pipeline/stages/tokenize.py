@@ -10,10 +10,9 @@ from pipeline import paths
 from pipeline.inputs import image_rows, open_images
 from pipeline.provenance import stages
 from uar.core.distributed import launch
-from uar.core.files import write_json
 from uar.core.params_file import load_params
 from uar.data.views import Views
-from uar.tokens.cache import PackedImages, TokenEncoding, info_as_json, tokenize_images
+from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -36,11 +35,16 @@ def tokenize() -> None:
         seed=params.seed,
     )
     info = tokenize_images(
-        TokenEncoding(fabric, tokenizer, params.tokenize.batch_size, params.tokenize.precision),
+        TokenEncoding(
+            fabric,
+            tokenizer,
+            batch_size=params.tokenize.batch_size,
+            precision=params.tokenize.precision,
+        ),
         PackedImages(paths.IMAGES, in_training, views),
         paths.TOKENS,
         stages()["tokenize"].scratch(params),
     )
     if fabric.is_global_zero:
-        write_json(paths.TOKENS_INFO, info_as_json(info))
+        info.save(paths.TOKENS_INFO)
         log.info(f"tokenize: {info.shape} tokens of {info.codebook_size}, {info.agreement}")

@@ -31,7 +31,7 @@ def check_labeller(
     labels = {text: Labeller().label(join_sections(reports, text)) for text in TEXTS}
     console = output()
     for name, rows in (("all studies", np.ones(len(gold), bool)), ("test split", test)):
-        columns = ["studies", *(f"{short}" for _ in TEXTS for short in ("P", "R", "F1"))]
+        columns = ["studies", *(["P", "R", "F1"] * len(TEXTS))]
         table = new_table(f"{name}: {' | '.join(TEXTS)}", columns)
         results = [
             agreement(gold[rows], labels[text][rows], params.evaluate.uncertain) for text in TEXTS

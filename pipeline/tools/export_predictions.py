@@ -43,7 +43,7 @@ def export_predictions(
 
 def known_studies() -> dict[str, dict[str, Any]]:
     """ReXrank's fields of each study, as far as the study table has them."""
-    findings = load_params(paths.PARAMS).dataset.section != "impression"
+    is_impression = load_params(paths.PARAMS).dataset.section == "impression"
     known = {}
     for study in read_checked(paths.STUDIES, STUDY_COLUMNS).itertuples():
         views, images = list(study.views), list(study.image_paths)
@@ -52,8 +52,8 @@ def known_studies() -> dict[str, dict[str, Any]]:
             "key_image_path": images[frontal],
             "image_path": images,
             "report": study.report,
-            "section_findings": study.report if findings else None,
-            "section_impression": None if findings else study.report,
+            "section_findings": None if is_impression else study.report,
+            "section_impression": study.report if is_impression else None,
             "split": study.split,
             "frontal_lateral": [view.capitalize() for view in views],
             "context": "",

@@ -1,4 +1,4 @@
-"""A tree as PhysioNet lays out MIMIC-CXR, of invented reports and drawn films.
+"""Invented reports and drawn films in the layout that MIMIC-CXR has at PhysioNet.
 
     python -m pipeline.tools.physionet data/raw/mimic_cxr --studies 2000 --films mix
 
@@ -104,7 +104,7 @@ def shape_of(index: int) -> str | None:
 
 
 def write_tree(
-    root: Path, studies: int, film_size: int = 96, films: str = "jpg", seed: int = 0
+    root: Path, *, studies: int, film_size: int = 96, films: str = "jpg", seed: int = 0
 ) -> None:
     """Write tables, reports and films of `studies` studies under `root`.
 
@@ -114,7 +114,7 @@ def write_tree(
         seed: of findings, films and wording.
     """
     records: list[dict[str, str]] = []
-    for index in progress(range(studies), "physionet tree", studies, "study"):
+    for index in progress(range(studies), "physionet tree", studies, unit="study"):
         study = sample_study(seed, index)
         subject, number = str(10_000_000 + index // 2 * 1009), str(50_000_000 + index * 17)
         folder = Path("files") / f"p{subject[:2]}" / f"p{subject}" / f"s{number}"
@@ -126,7 +126,14 @@ def write_tree(
         for film, view in enumerate(_views(index)):
             digest = hashlib.sha256(f"{seed}/{index}/{film}".encode()).hexdigest()
             dicom_id = "-".join(digest[at : at + 8] for at in range(0, 40, 8))
-            _write_film(root / folder / dicom_id, study, view, film_size, films, len(records))
+            _write_film(
+                root / folder / dicom_id,
+                study,
+                view,
+                film_size=film_size,
+                films=films,
+                number=len(records),
+            )
             records.append(
                 {
                     "dicom_id": dicom_id,
@@ -180,13 +187,19 @@ def _views(index: int) -> list[Literal["PA", "AP", "LATERAL"]]:
 
 
 def _write_film(
-    stem: Path, study: DemoStudy, view: str, film_size: int, films: str, number: int
+    stem: Path, study: DemoStudy, view: str, *, film_size: int, films: str, number: int
 ) -> None:
     lateral = view == "LATERAL"
     draw = draw_lateral if lateral else draw_frontal
     pixels, _ = draw(study.findings, study.poses[lateral], film_size)
     if films == "dcm" or (films == "mix" and number % 2):
-        write_dicom(stem.with_suffix(".dcm"), pixels, int(lateral), "MONOCHROME2", stem.name)
+        write_dicom(
+            stem.with_suffix(".dcm"),
+            pixels,
+            view=int(lateral),
+            photometric="MONOCHROME2",
+            entropy=stem.name,
+        )
     else:
         film = Image.fromarray((pixels * 255).round().astype(np.uint8))
         film.save(stem.with_suffix(".jpg"), quality=95)
@@ -200,7 +213,7 @@ def main(
     seed: int = 0,
 ) -> None:
     """Write an invented MIMIC-CXR in PhysioNet's layout to the folder ROOT."""
-    write_tree(root, studies, film_size, films, seed)
+    write_tree(root, studies=studies, film_size=film_size, films=films, seed=seed)
 
 
 if __name__ == "__main__":

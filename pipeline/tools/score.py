@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +23,7 @@ from uar.core.sections import is_empty_report
 from uar.data.study import read_checked
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import constant_report, derangement
-from uar.evaluation.formats import ReportFile, read_reports
+from uar.evaluation.formats import read_reports
 from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
@@ -40,7 +40,7 @@ _UNKNOWN = 0.0  # log-probability of a report whose model is not here
 
 
 @dataclass(frozen=True)
-class Truth:
+class ReferenceReports:
     """References of the studies to score, and what a constant report is chosen from.
 
     Attributes:
@@ -76,7 +76,8 @@ def score(
         ),
     ] = None,
     beside: Annotated[
-        Path | None, typer.Option(help="Another system's file of the same studies, a row more.")
+        Path | None,
+        typer.Option(help="Another system's file of the same studies, for one more row."),
     ] = None,
     partial: Annotated[
         bool, typer.Option(help="Score the studies that the file has, where it lacks some.")
@@ -102,19 +103,17 @@ def score(
     params = load_params(paths.PARAMS)
     shared = RadEval.open(radeval) if radeval is not None else None
     measures = open_measures(params.evaluate, resolve_device(params.device))
-    truth = read_truth(references, file, params)
-    predictions, form = align(
-        read_reports(file, params.dataset.section), truth, file, partial, params
-    )
+    scored = read_references(references, params)
+    predictions, form = align(file, scored, params, partial=partial)
     others = derangement(len(predictions), params.seed)
     systems = {
         "model": predictions,
         "shuffled_images": with_generated(predictions, [predictions[i].generated for i in others]),
     }
-    if truth.train and truth.val:
+    if scored.train and scored.val:
         constant = constant_report(
-            truth.train,
-            truth.val,
+            scored.train,
+            scored.val,
             select_by=params.evaluate.constant_by,
             candidates=params.evaluate.constant_candidates,
         )
@@ -122,24 +121,22 @@ def score(
     else:
         log.info("no constant report beside it: these references have no training split")
     if beside is not None:
-        also, _ = align(
-            read_reports(beside, params.dataset.section), truth, beside, partial, params
-        )
+        also, _ = align(beside, scored, params, partial=partial)
         said = {p.study_id: p.generated for p in also}
         if lacking := [p.study_id for p in predictions if p.study_id not in said]:
             raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
         systems["beside"] = with_generated(predictions, [said[p.study_id] for p in predictions])
     also_scored = shared.score(systems) if shared is not None else {}
-    setup = Setup(references=truth.form, text=f"file,{form}", radgraph=_radgraph(params))
+    setup = Setup(references=scored.form, text=f"file,{form}", radgraph=_radgraph(params))
     summary = summarise(
-        systems, score_systems(systems, measures), measures, setup,
+        systems, score_systems(systems, measures), measures=measures, setup=setup,
         resamples=params.evaluate.resamples, seed=params.seed,
     )  # fmt: skip
     for system, values in also_scored.items():
         summary["scores"][system]["radeval"] = values
     if also_scored:
         summary["signatures"]["radeval"] = radeval_signatures(
-            also_scored["model"], predictions, setup, VERSION
+            also_scored["model"], predictions, setup=setup, radeval=VERSION
         )
     print_evaluation(summary)
     if out is not None:
@@ -148,68 +145,69 @@ def score(
         write_predictions(keep, predictions)
 
 
-def read_truth(references: Path | None, file: Path, params: Params) -> Truth:
-    """References from a file, from the file of predictions itself, or of the project's test split.
+def read_references(references: Path | None, params: Params) -> ReferenceReports:
+    """References from a file, or without one those of the project's test split.
 
     Raises:
         UserError: there are none.
     """
     clean, cut = _cleaner(params), params.report.max_length
+    form = f"cleaned,cut:{cut},unk:yes"
     if references is None:
         table = read_checked(paths.REPORTS, ("study_id", "split", "report", "cleaned"))
         vocabulary = Vocabulary.load(paths.VOCABULARY)
         test = table[table["split"] == "test"]
         train, val, scored = (
-            _as_scored(table[table["split"] == split]["cleaned"], vocabulary, cut)
+            vocabulary.restricted(table[table["split"] == split]["cleaned"], cut)
             for split in ("train", "val", "test")
         )
         ids = test["study_id"].astype(str).tolist()
         raw = dict(zip(ids, test["report"], strict=True))
-        form = f"cleaned,cut:{cut},unk:yes"
-        return Truth(raw, dict(zip(ids, scored, strict=True)), train, val, form)
+        return ReferenceReports(raw, dict(zip(ids, scored, strict=True)), train, val, form)
     if references.suffix == ".jsonl" and _is_ours(existing(references)):
         rows = read_predictions(references)
         raw = {p.study_id: p.report for p in rows}
-        form = f"cleaned,cut:{cut},unk:yes"
-        return Truth(raw, {p.study_id: p.reference for p in rows}, [], [], form)
+        return ReferenceReports(raw, {p.study_id: p.reference for p in rows}, [], [], form)
     found = read_reports(references, params.dataset.section)
     if not found.references:
         raise UserError(f"{references} has no reference reports")
     cleaned = {study: clean(report) for study, report in found.references.items()}
     if found.splits is None:
         shown = {study: " ".join(text.split()[: cut - 1]) for study, text in cleaned.items()}
-        form = f"cleaned,cut:{cut},unk:no"
-        return Truth(found.references, shown, [], [], form, found.named)
+        return ReferenceReports(
+            found.references, shown, [], [], f"cleaned,cut:{cut},unk:no", found.named
+        )
     training = [clean(report) for report in found.splits["train"].values()]
     vocabulary = Vocabulary.build(training, params.vocabulary.min_count)
-    test_reports = _as_scored(cleaned.values(), vocabulary, cut)
+    test_reports = vocabulary.restricted(cleaned.values(), cut)
     validation = [clean(report) for report in found.splits["val"].values()]
-    return Truth(
+    return ReferenceReports(
         found.references,
         dict(zip(cleaned, test_reports, strict=True)),
-        _as_scored(training, vocabulary, cut),
-        _as_scored(validation, vocabulary, cut),
-        f"cleaned,cut:{cut},unk:yes",
+        vocabulary.restricted(training, cut),
+        vocabulary.restricted(validation, cut),
+        form,
     )
 
 
 def align(
-    found: ReportFile, truth: Truth, file: Path, partial: bool, params: Params
+    file: Path, references: ReferenceReports, params: Params, *, partial: bool
 ) -> tuple[list[Prediction], str]:
-    """Predictions in the references' order, and whether their texts were `cleaned` or `decoded`.
+    """A file's predictions in the references' order, and whether they were `cleaned` or `decoded`.
 
     Raises:
         UserError: the file has no generated reports, or lacks studies.
     """
+    found = read_reports(file, params.dataset.section)
     generated = found.generated
     if not generated:
         raise UserError(f"{file} has references alone; a file of generated reports is needed")
-    raw, cleaned = truth.raw, truth.cleaned
-    if not found.named or not truth.named:  # by place
+    raw, cleaned = references.raw, references.cleaned
+    if not found.named or not references.named:  # by place
         if len(generated) != len(raw):
             raise UserError(
-                f"{file} has {len(generated)} reports without names of studies, the references "
-                f"{len(raw)}: they are matched by their place"
+                f"{file} has {len(generated)} reports without study names, the references "
+                f"{len(raw)}: they are matched by position"
             )
         generated = dict(zip(raw, generated.values(), strict=True))
     missing = [study for study in raw if study not in generated]
@@ -217,7 +215,7 @@ def align(
         own = f" It has references of its own: --references {file}." if found.references else ""
         raise UserError(
             f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
-            f"of each; --partial scores the others alone, which is another test set.{own}"
+            f"of each; --partial scores the others alone, on a test set of its own.{own}"
         )
     if empty := [study for study in raw if is_empty_report(raw[study])]:
         log.warning(
@@ -246,11 +244,6 @@ def _cleaner(params: Params) -> Callable[[str], str]:
     """The cleaner, of texts whose sentences may end where a line does, as ReXrank's do."""
     clean = CLEANERS[params.report.cleaner]
     return lambda text: clean(" ".join(text.split()))
-
-
-def _as_scored(cleaned: Iterable[str], vocabulary: Vocabulary, cut: int) -> list[str]:
-    """Cleaned reports cut and with rare words as `<unk>`."""
-    return [vocabulary.decode(vocabulary.encode(text, cut).tolist()) for text in cleaned]
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding settings beside each other, on validation."""
+"""Decoding settings compared on validation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.params_file import load_params, parse_params
 from uar.data.batches import Studies
+from uar.evaluation.baselines import derangement
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import findings_scores
 from uar.evaluation.metrics import score
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.training.validation import another_each
 
 SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
 
@@ -47,21 +47,23 @@ def tune(
     inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
     model = checkpoint.build().to(resolve_device(params.device)).eval()
     studies = inputs.studies("val")
-    others = studies.with_images_of(another_each(len(studies)))
+    others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
     table = new_table(f"{paths.STAGE_TWO} on {len(studies)} validation studies", columns)
     labeller = Labeller()
     for decode in tried:
         written, references = reports(model, studies, inputs, decode)
-        strange, _ = reports(model, others, inputs, decode)
+        shuffled, _ = reports(model, others, inputs, decode)
         scores = score(references, written)
         raw = inputs.split_table("val")["report"].tolist()
-        micro = findings_scores(raw, written, labeller, params.evaluate.uncertain)["micro"]
+        micro = findings_scores(raw, written, labeller, uncertain=params.evaluate.uncertain)[
+            "micro"
+        ]
         table.add_row(
             f"beam {decode.beam_size}, length {decode.length_penalty:g}, "
             f"guidance {decode.guidance:g}",
             *(number(float(scores[name])) for name in SCORES),
-            number(float(score(references, strange)["CIDEr"])),
+            number(float(score(references, shuffled)["CIDEr"])),
             *(number(micro[name]) for name in ("F1", "precision", "recall")),
             str(len(set(written))),
             f"{sum(len(text.split()) for text in written) / len(written):.1f}",
@@ -81,7 +83,7 @@ def numbers(option: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"{option}: found {text!r}, expected numbers with commas, as 1,3."
+            f"{option}: found {text!r}, expected numbers with commas between, as 1,3."
         ) from None
 
 

@@ -34,13 +34,13 @@ def use(
         Path | None, typer.Option(help="Folder of the raw data set; stored as an absolute path.")
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="How its files lie, if not as the preset has it.")
+        str | None, typer.Option(help="The layout of its files, if not the preset's.")
     ] = None,
 ) -> None:
     """Merge a preset into params.yaml; comments and keys the preset does not name stay.
 
-    A root or layout that is named must fit; nothing is written otherwise. A preset whose own root
-    is not there yet is merged, with a word on what to do.
+    A root or layout that is named must fit; otherwise nothing is written. A preset whose own root
+    is not there yet is merged, and the last line says what to do.
     """
     source = paths.PRESETS / f"{preset}.yaml"
     if not source.is_file():

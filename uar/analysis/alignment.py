@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure, signed
+from uar.analysis.run import TrainedRun, slug
+from uar.analysis.saving import Caption, Destination
+from uar.evaluation.published import published_alignment_scores
 
 THRESHOLD = 0.5
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 4, of both stages: the paper's scores beside ours where the data set is the same."""
+    published = published_alignment_scores() if run.params.dataset.name == "iu_xray" else {}
+    metrics = {name: alignment_metrics(cosine) for name, cosine in run.cosine.items()}
+    to.save(
+        "figure4_alignment",
+        draw_alignment(run.cosine, run.reports, published),
+        caption({name: of_model["score"] for name, of_model in metrics.items()}),
+    )
+    for name, cosine in run.cosine.items():
+        table = pd.DataFrame(cosine, run.ids, run.ids)
+        to.write_numbers(f"figure4_cosine_{slug(name)}", table, index=True)
+    return {"alignment": {slug(name): of_model for name, of_model in metrics.items()}}
+
+
+def caption(scores: Mapping[str, float]) -> Caption:
+    """The figure's, with the alignment scores of the models by their names."""
+    said = ", ".join(f"{100 * score:.0f} % in {name}" for name, score in scores.items())
+    first, last = list(scores.values())[0], list(scores.values())[-1]
+    change = " It rises." if last > first else " It falls." if last < first else ""
+    return Caption(
+        "Figure 4: how well images and reports are aligned",
+        f"Share of image-report pairs with a scaled cosine above 0.5: {said}.{change} Similar "
+        "reports are neighbours, so alignment shows as bright blocks on the diagonal.",
+    )
 
 
 def min_max(cosine: np.ndarray) -> np.ndarray:

@@ -7,12 +7,43 @@ buffer, and B̂ of Eq. 6, which training bends by gain and bias.
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from uar.analysis.drawing import BLUE, GRAY, PAGE_WIDTH, new_figure
+from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
+
+log = logging.getLogger(__name__)
+
+CAPTION = Caption(
+    "Figure 5: the basis before and after training",
+    "Left: how much training changed the cosine of each pair of basis columns. Right: all of "
+    "these cosines. Columns that stay near 0 are still orthogonal.",
+)
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 5; None for a model without a basis."""
+    aligner = run.model.aligner
+    if aligner is None:
+        log.info("analyze: no figure5_basis: the model has no basis (model.integration: false)")
+        return {"basis": None}
+    with torch.no_grad():
+        matrices = {
+            "start": gram(aligner.basis.cpu()),
+            "trained": gram(aligner.adjusted_basis().cpu()),
+        }
+    to.save("figure5_basis", draw_gram(**matrices), CAPTION)
+    for name, matrix in matrices.items():
+        to.write_numbers(f"figure5_gram_{name}", pd.DataFrame(matrix))
+    return {"basis": {name: gram_metrics(matrix) for name, matrix in matrices.items()}}
 
 
 def gram(basis: Tensor) -> np.ndarray:

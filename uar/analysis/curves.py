@@ -7,7 +7,7 @@ import html
 import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,8 +16,15 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
+from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.core.files import atomic_write
 
+CAPTION = Caption(
+    "Training curves",
+    "Losses and scores of written reports by epoch; stage two's loss without the mask's share. "
+    "A validation loss that rises while training's falls says that the model overfits.",
+)
 _HEADROOM = 0.16  # of a panel, for its legend above the lines
 Style = Literal["-", "--"]
 PARTS: dict[str, tuple[str, Style]] = {"train": ("training", "--"), "val": ("validation", "-")}
@@ -28,6 +35,13 @@ PANELS: dict[str, dict[str, str]] = {
     "loss": {"loss": BLUE},
     "its terms": {"language_modeling": BLUE, "global": ORANGE},
     "reports": {"BLEU-4": BLUE, "ROUGE-L": ORANGE, "CIDEr": GREEN},
+}
+
+SPEED_PANELS = {  # of a stage's row: title, unit of the axis
+    "studies_per_second": "studies a second",
+    "share_of_peak": "share of the measured peak",
+    "host_memory": "peak memory of the host, GB",
+    "gpu_memory": "peak memory of the GPU, GB",
 }
 
 _CLIPPED = "train/clipped"  # share of an epoch's steps
@@ -47,14 +61,36 @@ _QUANTITIES = {  # as DVCLive names them; others are their names
 }
 
 
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Draw the curves of both training stages, and write their page."""
+    train = run.params.train
+    stages = {name: read_curves(folder) for name, folder in run.logs.items()}
+    stages[run.name] = without_mask(stages[run.name], train.lambda3, train.mask_reduction)
+    to.save("curves", draw_curves(stages), CAPTION)
+    write_page(draw_curves(stages), stages, run=run.origin, path=to.curves)
+    return {}
+
+
 def read_curves(folder: Path) -> dict[str, pd.Series]:
     """DVCLive's curves of a stage, `folder/{train,val}/NAME.tsv`; empty for a stage not trained."""
-    curves = {}
-    for path in sorted(folder.glob("*/*.tsv")):
-        table = pd.read_csv(path, sep="\t")
-        name = f"{path.parent.name}/{path.stem}"
-        curves[name] = pd.Series(table[path.stem].to_numpy(), table["step"].to_numpy())
-    return curves
+    return {
+        f"{path.parent.name}/{path.stem}": _read_curve(path)
+        for path in sorted(folder.glob("*/*.tsv"))
+    }
+
+
+def read_speed(folder: Path) -> dict[str, pd.Series]:
+    """The same of `SPEED_PANELS`, `folder/NAME.tsv`; empty where the stage was not trained here."""
+    return {
+        name: _read_curve(folder / f"{name}.tsv")
+        for name in SPEED_PANELS
+        if (folder / f"{name}.tsv").is_file()
+    }
+
+
+def _read_curve(path: Path) -> pd.Series:
+    table = pd.read_csv(path, sep="\t")
+    return pd.Series(table[path.stem].to_numpy(), table["step"].to_numpy())
 
 
 def without_mask(curves: Curves, weight: float, reduction: str) -> dict[str, pd.Series]:
@@ -107,6 +143,27 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
     return figure
 
 
+def draw_speed(stages: Mapping[str, Curves]) -> Figure:
+    """A row for each stage: how fast it trained by epoch, and how much memory it held.
+
+    Args:
+        stages: `read_speed` of each, of those that have any.
+    """
+    names = [name for name in SPEED_PANELS if any(name in of for of in stages.values())]
+    figure = new_figure(PAGE_WIDTH, len(stages) * 2.0)
+    grid = figure.subplots(len(stages), len(names), squeeze=False)
+    for row, (stage, speed) in zip(grid, stages.items(), strict=True):
+        for axes, name in zip(row, names, strict=True):
+            axes.set_title(f"{stage}:\n{SPEED_PANELS[name]}")
+            axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(linewidth=0.4, alpha=0.5)
+            if name in speed:
+                axes.plot(speed[name].index, speed[name], color=BLUE, marker="o", markersize=2)
+            axes.set_ylim(bottom=0)
+    return figure
+
+
 def _draw(axes: Axes, curves: Curves, quantity: str, color: str) -> None:
     for part, (_, style) in PARTS.items():
         values = curves.get(f"{part}/{quantity}")
@@ -118,8 +175,11 @@ def _key(color: str, style: Style, label: str) -> Line2D:
     return Line2D([], [], color=color, linestyle=style, label=label.replace("_", " "))
 
 
-def write_page(figure: Figure, curves: Mapping[str, Curves], run: str, path: Path) -> None:
+def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: Path) -> None:
     """One HTML file that needs no network: the figure, and the last epoch's values as a table.
+
+    What differs from run to run, `draw_speed`, is shown from the file `speed.svg` beside it: the
+    page is the same bytes wherever the same model is trained.
 
     Args:
         figure: `draw_curves`.
@@ -154,7 +214,10 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], run: str, path: Pat
         '<div tabindex="0"><img alt="loss and scores by epoch" '
         f'src="data:image/svg+xml;base64,{encoded}"></div>'
         '<h2>Last epoch</h2><div tabindex="0"><table>'
-        f"<tr><th>stage<th>quantity<th>epoch<th>value</tr>{rows}</table></div></html>\n"
+        f"<tr><th>stage<th>quantity<th>epoch<th>value</tr>{rows}</table></div>"
+        '<h2>Speed and memory of the training on this machine</h2><object data="speed.svg" '
+        'type="image/svg+xml" style="width:100%">Not trained here, or not drawn: '
+        "<code>speed.svg</code> is not beside this page.</object></html>\n"
     )
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,29 +1,20 @@
-"""What the figures have in common: sizes for print, films, texts, PNG and PDF files.
-
-The same figure gives the same bytes each time.
-"""
+"""What the figures have in common: sizes for print, colours, films and texts."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
-
-from uar.core.files import atomic_write
 
 BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
 PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
 SMALL = 6.5  # points, the smallest type used
-_DPI = 220  # of the PNG
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,
@@ -36,53 +27,13 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-class Caption(NamedTuple):
-    """What stands above a figure on the screen."""
-
-    title: str
-    text: str  # what to see in it, in a sentence or two
-
-
 def new_figure(width: float, height: float) -> Figure:
     """A figure of `width` by `height` inches, drawn at the size it is printed at.
 
     Without a title, which `save_figure` puts above it. Free of pyplot: no state is left behind.
     """
-    mpl.rcParams.update(_STYLE)
+    mpl.rcParams.update(STYLE)
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def save_figure(figure: Figure, caption: Caption, png: Path, pdf: Path) -> None:
-    """Write a figure for the screen, with its caption, and for print, where the page has one.
-
-    Neither file holds the metadata that tells runs apart.
-    """
-    parts = [_image(_heading(caption, figure.get_figwidth())), _image(figure)]
-    whole = Image.new("RGB", (parts[1].width, sum(part.height for part in parts)), "white")
-    whole.paste(parts[0], (0, 0))
-    whole.paste(parts[1], (0, parts[0].height))
-    with atomic_write(png) as temporary:
-        whole.save(temporary, format="png", dpi=(_DPI, _DPI))
-    with atomic_write(pdf) as temporary:
-        metadata = {"Creator": None, "Producer": None, "CreationDate": None}
-        figure.savefig(temporary, format="pdf", dpi=_DPI, metadata=metadata)
-
-
-def _heading(caption: Caption, width: float) -> Figure:
-    """A caption as a figure of its own, `width` inches wide."""
-    text = textwrap.wrap(caption.text, round(17 * width))
-    mpl.rcParams.update(_STYLE)
-    heading = Figure(figsize=(width, 0.34 + 0.15 * len(text)))
-    top = heading.get_figheight()
-    heading.text(0.01, 1 - 0.06 / top, caption.title, va="top", fontsize=10, fontweight="bold")
-    heading.text(0.01, 1 - 0.29 / top, "\n".join(text), va="top", fontsize=8, parse_math=False)
-    return heading
-
-
-def _image(figure: Figure) -> Image.Image:
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=_DPI)
-    return Image.open(written).convert("RGB")
 
 
 def signed(value: float, decimals: int) -> str:
@@ -107,7 +58,7 @@ def show_films(axes: Axes, films: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def show_text(axes: Axes, text: str, line: int, lines: int) -> None:
+def show_text(axes: Axes, text: str, *, line: int, lines: int) -> None:
     """A text in lines of `line` characters, cut after `lines` of them."""
     axes.set_axis_off()
     axes.text(0, 1, wrap(text, line, lines), va="top", fontsize=SMALL, parse_math=False)
@@ -120,7 +71,7 @@ def wrap(text: str, line: int, lines: int | None = None) -> str:
 
 
 def outline(
-    axes: Axes, box: tuple[float, float, float, float], color: str, style: str = "-"
+    axes: Axes, box: tuple[float, float, float, float], *, color: str, style: str = "-"
 ) -> None:
     """A box's edge: x0, y0, x1, y1 in shares of a film's width and height."""
     x0, y0, x1, y1 = box

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from uar.analysis.drawing import BLUE, GRAY, ORANGE, PAGE_WIDTH, new_figure
+from uar.analysis.run import TrainedRun, slug
+from uar.analysis.saving import Caption, Destination
 from uar.data.study import Box
+from uar.evaluation.calibration import wilson
+from uar.inference.word_attention import word_attention
+
+log = logging.getLogger(__name__)
+
+CAPTION = Caption(
+    "Grounding: does attention meet the finding?",
+    "For each finding with a known box: attention of its word in the true report, with 95 % "
+    "intervals. Right of the black mark is better than chance.",
+)
 
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
@@ -28,6 +41,29 @@ class FindingWord(NamedTuple):
     box: Box  # of the finding on that film
 
 
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Attention of the true reports' finding words against known boxes; None without boxes."""
+    words = [report.split() for report in run.reports]
+    found = mentions(run.boxes, run.ids, reports=words, present=run.present)
+    if not found:
+        log.info("analyze: no grounding: the data set has no boxes")
+        return {"grounding": None}
+    tables = {}
+    for name, model in run.by_refiner.items():
+        maps = word_attention(
+            model, run.studies, run.params.decode.batch_size, f"grounding, {name}"
+        )
+        tables[name] = grounding_table(
+            found, maps, study_ids=run.ids, views=run.studies.rows.shape[1]
+        )
+    summary = grounding_summary(tables)
+    to.save("grounding", draw_grounding(summary), CAPTION)
+    to.write_numbers("grounding_summary", summary)
+    to.write_numbers("grounding", pd.concat(tables, names=["model"]).reset_index("model"))
+    metrics = grounding_metrics({slug(name): table for name, table in tables.items()})
+    return {"grounding": metrics}
+
+
 def head_word(finding: str) -> str:
     """The word that stands for a finding: the last of its name."""
     return finding.split()[-1]
@@ -36,6 +72,7 @@ def head_word(finding: str) -> str:
 def mentions(
     boxes: pd.DataFrame,
     study_ids: Sequence[str],
+    *,
     reports: Sequence[Sequence[str]],
     present: np.ndarray,
 ) -> list[FindingWord]:
@@ -94,7 +131,7 @@ def score_mention(
 
 
 def grounding_table(
-    found: Iterable[FindingWord], attention: np.ndarray, study_ids: Sequence[str], views: int
+    found: Iterable[FindingWord], attention: np.ndarray, *, study_ids: Sequence[str], views: int
 ) -> pd.DataFrame:
     """A row for each mention, with `score_mention`'s values.
 
@@ -147,7 +184,7 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
 
 
 def interval_over_studies(
-    values: np.ndarray, studies: Sequence[str], resamples: int = 1000, seed: int = 0
+    values: np.ndarray, studies: Sequence[str], *, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
 
@@ -167,20 +204,12 @@ def interval_over_studies(
     return float(low), float(high)
 
 
-def wilson_interval(share: float, draws: int) -> tuple[float, float]:
-    """95 % interval of a share of `draws` independent draws (Wilson 1927), of 0 and 1 too."""
-    z = 1.959964
-    centre = (share + z**2 / (2 * draws)) / (1 + z**2 / draws)
-    half = z / (1 + z**2 / draws) * (share * (1 - share) / draws + (z / (2 * draws)) ** 2) ** 0.5
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))  # rounding
-
-
 def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each model, measure and finding, and for all findings together.
 
     Columns: model, measure, finding, mentions, mean, low, high, chance. The interval is
     `interval_over_studies`; where all mentions meet their box or none does, and every resample is
-    the same, it is `wilson_interval` of the studies.
+    the same, it is `wilson` of the studies.
     """
     rows = []
     for model, table in tables.items():
@@ -190,7 +219,8 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
                 values = group[measure].to_numpy()
                 low, high = interval_over_studies(values, group["study_id"].tolist())
                 if measure == "pointing" and values.mean() in (0, 1):
-                    low, high = wilson_interval(values.mean(), group["study_id"].nunique())
+                    studies = group["study_id"].nunique()
+                    low, high = wilson(round(values.mean() * studies), studies)
                 chance = float(group[f"{measure}_chance"].mean())
                 rows.append(
                     (model, measure, finding, len(group), float(values.mean()), low, high, chance)

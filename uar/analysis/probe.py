@@ -1,9 +1,9 @@
-"""What visual tokens hold: findings of a report, read off its study's tokens by a line.
+"""What visual tokens hold: findings of a report, predicted from its study's tokens, linearly.
 
 F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of them, the global
 loss cannot align with a report either. The decoder attends to tokens that know their places, so
-that the same with places is the most that a line can tell it. A thumbnail of 16 x 16 pixels, which
-knows places too, is the yardstick.
+that the same with places is the most that a linear model can read there. A thumbnail of 16 x 16
+pixels, which knows places too, is the yardstick.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uar.core.progress import progress
 from uar.evaluation.detection import auc
 
-STUDIES = 5_000  # most that a probe is fitted to, and most that it tells
+STUDIES = 5_000  # most that a probe is fitted to, and most that it is tested on
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, in a mean of nats
 FOLDS = 5
 _THUMBNAIL = 16  # pixels along a side
@@ -30,7 +31,7 @@ _MIN_TRAIN, _MIN_TEST = 10, 4  # positive studies, below which a finding is left
 
 @dataclass(frozen=True)
 class Probe:
-    """How well findings can be told.
+    """How well findings can be predicted.
 
     Attributes:
         auc: area under the ROC curve by finding, of studies that the probe was not fitted to.
@@ -69,34 +70,34 @@ def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def with_places(
-    fitted: np.ndarray, told: np.ndarray, codebook_size: int
+    fitted: np.ndarray, tested: np.ndarray, codebook_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bags of whole views, and beside them of each quarter (2 x 2) of each view.
 
-    Of the quarters, only codes that at least 10 of the studies to fit to have there are kept: of an
-    odd number of cells along a side the upper and left quarters are the larger ones.
+    Of the quarters, only codes are kept that at least 10 of the studies to fit to have there. With
+    an odd number of cells along a side the upper and left quarters are the larger ones.
 
     Args:
         fitted: tokens `(S, V, L)` of the studies to fit to.
-        told: of those to be told `(U, V, L)`.
+        tested: of those to test on `(U, V, L)`.
 
     Returns:
         `(S, P)` and `(U, P)`.
     """
     side = math.isqrt(fitted.shape[2])
     half = -(-side // 2)
-    parts = [tuple(token_bags(tokens, codebook_size) for tokens in (fitted, told))]
+    parts = [tuple(token_bags(tokens, codebook_size) for tokens in (fitted, tested))]
     for rows in (slice(half), slice(half, None)):
         for columns in (slice(half), slice(half, None)):
             quarters = (
                 tokens.reshape(*tokens.shape[:2], side, side)[:, :, rows, columns]
-                for tokens in (fitted, told)
+                for tokens in (fitted, tested)
             )
             of_quarter = [token_bags(q.reshape(*q.shape[:2], -1), codebook_size) for q in quarters]
             common = (of_quarter[0] > 0).sum(axis=0) >= _MIN_TRAIN
             parts.append(tuple(bag[:, common] for bag in of_quarter))
-    of_fitted, of_told = zip(*parts, strict=True)
-    return np.concatenate(of_fitted, axis=1), np.concatenate(of_told, axis=1)
+    of_fitted, of_tested = zip(*parts, strict=True)
+    return np.concatenate(of_fitted, axis=1), np.concatenate(of_tested, axis=1)
 
 
 def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -116,27 +117,28 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 def probe(
     features: tuple[np.ndarray, np.ndarray],
-    findings: tuple[np.ndarray, np.ndarray],
+    labels: tuple[np.ndarray, np.ndarray],
     names: Sequence[str],
+    *,
     seed: int = 0,
 ) -> Probe:
     """Logistic regression of each finding on centred features, with one penalty for all.
 
     Args:
-        features: of the studies to fit to `(S, P)`, and of those to be told `(U, P)`.
-        findings: of the same, `(S, N)` and `(U, N)` bool.
+        features: of the studies to fit to `(S, P)`, and of those to test on `(U, P)`.
+        labels: findings of the same, `(S, N)` and `(U, N)` bool.
         names: of the N findings; those with fewer than 10 and 4 studies are left out.
         seed: of the folds.
     """
-    enough = (findings[0].sum(0) >= _MIN_TRAIN) & (findings[1].sum(0) >= _MIN_TEST)
-    y, y_test = (labels[:, enough] for labels in findings)
+    enough = (labels[0].sum(0) >= _MIN_TRAIN) & (labels[1].sum(0) >= _MIN_TEST)
+    y, y_test = (of_split[:, enough] for of_split in labels)
     kept = [name for name, is_kept in zip(names, enough, strict=True) if is_kept]
     if not kept:
         return Probe({}, PENALTIES[0])
     x, x_test = _standardised(*features)
     fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)) % FOLDS)
     scores = np.zeros(len(PENALTIES))
-    for held_out in range(FOLDS):
+    for held_out in progress(range(FOLDS), "probe", FOLDS, "fold"):
         inside = fold != held_out
         paths = _fit(x[inside], torch.from_numpy(y[inside.numpy()]).float())
         for i, weights in enumerate(paths):
@@ -148,9 +150,9 @@ def probe(
     return Probe(dict(zip(kept, aucs.tolist(), strict=True)), PENALTIES[best])
 
 
-def _standardised(fitted: np.ndarray, told: np.ndarray) -> tuple[Tensor, Tensor]:
+def _standardised(fitted: np.ndarray, tested: np.ndarray) -> tuple[Tensor, Tensor]:
     """Centred, of mean squared norm `_SCALE`, and a column of ones behind."""
-    x, x_test = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in (fitted, told))
+    x, x_test = (torch.from_numpy(np.ascontiguousarray(part)).float() for part in (fitted, tested))
     mean = x.mean(0)
     scale = (_SCALE / (x - mean).square().sum(1).mean().clamp_min(1e-12)).sqrt()
     return (

@@ -2,19 +2,69 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from uar.analysis.drawing import GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure, outline, show_film
+from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.data.study import Box
+from uar.tokens.decoder import load_decoder, reconstruction_quality
+from uar.tokens.loading import load_tokenizer
+
+log = logging.getLogger(__name__)
+
+CAPTION = Caption(
+    "Figure 6: what the visual tokens keep of a film",
+    "Film, its reconstruction from the tokens, and what is lost. What the reconstruction does "
+    "not show is hard for the model to see.",
+)
+_MEASURED_FILMS = 256  # behind the reconstruction's quality, about
 
 _RESIDUAL = 0.5  # end of the residual's colour scale, of 1 = black to white
 _LOST = 0.5  # share kept below which a finding counts as lost
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 6; None for a model that sees pixels."""
+    if not run.params.model.lsu:
+        log.info("analyze: no figure6_reconstruction: the model sees pixels (model.lsu: false)")
+        return {"reconstruction": None}
+    tokenizer = load_tokenizer(run.encoder).to(run.device)
+    decoder = load_decoder(run.decoder, tokenizer).to(run.device)
+    shown = [(i, int(view)) for i in run.samples for view in np.flatnonzero(run.present[i])]
+    raw = run.films(np.array([run.studies.rows[i, view] for i, view in shown]))
+    with torch.inference_mode():
+        tokens = tokenizer.tokenize(torch.from_numpy(raw).to(run.device))
+        copies = decoder.reconstruct(tokens).cpu().numpy()
+    names = [f"{run.ids[i]}, {run.view_names(i)[view]}" for i, view in shown]
+    boxes = [
+        {
+            box.finding: (box.x0, box.y0, box.x1, box.y1)
+            for box in run.boxes_of(i).itertuples()
+            if box.view == view
+        }
+        for i, view in shown
+    ]
+    to.save(
+        "figure6_reconstruction",
+        draw_reconstruction(raw, copies, names=names, boxes=boxes),
+        CAPTION,
+    )
+    table = pd.DataFrame(film_table(raw, copies, names))
+    to.write_numbers("figure6_reconstruction", table)
+    to.write_numbers("figure6_findings", finding_table(raw, copies, names=names, boxes=boxes))
+    rows = run.studies.rows[run.present]
+    measured = torch.from_numpy(run.films(rows[:: math.ceil(len(rows) / _MEASURED_FILMS)]))
+    return {"reconstruction": reconstruction_quality(tokenizer, decoder, measured.to(run.device))}
 
 
 def film_table(
@@ -63,6 +113,7 @@ def kept_share(film: np.ndarray, reconstructed: np.ndarray, box: Box) -> float:
 def finding_table(
     raw: np.ndarray,
     reconstructed: np.ndarray,
+    *,
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> pd.DataFrame:
@@ -85,6 +136,7 @@ def finding_table(
 def draw_reconstruction(
     raw: np.ndarray,
     reconstructed: np.ndarray,
+    *,
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> Figure:
@@ -119,7 +171,7 @@ def draw_reconstruction(
             kept = kept_share(film, copy, box)
             color, style = (ORANGE, "--") if kept < _LOST else (GREEN, "-")
             for axes in (left, middle):
-                outline(axes, box, color, style)
+                outline(axes, box, color=color, style=style)
             middle.text(
                 0.02, box[1] - 0.02, f"{finding} {100 * kept:.0f} %", fontsize=5.5, color="white"
             )

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from uar.analysis.drawing import (
-    GREEN,
-    PAGE_WIDTH,
-    new_figure,
-    show_films,
-    show_text,
-    signed,
-)
-from uar.evaluation.baselines import unit_rows
+from uar.analysis.drawing import GREEN, PAGE_WIDTH, new_figure, show_films, show_text, signed
+from uar.analysis.run import TrainedRun
+from uar.analysis.saving import Caption, Destination
 
 TOP = 3  # retrieved ones that the figure shows
 RECALLS = (1, 5, 10)
+CAPTIONS = {
+    "image_to_report": Caption(
+        "Figure 3: reports retrieved by a study's images",
+        "Each row is a study drawn at random: its images, its own report with its rank, and the "
+        "reports nearest to the images. Good alignment ranks the study's own report high.",
+    ),
+    "report_to_image": Caption(
+        "Figure 3: images retrieved by a report",
+        "Each row is a study drawn at random: its report, its own images with their rank, and the "
+        "images nearest to the report.",
+    ),
+}
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 3, both ways, by the trained model."""
+    text = run.studies.report_ids.numpy()
+    same = text[:, None] == text
+    cosine = run.cosine[run.name]
+    metrics, ranks = {}, {}
+    for query, way, values in (
+        ("image", "image_to_report", cosine),
+        ("report", "report_to_image", cosine.T),
+    ):
+        ranks[way] = true_ranks(values, same)
+        metrics[way] = retrieval_metrics(ranks[way])
+        rows = queries(values, ranks[way], run.samples)
+        figure = draw_retrieval(
+            query, rows, cosine=values, same=same, films=run.films_of, reports=run.reports
+        )
+        to.save(f"figure3_{way}", figure, CAPTIONS[way])
+        to.write_numbers(f"figure3_{way}", top_table(rows, values, same=same, study_ids=run.ids))
+    table = pd.DataFrame({"study_id": run.ids, "cosine": np.diagonal(cosine), **ranks})
+    to.write_numbers("figure3_ranks", table)
+    return {"retrieval": metrics}
 
 
 class Query(NamedTuple):
@@ -31,11 +60,6 @@ class Query(NamedTuple):
     rank: int  # of the true one
     cosine: float  # of the true one
     top: list[int]  # studies retrieved, the nearest first
-
-
-def cosine_matrix(images: np.ndarray, reports: np.ndarray) -> np.ndarray:
-    """Cosine of every image with every report, `(S, S)`, of global features `(S, d)` (Eq. 10)."""
-    return unit_rows(images) @ unit_rows(reports).T
 
 
 def true_ranks(cosine: np.ndarray, same: np.ndarray) -> np.ndarray:
@@ -65,7 +89,7 @@ def queries(cosine: np.ndarray, ranks: np.ndarray, samples: Sequence[int]) -> li
 
 
 def top_table(
-    rows: Sequence[Query], cosine: np.ndarray, same: np.ndarray, study_ids: Sequence[str]
+    rows: Sequence[Query], cosine: np.ndarray, *, same: np.ndarray, study_ids: Sequence[str]
 ) -> pd.DataFrame:
     """The numbers behind the figure: each query's nearest, with cosine and whether right."""
     return pd.DataFrame(
@@ -86,6 +110,7 @@ def top_table(
 def draw_retrieval(
     query: str,
     rows: Sequence[Query],
+    *,
     cosine: np.ndarray,
     same: np.ndarray,
     films: Callable[[int], np.ndarray],
@@ -107,7 +132,7 @@ def draw_retrieval(
         if what == "image":
             show_films(axes, films(study))
         else:
-            show_text(axes, reports[study], 27, 12)
+            show_text(axes, reports[study], line=27, lines=12)
 
     sought = "report" if with_images else "image"
     figure = new_figure(PAGE_WIDTH, 0.2 + (1.45 if with_images else 1.3) * len(rows))
@@ -125,7 +150,7 @@ def draw_retrieval(
         axes[1].set_title(title, fontsize=7, loc="left")
         for place, (found, axis) in enumerate(zip(row.top, axes[2:], strict=False), 1):
             show(sought, axis, found)
-            _name(axis, place, cosine[row.study, found], same[row.study, found])
+            _name(axis, place, cosine=cosine[row.study, found], right=same[row.study, found])
     figure.supxlabel(
         f"★ has the query's report, word for word; ranks: of {len(cosine)} studies, by cosine",
         fontsize=7,
@@ -133,6 +158,6 @@ def draw_retrieval(
     return figure
 
 
-def _name(axes: Axes, place: int, cosine: float, right: bool) -> None:
+def _name(axes: Axes, place: int, *, cosine: float, right: bool) -> None:
     title = f"{'★ ' if right else ''}rank {place}: {signed(cosine, 3)}"
     axes.set_title(title, fontsize=7, loc="left", color=GREEN if right else "black")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,26 +16,67 @@ from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from uar.analysis.drawing import (
-    CYAN,
-    PAGE_WIDTH,
-    SMALL,
-    new_figure,
-    outline,
-    show_film,
-    wrap,
-)
+from uar.analysis.drawing import CYAN, PAGE_WIDTH, SMALL, new_figure, outline, show_film, wrap
 from uar.analysis.grounding import head_word
-from uar.analysis.heatmap import heatmap_ceiling
+from uar.analysis.heatmap import COLORS, MOST_OPAQUE, heatmap_ceiling, opacity
+from uar.analysis.run import SAMPLES, TrainedRun
+from uar.analysis.saving import Caption, Destination
 from uar.evaluation.clinical.labels import Label
 from uar.evaluation.clinical.phrases import BEYOND, PLACES
+from uar.inference.reports import write_reports
+from uar.inference.word_attention import with_reports, word_attention
 
 if TYPE_CHECKING:
     from uar.evaluation.clinical.labeller import Labeller
 
+CAPTION = Caption(
+    "Figure 7: where the model looks for each word",
+    "Attention over the film while a word of the report is written, in multiples of uniform "
+    "attention; the film is clear where it is uniform or less. A model that looks attends to the "
+    "place that the word is about.",
+)
 SHOWN = 5  # words of a report
 ALL_WORDS = "all words"  # shown of a report that has none of these
 _DIFFERENCE, _CHANGE_MAP = "difference", "RdBu_r"
+
+
+def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
+    """Figure 7: every model's attention over the report that the last one writes.
+
+    Shown are the studies whose true and written reports assert the most findings in common.
+    """
+    params, models = run.params, run.by_refiner
+    predictions = write_reports(
+        run.model, run.studies, run.ids, run.reports, run.vocabulary, params.decode,
+        f"generate, {list(models)[-1]}",
+    )  # fmt: skip
+    generated = [prediction.generated for prediction in predictions]
+    chosen = studies_with_common_findings(list(zip(run.reports, generated, strict=True)), SAMPLES)
+    writing = with_reports(
+        run.studies, chosen, [generated[i] for i in chosen], run.vocabulary,
+        params.report.max_length,
+    )  # fmt: skip
+    maps = {
+        name: word_attention(model, writing, params.decode.batch_size, f"attention, {name}")
+        for name, model in models.items()
+    }
+    for number, study in enumerate(chosen):
+        reports = {
+            name: ReportAttention(generated[study].split(), of_studies[number])
+            for name, of_studies in maps.items()
+        }
+        films, views = run.films(run.studies.rows[study]), run.view_names(study)
+        figure = draw_word_heatmaps(
+            reports,
+            films=films,
+            views=views,
+            reference=run.reports[study],
+            boxes=run.boxes_of(study),
+        )
+        name = f"figure7_attention_{number + 1}"
+        to.save(name, figure, CAPTION)
+        to.write_numbers(name, attention_table(reports, len(views)))
+    return {}
 
 
 class NamedFinding(NamedTuple):
@@ -71,7 +112,7 @@ def named_findings(reports: Iterable[Sequence[str]]) -> list[list[NamedFinding]]
 
 @cache
 def _labeller() -> Labeller:
-    from uar.evaluation.clinical.labeller import Labeller  # a second that --help need not wait
+    from uar.evaluation.clinical.labeller import Labeller  # takes a second, not for --help
 
     return Labeller(also=BEYOND)
 
@@ -153,28 +194,29 @@ class _Heatmaps:
         self.compared = self.first != self.last
         self.kinds = [*maps] + ([_DIFFERENCE] if self.compared else [])
         stacked = np.stack([values[word] for values in maps.values() for word in self.words])
+        self.ceiling = heatmap_ceiling(stacked)
         # weak attention shows beside strong
-        self.scale = PowerNorm(0.5, vmin=0, vmax=heatmap_ceiling(stacked), clip=True)
+        self.scale = PowerNorm(0.5, vmin=0, vmax=self.ceiling, clip=True)
         self.change = {word: maps[self.last][word] - maps[self.first][word] for word in self.words}
         self.limit = max(float(np.abs(np.stack(list(self.change.values()))).max()), 1e-6)
         self.difference = Normalize(-self.limit, self.limit)
 
-    def show(self, axes: Axes, kind: str, word: str, view: int) -> None:
+    def show(self, axes: Axes, *, kind: str, word: str, view: int) -> None:
         """One word's heatmap over a film that `axes` shows."""
         if kind == _DIFFERENCE:
             heat = self.change[word][view]
-            opacity = 0.85 * np.abs(heat) / self.limit
-            axes.imshow(heat, _CHANGE_MAP, self.difference, alpha=opacity, extent=(0, 1, 1, 0))
+            shown = MOST_OPAQUE * np.abs(heat) / self.limit
+            axes.imshow(heat, _CHANGE_MAP, self.difference, alpha=shown, extent=(0, 1, 1, 0))
         else:
             heat = self.maps[kind][word][view]
-            opacity = 0.8 * self.scale(heat).filled() ** 1.5  # the film stays visible
-            axes.imshow(heat, "inferno", self.scale, alpha=opacity, extent=(0, 1, 1, 0))
+            shown = opacity(heat, self.ceiling)
+            axes.imshow(heat, COLORS, self.scale, alpha=shown, extent=(0, 1, 1, 0))
 
     def show_scales(self, figure: Figure, grid: np.ndarray) -> None:
         """Colour bars, of attention beside the upper rows and of change beside the lower."""
         scale, half = self.scale, len(grid) // 2
         upper = grid[:half] if self.compared else grid
-        bar = figure.colorbar(ScalarMappable(scale, "inferno"), ax=upper, extend="max", shrink=0.9)
+        bar = figure.colorbar(ScalarMappable(scale, COLORS), ax=upper, extend="max", shrink=0.9)
         bar.set_label("attention, × uniform")
         bar.set_ticks([0, *(2.0**n for n in range(-1, 8) if scale.vmax and 2.0**n <= scale.vmax)])
         if self.compared:
@@ -185,6 +227,7 @@ class _Heatmaps:
 
 def draw_word_heatmaps(
     reports: Mapping[str, ReportAttention],
+    *,
     films: np.ndarray,
     views: Sequence[str],
     reference: str,
@@ -217,7 +260,7 @@ def draw_word_heatmaps(
         for axes, word in zip(grid[row, 1:], heatmaps.words, strict=False):
             axes.set_axis_on()
             show_film(axes, films[view])
-            heatmaps.show(axes, kind, word, view)
+            heatmaps.show(axes, kind=kind, word=word, view=view)
             _outline(axes, of_view[of_view["finding"].map(head_word) == word])
         grid[row, 1].set_ylabel(kind, fontsize=7)
     heatmaps.show_scales(figure, grid)
@@ -234,4 +277,4 @@ def draw_word_heatmaps(
 
 def _outline(axes: Axes, boxes: pd.DataFrame) -> None:
     for box in boxes.itertuples():
-        outline(axes, (box.x0, box.y0, box.x1, box.y1), CYAN)
+        outline(axes, (box.x0, box.y0, box.x1, box.y1), color=CYAN)

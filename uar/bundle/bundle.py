@@ -34,7 +34,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER = "encoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
@@ -87,7 +87,7 @@ class Bundle:
         provenance: where it comes from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
         index: training studies, to name those most like a new one; None: the bundle has none.
-        likeness: tells films unlike those of training; None: too few validation films to tell.
+        likeness: tells films unlike those of training; None: too few training films to tell.
         evidence: what validation says of the model's findings.
         example: a study to show, where the data set's terms allow.
     """
@@ -222,7 +222,7 @@ class Bundle:
             raise UserError(f"{path}: its manifest is faulty: {'; '.join(faults)}") from None
         except _NO_BUNDLE as error:
             raise UserError(
-                f"{path} is no bundle of this project, or not a whole one "
+                f"{path} is not a bundle of this project, or not whole "
                 f"({type(error).__name__}: {error}). Fetch or export it again."
             ) from None
 
@@ -279,7 +279,7 @@ def _refuse_odd_archive(archive: zipfile.ZipFile, size: int) -> None:
         if not info.filename.endswith(".safetensors") and info.file_size > _MOST_TEXT:
             raise UserError(f"{info.filename[:50]!r} has {info.file_size:,} bytes of text")
     if sum(info.file_size for info in infos) > size or len(infos) > 1 + len(_PARTS):
-        raise UserError("its parts lie over each other, or are too many")
+        raise UserError("its parts overlap, or there are too many")
 
 
 def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> None:

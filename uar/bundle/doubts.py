@@ -74,10 +74,9 @@ def of_likeness(likeness: FilmLikeness, name: str, view: str) -> list[str]:
         return []
     if likeness.turned:
         return [f"{name}: it looks {likeness.turned}."]
-    beyond = f"{likeness.strangeness:.1f} times" if likeness.strangeness < 100 else "over 100 times"
     return [
         f"{name}: unlike the {view} films that the model was trained on "
-        f"({beyond} the limit that 99.5 % of its validation films keep)."
+        "(stranger than 99.5 % of their studies)."
     ]
 
 

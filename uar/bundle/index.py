@@ -93,7 +93,7 @@ class StudyIndex:
             _About.model_validate(about, strict=True)
             features = tensors["features"]
         except (KeyError, ValidationError) as error:
-            raise UserError(f"its index is none of this project: {error}") from None
+            raise UserError(f"its index is not one of this project: {error}") from None
         made_with, ids, reports = about["model_sha256"], about["study_ids"], about["reports"]
         if made_with != model_sha256:
             raise UserError(

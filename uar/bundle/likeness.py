@@ -2,12 +2,14 @@
 
 A model writes a fluent report of whatever it is given: a CT slice, noise, a film upside down. Its
 words are as probable there as of a chest film, so likeness is measured on the films instead, by
-four scores of a film x that stands in view slot v. Larger is stranger; n training films fill v.
+five scores of a film x that stands in view slot v. Larger is stranger; n training films fill v.
 
 tokens
-    Mean over places p of -log((c[v, p, x_p] + 1/2) / (m + |V_I| / 2)): x_p is the visual token at
-    p, c how often the m cached views (the whole film and its crops) have it there. Only of models
-    that read tokens.
+    Mean over places p of -log f[v, p, x_p], f[v, p, k] = (c[v, p, k] + 1/2) / (m + |V_I| / 2): x_p
+    is the visual token at p, c how often the m cached views (the whole film and its crops) have it
+    there. Only of models that read tokens.
+codes
+    The same of tokens wherever they are: mean over p of -log mean over q of f[v, q, x_p].
 thumbnail
     Mahalanobis distance b_v(t) = sqrt((t - mu_v)' S_v^-1 (t - mu_v)) of t, the film as 16 x 16
     means of equal boxes, standardised to mean 0 and deviation 1. mu_v and C_v are the mean and
@@ -19,17 +21,27 @@ turned
     quarters, or inverted.
 
 A film is at home in the slot where the first score that there is (tokens, else thumbnail) is least.
-Scores are compared in units of their tails: z = (score - q) / e, where q is the 90th percentile of
-the validation films that are at home in v, and e their mean excess over it. A film is unlike those
-of training where the largest z exceeds the 99.5th percentile that it has on those films, unless it
-is at home in another slot and within that one's limit: then it is a film of another view.
+
+What scores films have that the model was not fitted to is measured on the training films
+themselves: a fifth of the studies at a time, by the four other fifths. Scores become comparable as
+tail probabilities. Above q, the 90th percentile of the films that are at home in v, a score follows
+a generalised Pareto distribution (Pickands 1975) with the mean e and the variance s^2 of the
+excesses, so shape g = (1 - e^2/s^2) / 2 and scale a = e (1 + e^2/s^2) / 2 (Hosking and Wallis
+1987). z = log(u) / g with u = 1 + g (score - q) / a is minus the log of the share of that tail
+beyond the score. Where u < .1, near the end of a tail that ends (g < 0), the tangent at .1 stands
+for the logarithm; below q, z = (score - q) / a. A study is as strange as the largest z of its
+films, and the limit is the 99.5th percentile over studies. A film beyond it is unlike those of
+training, unless it is at home in another slot and within the limit there: then it is a film of
+another view.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,15 +49,17 @@ from torch import Tensor
 
 from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
-from uar.data.films import squash
+from uar.data.films import squash, standardised
 
 SIDE = 16  # of a thumbnail
-LEAST = 50  # validation films of a slot, fewer of which set no limit
-WITH_TOKENS = ("tokens", "thumbnail", "correlation", "turned")
-WITHOUT_TOKENS = WITH_TOKENS[1:]
+LEAST = 50  # training films of a slot, fewer of which set no limit
+WITH_TOKENS = ("tokens", "codes", "thumbnail", "correlation", "turned")
+WITHOUT_TOKENS = WITH_TOKENS[2:]
 _KIND = "likeness"
 _SHRINKAGE = 0.1
-_TAIL, _LIMIT = 0.90, 0.995  # quantiles of validation
+_FOLDS = 5
+_TAIL, _LIMIT = 0.90, 0.995  # quantiles of films, and of studies
+_END = 0.1  # of u, below which the logarithm is a line
 _BLOCK = 256  # films
 
 _WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of thumbnails (N, 16, 16)
@@ -79,12 +93,53 @@ class FilmSet:
     @property
     def fewest(self) -> int:
         """Films of the slot that has the fewest."""
-        return min(len(self.of_view(view)) for view in range(self.rows.shape[1]))
+        return min(len(self.studies_with(view)) for view in range(self.rows.shape[1]))
 
-    def of_view(self, view: int) -> np.ndarray:
-        """Rows of the films in a slot; of stand-ins too where hardly any film is there."""
+    def studies_with(self, view: int) -> np.ndarray:
+        """Positions of the studies with a film in a slot; of all where hardly any has one."""
         held = self.held[:, view]
-        return self.rows[held if held.sum() > 1 else slice(None), view]
+        return np.flatnonzero(held) if held.sum() > 1 else np.arange(len(held))
+
+    def blocks(self, view: int, studies: np.ndarray) -> Iterator[np.ndarray]:
+        """Rows of the films of these studies in a slot, so many at a time as memory allows."""
+        rows = self.rows[studies, view]
+        for start in range(0, len(rows), _BLOCK):
+            yield rows[start : start + _BLOCK]
+
+
+class _Sums(NamedTuple):
+    """What the films of a slot add up to: enough for their mean, covariance and token counts."""
+
+    films: np.ndarray  # their number, `()`
+    thumbnails: np.ndarray  # sum, `(256,)`
+    squares: np.ndarray  # sum of outer products, `(256, 256)`
+    tokens: np.ndarray  # how often each is at each place, `(L, |V_I|)`; `(0, |V_I|)` without any
+
+    def plus(self, other: _Sums) -> _Sums:
+        """Of both sets of films."""
+        return _Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
+
+    def less(self, other: _Sums) -> _Sums:
+        """Without some of them."""
+        return _Sums(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of the thumbnails."""
+        return np.asarray(self.thumbnails / self.films)
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Inverse of their shrunk covariance."""
+        spread = self.squares - self.films * np.outer(self.mean, self.mean)
+        return np.asarray(np.linalg.inv(_shrunk(spread / (self.films - 1))))
+
+    @property
+    def token_costs(self) -> np.ndarray:
+        """-log frequency of each token at each place, `(L, |V_I|)`."""
+        views = self.tokens.sum(axis=1, keepdims=True)
+        frequency = (self.tokens + 0.5) / (views + 0.5 * self.tokens.shape[1])
+        return np.asarray(-np.log(frequency))
 
 
 @dataclass(frozen=True)
@@ -117,9 +172,9 @@ class Likeness:
     Attributes:
         mean: of the training films' thumbnails, `(V, 256)` float32.
         precision: inverse of their shrunk covariance, `(V, 256, 256)` float32.
-        start: validation's 90th percentile of each score, `(V, K)` float32.
-        scale: mean excess over it, `(V, K)` float32.
-        limit: of the largest z, `(V,)` float32.
+        start: 90th percentile of each score, `(V, K)` float32.
+        scale, shape: of the distribution of what exceeds it, `(V, K)` float32.
+        limit: of the largest z, `()` float32.
         token_costs: -log frequency of tokens by place, `(V, L, |V_I|)` float16; None without.
     """
 
@@ -127,6 +182,7 @@ class Likeness:
     precision: Tensor
     start: Tensor
     scale: Tensor
+    shape: Tensor
     limit: Tensor
     token_costs: Tensor | None = None
 
@@ -139,7 +195,8 @@ class Likeness:
             "precision": (views, pixels, pixels),
             "start": (views, scores),
             "scale": (views, scores),
-            "limit": (views,),
+            "shape": (views, scores),
+            "limit": (),
         }
         found = {name: tuple(getattr(self, name).shape) for name in wanted}
         if found != wanted or (self.token_costs is not None and len(self.token_costs) != views):
@@ -151,45 +208,68 @@ class Likeness:
         return WITHOUT_TOKENS if self.token_costs is None else WITH_TOKENS
 
     @classmethod
-    def of(cls, training: FilmSet, validation: FilmSet, codebook: int) -> Likeness:
-        """Learn what the training films are like, and set limits on the validation films.
+    def of(cls, training: FilmSet, codebook: int) -> Likeness:
+        """Learn what the training films are like, and set a limit on what they are not.
 
         Args:
             codebook: |V_I|; of no use without tokens.
         """
-        views = range(training.rows.shape[1])
-        thumbnails = [_thumbnails(training.films, training.of_view(v)) for v in views]
-        spread = [_shrunk(np.cov(t, rowvar=False)) for t in thumbnails]
-        made = cls(
-            mean=_float32(np.stack([t.mean(axis=0) for t in thumbnails])),
-            precision=_float32(np.stack([np.linalg.inv(c) for c in spread])),
-            token_costs=None
-            if training.tokens is None
-            else torch.stack(
-                [_token_costs(training.tokens, training.of_view(v), codebook) for v in views]
-            ),
-            **_no_limits(len(views), 3 if training.tokens is None else 4),
+        slots = [training.studies_with(view) for view in range(training.rows.shape[1])]
+        folds = [[studies[studies % _FOLDS == fold] for fold in range(_FOLDS)] for studies in slots]
+        parts = [
+            [_sums(training, view, studies, codebook) for studies in of_slot]
+            for view, of_slot in enumerate(folds)
+        ]
+        sums = [reduce(_Sums.plus, of_slot) for of_slot in parts]
+        made = cls._fitted(sums)
+        scores = [np.empty((len(training.rows), len(made.names))) for _ in slots]
+        at_home = np.zeros(training.rows.shape, bool)
+        for fold in range(_FOLDS):
+            others = cls._fitted(
+                [whole.less(of_slot[fold]) for whole, of_slot in zip(sums, parts, strict=True)]
+            )
+            for view, of_slot in enumerate(folds):
+                found, home = others._unseen(training, view, of_slot[fold])
+                scores[view][of_slot[fold]], at_home[of_slot[fold], view] = found, home
+        for view, studies in enumerate(slots):  # too few at home: all are
+            at_home[studies, view] |= at_home[:, view].sum() < LEAST
+        found_tails = [tails(scores[v][at_home[:, v]]) for v in range(len(slots))]
+        start, scale, shape = (
+            _float32(np.stack(of_slot)) for of_slot in zip(*found_tails, strict=True)
         )
-        start, scale, limit = [], [], []
-        for view in views:
-            rows = validation.of_view(view)
-            tokens = None if validation.tokens is None else validation.tokens[rows, 0]
-            scores = made._of_own_view(_thumbnails(validation.films, rows), tokens, view)
-            q = np.quantile(scores, _TAIL, axis=0)
-            over = scores > q
-            excess = np.where(over, scores - q, 0).sum(axis=0) / np.maximum(over.sum(axis=0), 1)
-            start.append(q)
-            scale.append(np.maximum(excess, 1e-6))
-            largest = ((scores - q) / scale[-1]).max(axis=1)
-            limit.append(max(float(np.quantile(largest, _LIMIT, method="higher")), 1e-6))
+        made = replace(made, start=start, scale=scale, shape=shape)
+        strangest = np.full(training.rows.shape, -np.inf)
+        for view in range(len(slots)):
+            own = at_home[:, view]
+            strangest[own, view] = made.tails_beyond(scores[view][own], view).max(axis=1)
+        of_studies = strangest.max(axis=1)
+        limit = np.quantile(of_studies[at_home.any(axis=1)], _LIMIT, method="higher")
+        return replace(made, limit=torch.tensor(max(float(limit), 1e-6)))
+
+    @classmethod
+    def _fitted(cls, sums: Sequence[_Sums]) -> Likeness:
+        """To the films of each slot, with limits still to be set."""
+        costs = [of_slot.token_costs for of_slot in sums if len(of_slot.tokens)]
+        unset = torch.ones(len(sums), len(WITH_TOKENS if costs else WITHOUT_TOKENS))
         return cls(
-            made.mean,
-            made.precision,
-            _float32(np.stack(start)),
-            _float32(np.stack(scale)),
-            _float32(np.array(limit)),
-            made.token_costs,
+            mean=_float32(np.stack([of_slot.mean for of_slot in sums])),
+            precision=_float32(np.stack([of_slot.precision for of_slot in sums])),
+            start=unset,
+            scale=unset,
+            shape=unset,
+            limit=torch.ones(()),
+            token_costs=torch.from_numpy(np.stack(costs)).half() if costs else None,
         )
+
+    def _unseen(self, of: FilmSet, view: int, studies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores `(n, K)` of these studies' films in a slot, and whether they are at home there."""
+        scores, homes = [np.empty((0, len(self.names)))], [np.empty(0, bool)]
+        for rows in of.blocks(view, studies):
+            thumbnails = _thumbnails(of.films, rows)
+            tokens = None if of.tokens is None else of.tokens[rows, 0]
+            scores.append(self._scores(thumbnails, tokens, view))
+            homes.append(self._homes(thumbnails, tokens) == view)
+        return np.concatenate(scores), np.concatenate(homes)
 
     def judge(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
         """How like the training films of slot `view` a film is.
@@ -199,14 +279,14 @@ class Likeness:
             tokens: `(L,)` of the whole film, as the model reads them; None without.
             view: the slot that it is given in, from 0.
         """
-        thumbnail = _standardised(squash(film, SIDE)[None])
+        thumbnail = standardised(squash(film, SIDE)[None])
         each = None if tokens is None else tokens[None]
         scores, strangeness = self._strangeness(thumbnail, each, view)
         turned, home = None, int(self._homes(thumbnail, each)[0])
         other = (
             home if home != view and self._strangeness(thumbnail, each, home)[1][0] <= 1 else None
         )
-        if other is None and self._z(scores, view)[0, -1] > float(self.limit[view]):
+        if other is None and self.tails_beyond(scores, view)[0, -1] > float(self.limit):
             turned = self._way(thumbnail, view)
         return FilmLikeness(
             dict(zip(self.names, scores[0].tolist(), strict=True)),
@@ -224,23 +304,22 @@ class Likeness:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores `(N, K)` and strangeness `(N,)`."""
         scores = self._scores(thumbnails, tokens, view)
-        return scores, self._z(scores, view).max(axis=1) / float(self.limit[view])
+        return scores, self.tails_beyond(scores, view).max(axis=1) / float(self.limit)
 
-    def _z(self, scores: np.ndarray, view: int) -> np.ndarray:
-        """Scores `(N, K)` in units of their tails."""
-        return (scores - self.start[view].numpy()) / self.scale[view].numpy()
+    def tails_beyond(self, scores: np.ndarray, view: int) -> np.ndarray:
+        """z of scores `(N, K)`: minus logs of the shares of their tails that lie beyond."""
+        scale, shape = (t[view].double().numpy() for t in (self.scale, self.shape))
+        over = (scores - self.start[view].double().numpy()) / scale
+        shape = np.where(np.abs(shape) < 1e-9, 1e-9, shape)  # 0: the exponential distribution
+        u = 1 + shape * np.maximum(over, 0)
+        known = np.maximum(u, _END)
+        beyond = (np.log(known) + (u - known) / known) / shape
+        return np.where(over > 0, beyond, over)
 
     def _homes(self, thumbnails: np.ndarray, tokens: np.ndarray | None) -> np.ndarray:
         """The slot in which each film is at home, `(N,)`."""
         views = range(len(self.mean))
         return np.argmin([self._scores(thumbnails, tokens, v)[:, 0] for v in views], axis=0)
-
-    def _of_own_view(
-        self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int
-    ) -> np.ndarray:
-        """Scores of the films that are at home in `view`; of all where these are few."""
-        own = self._homes(thumbnails, tokens) == view
-        return self._scores(thumbnails, tokens, view)[own if own.sum() >= LEAST else slice(None)]
 
     def _scores(self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int) -> np.ndarray:
         """`(N, K)` of thumbnails `(N, 256)` and tokens `(N, L)`."""
@@ -249,13 +328,15 @@ class Likeness:
         ways = [self._distance(other, view) for other in _ways(thumbnails).values()]
         columns = [
             far,
-            -thumbnails @ _standardised(mean.reshape(1, SIDE, SIDE))[0] / SIDE**2,
+            -thumbnails @ standardised(mean.reshape(1, SIDE, SIDE))[0] / SIDE**2,
             far - np.min(ways, axis=0),
         ]
         if self.token_costs is not None:
             assert tokens is not None  # the bundle has a tokenizer then
-            costs = self.token_costs[view].float().numpy()
-            columns.insert(0, costs[np.arange(len(costs)), tokens.astype(np.int64)].mean(axis=1))
+            costs, read = self.token_costs[view].double().numpy(), tokens.astype(np.int64)
+            anywhere = -np.log(np.exp(-costs).mean(axis=0))
+            here = costs[np.arange(len(costs)), read]
+            columns[:0] = [here.mean(axis=1), anywhere[read].mean(axis=1)]
         return np.stack(columns, axis=1)
 
     def _distance(self, thumbnails: np.ndarray, view: int) -> np.ndarray:
@@ -267,9 +348,9 @@ class Likeness:
         """How a film is turned whose thumbnail would be within the limit if it were not."""
         far = {name: self._distance(t, view)[0] for name, t in _ways(thumbnail).items()}
         nearest = min(far, key=lambda name: far[name])
-        at = self.names.index("thumbnail")
-        z = (far[nearest] - float(self.start[view, at])) / float(self.scale[view, at])
-        return nearest if z <= float(self.limit[view]) else None
+        scores = np.full((1, len(self.names)), -np.inf)
+        scores[0, self.names.index("thumbnail")] = far[nearest]
+        return nearest if self.tails_beyond(scores, view).max() <= float(self.limit) else None
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
@@ -300,14 +381,8 @@ def _thumbnails(films: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Standardised, `(N, 256)` float64."""
     blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
     return np.concatenate(
-        [_standardised(np.stack([squash(film, SIDE) for film in films[rows]])) for rows in blocks]
+        [standardised(np.stack([squash(film, SIDE) for film in films[rows]])) for rows in blocks]
     )
-
-
-def _standardised(thumbnails: np.ndarray) -> np.ndarray:
-    flat = thumbnails.reshape(len(thumbnails), -1).astype(np.float64)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
 
 
 def _shrunk(covariance: np.ndarray) -> np.ndarray:
@@ -316,22 +391,31 @@ def _shrunk(covariance: np.ndarray) -> np.ndarray:
     return (1 - _SHRINKAGE) * covariance + _SHRINKAGE * even * np.eye(pixels)
 
 
-def _token_costs(tokens: np.ndarray, rows: np.ndarray, codebook: int) -> Tensor:
-    """-log frequency of each token at each place of the films' cached views, `(L, codebook)`."""
-    length = tokens.shape[2]
+def _sums(of: FilmSet, view: int, studies: np.ndarray, codebook: int) -> _Sums:
+    """Of these studies' films in a slot; token counts are of all their cached views."""
+    pixels, length = SIDE**2, 0 if of.tokens is None else of.tokens.shape[2]
+    films, total, squares = 0, np.zeros(pixels), np.zeros((pixels, pixels))
     counts = np.zeros(length * codebook, np.int64)
-    places = np.arange(length) * codebook
-    for start in range(0, len(rows), _BLOCK):
-        block = tokens[rows[start : start + _BLOCK]].astype(np.int64) + places
-        counts += np.bincount(block.ravel(), minlength=len(counts))
-    frequency = (counts + 0.5) / (len(rows) * tokens.shape[1] + 0.5 * codebook)
-    return torch.from_numpy(-np.log(frequency)).half().reshape(length, codebook)
+    for rows in of.blocks(view, studies):
+        thumbnails = _thumbnails(of.films, rows)
+        films += len(rows)
+        total += thumbnails.sum(axis=0)
+        squares += thumbnails.T @ thumbnails
+        if of.tokens is not None:
+            placed = of.tokens[rows].astype(np.int64) + np.arange(length) * codebook
+            counts += np.bincount(placed.ravel(), minlength=len(counts))
+    return _Sums(np.array(films), total, squares, counts.reshape(length, codebook))
 
 
-def _no_limits(views: int, scores: int) -> dict[str, Tensor]:
-    """In place of those that validation is to set."""
-    zeros = torch.zeros(views, scores)
-    return {"start": zeros, "scale": zeros + 1, "limit": torch.ones(views)}
+def tails(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Start, scale and shape of the tail of each score, `(K,)`, of scores `(N, K)`."""
+    start = np.quantile(scores, _TAIL, axis=0)
+    excesses = [of_score[of_score > 0] for of_score in (scores - start).T]
+    mean = np.array([of_score.mean() if len(of_score) else 0.0 for of_score in excesses])
+    variance = np.array([of_score.var() if len(of_score) else 0.0 for of_score in excesses])
+    ratio = mean**2 / np.maximum(variance, 1e-12)
+    ratio = np.where(variance > 1e-12, ratio, 1)  # nothing to tell a shape from: exponential
+    return start, np.maximum(mean * (1 + ratio) / 2, 1e-6), (1 - ratio) / 2
 
 
 def _float32(values: np.ndarray) -> Tensor:

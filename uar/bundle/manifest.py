@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 def arithmetic_of(path: Path) -> tuple[str, int | None]:
     """`arithmetic` and `threads` that a bundle was made with, as params.yaml has them.
 
-    Native of one that does not say, and of a file that is none: whoever loads it says so.
+    Native where it does not say, or where the file is no bundle, which loading it reports.
     """
     try:
         with zipfile.ZipFile(path) as archive:

@@ -128,7 +128,7 @@ class Report:
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What must not be parted from the text, a sentence each."""
+        """What must accompany the text, a sentence each."""
         return (RESEARCH, self.origin, verdict(self.doubts, self.likeness), *self.notes)
 
     @property
@@ -144,16 +144,16 @@ class Report:
         """
         with _LABELLING:
             labels = _labeller().label([self.text])[0]
-        likely = dict(zip(FINDINGS, self.probabilities or (), strict=False))
-        least = dict(zip(FINDINGS, self.thresholds or (), strict=False))
+        probabilities = dict(zip(FINDINGS, self.probabilities or (), strict=False))
+        thresholds = dict(zip(FINDINGS, self.thresholds or (), strict=False))
         # of films like those of validation: they tell nothing of others
         counts = self.evidence.written if self.evidence and not self.doubts else {}
         found = (
             Finding(
                 name,
                 _SAID.get(Label(int(label))),
-                likely.get(name),
-                least.get(name),
+                probabilities.get(name),
+                thresholds.get(name),
                 *(counts.get(name, (None, None)) if label == Label.POSITIVE else (None, None)),
             )
             for name, label in zip(FINDINGS, labels, strict=False)  # the last is No Finding
@@ -194,7 +194,7 @@ def verdict(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> str:
     if doubts:
         return "Written in spite of doubt about the films: " + " ".join(doubts)
     if not likeness:
-        return "Whether the films are like those of training was not looked at."
+        return "Whether the films are like those of training was not checked."
     return "The films are within the limits of those that the model was trained on."
 
 
@@ -244,6 +244,6 @@ _LABELLING = threading.Lock()  # spaCy's pipeline is one for all threads
 
 @cache
 def _labeller() -> Any:
-    from uar.evaluation.clinical.labeller import Labeller  # a second that a text need not wait
+    from uar.evaluation.clinical.labeller import Labeller  # takes a second; a text does without
 
     return Labeller()

@@ -22,7 +22,8 @@ from uar.bundle.sources import FilmSource, name_of, read_source
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
-from uar.data.films import squash
+from uar.data.films import Film, squash
+from uar.data.isolation import FilmDecoder
 from uar.data.study import View, frontal_first
 from uar.data.views import resize_view
 from uar.inference.decoding import Generated, generate
@@ -81,6 +82,8 @@ class Reporter:
         self._model = bundle.checkpoint.build().to(self._device).eval()
         self._tables = self._model.tables()
         self._writing = threading.Lock()  # recorded_attention hooks into the model itself
+        self._decoder: FilmDecoder | None = None  # from the first film's file on
+        self._starting = threading.Lock()
         self._tokenizer = bundle.tokenizer
         if self._tokenizer is not None:
             self._tokenizer.to(self._device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -151,7 +154,7 @@ class Reporter:
             most = "one film" if settings.views == 1 else f"one to {settings.views} films"
             raise UserError(f"{len(study)} films of a study, this model takes {most}")
         names = names or [name_of(source, i) for i, source in enumerate(study)]
-        films = [read_source(source, name) for source, name in zip(study, names, strict=True)]
+        films = [read_source(s, name, self._decode) for s, name in zip(study, names, strict=True)]
         unstated: list[View] = ["unknown"] * len(films)
         films = [
             replace(film, view=view) if film.view == "unknown" else film
@@ -192,6 +195,13 @@ class Reporter:
         )
         stated = np.append(stated, np.ones(missing, bool))
         return Prepared(stacked, visual, present, tuple(notes), tuple(doubts), likeness, stated)
+
+    def _decode(self, data: bytes, name: str) -> Film:
+        """A film's file within `uar.data.films.LIMITS`, in another process."""
+        with self._starting:
+            if self._decoder is None:
+                self._decoder = FilmDecoder(self.bundle.preprocessing.image_size)
+        return self._decoder.decode(data, name)
 
     def _likeness(self, films: np.ndarray, visual: Tensor, given: int) -> tuple[FilmLikeness, ...]:
         """How like those of training the films that were given are."""
@@ -237,12 +247,12 @@ class Reporter:
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
         if model.findings is not None and output.findings is not None:
-            heat = self._temperature
-            likely = (output.findings / heat).sigmoid().tolist()
-            least = tuple(_tempered(model.findings.thresholds, heat).tolist())
+            temperature = self._temperature
+            probabilities = (output.findings / temperature).sigmoid().tolist()
+            thresholds = tuple(_tempered(model.findings.thresholds, temperature).tolist())
             reports = [
-                replace(report, probabilities=tuple(of_study), thresholds=least)
-                for report, of_study in zip(reports, likely, strict=True)
+                replace(report, probabilities=tuple(of_study), thresholds=thresholds)
+                for report, of_study in zip(reports, probabilities, strict=True)
             ]
         if self.bundle.index is not None:
             similar = self.bundle.index.nearest(output.image_global.cpu(), _SIMILAR)

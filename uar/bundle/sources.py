@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from uar.core.errors import UserError
 from uar.data.dicom import refuse_constant, refuse_huge, stretch
-from uar.data.films import Film, decode_film, read_film
+from uar.data.films import LIMITS, Film, film_bytes
 
 FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
 
@@ -20,17 +20,24 @@ def name_of(source: FilmSource, position: int) -> str:
     return str(source) if isinstance(source, str | Path) else f"film {position + 1}"
 
 
-def read_source(source: FilmSource, name: str) -> Film:
-    """The film behind a source. Raises UserError where it cannot be read; `name` is for that."""
+def read_source(source: FilmSource, name: str, decode: Callable[[bytes, str], Film]) -> Film:
+    """The film behind a source.
+
+    Args:
+        name: of the film, for messages.
+        decode: a file's bytes, under that name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     if isinstance(source, Film):
         return source
-    if isinstance(source, str | Path):
-        return read_film(Path(source))
-    if isinstance(source, bytes):
-        return decode_film(io.BytesIO(source), name)
     if isinstance(source, np.ndarray):
         return Film(_gray(source, name), "unknown")
-    return decode_film(io.BytesIO(source.read()), name)
+    if isinstance(source, str | Path):
+        return decode(film_bytes(Path(source)), name)
+    most = LIMITS.file_bytes + 1  # one byte more is refused
+    return decode(source[:most] if isinstance(source, bytes) else source.read(most), name)
 
 
 def _gray(pixels: np.ndarray, name: str) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -12,12 +11,13 @@ import typer
 import uar
 from uar.command.report import report
 from uar.command.serve import serve
-from uar.core.errors import UserError
+from uar.core.errors import ended_with_a_sentence
+from uar.core.refusals import errors_explained
 from uar.core.threads import limit_spinning
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-app.command()(report)
-app.command()(serve)
+app.command()(errors_explained()(report))
+app.command()(errors_explained()(serve))
 
 
 def _say_version(asked: bool) -> None:
@@ -43,15 +43,6 @@ def options(
 
 def main() -> None:
     """The command, with bad input as one sentence and exit status 1."""
-    try:
+    advice = "pip install 'uar[pipeline]' installs all that any model needs."
+    with ended_with_a_sentence(("uar",), advice):
         app(prog_name="uar")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").split(".")[0]
-        if package in ("", "uar"):
-            raise
-        sys.exit(
-            f"error: the package {package} is missing, which this model needs: "
-            "pip install 'uar[pipeline]' brings all that any model needs."
-        )

@@ -19,8 +19,7 @@ from uar.core.files import read_rows
 
 if TYPE_CHECKING:
     from uar.bundle.report import Report
-    from uar.bundle.reporter import Prepared, Reporter
-    from uar.data.isolation import FilmDecoder
+    from uar.bundle.reporter import Prepared
     from uar.data.study import View
 
 log = logging.getLogger(__name__)
@@ -31,12 +30,12 @@ _COLUMNS = ("study", "frontal", "lateral")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
 
 
-class Asked(NamedTuple):
+class RequestedStudy(NamedTuple):
     """A study to report."""
 
     name: str
     films: Sequence[Path | bytes]
-    views: Sequence[View] | None = None  # where whoever asks has said
+    views: Sequence[View] | None = None  # where the table says so
 
 
 def report(
@@ -49,13 +48,13 @@ def report(
     ],
     bundle: BundlePath = BUNDLE,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Sentences and findings too; of many, a line a study.")
+        bool, typer.Option("--json", help="With sentences and findings; one line a study of many.")
     ] = False,
     heatmap: Annotated[
         Path | None, typer.Option(help="A picture of where each sentence looked, of one study.")
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also of films unlike those that it was trained on.")
+        bool, typer.Option("--force", help="Write one even of films unlike those of training.")
     ] = False,
     device: Device = "auto",
 ) -> None:
@@ -63,45 +62,43 @@ def report(
     many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
     if many and heatmap:
         raise UserError("--heatmap draws one study; name its film or films.")
-    asked = _of_many(Path(films[0])) if many else iter([_one(films)])
+    requested = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
-    from uar.data.isolation import FilmDecoder  # numpy: after the bundle's arithmetic is set up
-
-    decoder = FilmDecoder(reporter.bundle.preprocessing.image_size)
     failed = doubtful = 0
-    while batch := list(islice(asked, 1 if not many else _BATCH)):
+    while batch := list(islice(requested, 1 if not many else _BATCH)):
         ready = []
         for study in batch:
             try:
-                prepared = _prepare(reporter, decoder, study)
+                names = [study.name if isinstance(f, bytes) else str(f) for f in study.films]
+                prepared = reporter.prepare(study.films, names, study.views)
             except UserError as reason:
                 failed += 1
                 log.error(f"{study.name}: {reason}" if many else str(reason))
                 continue
             if prepared.doubts and not force:
                 doubtful += 1
-                _refuse(study.name, prepared, many, as_json)
+                _refuse(study.name, prepared, many=many, as_json=as_json)
             else:
                 ready.append((study.name, prepared))
         if not ready:
             continue
         written = reporter.write([prepared for _, prepared in ready])
         for (name, _), result in zip(ready, written, strict=True):
-            _show(name, result, many, as_json)
+            _show(name, result, many=many, as_json=as_json)
             if heatmap:
                 _draw(result, heatmap)
     if failed or doubtful:
         raise typer.Exit(1 if failed else _DOUBTFUL)
 
 
-def _one(films: Sequence[str]) -> Asked:
+def _one(films: Sequence[str]) -> RequestedStudy:
     name = " ".join(films)
     if name == "-":
-        return Asked("stdin", [sys.stdin.buffer.read()])
-    return Asked(name, [Path(film) for film in films])
+        return RequestedStudy("stdin", [sys.stdin.buffer.read()])
+    return RequestedStudy(name, [Path(film) for film in films])
 
 
-def _of_many(source: Path) -> Iterator[Asked]:
+def _of_many(source: Path) -> Iterator[RequestedStudy]:
     """The studies of a folder (a folder each, or a film each) or of a CSV."""
     if not source.is_dir():
         yield from _of_table(source)
@@ -114,12 +111,12 @@ def _of_many(source: Path) -> Iterator[Asked]:
         films = [file for file in inside if file.suffix.lower() in _SUFFIXES and file.is_file()]
         if films:
             found = True
-            yield Asked(path.name, films)
+            yield RequestedStudy(path.name, films)
     if not found:
         raise UserError(f"{source}: no film in it; expected PNG, JPEG or DICOM files")
 
 
-def _of_table(table: Path) -> Iterator[Asked]:
+def _of_table(table: Path) -> Iterator[RequestedStudy]:
     """Paths are relative to the table's folder."""
     if not table.is_file():
         raise UserError(f"{table}: no such file")
@@ -134,26 +131,15 @@ def _of_table(table: Path) -> Iterator[Asked]:
         given: dict[View, Path] = {
             cast("View", view): table.parent / film for view, film in films.items() if film
         }
-        yield Asked(row["study"], list(given.values()), list(given))
+        yield RequestedStudy(row["study"], list(given.values()), list(given))
 
 
-def _prepare(reporter: Reporter, decoder: FilmDecoder, study: Asked) -> Prepared:
-    from uar.data.films import film_bytes
-
-    names = [study.name if isinstance(film, bytes) else str(film) for film in study.films]
-    films = [
-        decoder.decode(film if isinstance(film, bytes) else film_bytes(film), name)
-        for film, name in zip(study.films, names, strict=True)
-    ]
-    return reporter.prepare(films, names, study.views)
-
-
-def _refuse(name: str, prepared: Prepared, many: bool, as_json: bool) -> None:
+def _refuse(name: str, prepared: Prepared, *, many: bool, as_json: bool) -> None:
     """Say why there is no report."""
     for doubt in prepared.doubts:
         log.error(f"{name}: no report. {doubt}" if many else f"No report. {doubt}")
     if not many:
-        log.error("--force writes one all the same.")
+        log.error("--force writes one anyway.")
     if as_json:
         _echo(name, prepared.refusal_json(), many)
 
@@ -163,7 +149,7 @@ def _echo(name: str, entry: dict[str, Any], many: bool) -> None:
     typer.echo(json.dumps(entry, indent=None if many else 2, ensure_ascii=False))
 
 
-def _show(name: str, result: Report, many: bool, as_json: bool) -> None:
+def _show(name: str, result: Report, *, many: bool, as_json: bool) -> None:
     for said in result.caveats if not many else (*result.notes, *result.doubts):
         log.warning(f"{name}: {said}" if many else said)
     if as_json:

@@ -21,7 +21,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Other than loopback needs a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="UAR_TOKEN", help="That a request must bear.")
+        str | None,
+        typer.Option(envvar="UAR_TOKEN", help="What requests must carry to be answered."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -31,7 +32,7 @@ def serve(
     reporter = uar.load(bundle, device)
     from uar.viewer.web.app import create_app
 
-    app = create_app(reporter, host, token)
+    app = create_app(reporter, host, token=token)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
     logging.getLogger("uvicorn.error").addFilter(_is_no_end)
     # A request's line is not logged, nor anything of its films.
@@ -42,6 +43,6 @@ def serve(
 
 
 def _is_no_end(record: logging.LogRecord) -> bool:
-    """Whether a record is of anything but an answer that Ctrl-C has cut off."""
+    """Whether a record is about anything but an answer that Ctrl-C cut off."""
     kind = record.exc_info[0] if record.exc_info else None
     return not (kind and issubclass(kind, asyncio.CancelledError))

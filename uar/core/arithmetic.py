@@ -1,11 +1,12 @@
-"""Arithmetic that rounds alike on every x86-64 CPU with AVX2, of any maker.
+"""Arithmetic that rounds alike on every x86-64 CPU with AVX2, from any maker.
 
-Libraries choose instructions by the CPU they find, some by its maker too. Another choice adds up in
-another order, and training carries the last digit to another model. `portable` holds all of them to
-one choice. They read it when they are loaded, so it is set before; this module loads none of them.
+Libraries choose instructions by the CPU they find, some by its maker too. Another choice sums in
+another order, and training turns a different last digit into a different model. `portable` holds
+all libraries to one choice. They read the settings when they are loaded, so these are set before;
+this module loads none of them.
 
-Where no setting does it, `uar.core.kernels` replaces the operation. `make portable` compares CPUs;
-docs/reproducibility.md says what is promised.
+Where no setting is enough, `uar.core.kernels` replaces the operation. `make portable` compares
+CPUs; docs/reproducibility.md says what is promised.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _NEEDED = {"avx2", "fma"}
 def set_up(
     environment: MutableMapping[str, str], arithmetic: str, threads: int | None
 ) -> str | None:
-    """Have libraries compute so; before they are loaded, and again after, for torch's kernels.
+    """Set up the arithmetic: before libraries are loaded, and again after, for torch's kernels.
 
     Args:
-        environment: of this process; those that it starts inherit it.
-        arithmetic: portable | native, which leaves to each library what to do.
-        threads: of the CPU; None leaves it to the libraries. Sums over another number round
+        environment: of this process, inherited by the processes that it starts.
+        arithmetic: portable | native, which leaves the choice to each library.
+        threads: of the CPU; None leaves the number to the libraries. Another number rounds sums
             differently.
 
     Returns:
-        Why it cannot be, as a sentence; nothing of `arithmetic` is set then.
+        Why `arithmetic` cannot be set up, as a sentence, in which case nothing of it is; else None.
     """
     if threads is not None:
         for library in ("OMP", "MKL", "OPENBLAS"):

@@ -1,7 +1,7 @@
 """params.yaml as typed, validated sections. Every knob of the project is a field here.
 
-Declarations alone: what is computed from a parameter is computed where it is used, so that the
-stages which depend on it are those that dvc.yaml says.
+Declarations only: what is computed from a parameter is computed where it is used, so that the
+stages that depend on the computation are those that dvc.yaml lists.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Blocks = Annotated[int, Field(ge=1, le=64)]  # residual blocks of a group
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys are errors.
 
-    params.yaml says beside each key what it is, its unit and its section of the paper; the types
-    here are the values it may have.
+    params.yaml says at each key what it is, its unit and its section of the paper; the types here
+    are the values it may have.
 
     Raises:
         ValidationError: a key is unknown or missing, or a value is out of range (`load_params`
@@ -118,6 +118,7 @@ class DvaeTrainParams(Section):
     encoder_rate: float = Field(ge=0)  # of learning_rate
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
     perceptual_weight: float = Field(ge=0)  # of 1 - cosine of a pretrained network's features
+    feature_weight: float = Field(ge=0)  # of 1 - cosine of those and what codes tell of them
 
 
 class DistillParams(Section):
@@ -157,6 +158,16 @@ class DvaeParams(Section):
     def _weights_named(self) -> DvaeParams:
         if self.source in ("openai", "file") and (self.encoder is None or self.decoder is None):
             raise ValueError(f"source {self.source} needs encoder and decoder, paths to weights")
+        return self
+
+    @model_validator(mode="after")
+    def _crops_have_whole_cells(self) -> DvaeParams:
+        network, crop = self.distill.network, self.train.crop
+        if self.train.feature_weight and crop % NETWORKS[network].stride:
+            raise ValueError(
+                f"train.feature_weight needs a train.crop, now {crop}, that is a multiple of "
+                f"{NETWORKS[network].stride}, the pixels along a cell's side of {network}"
+            )
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -40,9 +41,16 @@ _KINDS = {
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """`auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """The context of a forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere."""
     if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[None]:
+    """Turn autocast off on a device that has it."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
     return nullcontext()
 
 
@@ -54,17 +62,18 @@ def seed_everything(seed: int) -> None:
 
 
 def make_deterministic(wanted: bool) -> None:
-    """Whether the same seed on the same device must give the same bits, at some cost on a GPU."""
+    """Set whether the same seed gives the same bits on the same device, at some cost on a GPU."""
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA >= 10.2
     torch.use_deterministic_algorithms(wanted)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid
 
 
-def few_at_once(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """`(N, ...)` in parts that a convolutional network takes fastest: two on a CPU, else all.
+def split_for_convolution(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`(N, ...)` in the parts that convolutional networks take fastest: pairs on a CPU, else all.
 
-    Two images' activations fit a core's cache; of many, each takes two to six times as long.
+    The activations of two images fit into a core's cache; in larger batches each image takes two to
+    six times as long.
     """
     return images.split(2 if images.device.type == "cpu" else max(1, len(images)))
 
@@ -74,12 +83,38 @@ def describe(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def memory_peaks(device: torch.device) -> str:
-    """The most memory that this process has held so far, on the host and on a GPU, in words."""
+def memory_peaks(device: torch.device) -> dict[str, float]:
+    """The peak memory of this process so far, GB: of the `host`, and of a `gpu`."""
     import resource  # not on Windows, where nothing trains
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
-    peaks = f"{most * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB of host memory"
+    peaks = {"host": most * (1 if sys.platform == "darwin" else 1024) / 1e9}
     if device.type == "cuda":
-        peaks += f", {torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB of the GPU's"
+        peaks["gpu"] = torch.cuda.max_memory_allocated(device) / 1e9
     return peaks
+
+
+def measured_peak(device: torch.device, precision: str, rounds: int = 3) -> float:
+    """FLOP/s of a large matrix product, the best of `rounds`.
+
+    Args:
+        precision: as `autocast` takes it.
+    """
+    n = 8192 if device.type == "cuda" else 1024
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(n, n, generator=generator).to(device)
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    least = float("inf")
+    with torch.no_grad(), autocast(device, precision):
+        a @ a
+        for _ in range(rounds):
+            synchronize()
+            started = time.perf_counter()
+            a @ a
+            synchronize()
+            least = min(least, time.perf_counter() - started)
+    return 2 * n**3 / least

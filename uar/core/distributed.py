@@ -1,9 +1,8 @@
 """One process or many, on Lightning Fabric: how they start and what they exchange.
 
-A stage asks for `launch` and then runs the same code whether it was started alone, by torchrun or
-by Slurm. Each process ("rank") computes its share of every batch; the convention of every term is
-that the mean over the ranks is the value of the whole batch, which is what DDP and FSDP make of
-gradients.
+A stage calls `launch` and then runs the same code whether it was started alone, by torchrun or by
+Slurm. Each process ("rank") computes its share of every batch. Loss terms are scaled so that their
+mean over the ranks is the value of the whole batch, since DDP and FSDP average gradients.
 """
 
 from __future__ import annotations
@@ -11,15 +10,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from uar.core.device import resolve_device
 
-if TYPE_CHECKING:  # imported where used: a second that `python -m pipeline --help` need not wait
+if TYPE_CHECKING:  # imported where used: it takes a second that `pipeline --help` can do without
     from lightning_fabric import Fabric
+
+T = TypeVar("T")
 
 
 def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
@@ -77,7 +78,7 @@ def _shard(module: nn.Module, mesh: Any) -> Any:
 
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Within the block, each rank sees unsharded parameters, even outside `module`'s forward."""
+    """Within the block each rank has whole parameters, even outside `module`'s forward."""
     sharded: list[Any] = [part for part in module.modules() if hasattr(part, "unshard")]
     for part in sharded:
         part.set_reshard_after_forward(False, recurse=False)
@@ -99,17 +100,18 @@ def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
     return gathered.flatten(0, 1)
 
 
-def gather_objects(fabric: Fabric, value: Any) -> list[Any]:
-    """`value` of each rank, in rank order."""
-    if fabric.world_size == 1:
-        return [value]
-    gathered: list[Any] = [None] * fabric.world_size
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered
+def gather_in_order(fabric: Fabric, results: list[T]) -> list[T]:
+    """Results of all batches in order, where rank r has those of batches r, r + ranks, ..."""
+    ranks = fabric.world_size
+    if ranks == 1:
+        return results
+    parts: list[list[T]] = [[]] * ranks
+    torch.distributed.all_gather_object(parts, results)
+    return [parts[i % ranks][i // ranks] for i in range(sum(map(len, parts)))]
 
 
 def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """Weights and optimiser state by parameter name, unsharded; empty but on rank 0."""
+    """Weights and optimiser state by parameter name, unsharded; empty on all ranks but 0."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -117,15 +119,15 @@ def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any,
 
 
 def load_full_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, weights: Any, optimizer_state: Any
+    model: nn.Module, optimizer: torch.optim.Optimizer, *, weights: Any, optimizer_state: Any
 ) -> None:
-    """Put back what `full_state` gave; every rank passes all of it."""
+    """Restore what `full_state` returned; every rank passes all of it."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     set_state_dict(
         model,
         optimizer,
-        model_state_dict=dict(weights),  # it writes into what it gets
+        model_state_dict=dict(weights),  # a copy: it is written to
         optim_state_dict=optimizer_state,
         options=StateDictOptions(full_state_dict=True),
     )

@@ -1,4 +1,4 @@
-"""Whole files only: an output takes its name when it is complete."""
+"""Reading and writing files; an output takes its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
+    """Yield a temporary path in `path`'s folder; rename it to `path` if the block succeeds.
 
     Its bytes are on the disk before it takes the name: a power cut leaves the old file or the new.
-    Each writer has a name of its own, so that of two at once each leaves a whole file; what a
-    killed one of this machine has left is removed.
+    Two processes that write the same file at once use different temporary names, so that either
+    result is whole. Temporary files that killed processes of this machine left are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -45,12 +45,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
         for check in _BEFORE_NAMING:
             check()
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None or os.fsdecode(error.filename) == str(temporary):
+            error.filename = str(path)  # a full disk names no file, and the temporary one is ours
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def before_naming(check: Callable[[], None]) -> None:
-    """Have `check` called before any output of this process takes its name."""
+    """Have `check` called each time before an output of this process takes its name."""
     _BEFORE_NAMING.append(check)
 
 
@@ -58,7 +62,7 @@ _BEFORE_NAMING: list[Callable[[], None]] = []
 
 
 def _lives(pid: str) -> bool:
-    """Whether a process of this id is there, of anybody."""
+    """Whether a process with this id is running, whoever owns it."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError, OverflowError):
@@ -69,9 +73,9 @@ def _lives(pid: str) -> bool:
 
 
 def give_name(file: Path, path: Path) -> None:
-    """Make `path` another name of `file`, which stays: a kill right after loses nothing.
+    """Make `path` a hard link to `file`, which stays, so that a kill right after loses nothing.
 
-    A copy where the file system has no second names.
+    Where the file system has no hard links, it is a copy.
     """
     with atomic_write(path) as temporary:
         temporary.unlink(missing_ok=True)
@@ -82,7 +86,11 @@ def give_name(file: Path, path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder, and return its new name; an earlier one of it goes."""
+    """Rename a damaged file or folder to `NAME.damaged`, in place of an earlier one.
+
+    Returns:
+        The new path.
+    """
     aside = path.with_name(f"{path.name}.damaged")
     if aside.is_dir():
         shutil.rmtree(aside)
@@ -113,7 +121,7 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a Parquet file, or some of its columns. Raises UserError if it is absent or is none."""
+    """Read a Parquet file, or some of its columns. Raises UserError if it is absent or damaged."""
     import pandas as pd  # half a second that `use` need not wait
 
     try:
@@ -128,7 +136,8 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """The header of a CSV file, and its rows by the header's names.
 
     Raises:
-        UserError: the file is absent, is no UTF-8 CSV, or a row has other cells than the header.
+        UserError: the file is absent, is not CSV in UTF-8, or a row has more or fewer cells than
+            the header.
     """
     with existing(path).open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, strict=True)
@@ -144,9 +153,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
                     )
                 rows.append(dict(zip(header, cells, strict=True)))
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-            ) from None
+            raise not_utf8(path, error) from None
         except csv.Error as error:
             raise UserError(
                 f"{path}: row {len(rows) + 1}, line {reader.line_num}: {error}. Restore the file."
@@ -154,8 +161,15 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return header, rows
 
 
+def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+    """What to raise for a text file in another encoding."""
+    return UserError(
+        f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
+    )
+
+
 def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
-    """Write a CSV file in which no text, such as a study's id, is a formula to a spreadsheet.
+    """Write a CSV file in which a spreadsheet takes no text, such as a study's id, for a formula.
 
     Args:
         options: of `pandas.DataFrame.to_csv`; without `index`, no index is written.
@@ -167,7 +181,7 @@ def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
 
 
 def _no_formula(value: Any) -> Any:
-    """A text that a spreadsheet would compute, behind an apostrophe (OWASP's CSV injection)."""
+    """Text that a spreadsheet takes for a formula gets an apostrophe (OWASP: CSV injection)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -175,12 +189,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def open_array(path: Path) -> np.ndarray:
-    """Memory-map a `.npy` file. Raises UserError if it is absent or is none."""
+    """Memory-map a `.npy` file. Raises UserError if it is absent or damaged."""
     import numpy as np
 
     try:
         array = np.load(existing(path), mmap_mode="r", allow_pickle=False)
-        if not isinstance(array, np.ndarray):  # of a ZIP archive numpy makes something else
+        if not isinstance(array, np.ndarray):  # numpy opens a ZIP archive as something else
             raise ValueError("an archive")
         return array
     except (OSError, ValueError, EOFError, SyntaxError) as error:
@@ -190,7 +204,7 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def allocate(path: Path) -> None:
-    """Take a sparse file's room on the disk now, so that a full disk is known before long work."""
+    """Reserve a sparse file's space on the disk, so that a full disk shows before long work."""
     if hasattr(os, "posix_fallocate"):
         needed = path.stat().st_size
         try:
@@ -201,14 +215,14 @@ def allocate(path: Path) -> None:
 
 
 def require_room(path: Path, needed: int) -> None:
-    """Refuse long work whose files the disk has no room for.
+    """Refuse long work if the disk has no room for its files.
 
     Args:
         path: of the largest file, or of the folder.
         needed: bytes.
 
     Raises:
-        OSError: fewer are free.
+        OSError: fewer bytes are free.
     """
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     if shutil.disk_usage(folder).free < needed:

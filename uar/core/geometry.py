@@ -1,6 +1,6 @@
 """Sizes that parameters imply: pixels along a token's or a cell's side, cells along a view's side.
 
-Nothing here loads torch, so that params.yaml is refused at once where its sizes do not fit.
+Nothing here loads torch, so that a params.yaml whose sizes do not fit is refused at once.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Network(NamedTuple):
-    """A visual network up to the feature map that is used of it.
+    """A visual network, up to the feature map that is used.
 
     Attributes:
         stride: M, pixels along a cell's side.
@@ -36,7 +36,7 @@ _LARGE = 32  # pixels along the side of a cell that is not pooled
 
 
 def token_stride(source: str, network: str) -> int:
-    """M, pixels along a token's side; what a file holds may differ and says so itself.
+    """M, pixels along a token's side, unless a tokenizer from a file states another.
 
     Args:
         source: `dvae.source`.
@@ -46,16 +46,16 @@ def token_stride(source: str, network: str) -> int:
 
 
 def cells_along(pixels: int, network: str) -> int:
-    """Cells along the side of a view of so many pixels; the last one may hang over its edge."""
+    """Cells along the side of a view of so many pixels; the last may extend beyond the edge."""
     return -(-pixels // NETWORKS[network].stride)
 
 
 def pool_side(visual_pool: int, lsu: bool, network: str) -> int:
-    """Side of the squares that the encoder sees as one, in tokens or cells.
+    """Side, in tokens or cells, of the squares that are averaged before the encoder.
 
     Args:
         visual_pool: `model.visual_pool`.
         lsu: whether the model reads tokens.
-        network: that it reads otherwise; one whose cells are large already is not pooled.
+        network: which it reads otherwise; a network with large cells is not pooled.
     """
     return visual_pool if lsu or NETWORKS[network].stride < _LARGE else 1

@@ -1,9 +1,10 @@
-"""torch's CPU kernels that no setting makes alike on every CPU, by numpy: `arithmetic: portable`.
+"""numpy in place of torch's CPU kernels that differ between CPUs: `arithmetic: portable`.
 
-Matrix products: MKL's only branch that is the same on every CPU is its SSE2 one, at half the speed
-of OpenBLAS' for Haswell, which is the same too. Square roots: MKL's vector library takes AVX-512
-whatever it is told, and rounds otherwise there; IEEE 754's rounding is one. `x ** 0.5` goes the
-same way and cannot be replaced alone: write `x.sqrt()`, and a power that may be 0.5 as a tensor.
+Matrix products: the only branch of MKL that is the same on every CPU is its SSE2 one, at half the
+speed of OpenBLAS' Haswell kernels, which are the same everywhere too. Square roots: MKL's vector
+library uses AVX-512 whatever it is told, and rounds differently there; IEEE 754 allows one result
+only. `x ** 0.5` takes the same path and cannot be replaced alone: write `x.sqrt()`, and write a
+power that may be 0.5 as a tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _replaced: list[torch.library.Library] = []  # they hold as long as this does
 
 
 def replace_kernels() -> None:
-    """Replace them in this process, below autograd; once is enough."""
+    """Replace the kernels in this process, below autograd; later calls do nothing."""
     if _replaced:
         return
     _replaced.append(library := torch.library.Library("aten", "IMPL"))
@@ -34,10 +35,10 @@ def replace_kernels() -> None:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`(..., M, K)` times `(..., K, N)`; of 16-bit numbers summed in float32.
+    """`(..., M, K)` times `(..., K, N)`; 16-bit numbers are summed in float32.
 
-    The result lies in torch's memory, aligned to 64 bytes: MKL, which may read it next, promises
-    the same bits of such memory alone.
+    The result is in memory that torch allocates, aligned to 64 bytes: MKL, which may read it next,
+    promises the same bits for such memory only.
     """
     left, right = _rows(a), _rows(b)
     result = a.new_empty(*left.shape[:-1], right.shape[-1], dtype=_wide(a.dtype))
@@ -48,7 +49,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def product_and_sum(
     bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """`alpha a b + beta bias`, bias broadcast; with beta 0 it is not read, as in torch."""
+    """`alpha a b + beta bias` with bias broadcast, which is not read if beta is 0, as in torch."""
     result = product(a, b)
     if alpha != 1:
         result *= alpha
@@ -56,7 +57,7 @@ def product_and_sum(
 
 
 def square_root(x: Tensor) -> Tensor:
-    """Of each number, rounded to the nearest."""
+    """The square root of each number, rounded to the nearest."""
     if not x.dtype.is_floating_point:
         x = x.to(torch.get_default_dtype())
     result = torch.empty(x.shape, dtype=_wide(x.dtype))
@@ -66,7 +67,7 @@ def square_root(x: Tensor) -> Tensor:
 
 
 def _rows(matrices: Tensor) -> np.ndarray:
-    """As numpy sees them; a copy where neither rows nor columns are in one piece."""
+    """The matrices as numpy arrays; copied where neither rows nor columns are contiguous."""
     return _array(matrices if 1 in matrices.stride()[-2:] else matrices.contiguous())
 
 

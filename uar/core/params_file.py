@@ -1,4 +1,4 @@
-"""params.yaml read and validated, and its faults in words.
+"""Reading and validating params.yaml, with messages for its faults.
 
 `load_params` refuses a key that no section knows (and names the nearest one it does know), a value
 of the wrong type and a value out of range, before any work starts.
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from uar.core.config import Params, Section
 from uar.core.errors import UserError
+from uar.core.files import not_utf8
 
 _REMOVED = {  # keys of earlier versions: what replaces them
     "workers": "Remove it; `python -m pipeline ingest --workers N` sets it for one run",
@@ -57,10 +58,10 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 class _KeysOnce(yaml.SafeLoader):
-    """YAML in which a key given twice is a fault; PyYAML itself takes the last."""
+    """Refuses a key that is given twice, of which PyYAML itself keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys differ."""
+        """The mapping of a node. Raises ConstructorError if a key occurs twice."""
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
             raise yaml.constructor.ConstructorError(
@@ -76,9 +77,7 @@ def params_text(path: Path) -> str:
     except FileNotFoundError:
         raise UserError(f"{path} is missing. Run from the project's folder.") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+        raise not_utf8(path, error) from None
 
 
 def parse_params(raw: dict[str, Any], source: str) -> Params:
@@ -102,7 +101,7 @@ def known_keys(section: type[BaseModel] = Params, prefix: str = "") -> list[str]
 
 
 def nearest_key(key: str) -> str | None:
-    """The known key or section most like `key`, else the key of any section with its last part."""
+    """The known key or section most like `key`, else the key with the most similar last part."""
     keys = known_keys()
     sections = {known.rpartition(".")[0] for known in keys}
     by_whole = difflib.get_close_matches(key, [*keys, *sorted(sections)], n=1, cutoff=0.7)
@@ -117,7 +116,7 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         if key in _REMOVED:
-            return f"{key}: is no parameter any more. {_REMOVED[key]}."
+            return f"{key}: no longer a parameter. {_REMOVED[key]}."
         nearest = nearest_key(key)
         hint = f" Did you mean {nearest}?" if nearest else " Remove it."
         return f"{key}: unknown key.{hint}"

@@ -1,4 +1,4 @@
-"""The next item is prepared while the present one is used."""
+"""Preparing the next items while the present one is used."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], device: torch.device, depth: int = 2) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made ahead by one thread.
+    """The same items in the same order, up to `depth` of them prepared ahead by one thread.
 
-    What making an item raises is raised where the item would have come.
+    An error in preparing an item is raised when that item is due.
 
     Args:
-        device: that uses them. For a CPU nothing is made ahead: the thread would take the cores
-            that compute, and tokenization lose a sixth of its speed.
+        device: that uses the items. For a CPU nothing is prepared ahead: the thread would compete
+            for its cores and cost tokenization a sixth of its speed.
     """
     if device.type == "cpu":
         yield from items

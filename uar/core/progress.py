@@ -1,9 +1,10 @@
-"""Progress bars that are a line a minute where nobody watches a terminal."""
+"""Progress bars, which outside a terminal become one line a minute, and how long work will take."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -15,19 +16,75 @@ log = logging.getLogger(__name__)
 
 _STEPS_A_LINE = 50
 _SECONDS_BETWEEN_LINES = 60.0
+_MEASURED = 10.0  # seconds of work from which the rest is estimated
+_LONG = 60.0  # seconds left that are worth a line
 
 
-def progress_bar(title: str, total: int, unit: str = "batch", *, shown: bool = True) -> tqdm[Any]:
-    """A bar to be moved by hand (`update`), to be closed (`with`).
+class Forecast:
+    """Logs once how long a task will take, estimated from its first seconds.
+
+    Args:
+        what: names the task.
+        total: number of units of work.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self.done = 0
+        self.began = time.monotonic()
+        self.logged = False
+
+    def advance(self, units: int = 1) -> None:
+        """Count more units as done."""
+        self.done += units
+        spent = time.monotonic() - self.began
+        if self.logged or spent < _MEASURED:
+            return
+        self.logged = True
+        seconds = spent / self.done * self.total
+        if seconds - spent >= _LONG:
+            log.info(f"{self.what}: about {in_words(seconds)} on this machine")
+
+
+def in_words(seconds: float) -> str:
+    """`40 seconds`, `12 minutes`, `3.5 hours`."""
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]  # not generic at run time
+    """A bar that advances a forecast too."""
+
+    forecast: Forecast | None = None
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if self.forecast is not None and not self.disable:
+            self.forecast.advance(int(n or 0))
+        return super().update(n)
+
+
+def progress_bar(
+    title: str,
+    total: int,
+    unit: str = "batch",
+    *,
+    shown: bool = True,
+    forecast: Forecast | None = None,
+) -> tqdm[Any]:
+    """A bar that the caller advances (`update`) and closes (`with`).
+
+    After ten seconds the log says how long it will take, if more than a minute is left.
 
     Args:
         title: names the work.
         total: how many units it has.
         unit: what they are.
-        shown: false on all ranks but the first.
+        shown: true on the first rank only.
+        forecast: of a longer task that this is a part of; by default, of this one.
     """
     watched = sys.stderr.isatty()
-    return tqdm(
+    bar = _Bar(
         desc=title,
         total=total,
         unit=unit,
@@ -35,20 +92,22 @@ def progress_bar(title: str, total: int, unit: str = "batch", *, shown: bool = T
         mininterval=0.1 if watched else _SECONDS_BETWEEN_LINES,
         maxinterval=10.0 if watched else _SECONDS_BETWEEN_LINES,
     )
+    bar.forecast = forecast or Forecast(title, total)
+    return bar
 
 
 def progress(
     items: Iterable[T], title: str, total: int, unit: str = "batch", *, shown: bool = True
 ) -> Iterator[T]:
     """The same items, with a bar."""
-    with progress_bar(title, total, unit, shown=shown) as bar:
+    with progress_bar(title, total, unit=unit, shown=shown) as bar:
         for item in items:
             yield item
             bar.update()
 
 
 def log_steps(steps: Iterable[Mapping[str, Any]]) -> None:
-    """Take a training's steps, and log the values of every 50th; only these are waited for."""
+    """Run a training to its end and log the values of every 50th step, waiting for these only."""
     for number, values in enumerate(steps, 1):
         if number % _STEPS_A_LINE == 0:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

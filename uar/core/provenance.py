@@ -1,9 +1,9 @@
-"""What each file was made from and with which parameters, compared before it is used.
+"""What each file was made from and with which parameters, checked before the file is used.
 
-A stage leaves one record beside its outputs: `{stage, params, made_from, made, code}`, hashes being
-SHA-256. Records form a chain: what one was made from, another has made. Whoever reads files
-compares them, their records and their makers' records before any work, so that files of different
-runs, damaged files and files made with other parameters never meet.
+A stage writes a record with its outputs: `{stage, params, made_from, made, code}`, with SHA-256
+hashes. Records form a chain: the inputs of one are outputs of another. A stage checks its inputs
+against the records of all stages behind them before any work, so that it never mixes files of
+different runs, damaged files, or files made with other parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Record:
         params: those it depends on, by dotted key.
         made_from: path -> SHA-256 of what it read.
         made: path -> SHA-256 of what it wrote.
-        code: SHA-256 of the stage's own code; None in records of before it was kept.
+        code: SHA-256 of the stage's own code; None in older records.
     """
 
     stage: str
@@ -41,12 +41,12 @@ class Record:
     code: str | None = None
 
     def save(self, path: Path) -> None:
-        """Write as JSON, with a hash of its own."""
+        """Write as JSON, with a hash of the record itself."""
         write_json(path, self._content() | {"sha256": self._hash()})
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Read a record. Raises UserError if the file is absent, changed or none."""
+        """Read a record. Raises UserError if the file is absent, changed or not a record."""
         raw = read_json(path)
         names = {field.name for field in fields(cls)}
         if isinstance(raw, dict) and set(raw) | {"code"} == names | {"sha256"}:
@@ -56,7 +56,7 @@ class Record:
             ):
                 return record
         raise UserError(
-            f"{path} is no record of a stage, or was changed. Fetch it with `dvc pull`, "
+            f"{path} is not the record of a stage, or was changed. Fetch it with `dvc pull`, "
             f"or make it with `dvc repro --force {path.stem}`."
         )
 
@@ -73,8 +73,8 @@ class Scratch:
 
     Args:
         folder: every process can write to it.
-        identity: JSON values, all that the work depends on; work of another identity is not
-            resumed.
+        identity: everything that the work depends on, as JSON values; work of another identity is
+            not resumed.
     """
 
     folder: Path
@@ -82,9 +82,9 @@ class Scratch:
 
 
 def release(package: str) -> str:
-    """Version of an installed package without its build: 2.13.0 of 2.13.0+cpu and 2.13.0+cu130.
+    """An installed package's version without its build: 2.13.0 of 2.13.0+cpu and 2.13.0+cu130.
 
-    What is hashed says the release alone, so that two indexes' builds give the same hash.
+    Hashes use it so that builds from two package indexes give the same hash.
     """
     return version(package).partition("+")[0]
 
@@ -96,11 +96,11 @@ def check(
     records: Path,
     folder: Path = Path(),
 ) -> dict[str, str]:
-    """Compare the files that a stage is about to read with how they came about.
+    """Compare the files that a stage is about to read with the records of their origin.
 
     Args:
         inputs: the files.
-        params: by dotted key. Those that an earlier stage depends on must be as they were then.
+        params: by dotted key. Those that an earlier stage depends on must have the same values.
         makers: path -> the stage that makes it.
         records: folder of the records, `STAGE.json`.
         folder: of all these; paths are relative to it.
@@ -110,8 +110,8 @@ def check(
 
     Raises:
         UserError: a file or record is missing; a file is not the one that its stage made; two were
-            not made from the same third; a parameter differs. Every such fault is named, with both
-            sides.
+            not made from the same third; a parameter differs. Every such fault is named with both
+            values.
     """
     hashes = {str(path): sha256(folder / path) for path in inputs}
     known: dict[str, Record] = {}
@@ -157,12 +157,12 @@ def check(
 
 
 def _main(record: Record) -> str:
-    """The file that a stage is there for."""
+    """A stage's main output."""
     return next(iter(record.made), "nothing")
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Dotted names of the parts in which two nested mappings differ."""
+    """Names of the entries in which two nested mappings differ, keys separated by blanks."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [] if old == new else [name]
     keys = [*new, *(key for key in old if key not in new)]

@@ -1,7 +1,7 @@
-"""When and where training ran: a line a run in a file that no version control holds.
+"""When and where training ran: one line a run, in a file outside version control.
 
-Seconds and device differ between machines that compute the same numbers, so they are in no output;
-the checkpoint's hash tells which run made it.
+Seconds and device differ between machines that compute the same numbers, so no output contains
+them; the checkpoint's hash tells which run made it.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One run of a training stage.
 
     Attributes:
         checkpoint: SHA-256 of what it made.
         start: SHA-256 of the checkpoint it started from, if any.
-        seconds: by the clock, those of the checkpoint it started from included where known.
+        seconds: wall-clock time, including that of the checkpoint it started from; None: unknown.
         device: in words.
         processes: that trained together.
         finished: time stamp, ISO 8601, UTC.
@@ -40,7 +40,7 @@ def record_run(path: Path, run: Run) -> None:
 
 
 def read_runs(path: Path) -> dict[str, Run]:
-    """The last run of each checkpoint, by its hash; a line that is no run is passed over."""
+    """The last run of each checkpoint, by its hash; malformed lines are skipped."""
     runs: dict[str, Run] = {}
     if not path.is_file():
         return runs

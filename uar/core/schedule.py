@@ -1,4 +1,4 @@
-"""Learning-rate schedule of every training here."""
+"""The learning-rate schedule of all training in this project."""
 
 from __future__ import annotations
 

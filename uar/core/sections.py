@@ -115,7 +115,7 @@ _NOTE = re.compile(
     r"(?:by|via|over the) (?:tele)?phone|wet read|dictated|(?:signed|approved) by)",
     re.IGNORECASE,
 )
-# Words that a note consists of beside what `_NOTE` finds; any other may be a finding.
+# Words that a note consists of, apart from what `_NOTE` finds; any other may be a finding.
 _NOTE_WORDS = """
     a about above all also am an and are as at attending been being but by case change changes
     clinical clinician communicated communication complete conversation critical dashboard date

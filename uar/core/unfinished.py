@@ -1,4 +1,4 @@
-"""Arrays that take long to fill, and that go on being filled after a kill."""
+"""Arrays that take long to fill: after a kill, filling continues where it stopped."""
 
 from __future__ import annotations
 
@@ -7,26 +7,35 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.lib.format import open_memmap
 
 from uar.core.errors import UserError
 from uar.core.files import allocate, read_json, set_aside, write_json
+from uar.core.prefetch import prefetch
+from uar.core.progress import progress_bar
 from uar.core.provenance import differences
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import Tensor
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
 class UnfinishedArray:
-    """An array of N rows that processes fill batch by batch, and that outlives a kill.
+    """An array of N rows that processes fill batch by batch, and that survives a kill.
 
     Written through the file, not a mapping: a mapping's written pages count as memory.
 
     Args:
-        folder: holds the array, a byte for each batch (1: it is whole) and the run's identity.
+        folder: holds the array, a byte for each batch (1: done) and the run's identity.
         name: of what it holds, for its file and for messages.
         shape: `(N, ...)`.
         dtype: of its values.
@@ -34,7 +43,7 @@ class UnfinishedArray:
     """
 
     def __init__(
-        self, folder: Path, name: str, shape: tuple[int, ...], dtype: type, per_batch: int
+        self, folder: Path, name: str, *, shape: tuple[int, ...], dtype: type, per_batch: int
     ) -> None:
         self.name = name
         self.array, self.done, self.identity = (
@@ -45,7 +54,11 @@ class UnfinishedArray:
         self.per_batch = per_batch
 
     def open(self, identity: dict[str, Any]) -> np.ndarray:
-        """Numbers of the batches still to do; another run's array is begun anew, a damaged too."""
+        """Numbers of the batches still to do; another run's array, or a damaged one, is replaced.
+
+        Args:
+            identity: what the values depend on, as JSON values.
+        """
         identity = json.loads(json.dumps(identity))
         if (done := self._done(identity)) is not None:
             if done.any():
@@ -94,6 +107,33 @@ class UnfinishedArray:
             )
             return None
         return done
+
+    def fill(
+        self,
+        fabric: Fabric,
+        *,
+        identity: Callable[[], dict[str, Any]],
+        prepare: Callable[[slice], T],
+        compute: Callable[[T], Tensor],
+    ) -> None:
+        """Do what is still to do; every process does its share of it, and all end together.
+
+        Args:
+            fabric: the processes (`uar.core.distributed.launch`).
+            identity: gives what the values depend on, as JSON values; the first process asks.
+            prepare: makes a batch of rows ready, ahead of time where a GPU computes.
+            compute: the values of such a batch.
+        """
+        remaining = fabric.broadcast(self.open(identity()) if fabric.is_global_zero else None)
+        assert remaining is not None  # the first process has opened the file
+        mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank].tolist()
+        per_batch, rows = self.per_batch, self.shape[0]
+        ready = ((n, prepare(slice(n * per_batch, min((n + 1) * per_batch, rows)))) for n in mine)
+        with progress_bar(self.name, len(mine), shown=fabric.is_global_zero) as bar:
+            for number, batch in prefetch(ready, fabric.device):
+                self.write(number, compute(batch).cpu().numpy())
+                bar.update()
+        fabric.barrier()
 
     def write(self, number: int, values: np.ndarray) -> None:
         """Put a batch's values `(n, ...)` in their place and mark the batch as done."""

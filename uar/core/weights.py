@@ -1,9 +1,9 @@
-"""Tensors and what is said of them in one file: safetensors, with JSON under one metadata key.
+"""Tensors and their description in one file: safetensors, with JSON under one metadata key.
 
-The same content is the same bytes: names are sorted, JSON is written one way, and nothing in the
-file depends on how the tensors came to be. Nothing in it is code.
+The same content gives the same bytes: names are sorted, JSON has one form, and nothing depends on
+how the tensors were computed. The file contains no code.
 
-Weights that others publish as torch's pickles are read by `unpickle`, which runs nothing of them.
+`unpickle` reads weights that others publish as torch's pickles, without running code from them.
 """
 
 from __future__ import annotations
@@ -35,22 +35,30 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
     """Write tensors and JSON.
 
     Args:
-        kind: what the file is, which `read_weights` asks for.
-        about: anything that JSON holds.
+        kind: of file; `read_weights` is told which one to expect.
+        about: JSON values.
     """
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
     header = {"kind": kind, "digest": digest_of(whole), "about": about}
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     with atomic_write(path) as temporary:
-        save_file(whole, temporary, metadata={_KEY: text})
+        save_file(whole, temporary, {_KEY: text})
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write tensors, and text with them, in the plain format, for other programs too."""
+    with atomic_write(path) as temporary:
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
 
 
 def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and JSON of a file that `write_weights` wrote.
 
     Raises:
-        UserError: the file is absent, cut or of another kind, a byte of it has changed, or a value
-            is not finite.
+        UserError: the file is absent, truncated or of another kind, a byte of it has changed, or a
+            value is not finite.
     """
     existing(path)
     try:
@@ -75,10 +83,11 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, by name in order, and metadata of a safetensors file, whose size bounds both.
+    """Tensors, sorted by name, and metadata of a safetensors file.
 
     Raises:
-        SafetensorError: it is none, or its header is longer than any of ours.
+        SafetensorError: it is another file, or its header is longer than any that this project
+            writes.
     """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -92,7 +101,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a module on `meta`, which has shapes alone, its weights, so that these prove the sizes.
+    """Give a module on `meta`, which has only shapes, its weights, which must fit.
 
     Raises:
         RuntimeError: a name is absent or unknown, or a shape is another.
@@ -104,7 +113,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def refuse_absurd(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError for weights of which no network comes: none, not finite, vast, or all zero.
+    """Raise UserError for weights that no training gives: empty, not finite, huge, or all zero.
 
     Args:
         source: of the weights, for the message.
@@ -150,12 +159,12 @@ def unpickle(path: Path, classes: Mapping[str, type] | None = None) -> Any:
 
     Args:
         path: a file of `torch.save`.
-        classes: by the name that the pickle has of each, what is built under it; beside tensors
-            and containers, which need no name here.
+        classes: what may be built in addition to tensors and containers, by the name that the
+            pickle has for it.
 
     Raises:
         UnpicklingError: the file is a program (`refuse_programs`), a pickle of anything else, or
-            no whole file of torch's; the message is for the user, without torch's own advice.
+            not a whole file of torch's; the message is the user's, without torch's own advice.
     """
     refuse_programs(path)
     allowed = [(kind, name) for name, kind in (classes or {}).items()]

@@ -19,17 +19,17 @@ from uar.data.views import Views, crops_at, draw_views, resize_view
 
 @dataclass(frozen=True)
 class Batch:
-    """B studies, or a shard of more: with ranks, one process's part of `ranks * B` studies.
+    """B studies; of several processes, one process's share of `ranks * B` studies.
 
-    Shards are filled up to equal size: a row that is no study has a report of padding only and a
-    report id of -1.
+    Shares are filled up to equal size: a filling row has a report of padding only and -1 as its
+    report id.
     """
 
     visual: Tensor  # tokens (B, V, L/V) int64, pixels (B, V, H, W) or maps (B, V, C, h, w) float
     report: Tensor  # (B, T + 1) int64: BOS, words, EOS, padding
     report_ids: Tensor  # (ranks * B,) int64 of every rank's studies, equal for identical text
-    words: int | None = None  # of the whole optimiser step, end tokens counted; None: it is whole
-    studies: int | None = None  # of the whole optimiser step, likewise
+    words: int | None = None  # and end tokens, of the optimiser step; None: this is the whole step
+    studies: int | None = None  # likewise
     present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
     findings: Tensor | None = None  # (B, N) float, 0 or 1: what the report asserts
 
@@ -43,7 +43,7 @@ class Batch:
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch where a GPU can fetch it while it computes."""
+        """The same batch in memory that a GPU can copy from while it computes."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -54,12 +54,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of every batch this process computes, and in how many micro-batches.
+    """Which share of every batch this process computes, and in how many micro-batches.
 
     Args:
         rank: of this process, from 0.
-        ranks: processes that share the batch out.
-        accumulate: micro-batches of its part, computed one after another.
+        ranks: processes among which a batch is divided.
+        accumulate: micro-batches of the share, computed one after another.
     """
 
     rank: int = 0
@@ -77,10 +77,10 @@ class VisualSource(Protocol):
         """Whole images, as at inference."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Which view of each image training sees, as `draw_views` says."""
+        """Which view of each image training reads, as `draw_views` returns it."""
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """Those views, as in training."""
+        """The views drawn, as in training."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,9 @@ class TokenSource:
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         """One of the cached views for each image; view 0 if the cache has no crops."""
-        return draw_views(shape, self.tokens.shape[1] - 1, self.draw_whole, generator)
+        return draw_views(
+            shape, self.tokens.shape[1] - 1, draw_whole=self.draw_whole, generator=generator
+        )
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
         """The views drawn."""
@@ -110,7 +112,7 @@ class TokenSource:
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels from the packed array `(N, size, size)`, of the views that tokens are made of.
+    """Pixels of the views that tokens are made of, from the packed array `(N, size, size)`.
 
     Args:
         images: the packed array.
@@ -128,8 +130,10 @@ class PixelSource:
         return resize_view(images, self.made_of.crop).unflatten(0, rows.shape)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """The same as of `TokenSource`."""
-        return draw_views(shape, self.made_of.crops, self.draw_whole, generator)
+        """As `TokenSource` does."""
+        return draw_views(
+            shape, self.made_of.crops, draw_whole=self.draw_whole, generator=generator
+        )
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
         """The views drawn, `(*rows.shape, crop, crop)` float in [0, 1]."""
@@ -138,7 +142,7 @@ class PixelSource:
         pixels = torch.empty(len(images), side, side)
         if not cropped.all():
             pixels[~cropped] = resize_view(images[~cropped], side)
-        corners = self.made_of.corners(rows.ravel()[cropped])  # (n, K, 2)
+        corners = self.made_of.corners(rows.ravel()[cropped.numpy()])  # (n, K, 2)
         chosen = corners[torch.arange(len(corners)), view[cropped] - 1].unsqueeze(1)
         pixels[cropped] = crops_at(images[cropped], chosen, side).squeeze(1).float() / 255
         return pixels.unflatten(0, rows.shape)
@@ -150,7 +154,7 @@ class MapSource:
 
     Args:
         maps: `(M, C, h, w)` float16.
-        first: `(N,)`, where in `maps` the whole view of each image is, and its crops after it.
+        first: `(N,)`, where in `maps` the whole view of each image is; its crops follow.
         crops: K.
         draw_whole: as in `TokenSource`.
     """
@@ -165,8 +169,8 @@ class MapSource:
         return torch.from_numpy(self.maps[self.first[rows]])
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """The same as of `PixelSource`."""
-        return draw_views(shape, self.crops, self.draw_whole, generator)
+        """As `TokenSource` does."""
+        return draw_views(shape, self.crops, draw_whole=self.draw_whole, generator=generator)
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
         """The views drawn."""
@@ -184,7 +188,7 @@ class Studies:
         max_length: T.
         present: `(S, V)` bool, the views that each study has; None: all of them.
         findings: `(S, N)`, 1 where a study's report asserts a finding, else 0; None: not known.
-        weights: `(S,)`, how often training draws each study beside the others, with replacement;
+        weights: `(S,)`, relative frequency with which training draws each study, with replacement;
             None: each once an epoch.
     """
 
@@ -193,6 +197,7 @@ class Studies:
         visual: VisualSource,
         rows: np.ndarray,
         reports: Sequence[str],
+        *,
         vocabulary: Vocabulary,
         max_length: int,
         present: np.ndarray | None = None,
@@ -222,11 +227,11 @@ class Studies:
     def training_batches(
         self, batch_size: int, generator: torch.Generator, shard: Shard = WHOLE
     ) -> Iterator[list[Batch]]:
-        """One epoch in random order, of random crops, as the micro-batches of each step.
+        """One epoch of random crops in random order, as the micro-batches of each step.
 
-        Every process draws the same whole batches and builds its shard of them. All micro-batches
-        have the same shape; the last batch has fewer of them, and filled-up ones, if it is smaller.
-        A last batch of one study is dropped.
+        Every process draws the same whole batches and builds its share of them. All micro-batches
+        have the same shape; a smaller last batch has fewer of them, filled up where needed. A last
+        batch of one study is dropped.
         """
         micro_size = math.ceil(batch_size / shard.accumulate)
         for chosen in self._order(generator).split(batch_size):
@@ -246,7 +251,7 @@ class Studies:
         return torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
 
     def _part(self, chosen: Tensor, drawn: Tensor, micro_size: int, shard: Shard) -> Batch:
-        """This process's rows of a micro-batch, filled up with its studies again but no reports."""
+        """This process's rows of a micro-batch, filled up with repeated studies without reports."""
         per_rank = math.ceil(micro_size / shard.ranks)
         row = torch.arange(per_rank * shard.ranks)
         filler, study = row >= len(chosen), row % len(chosen)
@@ -258,7 +263,7 @@ class Studies:
         return replace(part, report=report, report_ids=ids)
 
     def _batch(self, chosen: Tensor, images_of: Callable[[np.ndarray], Tensor]) -> Batch:
-        """Studies `(B,)`, their images as `images_of` gives those of rows `(B, V)`."""
+        """Studies `(B,)`, with the images that `images_of` returns for rows `(B, V)`."""
         return Batch(
             images_of(self.rows[chosen.numpy()]),
             self.reports[chosen],
@@ -268,7 +273,7 @@ class Studies:
         )
 
     def batches(self, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Whole images in order; of many processes, each gets every `ranks`-th batch."""
+        """Whole images in order; of several processes, each gets every `ranks`-th batch."""
         for chosen in torch.arange(len(self)).split(batch_size)[shard.rank :: shard.ranks]:
             yield self._batch(chosen, self.visual.whole)
 

@@ -1,6 +1,6 @@
 """A DICOM film as 8-bit pixels and its view.
 
-Of a file's header only the elements in `_ELEMENTS` are ever read, and no decoder's own message is
+Of a file's header only the elements in `_TAGS` are ever read, and no decoder's own message is
 passed on: a patient's name, identifier or dates can reach neither an output nor a log.
 
 Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import pydicom
 from PIL import Image
+from pydicom.encaps import encapsulate, get_frame
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_rescale, apply_windowing, get_decoder
@@ -28,9 +29,12 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
 )
 
 from uar.core.errors import UserError
+from uar.data.jpeg import Jpeg
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -87,23 +91,7 @@ _BODY_PARTS = (
     "LSPINE", "MANDIBLE", "NECK", "PELVIS", "SHOULDER", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
     "WRIST",
 )  # fmt: skip
-_ELEMENTS = [
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "PlanarConfiguration",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "ModalityLUTSequence",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "VOILUTSequence",
+_OTHER_ELEMENTS = [
     "WindowCenter",
     "WindowWidth",
     "VOILUTFunction",
@@ -115,6 +103,7 @@ _ELEMENTS = [
     "PixelData",
 ]
 _PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_JPEGS = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
 # The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
 _ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
@@ -128,13 +117,8 @@ _NEEDED = (
     "SamplesPerPixel",
 )
 _NUMBERS = (  # one each, where they are there
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
+    *(keyword for keyword in _NEEDED if keyword != "PhotometricInterpretation"),
     "HighBit",
-    "PixelRepresentation",
-    "SamplesPerPixel",
     "PlanarConfiguration",
     "NumberOfFrames",
     "RescaleSlope",
@@ -146,7 +130,7 @@ _LUTS = ("ModalityLUTSequence", "VOILUTSequence")
 _OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
 _OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
 _TAGS = [
-    *(Tag(keyword) for keyword in _ELEMENTS),
+    *(Tag(keyword) for keyword in {*_NEEDED, *_NUMBERS, *_LUTS, *_OTHER_ELEMENTS}),
     *(Tag(group, bits) for group in _OVERLAYS for bits in (_OVERLAY_BITS, _OVERLAY_POSITION)),
 ]
 # What decoders raise of a damaged file: not MemoryError, which is no fault of the file.
@@ -334,12 +318,27 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
             decoding_plugin="pillow" if syntax in _PILLOW_DECODES else "",
             correct_unused_bits=False,  # pydicom would wrap values round
         )
-        stored = film.pixel_array
+        stored = _jpeg_pixels(film) if syntax in _JPEGS else film.pixel_array
+    except UserError:
+        raise
     except DAMAGE as error:
         raise UserError(_why_not_decoded(film, syntax, error)) from None
     if stored.ndim != (3 if colour else 2):
         raise UserError(f"pixels of shape {stored.shape} without NumberOfFrames, expected one film")
     return stored if colour else _used_bits(stored, film)
+
+
+def _jpeg_pixels(film: pydicom.Dataset) -> np.ndarray:
+    """Pixels of a film of JPEG data, whose data do not end before its picture does."""
+    jpeg = Jpeg.of(get_frame(film.PixelData, 0, number_of_frames=1))
+    pixels = film.pixel_array
+
+    def decode(longer: bytes) -> np.ndarray:
+        film.PixelData = encapsulate([longer])
+        return film.pixel_array
+
+    jpeg.refuse_short(pixels, decode)
+    return pixels
 
 
 def _why_not_decoded(film: pydicom.Dataset, syntax: UID, error: Exception) -> str:

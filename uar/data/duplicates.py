@@ -1,4 +1,4 @@
-"""Films that are in a data set more than once, told by their packed pixels."""
+"""Films that occur in a data set more than once, found by their packed pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from uar.data.study import SPLITS, Study
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Equal films, in sentences that name both studies.
+    """Identical films, in sentences that name both studies.
 
     Attributes:
         across_splits: in studies of different splits.
@@ -35,6 +35,7 @@ def find_duplicates(
     array: np.ndarray,
     slots: Sequence[Slot],
     studies: Sequence[Study],
+    *,
     per_study: int,
     unreadable: set[int],
 ) -> Duplicates:

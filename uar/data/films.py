@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import png
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from uar.core.errors import UserError
 from uar.data.dicom import (
@@ -26,6 +26,7 @@ from uar.data.dicom import (
     refuse_huge,
     stretch_percentiles,
 )
+from uar.data.jpeg import EARLY, Jpeg
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -164,100 +165,85 @@ def squash(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
 
 
+def standardised(films: np.ndarray) -> np.ndarray:
+    """Films `(N, H, W)` of any numbers as rows of mean 0 and deviation 1, `(N, H W)` float64."""
+    flat = films.reshape(len(films), -1).astype(np.float64)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
+
+
 def _read_pillow(stream: BinaryIO) -> tuple[np.ndarray, float]:
     """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles.
 
     Also the share of coloured pixels.
     """
     try:
-        pixels, share = _stored_gray(stream)
+        pixels, share = _stored_gray(stream.read())
     except UserError:
         raise
     except (*DAMAGE, SyntaxError, Image.DecompressionBombError, png.Error) as error:
-        why = kind_of(error) if _is_whole(stream) else "the file ends early"
-        raise UserError(f"cannot be decoded ({why})") from None
+        raise UserError(f"cannot be decoded ({kind_of(error)})") from None
     if pixels.dtype == np.uint8:
         return refuse_constant(pixels), share
     return stretch_percentiles(pixels), share
 
 
-def _is_whole(stream: BinaryIO) -> bool:
-    """Whether a PNG or JPEG file has its end."""
-    stream.seek(0)
-    content = stream.read()
-    return (b"IEND" if content.startswith(_PNG) else b"\xff\xd9") in content[-4096:]
-
-
-def _stored_gray(stream: BinaryIO) -> tuple[np.ndarray, float]:
+def _stored_gray(data: bytes) -> tuple[np.ndarray, float]:
     """A PNG or JPEG as gray, `(H, W)` uint8 or uint16, and the share of coloured pixels."""
+    jpeg = None
+    if data.startswith(_PNG):
+        _refuse_cut_png(data)
+    else:
+        jpeg = Jpeg.of(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
-        _refuse_many_scans(stream)
-        with Image.open(stream, formats=("PNG", "JPEG")) as opened:
+        with _open(data) as opened:
             refuse_huge(opened.width, opened.height)
+            if jpeg is not None:
+                _refuse_short(jpeg, opened)
             image: Image.Image = opened
             gray = opened.mode.startswith(("1", "L", "I"))
             share = 0.0 if gray else coloured(np.asarray(opened.convert("RGB")))
-            if opened.format == "PNG" and _bit_depth(stream) == 16:
+            if jpeg is None and data[_BIT_DEPTH] == 16:
                 # Pillow keeps the high bytes of all but plain gray
-                image = _deep_png(stream, opened)
-            if opened.format == "JPEG":
-                _refuse_short_jpeg(stream, opened)
+                image = _deep_png(data, opened)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 return np.asarray(image).astype(np.uint16), share
             return np.asarray(image.convert("L")), share
 
 
-def _refuse_many_scans(stream: BinaryIO) -> None:
-    """Raise UserError for a progressive JPEG of so many scans that it takes minutes to decode."""
-    data = stream.read()
-    stream.seek(0)
-    if data.startswith(_JPEG) and (scans := data.count(_START_OF_SCAN)) > _MOST_SCANS:
-        raise UserError(f"a JPEG of {scans} scans, more than {_MOST_SCANS}")
+def _open(data: bytes) -> ImageFile.ImageFile:
+    return Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
 
 
-def _refuse_short_jpeg(stream: BinaryIO, opened: Image.Image) -> None:
-    """Raise UserError for a JPEG whose data end before its picture does.
-
-    libjpeg goes on with the last value as if that were seen, and Pillow does not pass its warning
-    on. So the data are made longer: where the picture looks otherwise then, it lacked some.
-    """
-    stored = np.asarray(opened)
-    opened.getexif()  # now: Pillow reads on in the same stream
-    made_up = (stored[-1] == stored[-1, :1]).all()  # as libjpeg does it: of one value
-    if not (made_up or opened.info.get("progressive")):
-        return
-    stream.seek(0)
-    data = stream.read()
-    end = data.rfind(_END_OF_IMAGE)
-    longer = data[: end if end >= 0 else len(data)] + _MORE + _END_OF_IMAGE
-    with Image.open(io.BytesIO(longer), formats=("JPEG",)) as other:
-        if not np.array_equal(stored, np.asarray(other)):
-            raise UserError("a JPEG whose data end before its picture does")
+def _refuse_cut_png(data: bytes) -> None:
+    """Raise UserError for a PNG without its last chunk, even if no pixel is lacking."""
+    at = len(_PNG)
+    while (kind := data[at + 4 : at + 8]) and kind != b"IEND":
+        at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind and checksum
+    if at + 12 > len(data):
+        raise UserError(f"cannot be decoded ({EARLY})")
 
 
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
-_MOST_SCANS = 150  # of a progressive JPEG; encoders write about ten
-_MORE = bytes(range(16, 240, 3))  # JPEG data that are no marker
+def _refuse_short(jpeg: Jpeg, opened: Image.Image) -> None:
+    """Raise UserError for a JPEG whose data end before its picture does."""
+    pixels = np.asarray(opened)
+    last = pixels[(opened.height - 1) // 8 * 8 :, (opened.width - 1) // 8 * 8 :]
+    made_up = (last == last[0, 0]).all()  # as libjpeg does it: a block of one value
+    if made_up or opened.info.get("progressive"):
+        jpeg.refuse_short(pixels, lambda longer: np.asarray(_open(longer)))
 
 
-def _bit_depth(stream: BinaryIO) -> int:
-    """Bits of a channel, of a PNG file's header; the stream stays where it is."""
-    place = stream.tell()
-    stream.seek(24)
-    depth = stream.read(1)[0]
-    stream.seek(place)
-    return depth
+_BIT_DEPTH = 24  # where a PNG's header has the bits of a channel
 
 
-def _deep_png(stream: BinaryIO, opened: Image.Image) -> Image.Image:
+def _deep_png(data: bytes, opened: Image.Image) -> Image.Image:
     """A PNG of 16 bits as gray of 16 bits, colour as luma, with the EXIF data of `opened`."""
     if opened.mode.startswith("I"):
         return opened
-    exif = opened.getexif()  # Pillow reads on in the same stream
-    stream.seek(0)
-    width, height, rows, info = png.Reader(file=stream).read()
+    exif = opened.getexif()
+    width, height, rows, info = png.Reader(bytes=data).read()
     gray = np.empty((height, width), np.uint16)
     for line, row in zip(gray, rows, strict=True):  # a row at a time: as floats it is large
         channels = np.asarray(row, dtype=np.float64).reshape(width, info["planes"])

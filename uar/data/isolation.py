@@ -10,9 +10,13 @@ import io
 import json
 import os
 import resource
+import subprocess
+import sys
 import threading
+import weakref
 from collections.abc import Callable
-from multiprocessing import get_context
+from importlib import import_module
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import BinaryIO
 
@@ -57,7 +61,7 @@ class FilmDecoder:
                 of memory or took too long.
         """
         with self._alone:
-            if not self._process.is_alive():
+            if self._process.poll() is not None:
                 self._stop()
                 self._start()
             try:
@@ -76,25 +80,28 @@ class FilmDecoder:
             self._stop()
 
     def _start(self) -> None:
-        context = get_context("spawn")  # a forked one would inherit torch's threads and memory
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_decode_films, args=(theirs, self._size, self._memory, self._decode), daemon=True
+        # Neither forked, which would inherit torch's threads and memory, nor multiprocessing's,
+        # which would run a user's script once more where it has no `if __name__ == "__main__"`.
+        self._pipe, theirs = Pipe()
+        decode = (self._decode.__module__, self._decode.__qualname__)
+        arguments = map(str, (theirs.fileno(), self._size, self._memory, *decode))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *arguments],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.PIPE,  # its end tells the process that this one is gone
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        self._process.start()
         theirs.close()  # so that its end is the pipe's
+        self._stop = weakref.finalize(self, _end, self._process, self._pipe)
         self._ready = False
-
-    def _stop(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
 
     def _ask(self, data: bytes, name: str) -> Film:
         if not self._ready:
             self._answer(_START_SECONDS)
             self._ready = True
-        self._pipe.send_bytes(name.encode())
+        self._pipe.send_bytes(name.encode(errors="surrogatepass"))  # a path may be no UTF-8
         self._pipe.send_bytes(data)
         answer = json.loads(self._answer(self._seconds))
         if "fault" in answer:
@@ -109,13 +116,25 @@ class FilmDecoder:
         return self._pipe.recv_bytes(_ANSWER_BYTES)
 
 
-def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> None:
+_PROGRAM = "from uar.data.isolation import _decode_films; _decode_films()"
+
+
+def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
+    process.kill()
+    process.communicate()  # waits, and closes its input
+    pipe.close()
+
+
+def _decode_films() -> None:
     """The process: films in, their pixels or what is wrong with them out."""
-    start_worker()
+    pipe = Connection(int(sys.argv[1]))
+    size, memory = map(int, sys.argv[2:4])
+    decode: Decode = getattr(import_module(sys.argv[4]), sys.argv[5])
+    start_worker(sys.stdin.buffer.read)
     _confine(memory)
     pipe.send_bytes(b"ready")
     while True:
-        name = pipe.recv_bytes().decode()
+        name = pipe.recv_bytes().decode(errors="surrogatepass")
         try:
             film = decode(io.BytesIO(pipe.recv_bytes()), name)
         except UserError as reason:
@@ -134,10 +153,7 @@ def _decode_films(pipe: Connection, size: int, memory: int, decode: Decode) -> N
 
 
 def _confine(memory: int) -> None:
-    """No file, no core dump, no word on the terminal, and only so much memory."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # libraries' complaints may quote a header
-        os.dup2(silence, stream)
+    """No file, no core dump, and only so much memory."""
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     confine_memory(memory)

@@ -2,9 +2,9 @@
 
 Row `i * images_per_study + j` is image j of study i. Nothing after ingest decodes a file.
 
-Worker processes decode films and write the rows straight into the array's file; a few tasks are in
-flight at a time, and no process maps the file, so memory does not grow with the number of films.
-A journal beside the array names the tasks that are done: a run that was killed goes on from there.
+Worker processes decode films and write the rows straight into the array's file. Only a few tasks
+are in flight at a time, and no process maps the file, so memory does not grow with the number of
+films. A journal lists the tasks that are done: after a kill, the work continues from there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ from numpy.lib.format import open_memmap
 from uar.core.errors import UserError
 from uar.core.files import allocate
 from uar.core.progress import progress_bar
-from uar.data import dicom, films
+from uar.data import dicom, films, jpeg
 from uar.data.films import LIMITS, read_film, squash
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Slot(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PackedFilms:
-    """What was found in packing, by position in the sequence of slots."""
+class PackingResult:
+    """What packing found, by position in the sequence of slots."""
 
     array: Path  # the `.npy` file
     views: list[View]  # as DICOM headers state them
@@ -68,7 +68,7 @@ class PackedFilms:
 
 @dataclass(frozen=True)
 class _Task:
-    """Films that one worker decodes at one go."""
+    """Films that one worker decodes in one call."""
 
     start: int  # position of the first slot
     slots: Sequence[Slot]
@@ -86,7 +86,7 @@ class _Result(NamedTuple):
 
 
 def resolve_workers(workers: int, films: int) -> int:
-    """0 is one worker process for each core that this process may use, and has films for."""
+    """The number of worker processes; 0 is one for each usable core that has enough films."""
     if workers:
         return workers
     if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler grants some of the cores
@@ -99,20 +99,21 @@ def resolve_workers(workers: int, films: int) -> int:
 def pack_films(
     root: Path,
     slots: Sequence[Slot],
+    *,
     size: int,
     scratch: Path,
     workers: int,
     films_per_task: int = 16,
-) -> PackedFilms:
+) -> PackingResult:
     """Decode each film once, squash it to `size` x `size` and write it to its rows.
 
     Args:
         root: folder of the images. A path or link that leads out of it is a fault of its film.
         slots: in the order of their rows; together they fill all rows.
         size: side of a packed image in pixels.
-        scratch: folder of the array and its journal. Where it holds those of a run on the same
-            files that was cut off, only the rest is decoded. A task with a fault or a failed
-            header is done anew.
+        scratch: folder of the array and its journal. If it holds those of an interrupted run on the
+            same files, only the rest is decoded. Tasks with a fault or a failed header are
+            repeated.
         workers: processes.
     """
     array = scratch / "images.npy"
@@ -121,8 +122,8 @@ def pack_films(
         if not (journal.done and _is_array(array, (rows, size, size))):
             journal.done.clear()
             _create_array(array, (rows, size, size))
-        packed = PackedFilms(array, ["unknown"] * len(slots), {}, [])
-        with progress_bar("ingest", len(slots), "image") as bar:
+        packed = PackingResult(array, ["unknown"] * len(slots), {}, [])
+        with progress_bar("ingest", len(slots), unit="image") as bar:
 
             def tasks() -> Iterator[_Task]:
                 offset = _offset(array)
@@ -146,7 +147,7 @@ def pack_films(
     return replace(packed, faults=faults, header_failed=sorted(packed.header_failed))
 
 
-def copy_studies(packed: Path, studies: Iterable[int], images_per_study: int, out: Path) -> None:
+def copy_studies(packed: Path, studies: Iterable[int], *, images_per_study: int, out: Path) -> None:
     """Write a packed array of only some studies of another, given by their position."""
     kept = list(studies)
     size = np.load(packed, mmap_mode="r").shape[1]
@@ -182,7 +183,7 @@ def _offset(path: Path) -> int:
 
 def _identity(rows: int, size: int) -> dict[str, object]:
     """What a run that goes on must share with the one that was cut off, beside its files."""
-    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom))
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom, jpeg))
     libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
         "rows": rows,
@@ -205,7 +206,7 @@ def _fingerprint(root: Path, slots: Sequence[Slot]) -> str:
 
 
 class _Journal:
-    """The tasks done so far, one JSON line each under a line with the run's identity."""
+    """The tasks done so far: a line with the run's identity, then one JSON line a task."""
 
     def __init__(self, path: Path, identity: dict[str, object]) -> None:
         self.done: dict[str, list[View]] = {}  # fingerprint of a task: views of its films
@@ -226,7 +227,7 @@ class _Journal:
         self._write()
 
     def add(self, fingerprint: str, views: list[View], array: Path) -> None:
-        """Note a task as done; the note is written once its rows are on disk."""
+        """Record a task as done; the record is written once its rows are on the disk."""
         self._unwritten.append(json.dumps([fingerprint, views]) + "\n")
         self._array = array
         if time.monotonic() - self._written_at >= _SYNC_SECONDS:
@@ -263,7 +264,7 @@ class _Journal:
 
 
 def _decode(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, _Result]]:
-    """Results as they come. Where a decoder crashes, the tasks in flight are done apart."""
+    """Results as they come. After a crash, the tasks in flight are repeated one by one."""
     while True:
         futures: dict[Future[_Result], _Task] = {}
         pool = _pool(workers)
@@ -294,7 +295,7 @@ def _settle(futures: dict[Future[_Result], _Task]) -> Iterator[tuple[_Task, _Res
 
 
 def _pack_apart(task: _Task) -> _Result:
-    """As `_pack` in a process of its own; halved until a crash is the fault of one film."""
+    """As `_pack`, in a separate process; halved until a crash can be put down to one film."""
     pool = _pool(workers=1)
     try:
         return pool.submit(_pack, task).result()
@@ -322,13 +323,15 @@ def _pool(workers: int) -> ProcessPoolExecutor:
 
 
 def _start_decoding() -> None:
-    start_worker()
+    parent = parent_process()
+    assert parent is not None
+    start_worker(parent.join)
     confine_memory(LIMITS.memory)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def confine_memory(memory: int) -> None:
-    """Let this process ask for so many bytes beyond those it has."""
+    """Let this process allocate at most so many bytes more than it has."""
     if os.path.exists("/proc/self/statm"):  # elsewhere the system's own limits hold
         with open("/proc/self/statm", encoding="ascii") as statm:
             pages = int(statm.read().split()[0])
@@ -336,15 +339,19 @@ def confine_memory(memory: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def start_worker() -> None:
-    """End with the parent, also a killed one; leave Ctrl-C to it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def start_worker(wait_for_parent: Callable[[], object]) -> None:
+    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it.
 
-    parent = parent_process()
-    assert parent is not None
+    Args:
+        wait_for_parent: returns when the parent has ended.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):  # decoders' complaints may quote a header
+        os.dup2(silence, stream)
 
     def follow() -> None:
-        parent.join()
+        wait_for_parent()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()

@@ -29,6 +29,7 @@ _RANK: dict[View, int] = {"frontal": 0, "unknown": 1, "lateral": 2}
 SHORT_OF_IMAGES = (
     "Correct these; for studies with too few images, dataset.missing_view may be repeat or mask."
 )
+_LONGEST_NAME = 200  # characters of a study's name
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 
@@ -45,7 +46,7 @@ class Study:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A study that is left out by intent."""
+    """A study that is left out on purpose."""
 
     study_id: str  # or the file's name, where it belongs to none
     source: str  # file, row or detail
@@ -67,7 +68,7 @@ class Dataset:
         images: folder of the image files.
         boxes: known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
             shares of the film's width and height); empty where the data set has none.
-        left_out: what is no study of it, and why.
+        left_out: studies that are left out, and why.
         unknown_heads: headers that ended the section asked for although no list knows them, with
             the number of reports; what followed them is not in these reports.
     """
@@ -85,7 +86,7 @@ class Dataset:
         return pd.DataFrame([vars(study) for study in self.studies], columns=STUDY_COLUMNS)
 
     def without(self, indices: Collection[int]) -> Dataset:
-        """The data set less the studies at `indices`.
+        """The data set without the studies at `indices`.
 
         Raises:
             UserError: a split is left with no study.
@@ -105,7 +106,7 @@ Reader = Callable[[DatasetParams], Dataset]
 
 @dataclass(frozen=True)
 class Layout:
-    """A way in which a data set's files lie, and what reads it."""
+    """An arrangement of a data set's files, and what reads it."""
 
     read: Reader
     contents: str  # what `dataset.root` holds, in words
@@ -122,6 +123,18 @@ def refuse(faults: list[str], source: Path, advice: str) -> None:
         raise UserError(f"{source}: {len(faults)} faults\n{shown}{more}\n{advice}")
 
 
+def name_fault(study_id: str) -> str | None:
+    """What is wrong with a study's name, if anything: it is shown, searched for and part of lines.
+
+    Half characters are `is_text`'s.
+    """
+    printable = all(c.isprintable() or "\ud800" <= c <= "\udfff" for c in study_id)
+    if study_id.strip() and len(study_id) <= _LONGEST_NAME and printable:
+        return None
+    said = f"{study_id[:40]!r} of {len(study_id)} characters"
+    return f"{said}; expected 1 to {_LONGEST_NAME} printable ones"
+
+
 def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
     """What is wrong with a study's image paths, if anything."""
     if len(paths) < params.images_per_study and (params.missing_view == "error" or not paths):
@@ -133,12 +146,12 @@ def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
 
 
 def frontal_first(views: Sequence[View]) -> list[int]:
-    """Positions of views in the order frontal, unknown, lateral; equal ones stay as they are."""
+    """Positions of views in the order frontal, unknown, lateral; equal ones keep their order."""
     return sorted(range(len(views)), key=lambda i: _RANK[views[i]])
 
 
 def leaves_folder(path: str) -> bool:
-    """Whether a path is absolute, climbs by `..` or is none, on any system."""
+    """Whether a path is absolute, climbs by `..` or is invalid, on any system."""
     parts = PureWindowsPath(path)  # knows both separators
     return bool(parts.anchor) or ".." in parts.parts or "\0" in path or not parts.name
 
@@ -176,7 +189,7 @@ def image_files(folder: Path, root: Path) -> dict[str, str]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string can be written as UTF-8: JSON may hold halves of surrogate pairs."""
+    """Whether a string can be written as UTF-8; JSON may hold halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -210,8 +223,8 @@ def read_checked(path: Path, columns: Sequence[str]) -> pd.DataFrame:
         columns: that it must have.
 
     Raises:
-        UserError: the file is absent or is none, lacks a column, has a study twice where it has
-            one a row, or a cell holds anything else; the first one is named.
+        UserError: the file is absent or damaged, lacks a column, repeats a study in a table of one
+            row a study, or has a cell with anything else; the first such cell is named.
     """
     table = read_table(path)
     if lacking := [column for column in columns if column not in table]:

@@ -63,13 +63,13 @@ def _clean_sentence(sentence: str) -> str:
 
 
 def has_words(cleaned: str) -> bool:
-    """Whether a cleaned report says anything beside full stops."""
+    """Whether a cleaned report has anything other than full stops."""
     return any(word != "." for word in cleaned.split())
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a report may use, behind four special ones."""
+    """The words that a report may use; their ids follow those of four special ones."""
 
     words: tuple[str, ...]
 
@@ -104,6 +104,10 @@ class Vocabulary:
         row = np.full(max_length + 1, PAD, dtype=np.int64)
         row[: len(words) + 2] = [BOS, *words, EOS]
         return row
+
+    def restricted(self, reports: Iterable[str], max_length: int) -> list[str]:
+        """Cleaned reports as a model can write them: cut as by `encode`, rare words as `<unk>`."""
+        return [self.decode(self.encode(report, max_length).tolist()) for report in reports]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Words up to the first EOS or PAD, joined by blanks."""

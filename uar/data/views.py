@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,6 +27,12 @@ def resize_view(images: Tensor, crop: int) -> Tensor:
     return resized.squeeze(1)
 
 
+def view_names(views: Sequence[str], count: int) -> list[str]:
+    """What each of a study's `count` films shows; by number where the data set does not say."""
+    known = [*views, *["unknown"] * count][:count]
+    return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
+
+
 def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
     """Crops of each image, as in training (section 4.1, Settings).
 
@@ -42,21 +49,21 @@ def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
     return images[image, rows.unsqueeze(3), columns.unsqueeze(2)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Views:
     """The views of a training image: the whole of it, and K crops.
 
-    Tokens are made of them offline, and rows without tokens draw from the same ones.
+    Tokens are made of them offline; models that read pixels draw from the same views.
 
     Args:
         kind: `crops` are K crops of pixels. For `grid` the whole packed image is encoded once and K
-            different windows are cut out of its tokens: all of them for the price of one encoding,
-            but each token has seen pixels beyond its window, and windows start at multiples of M.
-        crops: K, views beside the whole image.
+            different windows are cut out of its tokens: all for the cost of one encoding, but
+            tokens depend on pixels outside their window, and windows start at multiples of M.
+        crops: K, views in addition to the whole image.
         crop: pixels, side of the encoder's input.
         size: pixels, side of a packed image.
         stride: M, pixels along a token's side.
-        seed: of the crops; each image's are a function of seed and row alone.
+        seed: of the crops, which depend on the seed and the image's row alone.
     """
 
     kind: Literal["crops", "grid"]
@@ -92,13 +99,13 @@ class Views:
 
 
 def draw_views(
-    shape: tuple[int, ...], crops: int, draw_whole: bool, generator: torch.Generator
+    shape: tuple[int, ...], crops: int, *, draw_whole: bool, generator: torch.Generator
 ) -> Tensor:
-    """Which view training sees of each image: 0 the whole, 1.. the crops; `shape` int64.
+    """Which view of each image training reads, `shape` int64: 0 is the whole, 1 to K are crops.
 
     Args:
         crops: K.
-        draw_whole: the whole image is drawn as often as each crop; else only where K is 0.
+        draw_whole: draw the whole image as often as each crop; else only if K is 0.
     """
     first = 0 if draw_whole else min(1, crops)
     return torch.randint(first, 1 + crops, shape, generator=generator)
@@ -124,7 +131,7 @@ class PackedFilms:
         return read_packed(self.path, self.rows[chosen.numpy()])
 
     def whole_views(self, crop: int, most: int, generator: torch.Generator) -> Tensor:
-        """Whole views of all n or, of more than `most`, of that many drawn.
+        """Whole views of all n films, or of `most` drawn at random where there are more.
 
         Returns:
             `(k, crop, crop)` float32 in [0, 1].
@@ -141,6 +148,6 @@ _BLOCK = 64  # films at full size in memory at once
 def read_packed(path: Path, rows: np.ndarray) -> Tensor:
     """Images `rows` of a packed array, `(n, size, size)` uint8.
 
-    Copied out of a mapping that is then dropped: pages of a mapping that stays count as memory.
+    They are copied and the mapping is dropped: the pages of one that stays count as memory.
     """
     return torch.from_numpy(np.load(path, mmap_mode="r")[rows])

@@ -1,1 +1,1 @@
-"""Predictions to scores: metrics, protocols, intervals, baselines, clinical agreement, the page."""
+"""Predictions to scores: metrics, protocols, intervals, baselines, clinical agreement."""

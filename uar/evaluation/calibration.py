@@ -28,7 +28,7 @@ def fit_temperature(logits: np.ndarray, true: np.ndarray) -> float:
     """T of least `cross_entropy` (Guo et al. 2017, section 4.2), between 1/20 and 20.
 
     One for all findings, since most are too rare for one of their own. The entropy is convex in
-    1/T and so has one valley, which golden sections narrow.
+    1/T and so has one minimum, which a golden-section search finds.
 
     Args:
         logits: `(S, N)`, of studies that the model was not trained on.
@@ -91,7 +91,8 @@ def wilson(right: int, of: int) -> tuple[float, float]:
     share, spread = right / of, _Z**2 / of
     middle = share + spread / 2
     half = _Z * ((share * (1 - share) + spread / 4) / of) ** 0.5
-    return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # of 0 and 1, despite rounding
 
 
 def written_and_right(

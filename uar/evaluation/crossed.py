@@ -103,6 +103,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return result.tolist()
 
 
+def corrected_p(tests: Sequence[Comparison]) -> list[float | None]:
+    """P-values of a table's tests after Holm's correction over those that there are."""
+    values = [test.p_value for test in tests]
+    corrected = iter(holm([value for value in values if value is not None]))
+    return [None if value is None else next(corrected) for value in values]
+
+
+def power(tests: Sequence[Comparison]) -> str:
+    """What stands under a table of tests: the smallest difference that it could have shown."""
+    each = [least for test in tests if (least := test.detectable(len(tests))) is not None]
+    if not each:
+        return "A single run says nothing of its method: no p; the interval is over studies alone."
+    low, high = f"{min(each):.2g}", f"{max(each):.2g}"
+    shown = low if low == high else f"{low} to {high}, by row"
+    return f"Smallest difference that this table could have shown (80 % power, Holm): {shown}."
+
+
 def _compare(a: Sequence[Metric], b: Sequence[Metric]) -> Comparison:
     counts = sorted({len(metric.statistics) for metric in (*a, *b)})
     if not a or not b or len(counts) != 1:

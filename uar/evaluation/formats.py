@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uar.core.errors import UserError
-from uar.core.files import atomic_write, existing, read_rows
+from uar.core.files import existing, read_rows, write_json
 from uar.core.sections import Sections, is_empty_report, read_sections
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_odd_text
 
@@ -47,7 +47,7 @@ class ReportFile:
 
 
 def read_reports(path: Path, section: Section) -> ReportFile:
-    """Read any of the formats above, told by its content.
+    """Read any of the formats above, recognised by its content.
 
     Args:
         path: the file.
@@ -79,7 +79,7 @@ def read_reports(path: Path, section: Section) -> ReportFile:
 def _read_json(path: Path, section: Section) -> ReportFile:
     raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique(path))
     if isinstance(raw, dict) and {"references", "hypotheses"} <= set(raw):
-        return _numbered(path, raw["references"], raw["hypotheses"], raw.get("study_ids"))
+        return _numbered(path, raw["references"], raw["hypotheses"], names=raw.get("study_ids"))
     if isinstance(raw, dict) and {"train", "val", "test"} <= set(raw):
         splits = {split: _of_r2gen(path, split, raw[split]) for split in ("train", "val", "test")}
         return ReportFile({}, splits["test"], splits=splits)
@@ -93,7 +93,7 @@ def _read_json(path: Path, section: Section) -> ReportFile:
 
 def _of_r2gen(path: Path, split: str, studies: Any) -> dict[str, str]:
     if not isinstance(studies, list):
-        raise UserError(f"{path}: {split} is no list of studies")
+        raise UserError(f"{path}: {split} is not a list of studies")
     for place, study in enumerate(studies):
         if not (isinstance(study, dict) and isinstance(study.get("id"), str | int)):
             raise UserError(f"{path}: {split}, place {place}: no study with an id")
@@ -124,7 +124,7 @@ def _read_lines_of_json(path: Path, section: Section) -> ReportFile:
         rows = [json.loads(line) for line in file if line.strip()]
     if rows and isinstance(rows[0], dict) and {"ref", "hyp"} <= set(rows[0]):
         if not all(isinstance(row, dict) and {"ref", "hyp"} <= set(row) for row in rows):
-            raise UserError(f"{path}: some lines have `ref` and `hyp`, some have not")
+            raise UserError(f"{path}: some lines have `ref` and `hyp`, others do not")
         return _numbered(path, [row["ref"] for row in rows], [row["hyp"] for row in rows])
     predictions = read_predictions(path)
     _refuse_twice(path, [p.study_id for p in predictions])
@@ -154,9 +154,11 @@ def _read_text(path: Path, section: Section) -> ReportFile:
     return ReportFile(texts, texts, named=False)
 
 
-def _numbered(path: Path, references: Any, generated: Any, names: Any | None = None) -> ReportFile:
+def _numbered(
+    path: Path, references: Any, generated: Any, *, names: Any | None = None
+) -> ReportFile:
     if not all(isinstance(part, list) for part in (references, generated, names or [])):
-        raise UserError(f"{path}: references, hypotheses or study_ids are no lists")
+        raise UserError(f"{path}: references, hypotheses or study_ids are not lists")
     if len(references) != len(generated) or (names is not None and len(names) != len(generated)):
         raise UserError(f"{path}: {len(references)} references, {len(generated)} hypotheses")
     studies = [str(i) for i in range(len(generated))] if names is None else list(map(str, names))
@@ -190,7 +192,7 @@ def _chosen(found: Sections, section: Section) -> str | None:
 
 
 def _sections_of(path: Path, texts: Mapping[str, str], section: Section) -> dict[str, str]:
-    """`section_of` each text; what is not scored of them is said aloud.
+    """`section_of` each text; a warning says what is not scored of them.
 
     Raises:
         UserError: no text has the section.
@@ -244,7 +246,7 @@ def write_rexrank(
         p.study_id: {**studies[p.study_id], "model_prediction": as_prose(p.generated)}
         for p in predictions
     }
-    _write_json(path, content)
+    write_json(path, content)
 
 
 def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
@@ -254,13 +256,7 @@ def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
         "hypotheses": [as_prose(p.generated) for p in predictions],
         "study_ids": [p.study_id for p in predictions],
     }
-    _write_json(path, content)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_write(path) as temporary:
-        text = json.dumps(content, indent=4, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def _text(path: Path, study: Any, value: Any) -> str:

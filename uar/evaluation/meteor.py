@@ -39,13 +39,13 @@ class JavaError(UserError):
         super().__init__(f"{reason.rstrip('.')}. {HOW_TO_DO_WITHOUT}")
 
 
-def check_java() -> None:
-    """Start Java once, in about a tenth of a second.
+def java_version() -> str:
+    """The first line of what Java says of itself; it starts in about a tenth of a second.
 
     Raises:
         JavaError: it does not start.
     """
-    _java("-version")
+    return _java("-version").stderr.splitlines()[0]
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
     try:
         counts = np.array([line.split() for line in output], float)
     except ValueError as error:
-        raise JavaError(f"METEOR gave something else than counts: {error}") from None
+        raise JavaError(f"METEOR gave something other than counts: {error}") from None
     if counts.shape[1:] != (METEOR_STATISTICS,):
         raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} a pair")
     index = {pair: i for i, pair in enumerate(distinct)}

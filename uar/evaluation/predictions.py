@@ -91,15 +91,15 @@ def _parse(line: str, where: str) -> Prediction:
 
 
 def refuse_odd_text(where: str, text: str) -> None:
-    """Raise UserError for what is no report: halves of characters, or words without end."""
+    """Raise UserError for what is not a report: halves of characters, or words without end."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: holds half of a surrogate pair at place {error.start}, which is no character"
+            f"{where}: holds half of a surrogate pair at position {error.start}, not a character"
         ) from None
     if (words := text.count(" ") + text.count("\n") + 1) > _MOST_WORDS:
-        raise UserError(f"{where}: has {words:,} words, more than {_MOST_WORDS:,}: no report")
+        raise UserError(f"{where}: has {words:,} words, more than {_MOST_WORDS:,}: not a report")
 
 
 _MOST_WORDS = 10_000  # MIMIC-CXR's longest report has some thousand

@@ -40,6 +40,7 @@ class Setup:
 def signatures(
     scores: Mapping[str, Mapping[str, Any]],
     predictions: Sequence[Prediction],
+    *,
     measures: Measures,
     setup: Setup,
 ) -> dict[str, dict[str, str]]:
@@ -83,7 +84,7 @@ def signatures(
 
 
 def radeval_signatures(
-    scores: Mapping[str, float], predictions: Sequence[Prediction], setup: Setup, radeval: str
+    scores: Mapping[str, float], predictions: Sequence[Prediction], *, setup: Setup, radeval: str
 ) -> dict[str, str]:
     """A signature for each of RadEval's scores, of whole raw references and reports as prose.
 

@@ -1,4 +1,4 @@
-"""What an evaluation says: everything of it, and the few numbers that are looked at first."""
+"""All numbers of an evaluation, and the few that are looked at first."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ HEADLINE = {
 def summarise(
     systems: Mapping[str, Sequence[Prediction]],
     scores: Mapping[str, SystemScores],
+    *,
     measures: Measures,
     setup: Setup,
-    *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -85,13 +85,13 @@ def summarise(
         "scores": {name: of.values() for name, of in scores.items()},
         "intervals": scores[MODEL].intervals(resamples=resamples, seed=seed),
         "text": {name: text_statistics(rows) for name, rows in systems.items()},
-        "signatures": signatures(model, systems[MODEL], measures, setup),
+        "signatures": signatures(model, systems[MODEL], measures=measures, setup=setup),
     }
     if SHUFFLED in systems:
         own, others = systems[MODEL], systems[SHUFFLED]
         result["unchanged_with_other_images"] = share_unchanged(own, others)
         if "clinical" in measures.labellers:
-            references, _ = scores[MODEL].findings["clinical"]
+            references, _ = scores[MODEL].labels["clinical"]
             positive = references[:, : len(FINDINGS)] == Label.POSITIVE
             chosen = np.flatnonzero(positive.any(axis=1)).tolist()
             if chosen:
@@ -109,9 +109,14 @@ def is_collapsed(summary: Mapping[str, Any]) -> bool:
     return bool(distinct < MIN_DISTINCT or (unchanged is not None and unchanged >= MAX_UNCHANGED))
 
 
-def headline(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that `HEADLINE` names, as far as the evaluation has them, to four decimals."""
-    values = {name: look_up(summary, path) for name, path in HEADLINE.items()}
+def headline(summary: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float]:
+    """The numbers that DVC lists as metrics, as far as there are, to four decimals.
+
+    Args:
+        summary: nested numbers.
+        names: of the metrics, to their paths in it.
+    """
+    values = {name: look_up(summary, path) for name, path in names.items()}
     return {name: round(value, 4) for name, value in values.items() if value is not None}
 
 

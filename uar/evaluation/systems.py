@@ -19,12 +19,13 @@ from uar.evaluation.protocols import PROTOCOLS, Scores, protocol_metrics
 if TYPE_CHECKING:
     import pandas as pd
 
-TESTED_FINDINGS = [  # of `clinical_metrics`
+TESTED_CLINICAL = [  # of `clinical_metrics`
     (average, score)
     for average in ("micro", "macro", "micro_5", "macro_5")
     for score in ("precision", "recall", "F1")
 ] + [("no_finding", "F1")]
-PER_STUDY_NATS = ("cross_entropy", "image_gain")  # of `Prediction`
+UNITS = {"cross_entropy": "nats, less is better", "image_gain": "nats"}  # of `nats_metrics`
+PER_STUDY_NATS = tuple(UNITS)  # fields of `Prediction`
 NATS = "nats"  # the group of `nats_metrics`
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
@@ -62,26 +63,26 @@ class SystemScores:
     Attributes:
         text: `METRICS` by protocol.
         clinical: `clinical_metrics` by labeller.
-        findings: labels `(N, 14)` of references and of generated reports by labeller.
+        labels: `(N, 14)` of references and of generated reports, by labeller.
         graphs: means over studies of what each graph scorer gives, by scorer.
         nats: `cross_entropy` and `image_gain` of `Prediction`, as far as every study has them.
     """
 
     text: Scores
     clinical: dict[str, dict[str, dict[str, Metric]]]
-    findings: dict[str, tuple[np.ndarray, np.ndarray]]
+    labels: dict[str, tuple[np.ndarray, np.ndarray]]
     graphs: dict[str, dict[str, Metric]]
     nats: dict[str, Metric]
 
     def tested(self) -> dict[str, dict[str, Metric]]:
         """What intervals are given for and two systems are compared by."""
-        findings = {
+        clinical = {
             name: {
-                f"{average} {score}": groups[average][score] for average, score in TESTED_FINDINGS
+                f"{average} {score}": groups[average][score] for average, score in TESTED_CLINICAL
             }
             for name, groups in self.clinical.items()
         }
-        return {**self._nats, **self.text, **findings, **self.graphs}
+        return {**self._nats, **self.text, **clinical, **self.graphs}
 
     def values(self) -> dict[str, Any]:
         """`{nats, protocol, graph scorer: {metric: score}, labeller: {average: {name: score}}}`."""
@@ -119,20 +120,20 @@ def score_systems(
         UserError: no predictions, every reference of a system empty, or Java fails.
     """
     text = protocol_metrics(systems, measures.protocols, measures.meteor)
-    labels = {name: _findings(systems, labeller) for name, labeller in measures.labellers.items()}
+    labels = {name: _labels(systems, labeller) for name, labeller in measures.labellers.items()}
     graphs = {name: _graph_metrics(systems, scorer) for name, scorer in measures.graphs.items()}
     scores = {}
     for system in systems:
-        findings = {name: by_system[system] for name, by_system in labels.items()}
-        clinical = {
-            name: clinical_metrics(*of, measures.uncertain) for name, of in findings.items()
-        }
+        of_system = {name: by_system[system] for name, by_system in labels.items()}
         scores[system] = SystemScores(
-            text[system],
-            clinical,
-            findings,
-            {name: of[system] for name, of in graphs.items()},
-            nats_metrics(systems[system]),
+            text=text[system],
+            clinical={
+                name: clinical_metrics(*of_both, uncertain=measures.uncertain)
+                for name, of_both in of_system.items()
+            },
+            labels=of_system,
+            graphs={name: of[system] for name, of in graphs.items()},
+            nats=nats_metrics(systems[system]),
         )
     return scores
 
@@ -166,7 +167,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
     each score of a graph scorer.
     """
-    import pandas as pd  # half a second that commands without it need not wait
+    import pandas as pd  # takes half a second; most commands do without
 
     columns: dict[str, Any] = {
         "study_id": [p.study_id for p in predictions],
@@ -178,7 +179,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     for name in PER_STUDY:
         if name in scores.text["r2gen"]:
             columns[name] = scores.text["r2gen"][name].of_each()
-    for name, (reference, generated) in scores.findings.items():
+    for name, (reference, generated) in scores.labels.items():
         columns[f"{name}_reference"] = [_named(row) for row in reference]
         columns[f"{name}_generated"] = [_named(row) for row in generated]
     for scorer, metrics in scores.graphs.items():
@@ -186,7 +187,7 @@ def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) ->
     return pd.DataFrame(columns)
 
 
-def _findings(
+def _labels(
     systems: Mapping[str, Sequence[Prediction]], labeller: ReportLabeller
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Labels of references and generated reports; each distinct text is labelled once."""

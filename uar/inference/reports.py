@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from uar.core.config import DecodeParams
 from uar.data.batches import Studies
@@ -39,12 +40,12 @@ def write_reports(
     """
     device = model.head.weight.device
     generated: list[Generated] = []
-    nats: list[float] = []
+    nats: list[Tensor] = []
     tables = model.tables()
     for batch in progress_batches(studies, params.batch_size, what):
         batch = batch.to(device)
         output = model(batch.visual, batch.report, batch.present)
-        nats += report_cross_entropy(output.logits, batch.report[:, 1:]).tolist()
+        nats.append(report_cross_entropy(output.logits, batch.report[:, 1:]))
         generated += generate(
             model,
             batch.visual,
@@ -64,6 +65,11 @@ def write_reports(
             cross_entropy=cost,
         )
         for study_id, report, ids, beam, cost in zip(
-            study_ids, raw_reports, studies.reports.tolist(), generated, nats, strict=True
+            study_ids,
+            raw_reports,
+            studies.reports.tolist(),
+            generated,
+            torch.cat(nats).tolist(),
+            strict=True,
         )
     ]

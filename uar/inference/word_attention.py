@@ -35,7 +35,9 @@ def with_reports(
     """
     present = None if studies.present is None else studies.present.numpy()[chosen]
     rows = studies.rows[chosen]
-    return Studies(studies.visual, rows, reports, vocabulary, max_length, present)
+    return Studies(
+        studies.visual, rows, reports, vocabulary=vocabulary, max_length=max_length, present=present
+    )
 
 
 @torch.inference_mode()

@@ -63,7 +63,7 @@ class CrossModalRepresentationAligner(nn.Module):
     """
 
     def __init__(
-        self, d_model: int, heads: int, basis: BasisKind, basis_size: int, fusion: FusionKind
+        self, d_model: int, heads: int, *, basis: BasisKind, basis_size: int, fusion: FusionKind
     ) -> None:
         super().__init__()
         self.basis: Tensor

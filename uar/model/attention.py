@@ -52,6 +52,13 @@ class MultiHeadAttention(nn.Module):
             )
         return self.output(attended.transpose(1, 2).flatten(2))
 
+    def to_one(self, memory: Tensor) -> Tensor:
+        """What every `x` gets whose keys and values are all of one vector, `(B, d)` -> `(B, d)`.
+
+        Its weights, whatever they are, sum to 1.
+        """
+        return self.output(self.value(memory))
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, T, d) -> (B, h, T, d/h)
 

@@ -32,6 +32,7 @@ class Checkpoint:
         cls,
         model: UAR,
         weights: dict[str, Tensor],
+        *,
         encoder_sha256: str | None,
         epoch: int,
         validation: dict[str, float],

@@ -1,4 +1,4 @@
-"""Visual features of rows without visual tokens: a network's feature map, projected to d."""
+"""Visual features of models without visual tokens: a network's feature map, projected to d."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.core.config import ExtractorParams
-from uar.core.device import few_at_once
+from uar.core.device import split_for_convolution, without_autocast
 from uar.networks.network import build_network
 from uar.networks.pretrained import load_network
 from uar.networks.resnet import ResNet
@@ -65,8 +65,8 @@ class VisualExtractor(nn.Module):
         return self.project(cells).unflatten(0, visual.shape[:2]).flatten(1, 2)
 
     def maps(self, pixels: Tensor) -> Tensor:
-        """The network's `(N, C, h, w)` of `(N, H, W)`; a frozen one's in float32 always."""
+        """The network's map `(N, C, h, w)` of pixels `(N, H, W)`; always float32 if frozen."""
         if not self.frozen:
             return self.network(pixels)
-        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
-            return torch.cat([self.network(part) for part in few_at_once(pixels)])
+        with torch.no_grad(), without_autocast(pixels.device):
+            return torch.cat([self.network(part) for part in split_for_convolution(pixels)])

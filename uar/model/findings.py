@@ -1,8 +1,8 @@
-"""Findings seen in the films, and prompts that tell the decoder of them: beyond the paper.
+"""Findings classified from the films, and prompts that give them to the decoder: beyond the paper.
 
-In the manner of PromptMRG (Jin et al., AAAI 2024): a head classifies the encoded films; the decoder
-learns with the true findings as prompts and writes with those that the head finds likely enough.
-There a prompt is a special word before the report; here one vector, added to every input word.
+After PromptMRG (Jin et al., AAAI 2024): a head classifies the encoded films; the decoder is trained
+with the true findings as prompts and generates with those that the head finds likely enough. There
+a prompt is special words before the report; here it is one vector, added to every input word.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How likely a model holds a given report."""
+"""How likely a report is under a model."""
 
 from __future__ import annotations
 

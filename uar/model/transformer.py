@@ -29,6 +29,9 @@ class Dropout(nn.Dropout):
         return x * (bits >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
+_IN_CACHE = 2**21  # values of a hidden layer, 8 MB, that a CPU has near by when it needs them again
+
+
 class FeedForward(nn.Sequential):
     """Two linear maps with a ReLU between them, `(*, d_model)` -> `(*, d_model)`.
 
@@ -77,6 +80,7 @@ class Encoder(nn.Module):
 
     def __init__(self, params: ModelParams, visual_length: int) -> None:
         super().__init__()
+        self.d_ff = params.d_ff
         self.positions = Positions(visual_length, params.d_model)
         self.dropout = Dropout(params.dropout)
         self.layers = nn.ModuleList(EncoderLayer(params) for _ in range(params.encoder_layers))
@@ -88,6 +92,19 @@ class Encoder(nn.Module):
         Args:
             seen: hides the tokens of missing views, as `missing_view_mask` makes it.
         """
+        parts = self._blocks(visual)
+        masks = [None] * len(parts) if seen is None else seen.split(len(parts[0]))
+        encoded = [self._encode(*part) for part in zip(parts, masks, strict=True)]
+        return torch.cat(encoded) if len(encoded) > 1 else encoded[0]
+
+    def _blocks(self, visual: Tensor) -> Sequence[Tensor]:
+        """Without gradients on a CPU, blocks of studies whose hidden layers stay in its cache."""
+        if torch.is_grad_enabled() or visual.device.type != "cpu":
+            return [visual]
+        blocks = -(-visual[..., 0].numel() * self.d_ff // _IN_CACHE)
+        return visual.split(-(-len(visual) // max(1, blocks)))
+
+    def _encode(self, visual: Tensor, seen: Tensor | None) -> Tensor:
         x = self.dropout(visual + self.positions(0, visual.shape[1]))
         for layer in self.layers:
             x = layer(x, seen)
@@ -118,9 +135,10 @@ class LayerCache:
 
     keys: Tensor  # (B, h, T * G, d/h): G slots for each position, filled in place
     values: Tensor
-    visual_keys: Tensor  # (B, h, L, d/h), once per study, shared by its beams
-    visual_values: Tensor
-    mask_keys: Tensor | None  # (B, L, d), of a predicted sigma(M)
+    visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its beams
+    visual_values: Tensor | None = None
+    mask_keys: Tensor | None = None  # (B, L, d), of a predicted sigma(M)
+    attended: Tensor | None = None  # (B, 1, d), in place of these where no film is seen
 
 
 @dataclass
@@ -231,10 +249,23 @@ class DecoderLayer(nn.Module):
         visual_keys, visual_values = (
             part.contiguous() for part in self.visual_attention.keys_and_values(visual)
         )
-        batch, heads, _, width = visual_keys.shape
-        keys, values = (visual_keys.new_zeros(batch, heads, slots, width) for _ in range(2))
         mask_keys = self.refiner.keys(visual) if self.refiner is not None else None
-        return LayerCache(keys, values, visual_keys, visual_values, mask_keys)
+        empty = self._empty(visual, slots)
+        return LayerCache(*empty, visual_keys, visual_values, mask_keys)
+
+    def start_without_image(self, features: Tensor, slots: int) -> LayerCache:
+        """As `start`, of visual features that are one vector everywhere, `(B, d)`.
+
+        Text-to-image attention is then the same for every word, whatever the mask.
+        """
+        attended = self.visual_attention.to_one(features).unsqueeze(1)
+        return LayerCache(*self._empty(features, slots), attended=attended)
+
+    def _empty(self, visual: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of `slots` slots for each study, `(B, h, slots, d/h)`."""
+        heads = self.self_attention.heads
+        shape = len(visual), heads, slots, visual.shape[-1] // heads
+        return visual.new_zeros(shape), visual.new_zeros(shape)
 
     def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
         """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; fills its slots."""
@@ -245,15 +276,22 @@ class DecoderLayer(nn.Module):
         )
         past = layer.keys[:, :, : slots.stop], layer.values[:, :, : slots.stop]
         x = x + self.self_attention(normed, past, bias=cache.ancestors[..., : slots.stop])
-        # a study's beams share its visual keys: they stand as G queries, at one text position
+        x = x + (self._look(x, layer, cache) if layer.attended is None else layer.attended)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def _look(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
+        """Text-to-image attention of `step`, `(B, G, d)` -> `(B, G, d)`.
+
+        A study's beams share its visual keys: they stand as G queries, at one text position.
+        """
+        assert layer.visual_keys is not None and layer.visual_values is not None
         normed = self.visual_norm(x)
         mask = None
         if self.refiner is not None:
             queries = normed[:, :1] if isinstance(self.refiner, StaticMask) else normed
             mask = self.refiner(queries, layer.mask_keys, cache.position)
-        bias = self._bias(mask, cache.seen)
-        x = x + self.visual_attention(normed, (layer.visual_keys, layer.visual_values), bias=bias)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        keys_and_values = layer.visual_keys, layer.visual_values
+        return self.visual_attention(normed, keys_and_values, bias=self._bias(mask, cache.seen))
 
     def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
         """k sigma(M) of Eq. 11 for all heads, less each row's maximum, on the tokens that are seen.
@@ -317,15 +355,21 @@ class Decoder(nn.Module):
     ) -> Cache:
         """An empty cache for decoding `beams` beams over each of `(B, L, d)` visual features."""
         slots = self.max_length * beams
+        layers = [layer.start(visual, slots) for layer in self.layers]
+        return Cache(layers, self._ancestors(visual, beams), seen, prompt)
+
+    def start_without_image(self, features: Tensor, beams: int) -> Cache:
+        """As `start`, of visual features that are one vector everywhere, `(B, d)`."""
+        slots = self.max_length * beams
+        layers = [layer.start_without_image(features, slots) for layer in self.layers]
+        return Cache(layers, self._ancestors(features, beams))
+
+    def _ancestors(self, visual: Tensor, beams: int) -> Tensor:
+        """Those of beams that have not branched yet, `(B, 1, G, T * G)`."""
         own = torch.eye(beams, device=visual.device, dtype=visual.dtype)
         own = own.repeat(1, self.max_length)  # (G, T * G)
         ancestors = torch.zeros_like(own).masked_fill(own == 0, -torch.inf)
-        return Cache(
-            layers=[layer.start(visual, slots) for layer in self.layers],
-            ancestors=ancestors.expand(len(visual), 1, -1, -1).clone(),
-            seen=seen,
-            prompt=prompt,
-        )
+        return ancestors.expand(len(visual), 1, -1, -1).clone()
 
     def step(self, text: Tensor, cache: Cache) -> Tensor:
         """h_t of the next position, from its input words' F^(R), both `(B, G, d)`."""

@@ -41,12 +41,12 @@ class Output:
     report_global: Tensor  # (B, d), pooled F^(R)
     masks: list[Tensor]  # sigma(M) of each decoder layer, (1 or B, T, L)
     blind: Tensor  # (B,) bool, studies whose films `image_dropout` hid
-    findings: Tensor | None = None  # (B, N), logits of the findings head
+    finding_logits: Tensor | None = None  # (B, N), of the findings head
 
 
 @dataclass(frozen=True)
 class Tables:
-    """F of every id, which sees no position (Eq. 6-9): made once for a trained model."""
+    """F of every id, computed once for a trained model: Eq. 6-9 depend on no position."""
 
     image: Tensor | None  # F^(I) (|V_I|, d); None without LSU
     words: Tensor  # F^(R) (|V_R|, d)
@@ -78,7 +78,11 @@ class UAR(nn.Module):
         self.aligner: CrossModalRepresentationAligner | None = None
         if params.integration:
             self.aligner = CrossModalRepresentationAligner(
-                d, params.heads, params.basis, params.basis_size, params.fusion
+                d,
+                params.heads,
+                basis=params.basis,
+                basis_size=params.basis_size,
+                fusion=params.fusion,
             )
         self.pool = pool_side(params.visual_pool, params.lsu, params.extractor.network)
         encoded = sizes.visual_length // self.pool**2
@@ -101,7 +105,7 @@ class UAR(nn.Module):
             visual: tokens or pixels of B studies.
             report: ids `(B, T + 1)`: BOS, words, EOS, padding.
             present: `(B, V)` bool, the views that each study has; None: all of them.
-            findings: true ones `(B, N)` float, 0 or 1, which training prompts with.
+            findings: the true ones `(B, N)` float, 0 or 1, which are the prompts in training.
         """
         inputs = report[:, :-1]
         words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
@@ -127,7 +131,7 @@ class UAR(nn.Module):
             report_global=masked_mean(whole, words if kept is None else words & kept),
             masks=masks,
             blind=blind[:, 0, 0],
-            findings=logits,
+            finding_logits=logits,
         )
 
     def _hide(self, inputs: Tensor, words: Tensor) -> Tensor:
@@ -145,7 +149,7 @@ class UAR(nn.Module):
     def _encode(
         self, image: Tensor, views: int, present: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """F^(I) of `views` films to what the decoder attends to, and its `missing_view_mask`."""
+        """What the decoder attends to, from F^(I) of `views` films, and its `missing_view_mask`."""
         pool = self.pool
         if pool > 1:
             side = math.isqrt(image.shape[1] // views)
@@ -157,7 +161,7 @@ class UAR(nn.Module):
     def _findings(
         self, memory: Tensor, seen: Tensor | None, true: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The findings head's logits and the decoder's prompt: of `true` ones, else of found."""
+        """The findings head's logits and the decoder's prompt: of true findings, else predicted."""
         if self.findings is None:
             return None, None
         logits = self.findings(pool_seen(memory, seen))
@@ -192,7 +196,7 @@ class UAR(nn.Module):
 
     @contextmanager
     def without_mask(self) -> Iterator[None]:
-        """In here no layer has a mask, which is the same as M = 0 (Eq. 11)."""
+        """Within the block no layer has a mask, which equals M = 0 (Eq. 11)."""
         refiners = [layer.refiner for layer in self.decoder.layers]
         try:
             for layer in self.decoder.layers:
@@ -232,14 +236,13 @@ class UAR(nn.Module):
         return self.decoder.start(memory, beams, seen, prompt)
 
     def start_without_image(self, cache: Cache) -> Cache:
-        """A cache like one that `start` has just opened, of studies whose films are not seen.
+        """A cache as `start` returns it, for the same studies without their films.
 
-        What it leads to is the language alone, which `image_dropout` has trained.
+        It leads to the language model alone, which `image_dropout` has trained.
         """
         assert self.no_image is not None  # of a model with `image_dropout`
         studies, beams = cache.ancestors.shape[0], cache.ancestors.shape[2]
-        memory = self.no_image.expand(studies, cache.layers[0].visual_keys.shape[2], -1)
-        return self.decoder.start(memory, beams)
+        return self.decoder.start_without_image(self.no_image.expand(studies, -1), beams)
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
@@ -250,11 +253,11 @@ class UAR(nn.Module):
 
 
 def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings E `(N, d)` of ids `(*)`, and which of them is each id's, `(*)`.
+    """Embeddings E `(N, d)` of ids `(*)`, and the row of each id among them, `(*)`.
 
     Eager on a CPU: each distinct id once. Elsewhere their number would be a shape that changes from
-    batch to batch (a new compilation, a wait for the device): the whole table, or every token
-    where those are fewer.
+    batch to batch (a new compilation, a wait for the device), so that E is of the whole table, or
+    of every token if those are fewer.
     """
     if ids.device.type == "cpu" and not torch.compiler.is_compiling():
         found, rows = ids.unique(return_inverse=True)

@@ -27,8 +27,8 @@ class LatentSpaceUnifier(nn.Module):
         """Let W_I start with the codes' own vectors, in place of random rows.
 
         Args:
-            vectors: `(codebook_size, D)`, leading components first; of more than d, the first d
-                are taken. They are centred, scaled to W_I's variance, and turned at random.
+            vectors: `(codebook_size, D)`, leading components first, of which at most d are used.
+                They are centred, scaled to W_I's variance, and rotated at random.
         """
         d_model = self.visual.embedding_dim
         kept = vectors[:, :d_model].to(self.visual.weight)

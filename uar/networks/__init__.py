@@ -1,1 +1,1 @@
-"""Pretrained networks, which tokenizers are distilled from and rows without tokens look with."""
+"""Pretrained networks: teachers of distilled tokenizers, extractors of models without tokens."""

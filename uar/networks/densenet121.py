@@ -49,7 +49,7 @@ class DenseNet121(FeatureNetwork):
 
 
 class _DenseLayer(nn.Sequential):
-    """A bottleneck whose 32 channels are put beside its input's."""
+    """A bottleneck whose 32 channels are appended to its input's."""
 
     def __init__(self, width: int) -> None:
         super().__init__(

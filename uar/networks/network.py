@@ -12,7 +12,7 @@ from uar.core.geometry import NETWORKS
 
 
 class FeatureNetwork(nn.Module, ABC):
-    """A network up to the feature map that tokens are made of, or that rows without tokens see.
+    """A network up to the feature map that tokens are made of, or that the model itself reads.
 
     Attributes:
         name: in `uar.core.geometry.NETWORKS`, which says its stride M and its channels C.
@@ -40,7 +40,7 @@ def build_network(name: str, **sizes: Any) -> FeatureNetwork:
 
     Args:
         name: a key of `uar.core.geometry.NETWORKS`.
-        sizes: what its class takes: of `resnet` the blocks of each group, `depths`.
+        sizes: arguments of its class: for `resnet` the blocks of each group, `depths`.
     """
     module, _, implementation = NETWORKS[name].implementation.partition(":")
     made = getattr(importlib.import_module(module), implementation)(**sizes)

@@ -27,7 +27,7 @@ class _Holder(nn.Module):
 
 
 class _Call:
-    """A function whose attributes no pickle can set; a class's, pickle does not."""
+    """A function whose attributes a pickle cannot set."""
 
     __slots__ = ("_function",)
     _function: Callable[..., Any]
@@ -76,8 +76,8 @@ _OF_OLD_TORCH: dict[str, Any] = {
 class _Unpickler(pickle.Unpickler):
     """Builds nothing but what `_OF_OLD_TORCH` lists, and sets attributes of none of it.
 
-    For modules that torch before 1.6 has pickled, with their source beside them: what
-    `weights_only` does not read.
+    For modules that torch before 1.6 pickled together with their source, which `weights_only` does
+    not read.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -97,14 +97,14 @@ _PICKLE = SimpleNamespace(__name__="uar.pickle", Unpickler=_Unpickler, load=_loa
 
 
 def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwork:
-    """A pretrained network with weights from a file, or with the package's.
+    """A pretrained network, with weights from a file or from the package.
 
     Args:
         name: a key of `uar.core.geometry.NETWORKS`.
         weights: safetensors, or torch's pickle of a state or, for `densenet121`, of a whole module
-            as torchxrayvision publishes them; layers that the map does not need may be in it. None:
+            as torchxrayvision publishes them; layers that the map does not need are ignored. None:
             the ImageNet weights in the package of `efficientnet_lite0`.
-        section: of params.yaml, which says network and weights, for advice.
+        section: of params.yaml that names network and weights, for messages.
 
     Raises:
         UserError: the package or the file is absent, or its weights are of another network.

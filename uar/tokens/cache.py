@@ -3,7 +3,7 @@
 `(N, V, L)` uint16. View 0 is the whole image resized; views 1..V-1 are seeded random crops of
 training images, standing in for the paper's crop at random in every step (section 4.1).
 Other splits are never cropped: their views 1.. repeat view 0.
-A JSON file beside the array says which encoder made it; readers refuse a cache that does not match.
+A JSON file says which encoder made the array; readers refuse a cache that does not match.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -22,14 +22,7 @@ from torch import Tensor
 
 from uar.core.device import autocast, describe
 from uar.core.errors import UserError
-from uar.core.files import (
-    give_name,
-    open_array,
-    read_json,
-    sha256,
-)
-from uar.core.prefetch import prefetch
-from uar.core.progress import progress_bar
+from uar.core.files import give_name, open_array, read_json, sha256, write_json
 from uar.core.provenance import Scratch, release
 from uar.core.unfinished import UnfinishedArray
 from uar.data.views import Views, crops_at, read_packed, resize_view
@@ -46,9 +39,9 @@ _MEASURED_IMAGES = 32  # behind the agreements in the JSON
 
 @dataclass(frozen=True)
 class TokenCacheInfo:
-    """The JSON beside a token array."""
+    """The JSON file that describes a token array."""
 
-    encoder_sha256: str  # of the tokenizer's fingerprint
+    encoder_sha256: str  # the tokenizer's fingerprint
     codebook_size: int  # visual words, |V_I|
     image_size: int  # pixels, packed image
     crop: int  # pixels, encoder's input
@@ -73,9 +66,13 @@ class TokenCacheInfo:
                 f"{path} does not describe a token cache ({error}). Re-run tokenize."
             ) from None
 
+    def save(self, path: Path) -> None:
+        """Write the JSON."""
+        write_json(path, asdict(self))
+
     @property
     def made_of(self) -> Views:
-        """The views that were tokenized, with which rows without tokens train too."""
+        """The views that were tokenized; models that read pixels train on the same ones."""
         return Views(
             kind=cast(Literal["crops", "grid"], self.views),
             crops=self.shape[1] - 1,
@@ -87,7 +84,7 @@ class TokenCacheInfo:
 
     @property
     def agreement(self) -> str:
-        """The agreements in words."""
+        """Both agreements in words."""
         shares = f"{self.float32_agreement:.2%} of them as in float32"
         if self.pixel_crop_agreement is not None:
             shares += f"; {self.pixel_crop_agreement:.2%} of the grid's as from crops of pixels"
@@ -213,29 +210,35 @@ def tokenize_images(
 ) -> TokenCacheInfo:
     """Encode every image's views into `out` and return what its JSON should say.
 
-    Every process encodes and writes its slice. What is done stays in `scratch`: called again after
-    a kill, with any number of processes, the work resumes there. Memory does not grow with N.
+    Every process encodes and writes its share. What is done stays in `scratch`: called again after
+    a kill, with any number of processes, the work continues there. Memory does not grow with N.
 
     Args:
         encoder: its tokenizer is moved to the fabric's device.
         images: N of them.
         out: `.npy` file, `(N, 1 + K, L)` uint16.
         scratch: of the unfinished array; whoever calls removes it once all that is to be kept is
-            written. Its identity is what the tokens depend on beside the other arguments.
+            written. Its identity is what the tokens depend on in addition to the other arguments.
     """
     fabric, views = encoder.fabric, images.views
     encoder.tokenizer.to(fabric.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     per_batch = max(1, encoder.batch_size // views.encoded)
-    unfinished = UnfinishedArray(scratch.folder, "tokens", images.shape, np.uint16, per_batch)
-    remaining: np.ndarray | None = None
-    if fabric.is_global_zero:
-        identity = {**scratch.identity, "tokenize": encoder.identity(images)}
-        remaining = unfinished.open(identity)
-    remaining = fabric.broadcast(remaining)
-    assert remaining is not None  # the first process has opened the file
-    mine = np.array_split(remaining, fabric.world_size)[fabric.global_rank]
-    _fill(unfinished, mine, encoder, images)
-    fabric.barrier()
+    unfinished = UnfinishedArray(
+        scratch.folder, "tokens", shape=images.shape, dtype=np.uint16, per_batch=per_batch
+    )
+
+    def prepare(rows: slice) -> _Prepared:
+        batch = images.batch(np.arange(rows.start, rows.stop))
+        if fabric.device.type == "cuda":
+            batch.pixels[:] = [pixels.pin_memory() for pixels in batch.pixels]
+        return batch
+
+    unfinished.fill(
+        fabric,
+        identity=lambda: {**scratch.identity, "tokenize": encoder.identity(images)},
+        prepare=prepare,
+        compute=lambda batch: _encode(encoder, batch, views),
+    )
     agreements: dict[str, Any] = {}
     if fabric.is_global_zero:
         agreements = _agreements(encoder, images)
@@ -254,26 +257,6 @@ def tokenize_images(
         torch_version=release("torch"),
         **fabric.broadcast(agreements),
     )
-
-
-def _fill(
-    unfinished: UnfinishedArray, numbers: np.ndarray, encoder: TokenEncoding, images: PackedImages
-) -> None:
-    """Encode the batches of these numbers into the array."""
-    device, count = encoder.fabric.device, len(images.in_training)
-
-    def prepared() -> Iterator[tuple[int, _Prepared]]:
-        for number in numbers.tolist():
-            start = number * unfinished.per_batch
-            batch = images.batch(np.arange(start, min(start + unfinished.per_batch, count)))
-            if device.type == "cuda":
-                batch.pixels[:] = [pixels.pin_memory() for pixels in batch.pixels]
-            yield number, batch
-
-    with progress_bar("tokenize", len(numbers), shown=encoder.fabric.is_global_zero) as bar:
-        for number, batch in prefetch(prepared(), device):
-            unfinished.write(number, _encode(encoder, batch, images.views).numpy())
-            bar.update()
 
 
 def _agreements(encoder: TokenEncoding, images: PackedImages) -> dict[str, Any]:
@@ -311,8 +294,3 @@ def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:
             "The two are not of one run: fetch both with `dvc pull` or re-run tokenize."
         )
     return tokens
-
-
-def info_as_json(info: TokenCacheInfo) -> dict[str, object]:
-    """What to write beside the array."""
-    return asdict(info)

@@ -1,6 +1,6 @@
-"""From tokens back to films, for Figure 6: a dVAE's own decoder, or one trained on its tokens.
+"""From tokens back to films, for Figure 6: a dVAE's own decoder, or one trained on the tokens.
 
-No other part of the project decodes: what makes tokens is complete without it.
+No other part of the project needs it: tokenizers are complete without a decoder.
 """
 
 from __future__ import annotations
@@ -12,36 +12,35 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.core.weights import fill, refuse_absurd
+from uar.core.weights import fill, refuse_absurd, write_safetensors
 from uar.tokens.openai import dall_e, read_dall_e
-from uar.tokens.tokenizer import OWN_DECODER, Tokenizer, codebook_use
+from uar.tokens.tokenizer import Tokenizer, codebook_use
 
+OWN_DECODER = "decoder."  # begins its weights' names in a file that holds a tokenizer too
 _UPSAMPLING = 8  # of `dall_e.Decoder`
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
 
-class FilmDecoder(nn.Module):
-    """Gray films of tokens: `dall_e.Decoder`, its films enlarged where a token is wider than 8.
+class TokenDecoder(nn.Module):
+    """Gray films from tokens: `dall_e.Decoder`, its output enlarged if a token is wider than 8.
 
     Args:
         codebook_size: visual words, |V_I|.
         hidden: channels of the last group of blocks; at least 64.
         stride: M, pixels along a token's side.
         first: channels of the first layer.
-        device: where its weights are; `meta` has shapes alone.
+        device: where its weights are; on `meta` they are only shapes.
     """
 
     def __init__(
-        self, codebook_size: int, hidden: int, stride: int, first: int = 128, device: str = "cpu"
+        self, codebook_size: int, hidden: int, *, stride: int, first: int = 128, device: str = "cpu"
     ) -> None:
         super().__init__()
         self.codebook_size, self.stride = codebook_size, stride
@@ -50,11 +49,11 @@ class FilmDecoder(nn.Module):
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Statistics `(N, 6, 8h, 8w)` of shares of the codebook `(N, |V_I|, h, w)`."""
+        """Means and log-scales `(N, 6, 8h, 8w)`, given weights over codes `(N, |V_I|, h, w)`."""
         return self.layers(codes).float()
 
     def statistics(self, tokens: Tensor) -> Tensor:
-        """The same of tokens `(N, h, w)`."""
+        """The same for tokens `(N, h, w)`."""
         return self(F.one_hot(tokens.long(), self.codebook_size).float().movedim(-1, 1))
 
     def reconstruct(self, tokens: Tensor) -> Tensor:
@@ -68,21 +67,24 @@ class FilmDecoder(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors."""
-        weights = {name: w.cpu().contiguous() for name, w in self.layers.state_dict().items()}
-        with atomic_write(path) as temporary:
-            save_file(weights, temporary)
+        write_safetensors(path, self.layers.state_dict())
 
 
-def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
-    """The decoder of a tokenizer's tokens, its sizes read off the weights.
+def save_both(path: Path, tokenizer: Tokenizer, decoder: TokenDecoder) -> None:
+    """Write a tokenizer and the decoder that was trained with it into one safetensors file."""
+    own = {f"{OWN_DECODER}{name}": w for name, w in decoder.layers.state_dict().items()}
+    write_safetensors(path, tokenizer.encoder_state() | own, tokenizer.metadata)
+
+
+def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
+    """The decoder of a tokenizer's tokens, with sizes taken from the weights.
 
     Args:
-        path: what `FilmDecoder.save` or, with a decoder, `Tokenizer.save` wrote, or OpenAI's
-            decoder.pkl.
+        path: what `TokenDecoder.save` or `save_both` wrote, or OpenAI's decoder.pkl.
         tokenizer: whose tokens it reads.
 
     Raises:
-        UserError: the file is absent or no such file, or is of another codebook.
+        UserError: the file is absent, holds something else, or is of another codebook.
     """
     weights = read_dall_e(path)
     own = {n.removeprefix(OWN_DECODER): w for n, w in weights.items() if n.startswith(OWN_DECODER)}
@@ -90,7 +92,9 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
     try:
         first, codebook_size = weights["blocks.input.w"].shape[:2]
         hidden = weights["blocks.group_4.block_1.id_path.w"].shape[0]
-        decoder = FilmDecoder(codebook_size, hidden, tokenizer.stride, first, "meta")
+        decoder = TokenDecoder(
+            codebook_size, hidden, stride=tokenizer.stride, first=first, device="meta"
+        )
         fill(decoder.layers, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the decoder of a dall_e dVAE: {error}") from None
@@ -104,9 +108,10 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> FilmDecoder:
 
 
 def train_decoder(
-    decoder: FilmDecoder,
+    decoder: TokenDecoder,
     tokenizer: Tokenizer,
     views: Tensor,
+    *,
     params: DvaeTrainParams,
     device: torch.device,
     precision: str,
@@ -116,8 +121,8 @@ def train_decoder(
 
     Args:
         views: `(N, crop, crop)` gray in [0, 1], whole views of films of the training split.
-        params: steps, batch, learning rate; `crop` is the side, in pixels as `dall_e.Decoder` makes
-            them, of the windows that are decoded.
+        params: steps, batch, learning rate; `crop` is the side of the windows that are decoded, in
+            pixels that `dall_e.Decoder` puts out.
         generator: of films and windows.
 
     Yields:
@@ -157,7 +162,7 @@ def train_decoder(
 
 
 def gray(statistics: Tensor) -> Tensor:
-    """Pixels `(N, H, W)` in [0, 1] of the decoder's statistics `(N, 6, H, W)`."""
+    """Pixels `(N, H, W)` in [0, 1], given the decoder's statistics `(N, 6, H, W)`."""
     mean, _ = statistics.chunk(2, dim=1)
     return dall_e.unmap_pixels(torch.sigmoid(mean)).mean(dim=1)
 
@@ -175,7 +180,7 @@ def logit_laplace(pixels: Tensor, statistics: Tensor) -> Tensor:
 
 
 def reconstruction_quality(
-    tokenizer: Tokenizer, decoder: FilmDecoder, pixels: Tensor
+    tokenizer: Tokenizer, decoder: TokenDecoder, pixels: Tensor
 ) -> dict[str, Any]:
     """Mean squared error of the round trip through tokens, and how much of the codebook it used.
 

@@ -24,7 +24,7 @@ _KMEANS_ROUNDS = 12
 
 
 class DistilledTokenizer(Tokenizer):
-    """The network's cell at each place, as the nearest of its codes.
+    """Each cell of the network's map as the nearest of its codes.
 
     Args:
         network: gray pixels to a map, at its `stride`.
@@ -66,20 +66,20 @@ class DistilledTokenizer(Tokenizer):
         return nearest_codes(features.flatten(0, 2), self.codes).view(features.shape[:3])
 
     def encoder_state(self) -> dict[str, Tensor]:
-        """All that decides which tokens a film gets."""
+        """Everything that decides which tokens a film gets."""
         return self.state_dict()
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What `load_tokenizer` knows the file by; of two keys, safetensors shuffles the order."""
+        """Tells `load_tokenizer` what the file is; one key, as safetensors shuffles several."""
         return {DISTILLED: self.network.name}
 
 
 def load_distilled(path: Path) -> DistilledTokenizer:
-    """A distilled tokenizer from what its `save` wrote; sizes are read off weights.
+    """A distilled tokenizer from a file that `save` wrote, with sizes taken from the weights.
 
     Raises:
-        UserError: the file is absent or is no such file.
+        UserError: the file is absent or holds something else.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing. dvae.encoder names the file.")
@@ -98,7 +98,7 @@ def load_distilled(path: Path) -> DistilledTokenizer:
 
 @torch.no_grad()
 def fit_codes(
-    model: DistilledTokenizer, views: Tensor, params: DistillParams, generator: torch.Generator
+    model: DistilledTokenizer, views: Tensor, *, params: DistillParams, generator: torch.Generator
 ) -> None:
     """Principal components and codes of the network's features of training films.
 
@@ -107,7 +107,7 @@ def fit_codes(
 
     Args:
         views: `(N, crop, crop)` gray in [0, 1], whole views of films of the training split.
-        generator: of the cells, and of the centres that k-means starts from.
+        generator: draws the cells, and the centres that k-means starts from.
 
     Raises:
         UserError: the films have fewer cells than there are codes.
@@ -133,6 +133,9 @@ def fit_codes(
     scale = torch.pow(variances + 1e-4 * variances[0], power)
     model.projection.copy_(axes / scale)
     centres = kmeans(
-        (points - model.mean) @ model.projection, model.codebook_size, generator, _KMEANS_ROUNDS
+        (points - model.mean) @ model.projection,
+        model.codebook_size,
+        generator=generator,
+        rounds=_KMEANS_ROUNDS,
     )
     model.codes.copy_(centres)

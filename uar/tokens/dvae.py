@@ -21,9 +21,9 @@ from uar.core.schedule import warmup_cosine
 from uar.core.weights import fill, refuse_absurd
 from uar.data.views import PackedFilms
 from uar.networks.pretrained import FeatureNetwork
-from uar.tokens.decoder import FilmDecoder, gray, logit_laplace
+from uar.tokens.decoder import OWN_DECODER, TokenDecoder, gray, logit_laplace
 from uar.tokens.openai import dall_e, read_dall_e
-from uar.tokens.tokenizer import OWN_DECODER, Tokenizer, kmeans
+from uar.tokens.tokenizer import Tokenizer, kmeans
 
 _KMEANS_IMAGES = 192  # images behind the initial codes
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
@@ -37,7 +37,7 @@ class Dvae(Tokenizer):
     Args:
         codebook_size: visual words, |V_I|; at least 512.
         hidden: channels of the first group of blocks; at least 64.
-        device: where its weights are; `meta` has shapes alone.
+        device: where its weights are; on `meta` they are only shapes.
     """
 
     stride = 8  # three poolings
@@ -68,12 +68,12 @@ class Dvae(Tokenizer):
 
 
 def load_dvae(path: Path) -> Dvae:
-    """A dVAE's encoder from safetensors written by `Dvae.save`, or from OpenAI's pickle.
+    """A dVAE's encoder from safetensors that `save` or `save_both` wrote, or from OpenAI's pickle.
 
-    Sizes are read off the weights.
+    Sizes are taken from the weights.
 
     Raises:
-        UserError: the file is absent or is no such file.
+        UserError: the file is absent or holds something else.
     """
     weights = {n: w for n, w in read_dall_e(path).items() if not n.startswith(OWN_DECODER)}
     try:
@@ -89,8 +89,9 @@ def load_dvae(path: Path) -> Dvae:
 
 def train_dvae(
     model: Dvae,
-    decoder: FilmDecoder,
+    decoder: TokenDecoder,
     images: Tensor | PackedFilms,
+    *,
     params: DvaeTrainParams,
     device: torch.device,
     precision: str,
@@ -107,19 +108,23 @@ def train_dvae(
     Args:
         images: `(N, size, size)` uint8, the training split only.
         network: whose features are compared (`perceptual_distance`) where
-            `params.perceptual_weight` is above 0.
+            `params.perceptual_weight` is above 0, and read off the codes (`FeatureHead`) where
+            `params.feature_weight` is.
 
     Yields:
-        A step's `loss`, `reconstruction` (nats a pixel value), `kl` (nats a code) and, with that
-        weight, `perceptual`; on the device.
+        A step's `loss`, `reconstruction` (nats a pixel value) and, with their weights,
+        `perceptual` and `features`; on the device.
 
     Raises:
-        ValueError: there is such a weight and no network, or a network and no such weight.
+        ValueError: such a weight is above 0 without a network, or none with one.
     """
-    if (params.perceptual_weight > 0) != (network is not None):
-        raise ValueError("a perceptual weight above 0 and a network belong together")
+    if (params.perceptual_weight > 0 or params.feature_weight > 0) != (network is not None):
+        raise ValueError("a network and a weight of its features above 0 belong together")
     generator = torch.Generator().manual_seed(seed)
-    halves: tuple[nn.Module, ...] = (model, decoder)
+    halves: list[nn.Module] = [model, decoder]
+    head = None
+    if network is not None and params.feature_weight:
+        halves.append(head := FeatureHead(model.codebook_size, model.stride, network))
     for half in halves:
         half.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     rows = torch.randint(len(images), (_KMEANS_IMAGES,), generator=generator)
@@ -127,7 +132,7 @@ def train_dvae(
     encoder_rate = params.learning_rate * params.encoder_rate
     optimizer = torch.optim.AdamW(
         [
-            {"params": decoder.parameters()},
+            {"params": [w for half in halves[1:] for w in half.parameters()]},
             {"params": model.encoder.parameters(), "lr": encoder_rate},
         ],
         params.learning_rate,
@@ -139,8 +144,8 @@ def train_dvae(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, [cosine, lambda step: cosine(step) if step >= decoder_alone else 0.0]
     )
-    weights = [*model.parameters(), *decoder.parameters()]
-    for step in progress(range(params.steps), "dvae", params.steps, "step"):
+    weights = [weight for half in halves for weight in half.parameters()]
+    for step in progress(range(params.steps), "dvae", params.steps, unit="step"):
         rows = torch.randint(len(images), (params.batch_size,), generator=generator)
         pixels = _crop(images[rows], params.crop, generator).to(device)
         share = step / max(params.steps - 1, 1)
@@ -151,9 +156,12 @@ def train_dvae(
             statistics = decoder(codes)
         reconstruction = -logit_laplace(pixels, statistics).mean()
         values, loss = {"reconstruction": reconstruction}, reconstruction
-        if network is not None:
+        if network is not None and params.perceptual_weight:
             values["perceptual"] = perceptual_distance(network, pixels, gray(statistics))
             loss = loss + params.perceptual_weight * values["perceptual"]
+        if network is not None and head is not None:
+            values["features"] = head.distance(codes.float(), network(pixels))
+            loss = loss + params.feature_weight * values["features"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -188,11 +196,52 @@ def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generato
             f"{len(pixels)} images that its codes start from. Lower it or raise image.size."
         )
     mean, std = features.mean(0), features.std(0) + 1e-6
-    centres = kmeans((features - mean) / std, model.codebook_size, generator)
+    centres = kmeans((features - mean) / std, model.codebook_size, generator=generator)
     scale = _LOGIT_SCALE / centres.shape[1] ** 0.5
     weight = scale * centres / std
     last.conv.w.copy_(weight[:, :, None, None])
     last.conv.b.copy_(-scale * centres.square().sum(1) / 2 - weight @ mean)
+
+
+class FeatureHead(nn.Module):
+    """Has the codes carry a network's features beside the pixels.
+
+    After the vector-quantised knowledge distillation of BEiT v2 (Peng et al. 2022,
+    https://arxiv.org/abs/2208.06366, Eq. 3): what a small decoder reads off the codes is to have
+    the direction of the network's features. Channels are standardised first, for a few large ones
+    would decide the cosine alone. The head is of training only.
+
+    Args:
+        codebook_size: visual words, |V_I|.
+        stride: M of the codes.
+        network: the teacher; a cell of its map is that of `network.stride / stride` squared codes.
+    """
+
+    _WIDTH = 256
+
+    def __init__(self, codebook_size: int, stride: int, network: FeatureNetwork) -> None:
+        super().__init__()
+        codes = network.stride // stride  # of a cell, along its side
+        self.standardise = nn.BatchNorm2d(network.channels, affine=False)
+        self.layers = nn.Sequential(
+            nn.Conv2d(codebook_size, self._WIDTH, 1),
+            nn.GELU(),
+            nn.Conv2d(self._WIDTH, self._WIDTH, codes, codes),
+            nn.GELU(),
+            nn.Conv2d(self._WIDTH, self._WIDTH, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(self._WIDTH, network.channels, 1),
+        )
+
+    def distance(self, codes: Tensor, features: Tensor) -> Tensor:
+        """1 - cosine, mean over cells.
+
+        Args:
+            codes: shares of the codebook, `(N, |V_I|, h, w)`.
+            features: the network's map of the same crops, `(N, C, h', w')`.
+        """
+        wanted = self.standardise(features.detach().float())
+        return 1 - F.cosine_similarity(self.layers(codes), wanted, dim=1).mean()
 
 
 def perceptual_distance(network: FeatureNetwork, pixels: Tensor, other: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A tokenizer from its file."""
+"""Loading a tokenizer of any kind."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from uar.tokens.tokenizer import DISTILLED, Tokenizer, read_metadata
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer of whichever kind its file says.
+    """The tokenizer in a file, of whichever kind.
 
     Args:
         path: safetensors of a dVAE's encoder or a distilled tokenizer, or OpenAI's encoder.pkl.
 
     Raises:
-        UserError: the file is absent or is no such file.
+        UserError: the file is absent or holds something else.
     """
     if DISTILLED in read_metadata(path):
         return load_distilled(path)

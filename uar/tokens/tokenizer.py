@@ -5,23 +5,17 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uar.core.device import few_at_once
+from uar.core.device import split_for_convolution
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
-from uar.core.weights import read_safetensors
+from uar.core.weights import read_safetensors, write_safetensors
 
-if TYPE_CHECKING:
-    from uar.tokens.decoder import FilmDecoder
-
-OWN_DECODER = "decoder."  # before the names of its weights, in the file of a tokenizer that has one
-DISTILLED = "distilled"  # key in a file of a DistilledTokenizer, its network beside it
+DISTILLED = "distilled"  # metadata key in a DistilledTokenizer's file; its value names the network
 
 
 class Tokenizer(nn.Module, ABC):
@@ -44,29 +38,23 @@ class Tokenizer(nn.Module, ABC):
 
     @abstractmethod
     def encoder_state(self) -> dict[str, Tensor]:
-        """All that decides which tokens a film gets."""
+        """Everything that decides which tokens a film gets."""
 
     @property
     def metadata(self) -> dict[str, str] | None:
-        """Text beside the weights in its file."""
+        """Text that its file holds in addition to the weights."""
         return None
 
-    def save(self, path: Path, decoder: FilmDecoder | None = None) -> None:
-        """Write it as safetensors, with the decoder that has learned together with it, if any."""
-        weights = self.encoder_state()
-        if decoder is not None:
-            state = decoder.layers.state_dict()
-            weights = weights | {f"{OWN_DECODER}{name}": weight for name, weight in state.items()}
-        weights = {name: weight.cpu().contiguous() for name, weight in weights.items()}
-        with atomic_write(path) as temporary:
-            save_file(weights, temporary, self.metadata)
+    def save(self, path: Path) -> None:
+        """Write the encoder as safetensors."""
+        write_safetensors(path, self.encoder_state(), self.metadata)
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Tokens `(N, L)`, row by row, of `(N, H, W)` gray pixels in [0, 1]."""
-        return torch.cat([self.encode(part) for part in few_at_once(pixels)]).flatten(1)
+        return torch.cat([self.encode(part) for part in split_for_convolution(pixels)]).flatten(1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the encoder's weights: two caches agree if their encoders do."""
+        """SHA-256 over the encoder's weights: token caches of equal fingerprints may be mixed."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.encoder_state().items()):
             digest.update(name.encode())
@@ -75,7 +63,7 @@ class Tokenizer(nn.Module, ABC):
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text beside a safetensors file's weights; empty for other files."""
+    """The metadata of a safetensors file; empty for other files."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:
@@ -88,7 +76,7 @@ def read_code_vectors(encoder: Path) -> Tensor:
     """What a tokenizer's codes stand for, `(codebook_size, D)`, from its saved encoder.
 
     Raises:
-        UserError: its codes are but numbers, as a dVAE's.
+        UserError: its codes have no vectors, as those of a dVAE have none.
     """
     codes = None
     if DISTILLED in read_metadata(encoder):
@@ -101,8 +89,8 @@ def read_code_vectors(encoder: Path) -> Tensor:
     return codes
 
 
-def kmeans(points: Tensor, count: int, generator: torch.Generator, rounds: int = 8) -> Tensor:
-    """Centres `(count, D)` of `(N, D)` points by Lloyd's algorithm; an empty one stays in place."""
+def kmeans(points: Tensor, count: int, *, generator: torch.Generator, rounds: int = 8) -> Tensor:
+    """Centres `(count, D)` of `(N, D)` points by Lloyd's algorithm; an empty one stays put."""
     centres = points[torch.randperm(len(points), generator=generator)[:count].to(points.device)]
     for _ in range(rounds):
         nearest = nearest_codes(points, centres)
@@ -123,7 +111,7 @@ _CHUNK = 16_384  # points whose scores over the codebook are in memory at once
 
 
 def codebook_use(tokens: Tensor, codebook_size: int) -> dict[str, Any]:
-    """How much of the codebook tokens use: codes that occur, and their perplexity."""
+    """How much of the codebook the tokens use: the codes that occur, and their perplexity."""
     share = tokens.flatten().bincount(minlength=codebook_size).float() / tokens.numel()
     entropy = -(share * share.clamp_min(1e-12).log()).sum()
     return {"codes_used": int((share > 0).sum()), "code_perplexity": entropy.exp().item()}

@@ -13,11 +13,11 @@ from torch import nn
 class WeightAverage:
     """An exponential mean of a module's trained weights.
 
-    Over the first steps it is shorter: after step t its decay is at most (1 + t) / (10 + t).
+    It covers fewer steps at first: after step t its decay is at most (1 + t) / (10 + t).
 
     Args:
-        module: whose weights; they are read at each update.
-        decay: share of the mean that a step keeps; 0: the mean is the weights as they are.
+        module: whose weights are averaged; they are read at each update.
+        decay: share of the mean that a step keeps; 0: nothing is averaged.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -29,19 +29,19 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Begin with the weights as they are."""
+        """Start again from the present weights."""
         self.mean = [weight.detach().clone() for weight in self.weights]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after the `step`-th step, from 1."""
+        """Include the weights after the `step`-th step, from 1."""
         if self.weights:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """In here the module's weights are the mean."""
+        """Within the block the module's weights are the mean."""
         own = [weight.detach().clone() for weight in self.weights]
         self._put(self.mean)
         try:

@@ -1,7 +1,8 @@
 """Training objectives (Eq. 5, 10, 12, 13).
 
-Each is a mean over a batch. Of a share of a batch (a micro-batch, a process's part) it is the
-share's sum over the whole batch's count, so that the shares add up to the mean.
+Each is a mean over a batch. A loss that sees only part of a batch (a micro-batch, or one process's
+share) takes the size of the whole batch as an argument and divides the part's sum by it, so that
+the losses of the parts add up to the batch's mean.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from uar.core.special_words import PAD
 
 
 def language_modeling_loss(
-    logits: Tensor, targets: Tensor, words: int | None = None, smoothing: float = 0.0
+    logits: Tensor, targets: Tensor, *, words: int | None = None, smoothing: float = 0.0
 ) -> Tensor:
     """Eq. 5, as the mean over the batch's words and end tokens.
 
@@ -24,7 +25,7 @@ def language_modeling_loss(
         logits: `(B, T, |V_R|)`.
         targets: ids `(B, T)`; padding does not count.
         words: words and end tokens of the whole batch; None: this is the whole.
-        smoothing: share of a target's probability that all words share (Szegedy et al. 2016).
+        smoothing: share of the target's probability spread over all words (Szegedy et al. 2016).
     """
     total = F.cross_entropy(
         logits.flatten(0, 1).float(),
@@ -37,15 +38,15 @@ def language_modeling_loss(
 
 
 def symmetric_divergence(
-    one: Tensor, other: Tensor, targets: Tensor, counted: Tensor, words: int | None = None
+    one: Tensor, other: Tensor, targets: Tensor, *, counted: Tensor, words: int | None = None
 ) -> Tensor:
     """Mean of both KL divergences of two passes over a batch (R-Drop, Wu et al. 2021, Eq. 2).
 
     Args:
-        one: logits `(B, T, |V_R|)` of a pass.
-        other: of another.
+        one: logits `(B, T, |V_R|)` of one pass.
+        other: those of the other pass.
         targets: ids `(B, T)`; padding does not count.
-        counted: `(B,)` bool, studies that do; the sum is over theirs.
+        counted: `(B,)` bool, the studies that count.
         words: words and end tokens of the whole batch; None: this is the whole.
     """
     p, q = one.float().log_softmax(-1), other.float().log_softmax(-1)
@@ -58,6 +59,7 @@ def triplet_contrastive_loss(
     image: Tensor,
     report: Tensor,
     report_ids: Tensor,
+    *,
     margin: float,
     studies: int | None = None,
     smoothness: float = 0.0,
@@ -96,7 +98,7 @@ def triplet_contrastive_loss(
 
 
 def findings_loss(
-    logits: Tensor, findings: Tensor, weights: Tensor, real: Tensor, studies: int | None = None
+    logits: Tensor, findings: Tensor, *, weights: Tensor, real: Tensor, studies: int | None = None
 ) -> Tensor:
     """Binary cross-entropy of the findings head, mean over findings and the batch.
 
@@ -104,7 +106,7 @@ def findings_loss(
         logits: `(B, N)`.
         findings: true ones, `(B, N)` 0 or 1.
         weights: of each finding's positives, `(N,)`.
-        real: `(B,)` bool, rows that are studies.
+        real: `(B,)` bool, the rows that are studies rather than filling.
         studies: of the whole batch; None: this is the whole.
     """
     each = F.binary_cross_entropy_with_logits(
@@ -116,6 +118,7 @@ def findings_loss(
 def mask_loss(
     masks: list[Tensor],
     targets: Tensor,
+    *,
     reduction: Literal["sum", "mean"],
     studies: int | None = None,
 ) -> Tensor:

@@ -21,7 +21,7 @@ from uar.training.losses import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Objective:
     """The weights of Eq. 13 in one stage and the losses' own settings."""
 
@@ -31,8 +31,8 @@ class Objective:
     margin: float  # alpha of Eq. 10
     mask_reduction: str  # sum | mean, of Eq. 12
     smoothness: float = 0.0  # of Eq. 10's negatives; 0: the hardest
-    findings: float = 0.0  # weight of the findings head's loss
-    positives: Tensor | None = None  # (N,), weights of the head's positives
+    findings_weight: float = 0.0  # of the findings head's loss
+    positive_weights: Tensor | None = None  # (N,), of the findings present in that loss
     label_smoothing: float = 0.0  # of Eq. 5's targets
     r_drop: float = 0.0  # weight of the divergence between two passes
 
@@ -43,17 +43,17 @@ class Objective:
         """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5).
 
         Args:
-            findings: of the training studies, `(S, N)` 0 or 1; a rare one's positives weigh
-                as the root of its odds against, at most sqrt(10).
+            findings: of the training studies, `(S, N)` 0 or 1. A finding's positives are weighted
+                by the square root of the odds against it, at most sqrt(10).
         """
-        positives = None
+        positive_weights = None
         if findings is not None:
             share = findings.float().mean(dim=0)
-            positives = ((1 - share) / share.clamp_min(1e-3)).clamp(max=10).sqrt()
+            positive_weights = ((1 - share) / share.clamp_min(1e-3)).clamp(max=10).sqrt()
         return cls(
             smoothness=params.smoothness,
-            findings=params.findings_weight,
-            positives=positives,
+            findings_weight=params.findings_weight,
+            positive_weights=positive_weights,
             label_smoothing=params.label_smoothing,
             r_drop=params.r_drop,
             lambda1=params.lambda1,
@@ -64,9 +64,10 @@ class Objective:
         )
 
     def to(self, device: torch.device) -> Objective:
-        """The same, of outputs on `device`."""
-        positives = None if self.positives is None else self.positives.to(device)
-        return replace(self, positives=positives)
+        """The same objective for outputs on `device`."""
+        if self.positive_weights is None:
+            return self
+        return replace(self, positive_weights=self.positive_weights.to(device))
 
     def __call__(
         self,
@@ -76,14 +77,16 @@ class Objective:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (Eq. 13) of a batch, and each term by name.
 
-        Call it outside autocast, which would take the cosines of Eq. 10 in low precision: among
-        features that lie close, the hardest negatives then tie. `model` may use it inside.
+        Call it outside autocast, which would compute the cosines of Eq. 10 in low precision, where
+        the hardest negatives among close features tie. `model` itself may use autocast.
 
-        With `r_drop` the mean of two passes, which dropout makes different, and of how different.
+        With `r_drop`, terms are means over two passes, which dropout makes differ, and the
+        divergence between the passes is added.
 
         Args:
-            gather: puts together the rows of all ranks, `(B, d)` to `(ranks * B, d)`. The terms of
-                a study count `ranks` times, so that their mean over the ranks is the whole's.
+            gather: concatenates the rows of all ranks, `(B, d)` to `(ranks * B, d)`. Per-study
+                terms are multiplied by `ranks`, so that the mean over the ranks is the value of
+                the whole batch.
         """
         output = model(*batch.inputs)
         loss, terms = self.of_output(output, batch, gather)
@@ -94,8 +97,10 @@ class Objective:
         terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
         targets = batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
-        alike = output.blind == again.blind  # a film that one pass hid is no noise
-        divergence = symmetric_divergence(output.logits, again.logits, targets, alike, batch.words)
+        alike = output.blind == again.blind  # films hidden in one pass alone are no dropout noise
+        divergence = symmetric_divergence(
+            output.logits, again.logits, targets, counted=alike, words=batch.words
+        )
         terms["r_drop"] = ranks * divergence
         terms["loss"] = terms["loss"] + self.r_drop * terms["r_drop"]
         return terms["loss"], terms
@@ -103,34 +108,42 @@ class Objective:
     def of_output(
         self, output: Output, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda rows: rows
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The same of a forward pass that has been made."""
+        """The loss and its terms, given the output of a forward pass."""
         targets = batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
         terms = {
             "language_modeling": ranks
-            * language_modeling_loss(output.logits, targets, batch.words, self.label_smoothing),
+            * language_modeling_loss(
+                output.logits, targets, words=batch.words, smoothing=self.label_smoothing
+            ),
             "global": triplet_contrastive_loss(
                 gather(output.image_global),
                 gather(output.report_global),
                 batch.report_ids,
-                self.margin,
-                batch.studies,
-                self.smoothness,
+                margin=self.margin,
+                studies=batch.studies,
+                smoothness=self.smoothness,
             ),
         }
         loss = self.lambda1 * terms["language_modeling"]
         if self.lambda2:
             loss = loss + self.lambda2 * terms["global"]
-        if output.findings is not None and self.positives is not None:
+        if output.finding_logits is not None and self.positive_weights is not None:
             assert batch.findings is not None  # of a model with a findings head
             real = (targets != PAD).any(dim=1)
             terms["findings"] = ranks * findings_loss(
-                output.findings, batch.findings, self.positives, real, batch.studies
+                output.finding_logits,
+                batch.findings,
+                weights=self.positive_weights,
+                real=real,
+                studies=batch.studies,
             )
-            loss = loss + self.findings * terms["findings"]
+            loss = loss + self.findings_weight * terms["findings"]
         if output.masks:
             for reduction in ("sum", "mean"):
-                of_share = mask_loss(output.masks, targets, reduction, batch.studies)
+                of_share = mask_loss(
+                    output.masks, targets, reduction=reduction, studies=batch.studies
+                )
                 terms[f"mask_{reduction}"] = ranks * of_share
             loss = loss + self.lambda3 * terms[f"mask_{self.mask_reduction}"]
         return loss, {"loss": loss, **terms}

@@ -1,4 +1,4 @@
-"""The optimiser, and which parameters it treats alike."""
+"""The optimiser and its parameter groups."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from uar.model.uar import UAR
 def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
     """AdamW; only weight matrices decay: not biases, norms, positions or the refiner's mask.
 
-    The mask's parameters are a group of their own with `params.mask_learning_rate`. L_mask as a sum
-    (Eq. 12) pulls all entries of M alike, with a gradient many times as long as the rest's: in the
-    common group M moves as one, which softmax ignores, and clipping stops everything else.
+    The mask's parameters are a separate group with `params.mask_learning_rate`. L_mask as a sum
+    (Eq. 12) moves all entries of M alike, with a gradient many times longer than the others': in a
+    common group M would shift as a whole, which softmax ignores, and clipping would stop all else.
 
-    With `params.extractor_learning_rate` so are those of the extractor's network: what is
-    pretrained takes smaller steps than what starts from nothing.
+    With `params.extractor_learning_rate` the extractor's network is a separate group too:
+    pretrained weights take smaller steps than those that start at random.
     """
     masks = mask_parameters(model)
     own_rate = set(map(id, masks))

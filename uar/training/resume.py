@@ -1,4 +1,4 @@
-"""What a training stage needs to go on after a kill, in one file, written after every epoch."""
+"""What a training stage needs to resume after a kill: one file, written after every epoch."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class ResumeState:
 def read_resume(
     path: Path, identity: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> ResumeState | None:
-    """The state in `path`, if there is one and it is of this run.
+    """The state in the file `path`, if there is one of this run.
 
-    A damaged file is moved aside and one of another run is left to be overwritten; the log says so,
-    and in what the other run differs.
+    A damaged file is moved aside, and one of another run is left to be overwritten; the log says
+    so, and how the other run differs.
 
     Args:
         identity: what the run depends on.
-        shapes: of the model's weights by name.
+        shapes: of the model's weights, by name.
     """
     if not path.is_file():
         return None

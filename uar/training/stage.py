@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic, memory_peaks
+from uar.core.device import autocast, make_deterministic
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -26,7 +26,7 @@ from uar.core.distributed import (
 from uar.core.errors import UserError
 from uar.core.files import require_room
 from uar.core.prefetch import prefetch
-from uar.core.progress import progress_bar
+from uar.core.progress import Forecast, in_words, progress_bar
 from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
@@ -36,6 +36,7 @@ from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
+from uar.training.speed import Speed, in_a_line
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TrainingStep(nn.Module):
     """
 
     def __init__(
-        self, model: UAR, objective: Objective, fabric: Fabric, precision: str, compiled: bool
+        self, model: UAR, objective: Objective, *, fabric: Fabric, precision: str, compiled: bool
     ) -> None:
         super().__init__()
         self.model = model
@@ -91,44 +92,44 @@ class TrainingStep(nn.Module):
             return self.run(visual, report, present, findings)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a stage trains on, and how its model is judged.
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a stage trains and validates on.
 
     Args:
         studies: training split.
-        objective: Eq. 13.
         validation: scores the model after each epoch.
-        encoder_sha256: whose tokens the studies have, for the checkpoint; None without tokens.
+        encoder_sha256: of the encoder that made the studies' tokens; None without tokens.
     """
 
     studies: Studies
-    objective: Objective
     validation: Validation
     encoder_sha256: str | None
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
     """How a stage trains.
 
     Args:
-        number: of the stage, 1 or 2, so that no two stages draw the same.
+        number: of the stage, 1 or 2, so that no two stages draw the same random numbers.
         stage: length and peak learning rate.
-        params: optimisation; `batch_size` is of all processes together. Its seed is of batch
-            order, crops and dropout.
+        objective: Eq. 13.
+        params: optimisation; `batch_size` counts the studies of all processes together, and `seed`
+            decides batch order, crops and dropout.
         precision: of the forward pass, see `uar.core.device.autocast`.
-        from_start: the model is trained already, and may stay the best.
+        from_trained: the model has been trained before, and as such (epoch 0) may be the best.
     """
 
     number: int
     stage: StageParams
+    objective: Objective
     params: TrainParams
     precision: str
-    from_start: bool
+    from_trained: bool
 
     def draw_seed(self, epoch: int, stream: int) -> int:
-        """A seed of its own for each stream of each epoch of each stage."""
+        """A different seed for each stream of each epoch of each stage."""
         sequence = np.random.SeedSequence((self.params.seed, self.number, epoch, stream))
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
@@ -142,30 +143,33 @@ def as_one_stage(params: TrainParams) -> StageParams:
 def train_stage(
     fabric: Fabric,
     model: UAR,
-    task: Task,
-    recipe: Recipe,
+    *,
+    data: TrainingData,
+    config: TrainingConfig,
     scratch: Scratch,
     on_epoch: Callable[[int, dict[str, float]], None],
+    on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> Trained | None:
     """Train and return the best epoch by `select_by` on validation.
 
-    Every epoch has a cross-entropy; its reports are scored every `report_every`-th and the last
-    time. Candidates are the epochs with the value that chooses, and with `from_start` epoch 0,
-    the model that the stage starts from, too. Of equal scores the lower cross-entropy wins, and
-    then the later epoch.
+    The cross-entropy is computed after every epoch; reports are written and scored after every
+    `report_every`-th epoch and after the last. The epochs that have the score named by `select_by`
+    are candidates, and with `from_trained` so is epoch 0, the model that the stage starts from. Of
+    equal scores the lower cross-entropy wins, then the later epoch.
 
     After each epoch everything needed to resume is in `scratch`: called again after a kill,
-    training resumes there with the same result as if never stopped. Batch order, crops and dropout
-    are functions of seed, stage and epoch (dropout's of rank too).
+    training continues from there with the same result as if it had never stopped. Batch order,
+    crops and dropout depend on seed, stage and epoch alone (dropout on the rank too).
 
     Args:
         fabric: the processes that train together (`uar.core.distributed.launch`).
         model: changed in place.
-        task: what it trains on.
-        recipe: how.
-        scratch: of the resume file.
-        on_epoch: receives each epoch (from 1, or 0 with `from_start`) and its values; on a resume,
-            the past ones first. Called on rank 0 only.
+        data: what it trains and validates on.
+        config: how.
+        scratch: holds the resume file.
+        on_epoch: receives each epoch (from 1, or 0 with `from_trained`) and its values; when
+            training resumes, past epochs first. Called on rank 0 only.
+        on_speed: receives each epoch trained in this call and `Speed.values`; likewise.
 
     Returns:
         The best epoch on rank 0, None on the others.
@@ -173,8 +177,8 @@ def train_stage(
     Raises:
         UserError: the loss is not finite.
     """
-    params, first = recipe.params, 0 if recipe.from_start else 1
-    trainer = Trainer(fabric, model, task, recipe)
+    params, first = config.params, 0 if config.from_trained else 1
+    trainer = Trainer(fabric, model, data=data, config=config)
     resume = scratch.folder / "resume.safetensors"
     past: list[dict[str, float]] = []
     seconds = 0.0
@@ -204,11 +208,18 @@ def train_stage(
         if not fabric.is_global_zero:
             continue
         on_epoch(epoch, values)
-        log.info(f"{_line(epoch, values, params.select_by)} ({trainer.speed(took)})")
+        speed = trainer.speed.values(took)
+        on_speed(epoch, speed)
+        shown = in_a_line(speed)
+        if left := trainer.epochs - epoch:
+            shown += f", about {in_words(left * took)} left"
+        log.info(f"{_line(epoch, values, params.select_by)} ({shown})")
         candidate = params.select_by in scores
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
-            best = Checkpoint.of(model, kept, task.encoder_sha256, epoch, scores)
+            best = Checkpoint.of(
+                model, kept, encoder_sha256=data.encoder_sha256, epoch=epoch, validation=scores
+            )
         schedule = trainer.schedule.state_dict()
         ResumeState(weights, optimizer_state, schedule, past, best, seconds, average).save(
             resume, scratch.identity
@@ -222,48 +233,71 @@ class Trainer:
     Args:
         fabric: the processes that train together.
         model: changed in place.
-        task: what it trains on.
-        recipe: how.
+        data: what it trains and validates on.
+        config: how.
 
     Attributes:
         optimizer: AdamW over the model's parameters.
         schedule: of its learning rates, one step a batch.
-        average: of the weights, which validation and the checkpoint take.
+        average: of the weights, which validation and the checkpoint use.
         epochs: of the whole stage.
-        rate: studies a second in the last epoch's steps, of all processes together.
+        speed: of the last epoch; it differs between machines and is not among tracked values.
     """
 
-    def __init__(self, fabric: Fabric, model: UAR, task: Task, recipe: Recipe) -> None:
-        params = recipe.params
+    def __init__(
+        self, fabric: Fabric, model: UAR, *, data: TrainingData, config: TrainingConfig
+    ) -> None:
+        params = config.params
         make_deterministic(params.deterministic)
-        self.fabric, self.model, self.task, self.recipe = fabric, model, task, recipe
-        self.objective = task.objective.to(fabric.device)
-        self.rate = 0.0
-        self.step: _FabricModule = fabric.setup_module(
-            TrainingStep(model, self.objective, fabric, recipe.precision, params.compile)
+        self.fabric, self.model, self.data, self.config = fabric, model, data, config
+        self.objective = config.objective.to(fabric.device)
+        self.forecast: Forecast | None = None
+        self.speed = Speed(
+            model,
+            next(data.studies.batches(params.batch_size)),
+            passes=2 if params.r_drop else 1,
+            device=fabric.device,
+            precision=config.precision,
+            processes=fabric.world_size,
         )
-        self.optimizer = make_optimizer(model, params, recipe.stage.learning_rate)
+        self.step: _FabricModule = fabric.setup_module(
+            TrainingStep(
+                model,
+                self.objective,
+                fabric=fabric,
+                precision=config.precision,
+                compiled=params.compile,
+            )
+        )
+        self.optimizer = make_optimizer(model, params, config.stage.learning_rate)
         self.average = WeightAverage(self.step, params.weight_average)
-        self.steps = task.studies.training_steps(params.batch_size)  # of an epoch
-        self.epochs = recipe.stage.epochs
+        self.steps = data.studies.training_steps(params.batch_size)  # of an epoch
+        self.epochs = config.stage.epochs
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(self.epochs * self.steps, params.warmup)
         )
 
     def resume(self, path: Path, identity: Mapping[str, Any]) -> ResumeState | None:
-        """Go to the state in the file `path`, if it is of this run; the state."""
+        """Restore and return the state in the file `path`, if it is of this run."""
         shapes = {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
         state: ResumeState | None = None
-        if self.fabric.is_global_zero:  # it moves a damaged file aside before the others look
+        if self.fabric.is_global_zero:  # moves a damaged file aside before the others look
             state = read_resume(path, identity, shapes)
         self.fabric.barrier()
         if not self.fabric.is_global_zero:
             state = read_resume(path, identity, shapes)
         if state is not None:
             if state.average is not None:
-                load_full_state(self.model, self.optimizer, state.average, state.optimizer)
+                load_full_state(
+                    self.model,
+                    self.optimizer,
+                    weights=state.average,
+                    optimizer_state=state.optimizer,
+                )
                 self.average.restart()
-            load_full_state(self.model, self.optimizer, state.weights, state.optimizer)
+            load_full_state(
+                self.model, self.optimizer, weights=state.weights, optimizer_state=state.optimizer
+            )
             self.schedule.load_state_dict(state.schedule)
         self.fabric.barrier()  # nobody overwrites the file before everybody has read it
         return state
@@ -271,23 +305,23 @@ class Trainer:
     def require_room(self, path: Path) -> None:
         """Refuse to begin if the disk has no room for the resume file `path` and the checkpoint.
 
-        While a resume file is written the one before is kept.
+        The previous resume file is kept while the next one is written.
         """
         weights = sum(value.nbytes for value in self.model.state_dict().values())
         moments = 2 * sum(p.nbytes for p in self.model.parameters() if p.requires_grad)
         written = path.stat().st_size if path.is_file() else 0
-        states = 3 if self.average.decay else 2  # with the best one's
+        states = 3 if self.average.decay else 2  # the model's, the best's and their average
         require_room(path, 2 * (states * weights + moments) + weights - written)
 
     def validate(self, write: bool) -> tuple[dict[str, float], dict[str, Tensor] | None]:
-        """Scores of the model, its weights averaged; with `write`, of its reports too.
+        """Scores of the model with averaged weights; with `write`, of its reports too.
 
         Returns:
-            The scores; and those weights (on rank 0), None where there is no average.
+            The scores, and the averaged weights on rank 0; None where nothing is averaged.
         """
         with self.average.in_place():
             with whole_parameters(self.step):
-                scores = self.task.validation(self.model, self.objective, write)
+                scores = self.data.validation(self.model, self.objective, write)
             if not self.average.decay:
                 return scores, None
             weights, _ = full_state(self.model, self.optimizer)
@@ -304,47 +338,43 @@ class Trainer:
             UserError: the loss is not finite.
         """
         fabric = self.fabric
-        torch.manual_seed(self.recipe.draw_seed(epoch, 1 + fabric.global_rank))  # dropout
+        torch.manual_seed(self.config.draw_seed(epoch, 1 + fabric.global_rank))  # dropout
         title = f"epoch {epoch}/{self.epochs}"
         started = time.monotonic()
         self.step.train()
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
-        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero)
+        if self.forecast is None:
+            epochs = range(epoch, self.epochs + 1)
+            what = f"epochs {epoch} to {self.epochs} without validation"
+            self.forecast = Forecast(what, len(epochs) * self.steps)
+        bar = progress_bar(title, self.steps, shown=fabric.is_global_zero, forecast=self.forecast)
         for number, parts in enumerate(prefetch(self._batches(epoch), fabric.device), 1):
             self._train_step(parts, clipped, sums)
             if number % _READ_EVERY == 0 or number == self.steps:
                 totals = fabric.all_reduce(torch.stack(list(sums.values())))
                 assert isinstance(totals, Tensor)
                 means = {k: v / number for k, v in zip(sums, totals.tolist(), strict=True)}
-                if not np.isfinite(means["loss"]):  # not one step's since the epoch began may be
+                if not np.isfinite(means["loss"]):  # of any step since the epoch began
                     raise UserError(
                         f"{title}: the loss is {means['loss']}. Lower the stage's learning_rate"
-                        f" ({self.recipe.stage.learning_rate}) or model.tir_scale, and run the "
+                        f" ({self.config.stage.learning_rate}) or model.tir_scale, and run the "
                         "stage again."
                     )
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
             bar.update()
         bar.close()
-        self.rate = len(self.task.studies) / (time.monotonic() - started)
+        self.speed.trained(len(self.data.studies), started)
         return means
-
-    def speed(self, seconds: float) -> str:
-        """How fast the last epoch trained, what it took with validation, and the peak of memory.
-
-        In the log alone: what is tracked is the same bytes on every machine.
-        """
-        speed = f"{seconds:.0f} s with validation, {memory_peaks(self.fabric.device)}"
-        return f"{self.rate:.1f} studies/s, {speed}" if self.rate else speed
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
         """This rank's micro-batches of each step."""
-        params = self.recipe.params
+        params = self.config.params
         order = torch.Generator()  # the same on every rank
-        order.manual_seed(self.recipe.draw_seed(epoch, 0))
+        order.manual_seed(self.config.draw_seed(epoch, 0))
         shard = Shard(self.fabric.global_rank, self.fabric.world_size, params.accumulate)
-        batches = self.task.studies.training_batches(params.batch_size, order, shard)
+        batches = self.data.studies.training_batches(params.batch_size, order, shard)
         if self.fabric.device.type != "cuda":
             return batches
         return ([batch.pin_memory() for batch in parts] for parts in batches)
@@ -352,7 +382,7 @@ class Trainer:
     def _train_step(
         self, parts: list[Batch], clipped: list[nn.Parameter], sums: dict[str, Tensor]
     ) -> None:
-        """One step of the optimiser; each term, and whether the gradient was cut, joins `sums`."""
+        """One optimiser step; adds each term, and whether the gradient was clipped, to `sums`."""
         self.optimizer.zero_grad(set_to_none=True)
         for part, batch in enumerate(parts, 1):
             with self.fabric.no_backward_sync(self.step, enabled=part < len(parts)):
@@ -360,7 +390,7 @@ class Trainer:
                 self.fabric.backward(terms["loss"])
             for name, term in terms.items():
                 sums[name] = term.detach() + sums.get(name, 0)
-        limit = self.recipe.params.gradient_clip
+        limit = self.config.params.gradient_clip
         norm = nn.utils.clip_grad_norm_(clipped, limit)
         whole = norm.full_tensor() if isinstance(norm, DTensor) else norm
         sums["clipped"] = (whole > limit).float() + sums.get("clipped", 0)
@@ -369,15 +399,15 @@ class Trainer:
         self.average.update(self.schedule.last_epoch)
 
     def _clipped_parameters(self) -> list[nn.Parameter]:
-        """All but those with a learning rate of their own, whose gradients are long."""
+        """All but the mask's where it has its own learning rate: its gradients are long."""
         own_rate: set[int] = set()
-        if self.recipe.params.mask_learning_rate is not None:
+        if self.config.params.mask_learning_rate is not None:
             own_rate = set(map(id, mask_parameters(self.step)))
         return [weight for weight in self.step.parameters() if id(weight) not in own_rate]
 
 
 def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
-    """Whether a later epoch is better: higher score, or as high with no higher cross-entropy."""
+    """Whether a later epoch is better: a higher score, or an equal one and no higher loss."""
     higher = () if select_by == "cross_entropy" else (select_by,)
     later, earlier = (
         (*(of[name] for name in higher), -of["cross_entropy"]) for of in (scores, best)

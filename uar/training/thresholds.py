@@ -1,4 +1,4 @@
-"""From which probability on a finding is taken for present."""
+"""The probabilities above which findings count as present."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ROUNDS = 2
 
 
 def best_thresholds(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
-    """Each finding's threshold, together those of a high micro F1, and that F1.
+    """A threshold for each finding that together give a high micro F1, and that F1.
 
-    One finding after the other, twice, takes the best quantile of its own scores (or none of the
-    studies: a threshold of 1.01 for scores in [0, 1]); a finding's score counts above it.
+    By coordinate ascent: each finding in turn, twice, takes the best quantile of its own scores, or
+    1.01, which no score exceeds. A finding counts as present where its score exceeds its threshold.
 
     Args:
         scores: `(S, N)` in [0, 1].

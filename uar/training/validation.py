@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from uar.core.config import DecodeParams
-from uar.core.distributed import gather_objects
+from uar.core.distributed import gather_in_order
 from uar.data.batches import Batch, Shard, Studies
 from uar.data.text import Vocabulary
+from uar.evaluation.baselines import derangement
 from uar.evaluation.detection import mean_auc
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate
@@ -24,25 +25,27 @@ from uar.training.thresholds import best_thresholds
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_NATS = "cross_entropy"  # of all reports of a batch; other terms are means over it
+
 
 @dataclass
 class _Part:
-    """What one batch gives: sums over its studies, and its reports."""
+    """Sums over the studies of one batch, and the reports written for it."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    sums: dict[str, float] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     without_mask: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What a model in training makes of a split.
+    """Scores a model in training on a split.
 
     Args:
         studies: the validation split.
         vocabulary: V_R.
         params: how reports are written, as for the test split.
-        fabric: the processes that share the batches out.
+        fabric: the processes among which the batches are divided.
     """
 
     studies: Studies
@@ -57,44 +60,43 @@ class Validation:
             write: write reports too, and score them.
 
         Returns:
-            `loss` and each of its terms (Eq. 13; `global` over batches of the decoding's size);
-            `cross_entropy`, nats of a report, and `image_gain`: how many more it is with another
-            study's images; with masks `mask_spread`, the deviation of M over a row's visual tokens.
+            `loss` and each of its terms (Eq. 13; `global` over batches of `decode.batch_size`);
+            `cross_entropy`, nats a report, and `image_gain`, by how many nats it rises with another
+            study's images; with masks `mask_spread`, M's standard deviation over visual tokens.
             With `write` also the scores of the `r2gen` protocol without METEOR,
-            `distinct_reports`, and with masks `changed_by_mask`: reports that M = 0 changes.
+            `distinct_reports`, and with masks `changed_by_mask`, the reports that M = 0 changes.
             With a findings head, whose thresholds are set here to the best micro F1 on the split,
-            `findings_f1` of the head and, where enough studies have any, `findings_auc`.
+            its `findings_f1` and, where the split has enough positives, `findings_auc`.
         """
         model.eval()
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
         batches = self.studies.batches(self.params.batch_size, shard)
-        others = self.studies.with_images_of(another_each(len(self.studies)))
-        strangers = others.batches(self.params.batch_size, shard)
-        seen = self._find(model) if model.findings is not None else {}
+        others = self.studies.with_images_of(derangement(len(self.studies), seed=0))
+        shuffled_batches = others.batches(self.params.batch_size, shard)
+        head_scores = self._score_head(model) if model.findings is not None else {}
         with torch.inference_mode():
             tables = model.tables()
             mine = []
-            for batch, stranger in zip(batches, strangers, strict=True):
-                batch, stranger = batch.to(self.fabric.device), stranger.to(self.fabric.device)
+            for batch, shuffled in zip(batches, shuffled_batches, strict=True):
+                batch, shuffled = batch.to(self.fabric.device), shuffled.to(self.fabric.device)
                 part = _Part()
                 output = model(*batch.inputs)
-                self._measure(part, objective, output, batch)
-                output = model(stranger.visual, stranger.report, stranger.present)
-                nats = report_cross_entropy(output.logits, stranger.report[:, 1:])
-                part.sums["image_gain"] = float(nats.sum()) - part.sums["cross_entropy"]
+                terms = self._terms(objective, output, batch)
+                output = model(shuffled.visual, shuffled.report, shuffled.present)
+                nats = report_cross_entropy(output.logits, shuffled.report[:, 1:])
+                part.sums = _fetched(terms, nats.sum(), len(batch.report))
                 if write:
                     part.written = self._write(model, batch, tables)
                     if output.masks:
                         with model.without_mask():
                             part.without_mask = self._write(model, batch, tables)
                 mine.append(part)
-        parts = gather_objects(self.fabric, mine)
-        ordered = [parts[i % shard.ranks][i // shard.ranks] for i in range(sum(map(len, parts)))]
-        values = self._values(ordered) | seen if self.fabric.is_global_zero else {}
+        parts = gather_in_order(self.fabric, mine)
+        values = self._values(parts) | head_scores if self.fabric.is_global_zero else {}
         return self.fabric.broadcast(values)
 
-    def _find(self, model: UAR) -> dict[str, float]:
-        """Set the findings head's thresholds, on every rank; what the head sees."""
+    def _score_head(self, model: UAR) -> dict[str, float]:
+        """Set the findings head's thresholds on every rank, and return its scores."""
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
         mine = []
         with torch.inference_mode():
@@ -107,11 +109,9 @@ class Validation:
         assert head is not None
         assert labels is not None  # a model with the head is trained on studies with labels
         found: tuple[np.ndarray, dict[str, float]] | None = None
-        parts = gather_objects(self.fabric, mine)
+        parts = gather_in_order(self.fabric, mine)
         if self.fabric.is_global_zero:
-            count = sum(map(len, parts))
-            ordered = [parts[i % shard.ranks][i // shard.ranks] for i in range(count)]
-            probabilities = np.concatenate(ordered)
+            probabilities = np.concatenate(parts)
             true = labels.numpy() > 0
             thresholds, f1 = best_thresholds(probabilities, true)
             area = mean_auc(probabilities, true)
@@ -123,15 +123,15 @@ class Validation:
         head.thresholds.copy_(torch.from_numpy(thresholds))
         return values
 
-    def _measure(self, part: _Part, objective: Objective, output: Output, batch: Batch) -> None:
+    def _terms(self, objective: Objective, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """What is measured of a batch: means over it, and nats of its reports together."""
         targets = batch.report[:, 1:]
-        _, terms = objective.of_output(output, batch)
-        for name, term in terms.items():
-            part.sums[name] += float(term) * len(targets)
-        part.sums["cross_entropy"] = float(report_cross_entropy(output.logits, targets).sum())
+        terms = dict(objective.of_output(output, batch)[1])
+        terms[_NATS] = report_cross_entropy(output.logits, targets).sum()
         if output.masks:
             spreads = [mask.float().logit(eps=1e-6).std(dim=-1).mean() for mask in output.masks]
-            part.sums["mask_spread"] = float(torch.stack(spreads).mean()) * len(targets)
+            terms["mask_spread"] = torch.stack(spreads).mean()
+        return terms
 
     def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
         decode = self.params
@@ -163,6 +163,11 @@ class Validation:
         return values
 
 
-def another_each(studies: int) -> np.ndarray:
-    """A study for each that is another one, always the same: half the split further on."""
-    return (np.arange(studies) + max(1, studies // 2)) % studies
+def _fetched(terms: dict[str, Tensor], nats_of_others: Tensor, studies: int) -> dict[str, float]:
+    """Sums over a batch of `studies`, and its image gain, with one wait for the device."""
+    *values, others = torch.stack([*terms.values(), nats_of_others]).tolist()
+    sums = {
+        name: value if name == _NATS else value * studies
+        for name, value in zip(terms, values, strict=True)
+    }
+    return sums | {"image_gain": others - sums[_NATS]}

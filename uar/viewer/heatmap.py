@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from uar.analysis.heatmap import opacity
+from uar.analysis.heatmap import color_levels, color_scale, opacity
 from uar.bundle.report import Report
 
 _SIDE = 256  # pixels of a film
@@ -17,8 +16,7 @@ _LINE = 30
 def overlay(film: np.ndarray, attention: np.ndarray, ceiling: float) -> Image.Image:
     """A film `(H, W)` uint8 under attention `(side, side)`; as much as uniform leaves it clear."""
     base = Image.fromarray(film).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-    levels = (255 * np.minimum(attention / ceiling, 1) ** 0.5).round().astype(np.uint8)
-    colours = (matplotlib.colormaps["inferno"](levels)[..., :3] * 255).round().astype(np.uint8)
+    colours = color_scale()[color_levels(attention, ceiling)]
     veil = (255 * opacity(attention, ceiling)).round().astype(np.uint8)
     size = (_SIDE, _SIDE)
     heat = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)

@@ -5,7 +5,7 @@ were drawn. 56% of the studies are normal; the others have one finding (60%), tw
 (10%) of the ten in `FINDINGS`, so that 900 studies hold about 600 findings. Half of the films are
 8-bit PNG and half 12-bit DICOM, half of those MONOCHROME1. Split 70 / 10 / 20 (train / val / test).
 
-On disk it is the R2Gen packaging with a table of boxes beside it:
+On disk it is the R2Gen packaging and a table of boxes:
 
     annotation.json            {split: [{id, report, image_path: [frontal, lateral], split}]}
     images/demo0001/0.png      or .dcm; 0 is the frontal film, 1 the lateral

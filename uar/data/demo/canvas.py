@@ -1,9 +1,11 @@
-"""What films of demo studies are drawn with: a pose, and a canvas for ellipses and lines."""
+"""What films of demo studies are drawn with: a pose, a canvas, and what both views show alike."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.random import Generator
@@ -14,6 +16,7 @@ from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
 Pixels = NDArray[np.floating]
+C = TypeVar("C")  # a chest of one view
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Canvas:
         )
 
     def ellipse(
-        self, cx: float, cy: float, rx: float, ry: float, soft: float = 0.015, angle: float = 0.0
+        self, cx: float, cy: float, rx: float, ry: float, *, soft: float = 0.015, angle: float = 0.0
     ) -> Pixels:
         """Cover of an ellipse, its long axis turned by `angle` radians."""
         dx, dy = self.x - cx, self.y - cy
@@ -143,6 +146,62 @@ class Canvas:
         exposed = np.clip(pose.gain * self.pixels, 0, 1) ** np.float32(pose.gamma)
         noise = self.rng.standard_normal(exposed.shape, dtype=np.float32)
         return np.clip(exposed + np.float32(pose.noise) * noise, 0, 1)
+
+
+def draw_findings(
+    film: Canvas,
+    chest: C,
+    findings: tuple[Finding, ...],
+    *,
+    formed: Mapping[str, Pixels],
+    drawn: Mapping[str, Callable[[Canvas, C, Finding], Pixels]],
+) -> tuple[Pixels, dict[Finding, Box]]:
+    """The finished film, `(H, W)` in [0, 1], and the box of each finding that it shows.
+
+    Args:
+        film: with the chest on it.
+        chest: what findings lie in.
+        findings: the study's.
+        formed: covers of those that the chest's own form shows, by name.
+        drawn: functions that draw the others and return the cover that the box encloses, by name.
+    """
+    for name, form in formed.items():
+        if finding := named(findings, name):
+            film.mark(finding, form)
+    for finding in findings:
+        if draw := drawn.get(finding.name):
+            film.mark(finding, draw(film, chest, finding))
+    return film.develop(), film.boxes
+
+
+def draw_nodule(film: Canvas, cx: float, cy: float) -> Pixels:
+    """A nodule; its cover."""
+    size = 0.053 + 0.006 * film.pose.wander[1]
+    nodule = film.ellipse(cx, cy, size, size)
+    film.paint(nodule, 0.84, 0.95)
+    return nodule
+
+
+def draw_pacemaker(
+    film: Canvas, course: Sequence[tuple[float, float]], rx: float, ry: float
+) -> Pixels:
+    """A pacemaker whose lead takes this course from the generator; the generator's cover."""
+    film.paint(film.line(*course, width=0.014), 0.97)
+    generator = film.plate(*course[0], rx, ry)
+    film.paint(generator, 1.0)
+    return generator
+
+
+def draw_hernia(
+    film: Canvas, cx: float, cy: float, *, sac_width: float, air_width: float, value: float
+) -> Pixels:
+    """A hiatal hernia, with air above its fluid; widths are halves. The sac's cover."""
+    grow = film.pose.wander[1]
+    sac = film.ellipse(cx, cy, sac_width + 0.006 * grow, 0.085 + 0.006 * grow)
+    film.paint(sac, value)
+    content = film.ellipse(cx, cy, air_width, 0.067)
+    film.paint(content * cover(film.y - cy - 0.005, 0.008), 0.12)
+    return sac
 
 
 def named(findings: tuple[Finding, ...], name: str) -> Finding | None:

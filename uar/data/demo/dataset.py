@@ -1,4 +1,4 @@
-"""The demo data set as files: the R2Gen packaging with a table of boxes beside it."""
+"""The demo data set as files: the R2Gen packaging and a table of boxes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> Non
         shutil.rmtree(left, ignore_errors=True)
     annotation: dict[Split, list[dict[str, object]]] = {split: [] for split in SPLITS}
     boxes: list[tuple[object, ...]] = []
-    for index in progress(range(studies), "demo", studies, "study"):
+    for index in progress(range(studies), "demo", studies, unit="study"):
         study = sample_study(seed, index)
         folder = partial / "images" / study.study_id
         folder.mkdir(parents=True)
@@ -96,7 +96,9 @@ def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> Non
             if form == "png":
                 Image.fromarray((pixels * 255).round().astype(np.uint8)).save(folder / name)
             else:
-                write_dicom(folder / name, pixels, view, form, f"{seed}/{index}")
+                write_dicom(
+                    folder / name, pixels, view=view, photometric=form, entropy=f"{seed}/{index}"
+                )
             names.append(f"{study.study_id}/{name}")
             boxes += [(study.study_id, view, key.name, *box) for key, box in found.items()]
         annotation[study.split].append(
@@ -117,7 +119,7 @@ def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> Non
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def write_dicom(path: Path, pixels: Pixels, view: int, photometric: str, entropy: str) -> None:
+def write_dicom(path: Path, pixels: Pixels, *, view: int, photometric: str, entropy: str) -> None:
     """12 bits in uint16, uncompressed; UIDs from `entropy`; no patient data."""
     inverted = photometric == "MONOCHROME1"
     stored = (256 + pixels * 3583).round().astype(np.uint16)

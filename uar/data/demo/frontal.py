@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, named
+from uar.data.demo.canvas import (
+    Canvas,
+    Pixels,
+    Pose,
+    cover,
+    draw_findings,
+    draw_hernia,
+    draw_nodule,
+    draw_pacemaker,
+    named,
+)
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
@@ -39,14 +49,8 @@ def draw_frontal(
     """
     film = Canvas(film_size, pose, np.random.default_rng(pose.texture))
     chest = _draw_chest(film, findings)
-    if cardiomegaly := named(findings, "cardiomegaly"):
-        film.mark(cardiomegaly, chest.heart)
-    if hyperinflation := named(findings, "hyperinflation"):
-        film.mark(hyperinflation, chest.both)
-    for finding in findings:
-        if draw := _FINDINGS.get(finding.name):
-            film.mark(finding, draw(film, chest, finding))
-    return film.develop(), film.boxes
+    formed = {"cardiomegaly": chest.heart, "hyperinflation": chest.both}
+    return draw_findings(film, chest, findings, formed=formed, drawn=_FINDINGS)
 
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
@@ -94,7 +98,7 @@ def _draw_lungs(film: Canvas, depth: float, inflated: bool) -> dict[str, Pixels]
         lungs[side] = cover(np.maximum(chest, y - dome), 0.02)
     both = lungs["left"] + lungs["right"]
     film.paint(both, (0.15 if inflated else 0.22) + 0.1 * film.cloud(6), 0.92)
-    film.paint(film.ellipse(0.64, 0.83 + depth, 0.055, 0.03, 0.03), 0.42, 0.6)  # gastric air
+    film.paint(film.ellipse(0.64, 0.83 + depth, 0.055, 0.03, soft=0.03), 0.42, 0.6)  # gastric air
     return lungs
 
 
@@ -127,15 +131,17 @@ def _draw_mediastinum(film: Canvas) -> None:
     x, y = film.x, film.y
     edge = np.abs(x - 0.505) - (0.048 + 0.03 * np.clip(y - 0.2, 0, 1))
     film.paint(cover(np.maximum(edge, np.maximum(0.1 - y, y - 0.75)), 0.02), 0.66)
-    film.paint(film.ellipse(0.56, 0.335, 0.032, 0.042, 0.02), 0.66)
+    film.paint(film.ellipse(0.56, 0.335, 0.032, 0.042, soft=0.02), 0.66)
     for sign in (-1, 1):
-        film.add(film.ellipse(0.5 + sign * 0.095, 0.44, 0.035, 0.06, 0.05, sign * -0.4), 0.13)
+        film.add(
+            film.ellipse(0.5 + sign * 0.095, 0.44, 0.035, 0.06, soft=0.05, angle=sign * -0.4), 0.13
+        )
 
 
 def _draw_heart(film: Canvas, swell: float, depth: float) -> Pixels:
     """The heart, `swell` times a normal one's size."""
     heart_x, heart_y = 0.535 + 0.04 * (swell - 1), 0.63 - 0.06 * (swell - 1)
-    heart = film.ellipse(heart_x, heart_y, 0.137 * swell, 0.108 * swell, 0.02, angle=0.3)
+    heart = film.ellipse(heart_x, heart_y, 0.137 * swell, 0.108 * swell, soft=0.02, angle=0.3)
     heart = heart * cover(film.y - 0.8 - depth, 0.05)
     film.paint(heart, 0.7)
     return heart
@@ -201,10 +207,7 @@ def _draw_nodule(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     wander, grow = film.pose.wander
     middle_x = 0.5 + _sign(finding) * (0.215 + 0.015 * wander)
     middle_y = 0.33 if finding.detail == "upper" else 0.58
-    size = 0.053 + 0.006 * grow
-    nodule = film.ellipse(middle_x, middle_y + 0.03 * grow, size, size)
-    film.paint(nodule, 0.84, 0.95)
-    return nodule
+    return draw_nodule(film, middle_x, middle_y + 0.03 * grow)
 
 
 def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
@@ -219,8 +222,8 @@ def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 
 
 def _draw_edema(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    right = film.ellipse(0.345, 0.47, 0.13, 0.23, 0.12)
-    left = film.ellipse(0.655, 0.47, 0.13, 0.23, 0.12)
+    right = film.ellipse(0.345, 0.47, 0.13, 0.23, soft=0.12)
+    left = film.ellipse(0.655, 0.47, 0.13, 0.23, soft=0.12)
     haze = np.clip(right + left, 0, 1) * chest.both
     film.add(haze * (0.6 + 0.9 * film.cloud(40)), 0.27)
     return haze
@@ -232,23 +235,14 @@ def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     gx, gy = 0.5 + sign * (0.275 + 0.01 * wander), 0.21 + 0.01 * grow
     vein = 0.5 + sign * 0.13
     course = ((gx, gy), (vein, 0.17), (0.475, 0.25), (0.465, 0.45), (0.48, 0.6), (0.575, 0.7))
-    film.paint(film.line(*course, width=0.014), 0.97)
-    generator = film.plate(gx, gy, 0.05, 0.05)
-    film.paint(generator, 1.0)
-    return generator
+    return draw_pacemaker(film, course, 0.05, 0.05)
 
 
 def _draw_hernia(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    wander, grow = film.pose.wander
-    cx, cy = 0.535 + 0.015 * wander, 0.635
-    sac = film.ellipse(cx, cy, 0.088 + 0.006 * grow, 0.085 + 0.006 * grow)
-    film.paint(sac, 0.86)
-    content = film.ellipse(cx, cy, 0.07, 0.067)
-    film.paint(content * cover(film.y - cy - 0.005, 0.008), 0.12)  # air above the fluid
-    return sac
+    cx = 0.535 + 0.015 * film.pose.wander[0]
+    return draw_hernia(film, cx, 0.635, sac_width=0.088, air_width=0.07, value=0.86)
 
 
-# Each draws a finding and returns the cover that its box encloses.
 _FINDINGS: dict[str, Callable[[Canvas, Chest, Finding], Pixels]] = {
     "pleural effusion": _draw_effusion,
     "pneumothorax": _draw_pneumothorax,

@@ -7,7 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, named
+from uar.data.demo.canvas import (
+    Canvas,
+    Pixels,
+    Pose,
+    cover,
+    draw_findings,
+    draw_hernia,
+    draw_nodule,
+    draw_pacemaker,
+    named,
+)
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
@@ -36,14 +46,8 @@ def draw_lateral(
     """
     film = Canvas(film_size, pose, np.random.default_rng([pose.texture, 1]))
     chest = _draw_chest(film, findings)
-    if cardiomegaly := named(findings, "cardiomegaly"):
-        film.mark(cardiomegaly, chest.heart)
-    if hyperinflation := named(findings, "hyperinflation"):
-        film.mark(hyperinflation, chest.lungs)
-    for finding in findings:
-        if draw := _FINDINGS.get(finding.name):
-            film.mark(finding, draw(film, chest, finding))
-    return film.develop(), film.boxes
+    formed = {"cardiomegaly": chest.heart, "hyperinflation": chest.lungs}
+    return draw_findings(film, chest, findings, formed=formed, drawn=_FINDINGS)
 
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
@@ -66,7 +70,7 @@ def _draw_body(film: Canvas) -> Pixels:
     back = x - (0.93 - 0.25 * np.clip(0.3 - y, 0, 1) - 0.06 * np.clip(y - 0.6, 0, 1))
     body = cover(np.maximum(front, back), 0.03)
     film.paint(body, 0.5 + 0.1 * y)
-    film.paint(film.ellipse(0.5, 0.0, 0.3, 0.13, 0.1), 0.68, 0.7)
+    film.paint(film.ellipse(0.5, 0.0, 0.3, 0.13, soft=0.1), 0.68, 0.7)
     return body
 
 
@@ -111,15 +115,15 @@ def _draw_spine_and_sternum(film: Canvas, body: Pixels) -> None:
 
 def _draw_mediastinum(film: Canvas) -> None:
     """Aortic arch, trachea and hila."""
-    film.add(film.ellipse(0.5, 0.31, 0.075, 0.07, 0.05), 0.11)
+    film.add(film.ellipse(0.5, 0.31, 0.075, 0.07, soft=0.05), 0.11)
     film.add(film.line((0.57, 0.02), (0.52, 0.4), width=0.034, soft=0.014), -0.14)
-    film.add(film.ellipse(0.5, 0.45, 0.055, 0.06, 0.05), 0.17)
+    film.add(film.ellipse(0.5, 0.45, 0.055, 0.06, soft=0.05), 0.17)
 
 
 def _draw_heart(film: Canvas, swell: float, lungs: Pixels) -> Pixels:
     """The heart, `swell` times a normal one's size."""
     heart_x, heart_y = 0.345 + 0.08 * (swell - 1), 0.65 - 0.06 * (swell - 1)
-    heart = film.ellipse(heart_x, heart_y, 0.165 * swell, 0.115 * swell, 0.025, angle=0.75)
+    heart = film.ellipse(heart_x, heart_y, 0.165 * swell, 0.115 * swell, soft=0.025, angle=0.75)
     heart = heart * lungs
     film.paint(heart, 0.64, 0.9)
     return heart
@@ -148,10 +152,7 @@ def _draw_consolidation(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 def _draw_nodule(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     wander, grow = film.pose.wander
     cx, cy = (0.4, 0.3) if finding.detail == "upper" else (0.62, 0.58)
-    size = 0.053 + 0.006 * grow
-    nodule = film.ellipse(cx + 0.03 * wander, cy + 0.03 * grow, size, size)
-    film.paint(nodule, 0.84, 0.95)
-    return nodule
+    return draw_nodule(film, cx + 0.03 * wander, cy + 0.03 * grow)
 
 
 def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
@@ -164,7 +165,7 @@ def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 
 
 def _draw_edema(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    haze = film.ellipse(0.5, 0.46, 0.23, 0.22, 0.14) * chest.lungs
+    haze = film.ellipse(0.5, 0.46, 0.23, 0.22, soft=0.14) * chest.lungs
     film.add(haze * (0.6 + 0.9 * film.cloud(40)), 0.23)
     return haze
 
@@ -173,23 +174,13 @@ def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     """The box is the generator's, without the lead."""
     gx, gy = 0.25, 0.22 + 0.01 * film.pose.wander[1]
     course = ((gx, gy), (0.42, 0.2), (0.47, 0.4), (0.42, 0.56), (0.27, 0.68))
-    film.paint(film.line(*course, width=0.014), 0.97)
-    generator = film.plate(gx, gy, 0.04, 0.052)
-    film.paint(generator, 1.0)
-    return generator
+    return draw_pacemaker(film, course, 0.04, 0.052)
 
 
 def _draw_hernia(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    grow = film.pose.wander[1]
-    cx, cy = 0.575, 0.645
-    sac = film.ellipse(cx, cy, 0.085 + 0.006 * grow, 0.085 + 0.006 * grow)
-    film.paint(sac, 0.82)
-    content = film.ellipse(cx, cy, 0.067, 0.067)
-    film.paint(content * cover(film.y - cy - 0.005, 0.008), 0.12)  # air above the fluid
-    return sac
+    return draw_hernia(film, 0.575, 0.645, sac_width=0.085, air_width=0.067, value=0.82)
 
 
-# Each draws a finding and returns the cover that its box encloses.
 _FINDINGS: dict[str, Callable[[Canvas, Chest, Finding], Pixels]] = {
     "pleural effusion": _draw_effusion,
     "consolidation": _draw_consolidation,

@@ -13,6 +13,7 @@ from uar.core.config import DatasetParams
 from uar.core.errors import UserError
 from uar.data.readers import custom, demo, kaggle, openi, physionet, r2gen
 from uar.data.readers.choice import choose_films
+from uar.data.readers.told_views import tell_views
 from uar.data.study import (
     BOX_COLUMNS,
     SPLITS,
@@ -44,15 +45,21 @@ __all__ = [
 ]
 
 
-def read_dataset(params: DatasetParams) -> Dataset:
+def read_dataset(params: DatasetParams, workers: int = 0) -> Dataset:
     """Read the raw data set that `params.name`, `params.layout` and `params.root` point at.
+
+    Args:
+        workers: processes that decode films whose view nothing else tells; 0 is one a core.
 
     Raises:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root,
             files of another layout or data set, any fault the reader finds, or a split without
             studies.
     """
-    dataset = choose_films(checked_layout(params).read(params), params)
+    dataset = checked_layout(params).read(params)
+    if params.name == "iu_xray":  # whose headers are no guide to the view
+        dataset = tell_views(dataset, workers)
+    dataset = choose_films(dataset, params)
     _refuse_empty_splits(params, dataset)
     foreign = r2gen.foreign(dataset.studies, params.name) if params.layout == "r2gen" else 0
     if foreign:

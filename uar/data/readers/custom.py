@@ -27,6 +27,7 @@ from uar.data.study import (
     Study,
     View,
     image_fault,
+    name_fault,
     refuse,
 )
 
@@ -39,9 +40,10 @@ def read(params: DatasetParams) -> Dataset:
     """Read `studies.csv` under `params.root`.
 
     Raises:
-        UserError: the table is missing, is no CSV or lacks a column; a row has an empty or repeated
-            study, an unknown split or view, an empty report, too few images, a path that leaves the
-            folder, or not one view for each image. All faulty rows are named at once.
+        UserError: the table is missing, is no CSV or lacks a column; a row has an empty, an
+            unprintable or a repeated study, an unknown split or view, an empty report, too few
+            images, a path that leaves the folder, or not one view for each image. All faulty rows
+            are named at once.
     """
     path = params.root / _TABLE
     needed = ["study", "images", "report", *(["split"] if params.split == "official" else [])]
@@ -56,10 +58,11 @@ def read(params: DatasetParams) -> Dataset:
     first_row: dict[str, int] = {}
     for row, entry in enumerate(table.to_dict("records"), start=2):  # row 1 holds the names
         study = _study(entry)
-        fault = _fault(study, first_row, params)
-        first_row.setdefault(study.study_id, row)
-        if fault:
+        if fault := name_fault(study.study_id):
+            faults.append(f"row {row}: study {fault}")
+        elif fault := _fault(study, first_row, params):
             faults.append(f"row {row}: study {study.study_id!r} {fault}")
+        first_row.setdefault(study.study_id, row)
         studies.append(study)
     refuse(faults, path, f"Correct or remove these rows. {SHORT_OF_IMAGES}")
     return Dataset(sorted(studies, key=lambda study: SPLITS.index(study.split)), params.root)
@@ -94,8 +97,6 @@ def _study(entry: dict[str, str]) -> Study:
 
 
 def _fault(study: Study, first_row: dict[str, int], params: DatasetParams) -> str | None:
-    if not study.study_id:
-        return "has no name"
     if study.study_id in first_row:
         return f"is in row {first_row[study.study_id]} too"
     if study.split not in SPLITS:

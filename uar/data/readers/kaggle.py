@@ -82,8 +82,10 @@ LAYOUT = Layout(
 def _faults(table: pd.DataFrame, key: str) -> list[str]:
     """Rows (from 1) whose uid is no number or whose `key` came before."""
     no_number = ~table["uid"].str.fullmatch("[0-9]{1,9}")
-    faults = [f"row {i + 1}: uid {table['uid'][i]!r} is no number" for i in table.index[no_number]]
+    faults = [
+        f"row {i + 1}: uid {table['uid'][i]!r:.40} is no number" for i in table.index[no_number]
+    ]
     repeated = table[key].duplicated()
     return faults + [
-        f"row {i + 1}: {key} {table[key][i]!r} is repeated" for i in table.index[repeated]
+        f"row {i + 1}: {key} {table[key][i]!r:.200} is repeated" for i in table.index[repeated]
     ]

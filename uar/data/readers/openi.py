@@ -87,7 +87,7 @@ def _examination(report: ElementTree, source: str, on_disk: dict[str, str]) -> E
     found = None if uid_node is None else uid_node.get("id")
     uid = _UID.fullmatch(found or "")
     if uid is None:
-        raise UserError(f"found the uId {found!r}, expected one like CXR1")
+        raise UserError(f"found the uId {found!r:.40}, expected one like CXR1")
     sections: dict[str, str] = {}
     for node in report.iter("AbstractText"):
         name, text = node.get("Label", "").lower(), "".join(node.itertext())

@@ -198,12 +198,12 @@ def _films(root: Path) -> pd.DataFrame:
 
 def _split_faults(films: pd.DataFrame) -> list[str]:
     """Rows (from 1) of the split table that are no films or contradict another."""
-    ids = {"dicom_id": "[0-9A-Za-z-]+", "study_id": "[0-9]{1,18}", "subject_id": "[0-9]{1,18}"}
+    ids = {"dicom_id": "[0-9A-Za-z-]{1,64}", "study_id": "[0-9]{1,18}", "subject_id": "[0-9]{1,18}"}
     bad = {
-        f"{column} {{{column}!r}} is no id": ~films[column].str.fullmatch(pattern)
+        f"{column} {{{column}!r:.40}} is no id": ~films[column].str.fullmatch(pattern)
         for column, pattern in ids.items()
     }
-    bad["split {split!r} is none of " + ", ".join(_SPLITS)] = ~films["split"].isin(_SPLITS)
+    bad["split {split!r:.40} is none of " + ", ".join(_SPLITS)] = ~films["split"].isin(_SPLITS)
     bad["dicom_id {dicom_id!r} is repeated"] = films["dicom_id"].duplicated()
     for column in ("split", "subject_id"):
         first = films.groupby("study_id")[column].transform("first")

@@ -27,13 +27,13 @@ from uar.data.study import (
     View,
     image_fault,
     is_text,
+    name_fault,
     refuse,
 )
 
 # How the packaging of each data set names its films.
 _FILMS = {"iu_xray": r"CXR\d+_IM-", "mimic_cxr": r"p1\d/p1\d{7}/s\d{8}/"}
 _FIRST_FILM = re.compile(r'"image_path"\s*:\s*\[\s*"([^"]*)"')
-_LONGEST_ID = 200  # characters
 _GLANCE = 65536  # characters of a file that may hold hundreds of megabytes
 
 
@@ -101,13 +101,12 @@ def _fault(record: Any, split: str, params: DatasetParams, seen: set[str]) -> st
         return f"found a {type(record).__name__}, expected a record"
     lacking = [key for key in ("id", "report", "image_path", "split") if key not in record]
     if lacking:
-        return f"id {record.get('id')!r} lacks {', '.join(lacking)}"
+        return f"id {record.get('id')!r:.40} lacks {', '.join(lacking)}"
     study_id = record["id"]
-    if isinstance(study_id, str) and not _is_name(study_id):
-        said = f"id {study_id[:40]!r} of {len(study_id)} characters"
-        return f"{said}; expected 1 to {_LONGEST_ID} printable ones"
+    if isinstance(study_id, str) and (fault := name_fault(study_id)):
+        return f"id {fault}"
     if not isinstance(study_id, str) or study_id in seen:
-        return f"id {study_id!r} is repeated or not text"
+        return f"id {study_id!r:.200} is repeated or not text"
     if record["split"] != split:
         return f"id {study_id!r} says split {record['split']!r}"
     report, paths = record["report"], record["image_path"]
@@ -119,12 +118,6 @@ def _fault(record: Any, split: str, params: DatasetParams, seen: set[str]) -> st
         return f"id {study_id!r} holds half a character (an unpaired surrogate)"
     fault = image_fault(paths, params)
     return f"id {study_id!r} {fault}" if fault else None
-
-
-def _is_name(study_id: str) -> bool:
-    """Whether an id can be shown, searched for and be part of a line; half characters apart."""
-    printable = all(c.isprintable() or "\ud800" <= c <= "\udfff" for c in study_id)
-    return bool(study_id.strip()) and len(study_id) <= _LONGEST_ID and printable
 
 
 LAYOUT = Layout(read, "the R2Gen packaging: annotation.json and images/", marker="annotation.json")

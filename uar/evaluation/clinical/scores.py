@@ -26,6 +26,7 @@ Score = Callable[[np.ndarray], np.ndarray]  # of counts (..., 3)
 def clinical_metrics(
     reference: np.ndarray,
     generated: np.ndarray,
+    *,
     uncertain: Uncertain,
     observations: Sequence[str] = OBSERVATIONS,
 ) -> dict[str, dict[str, Metric]]:
@@ -85,6 +86,7 @@ def findings_scores(
     references: Sequence[str],
     generated: Sequence[str],
     labeller: ReportLabeller,
+    *,
     uncertain: Uncertain = "negative",
 ) -> dict[str, dict[str, float]]:
     """How well generated reports assert the references' findings: `clinical_metrics` as numbers.
@@ -101,14 +103,16 @@ def findings_scores(
         UserError: a different number of texts.
     """
     if len(references) != len(generated):
-        raise UserError(f"{len(references)} references, {len(generated)} reports; give as many")
+        raise UserError(
+            f"{len(references)} references, {len(generated)} reports; give one for each"
+        )
     texts = dict.fromkeys((*references, *generated))
     labels = dict(zip(texts, labeller.label(texts), strict=True))
     of_references, of_generated = (
         np.array([labels[text] for text in side]).reshape(-1, len(OBSERVATIONS))
         for side in (references, generated)
     )
-    groups = clinical_metrics(of_references, of_generated, uncertain)
+    groups = clinical_metrics(of_references, of_generated, uncertain=uncertain)
     return {
         group: {name: metric.value() for name, metric in metrics.items()}
         for group, metrics in groups.items()

@@ -7,14 +7,13 @@ import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from uar.analysis.heatmap import heatmap_ceiling
+from uar.analysis.heatmap import color_levels, color_scale, heatmap_ceiling
 from uar.evaluation.clinical.labeller import Mention
 from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.predictions import Prediction
@@ -44,23 +43,6 @@ class Findings:
         return {OBSERVATIONS[row]: where[column] for row, column in np.argwhere(self.confusion)}
 
 
-class FindingBox(NamedTuple):
-    """Where a finding is known to be.
-
-    Attributes:
-        view: film of the study, from 0.
-        finding: its name.
-        x0, y0, x1, y1: left, top, right and bottom, as shares of the film's width and height.
-    """
-
-    view: int
-    finding: str
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-
 @dataclass(frozen=True)
 class StudyShown:
     """A study as the page shows it.
@@ -73,9 +55,10 @@ class StudyShown:
         attention: `(T, V * side * side)`, of each generated word, as
             `uar.inference.word_attention.word_attention` gives it; rows behind the report's words
             are not used.
-        scores: the study's own scores by name; None for one that could not be had.
+        scores: the study's own scores by name; None for one that is missing.
         findings: None where there is no labeller.
-        boxes: known places of findings.
+        boxes: known places of findings: `view`, the film from 0; `finding`, its name; `x0`, `y0`,
+            `x1`, `y1`, its left, top, right and bottom as shares of the film's width and height.
     """
 
     prediction: Prediction
@@ -85,11 +68,11 @@ class StudyShown:
     attention: np.ndarray
     scores: Mapping[str, float | None]
     findings: Findings | None
-    boxes: Sequence[FindingBox] = ()
+    boxes: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
-class Headline:
+class PageHead:
     """What stands above the studies.
 
     Attributes:
@@ -103,13 +86,13 @@ class Headline:
     notes: Sequence[str]
 
 
-def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
+def render_page(head: PageHead, studies: Sequence[StudyShown]) -> str:
     """The page as HTML."""
     return (
         environment()
         .get_template("page.html")
         .render(
-            headline=headline,
+            head=head,
             data={
                 "colors": colors(),
                 "observations": OBSERVATIONS,
@@ -123,7 +106,7 @@ def render_page(headline: Headline, studies: Sequence[StudyShown]) -> str:
 
 
 def environment() -> Environment:
-    """Templates of this folder; other pages include its components."""
+    """Templates of this folder, whose components other pages include."""
     made = Environment(
         loader=PackageLoader("uar.viewer.page", ""),
         autoescape=True,
@@ -137,16 +120,15 @@ def environment() -> Environment:
 
 def colors() -> str:
     """The colour scale of attention, 256 times red, green, blue, as base64."""
-    scale = matplotlib.colormaps["inferno"](np.arange(256))[:, :3]
-    return as_base64((scale * 255).round().astype(np.uint8).tobytes())
+    return as_base64(color_scale().tobytes())
 
 
 def attention_entry(times_uniform: np.ndarray) -> dict[str, Any]:
     """Attention `(T, L)` in multiples of uniform, as films.js reads it."""
-    levels, ceiling = attention_levels(times_uniform)
+    ceiling = heatmap_ceiling(times_uniform)
     peaks = times_uniform.max(axis=1).astype(np.float64) if len(times_uniform) else np.empty(0)
     return {
-        "attention": as_base64(levels.tobytes()),
+        "attention": as_base64(color_levels(times_uniform, ceiling).tobytes()),
         "ceiling": round(ceiling, 1),
         "peaks": peaks.round(1).tolist(),
     }
@@ -167,7 +149,7 @@ def _entry(study: StudyShown) -> dict[str, Any]:
         "side": round((study.attention.shape[1] / len(study.films)) ** 0.5),
         **attention_entry(times_uniform),
         "views": list(study.views),
-        "boxes": [box._asdict() for box in study.boxes],
+        "boxes": list(study.boxes),
         "scores": [None if score is None else round(score, 4) for score in study.scores.values()],
         "found": found,
         "reference": marked_words(
@@ -181,16 +163,6 @@ def _entry(study: StudyShown) -> dict[str, Any]:
             [name for name, where in found.items() if where != MISSING],
         ),
     }
-
-
-def attention_levels(times_uniform: np.ndarray) -> tuple[np.ndarray, float]:
-    """Attention `(T, L)`, in multiples of uniform, as bytes; and from where on it is 255.
-
-    A level is the root of attention, as in Figure 7, so that weak attention shows beside strong.
-    """
-    ceiling = heatmap_ceiling(times_uniform) if times_uniform.size else 1.0
-    levels = 255 * np.minimum(times_uniform / ceiling, 1) ** 0.5
-    return levels.round().astype(np.uint8), ceiling
 
 
 def marked_words(

@@ -2,7 +2,7 @@
 // split's reports and the page that writes new ones.
 
 const opacity = (level, ceiling) => {
-  const attention = ceiling * (level / 255) ** 2; // in multiples of uniform, as attention_levels
+  const attention = ceiling * (level / 255) ** 2; // in multiples of uniform (uar/analysis/heatmap.py)
   return 0.8 * Math.min(1, Math.max(0, (attention - 1) / Math.max(ceiling - 1, 1e-6))) ** 0.5;
 };
 

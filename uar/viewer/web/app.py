@@ -64,7 +64,7 @@ class Limits:
 
 
 class _Queue:
-    """One report at a time; who would wait behind too many, or hold too much, is sent away.
+    """One report at a time; a request is refused where too many wait, or their films are too large.
 
     Films of the next study are decoded meanwhile, in a process that they cannot leave.
     """
@@ -111,6 +111,7 @@ class _Queue:
 def create_app(
     reporter: Reporter,
     host: str = "127.0.0.1",
+    *,
     token: str | None = None,
     limits: Limits | None = None,
     decode: Decode = decode_film,
@@ -120,7 +121,7 @@ def create_app(
     Args:
         reporter: writes the reports.
         host: address that it will listen on.
-        token: that requests for a report must bear; may be None on a loopback address alone.
+        token: that requests for a report must carry; may be None on a loopback address alone.
         limits: else the defaults.
         decode: of a film's file, as `FilmDecoder` takes it.
 
@@ -167,7 +168,7 @@ def create_app(
 
         Of doubtful films it is written with `force` alone.
         """
-        _refuse_strangers(request, token)
+        _refuse_unauthorised(request, token)
         lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
         async with queue.place(sum(lengths)):
             try:
@@ -184,10 +185,10 @@ def create_app(
     @app.post("/api/example")
     async def example(request: Request) -> dict[str, Any]:
         """Report of the study that the bundle brings along, and its own report."""
-        _refuse_strangers(request, token)
+        _refuse_unauthorised(request, token)
         study = reporter.bundle.example
         if study is None:
-            raise HTTPException(404, "This model brings no example along.")
+            raise HTTPException(404, "This model comes without an example.")
         films = [Film(film, view) for film, view in zip(study.films, study.views, strict=True)]
         async with queue.place(0):
             answer = await _answered(queue.write(films, force=True))
@@ -206,8 +207,11 @@ async def _answered(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
         raise HTTPException(500, "The report failed.") from None
 
 
-def _refuse_strangers(request: Request, token: str | None) -> None:
-    """Also requests that another site's form could make: they cannot have this type."""
+def _refuse_unauthorised(request: Request, token: str | None) -> None:
+    """Refuse a request without the token, or that another site's form could make.
+
+    Forms cannot send this content type.
+    """
     if request.headers.get("content-type") != "application/octet-stream":
         raise HTTPException(415, "Send the film as application/octet-stream.")
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -219,7 +223,7 @@ def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[i
     """Bytes of each film; one film's may be left to Content-Length."""
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
-        raise HTTPException(411, "Say the length of the films.")
+        raise HTTPException(411, "State the length of the films (Content-Length).")
     parts = (sizes or length).split(",")
     if not all(part.isdecimal() and len(part) < 12 for part in parts):
         raise HTTPException(422, "sizes: expected each film's bytes, with commas between.")
@@ -230,7 +234,7 @@ def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[i
         most = limits.film_bytes // 1_000_000
         raise HTTPException(413, f"A film of more than {most} MB.")
     if not all(lengths) or sum(lengths) != int(length):
-        raise HTTPException(422, "An empty film, or sizes that are not those of the films.")
+        raise HTTPException(422, "A film is empty, or the sizes are not those of the films.")
     return lengths
 
 

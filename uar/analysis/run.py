@@ -1,0 +1,140 @@
+"""A trained run as its figures see it: both models, the validation split and its films."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from uar.core.config import Params
+from uar.core.device import resolve_device
+from uar.data.batches import Studies
+from uar.data.text import Vocabulary
+from uar.data.views import resize_view, view_names
+from uar.evaluation.baselines import unit_rows
+from uar.inference.features import paired_features
+from uar.model.uar import UAR
+
+SAMPLES = 3  # studies that Figures 3, 6 and 7 show
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What figures are made of. S studies have up to V films each.
+
+    Attributes:
+        params: params.yaml.
+        models: by training stage, `stage one` first, in evaluation mode; the last is the trained
+            one, and the only one where training had one stage.
+        studies: the validation split.
+        table: the same in the table of reports (`uar.data.study.REPORT_COLUMNS`).
+        vocabulary: V_R.
+        images: the packed films of all splits, `(N, size, size)` uint8.
+        boxes: known boxes of findings (`uar.data.study.BOX_COLUMNS`).
+        encoder: file of the tokenizer's encoder.
+        decoder: file of its decoder.
+        evaluation: `evaluate`'s details.json.
+        logs: by training stage, the folder of its curves, which DVCLive wrote.
+        origin: which run this is, in a sentence.
+    """
+
+    params: Params
+    models: Mapping[str, UAR]
+    studies: Studies
+    table: pd.DataFrame
+    vocabulary: Vocabulary
+    images: np.ndarray
+    boxes: pd.DataFrame
+    encoder: Path
+    decoder: Path
+    evaluation: Path
+    logs: Mapping[str, Path]
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """Which stage the trained model is of."""
+        return list(self.models)[-1]
+
+    @property
+    def model(self) -> UAR:
+        """The trained model."""
+        return self.models[self.name]
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return resolve_device(self.params.device)
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The studies' names."""
+        return self.table["study_id"].tolist()
+
+    @cached_property
+    def reports(self) -> list[str]:
+        """The studies' reports as the model can write them: cut, rare words as `<unk>`."""
+        return self.vocabulary.restricted(self.table["cleaned"], self.params.report.max_length)
+
+    @cached_property
+    def present(self) -> np.ndarray:
+        """`(S, V)` bool, the films that each study has."""
+        held = self.table["views"].map(len).to_numpy()[:, None]
+        return np.arange(self.studies.rows.shape[1]) < held
+
+    @cached_property
+    def samples(self) -> list[int]:
+        """Studies that Figures 3 and 6 show, drawn at random."""
+        count = min(SAMPLES, len(self.studies))
+        generator = np.random.default_rng(self.params.seed)
+        return sorted(generator.choice(len(self.studies), count, replace=False).tolist())
+
+    @cached_property
+    def cosine(self) -> dict[str, np.ndarray]:
+        """By stage, the cosine of every study's images with every report, `(S, S)` (Eq. 10)."""
+        batch_size = self.params.decode.batch_size
+        return {
+            name: cosine_matrix(
+                *paired_features(model, self.studies, batch_size, f"features, {name}")
+            )
+            for name, model in self.models.items()
+        }
+
+    @property
+    def by_refiner(self) -> dict[str, UAR]:
+        """The model without the refiner (stage one's) and the one with it, as far as there are."""
+        return {
+            "with TIR" if model.params.tir != "none" else "without TIR": model
+            for model in self.models.values()
+        }
+
+    def films(self, rows: np.ndarray) -> np.ndarray:
+        """Whole films of packed rows `(N,)` as the model sees them, `(N, crop, crop)` in [0, 1]."""
+        return resize_view(torch.from_numpy(self.images[rows]), self.params.image.crop).numpy()
+
+    def films_of(self, study: int) -> np.ndarray:
+        """The films that a study has, `(v, crop, crop)` in [0, 1]."""
+        return self.films(self.studies.rows[study][self.present[study]])
+
+    def boxes_of(self, study: int) -> pd.DataFrame:
+        """The known boxes of a study."""
+        return self.boxes[self.boxes["study_id"] == self.ids[study]]
+
+    def view_names(self, study: int) -> list[str]:
+        """What each of a study's V films shows."""
+        return view_names(self.table["views"].iloc[study], self.studies.rows.shape[1])
+
+
+def cosine_matrix(images: np.ndarray, reports: np.ndarray) -> np.ndarray:
+    """Cosine of every image with every report, `(S, S)`, of global features `(S, d)` (Eq. 10)."""
+    return unit_rows(images) @ unit_rows(reports).T
+
+
+def slug(name: str) -> str:
+    """A model's name in file names and in metrics.json."""
+    return name.replace(" ", "_")
