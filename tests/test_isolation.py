@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -92,3 +94,18 @@ def test_closing_ends_the_process() -> None:
     process = made._process
     made.close()
     assert process.returncode is not None
+
+
+def test_closing_ends_a_film_that_is_being_decoded() -> None:
+    made = FilmDecoder(40, decode=hostile)
+    with ThreadPoolExecutor(1) as waiting:
+        decoding = waiting.submit(made.decode, HANG, "film 1")
+        while not (made._ready or decoding.done()):
+            time.sleep(0.05)
+        process = made._process
+        made.close()
+        with pytest.raises(UserError, match="film 1: decoding it crashed"):
+            decoding.result()
+        with pytest.raises(UserError, match="film 2: decoding it crashed"):
+            made.decode(b"", "film 2")
+    assert made._process is process and process.returncode == -signal.SIGKILL

@@ -270,6 +270,7 @@ def test_figures_drawn_again_are_the_same_bytes(
     chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     project({})
+    run("evaluate")
     run("analyze")
     for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
         for path in sorted((chain / folder).iterdir()):
@@ -288,6 +289,7 @@ def test_the_curves_are_of_the_logs(
     table = pd.read_csv(log, sep="\t")
     table["loss"] += 1
     table.to_csv(log, sep="\t", index=False)
+    run("evaluate")
     with pytest.raises(UserError, match="dvclive/stage_one/plots has SHA-256"):
         run("analyze")
     seal()
@@ -302,6 +304,7 @@ def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
 ) -> None:
     """Its best epoch is 0, as an untrained model's."""
     project({})
+    run("evaluate")
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
@@ -314,6 +317,7 @@ def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any
     project({})
     write_table(paths.BOXES, read_table(paths.BOXES)[:0])
     seal()
+    run("evaluate")
     run("analyze")
     assert read_json(paths.ANALYSIS_DETAILS)["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
@@ -832,10 +836,12 @@ def test_commands_exist_in_the_documented_order() -> None:
 
 
 def test_every_output_path_is_tracked() -> None:
-    # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch
+    # inputs, and results, are not stages' outputs; logs are tracked by stage; .resume is scratch;
+    # how fast a run was is no result
     inputs = {paths.PARAMS, paths.PRESETS, paths.ABLATIONS, paths.DVC, paths.DVC_LOCK}
     untracked = inputs | {paths.RESULTS, paths.RESULT_RUNS, paths.RUN_LOG}
     untracked |= {paths.LOGS, paths.SCRATCH, paths.MAPS, paths.PROVENANCE, paths.RADEVAL}
+    untracked |= {paths.SPEED, paths.SPEED_FIGURE}
     known = {value for value in vars(paths).values() if isinstance(value, Path)}
     tracked = [out for spec in STAGES.values() for out in outputs(spec)]
     assert len(tracked) == len(set(tracked))
@@ -873,6 +879,7 @@ def test_every_file_that_a_stage_opens_is_its_dependency(stage: str) -> None:
     spec = STAGES[stage]
     known = [Path(path) for path in [*spec["deps"], *outputs(spec)]]
     known += [paths.PARAMS, paths.SCRATCH, paths.RUN_LOG, paths.PROVENANCE]
+    known += [paths.SPEED, paths.SPEED_FIGURE]  # for people to look at
     known += [paths.LOGS / stage.removeprefix("train_")] if stage in TRAINING[:2] else []
     known += [Path("data/raw")] if stage == "ingest" else []  # the demo, generated and read
     opened = {path for path in OPENED[stage] if not path.name.endswith(".partial")}

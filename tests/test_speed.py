@@ -38,8 +38,8 @@ def test_flops_are_counted_without_computing(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = model(*batch.inputs)
         total = output.logits.sum()
-        if output.findings is not None:
-            total = total + output.findings.sum()
+        if output.finding_logits is not None:
+            total = total + output.finding_logits.sum()
         total.backward()
     assert counted * 4 == counter.get_total_flops() > 1e5
 

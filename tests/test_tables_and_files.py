@@ -116,7 +116,8 @@ FILES: dict[str, tuple[str, bytes, str]] = {
         "study 1 occurs twice",
     ),
     "half a character": (
-        "x.json", b'{"references": ["a\\ud800"], "hypotheses": ["b"]}', "surrogate pair at position 1",
+        "x.json", b'{"references": ["a\\ud800"], "hypotheses": ["b"]}',
+        "surrogate pair at position 1",
     ),
     "half a character in a line": (
         "x.jsonl", json.dumps(RECORD | {"generated": "\ud800"}).encode(), "generated: .*surrogate",

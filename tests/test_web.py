@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -33,11 +33,11 @@ from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, HANG, hostile
 from tests.test_bundle import film
 from uar.bundle.reporter import Reporter
-from uar.command.serve import _is_no_end
 from uar.core.errors import UserError
 from uar.data.films import decode_film
 from uar.data.isolation import Decode
 from uar.viewer.web.app import Limits, create_app, render
+from uar.viewer.web.server import Server, _is_no_end
 
 BINARY = {"Content-Type": "application/octet-stream"}
 
@@ -205,24 +205,49 @@ def test_a_film_that_crashes_its_decoder_or_hangs_costs_nobody_else_a_report(
         assert post(client, good).json()["text"] == expected
 
 
-def test_a_dropped_upload_leaves_no_traceback_in_the_log(reporter: Reporter) -> None:
+def begin_upload(address: str) -> socket.socket:
+    """A connection on which three of nine bytes of a film have been sent."""
+    place = ("127.0.0.1", int(address.rpartition(":")[2]))
+    client = socket.create_connection(place)
+    client.sendall(
+        f"POST /api/report HTTP/1.1\r\nHost: {place[0]}:{place[1]}\r\nContent-Length: 9\r\n"
+        "Content-Type: application/octet-stream\r\n\r\nabc".encode()
+    )
+    return client
+
+
+@contextmanager
+def log_of_uvicorn() -> Iterator[list[logging.LogRecord]]:
+    """What it says while the block runs."""
     said: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = said.append  # type: ignore[method-assign]
-    with serving(reporter) as address:
-        logging.getLogger("uvicorn.error").addHandler(handler)
-        place = ("127.0.0.1", int(address.rpartition(":")[2]))
-        head = (
-            f"POST /api/report HTTP/1.1\r\nHost: {place[0]}:{place[1]}\r\nContent-Length: 9\r\n"
-            "Content-Type: application/octet-stream\r\n\r\nabc"
-        )
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    yield said
+    logging.getLogger("uvicorn.error").removeHandler(handler)
+
+
+def test_a_dropped_upload_leaves_no_traceback_in_the_log(reporter: Reporter) -> None:
+    with serving(reporter) as address, log_of_uvicorn() as said:
         for _ in range(3):
-            with socket.create_connection(place) as client:
-                client.sendall(head.encode())
+            with begin_upload(address):
                 time.sleep(0.2)
         assert httpx.get(address, timeout=60).status_code == 200  # it goes on
-    logging.getLogger("uvicorn.error").removeHandler(handler)
     assert [record for record in said if record.exc_info] == []
+
+
+def test_slow_uploads_do_not_hold_up_the_servers_end(reporter: Reporter) -> None:
+    """They are answered at once: uvicorn's patience, after which it cancels, is not needed."""
+    server = serving(reporter, Limits(upload_seconds=600))
+    server.server.config.timeout_graceful_shutdown = 60
+    with ExitStack() as clients:
+        with log_of_uvicorn() as said, server as address:
+            uploads = [clients.enter_context(begin_upload(address)) for _ in range(16)]
+            while server.app.state.queue.waiting < 16:
+                time.sleep(0.05)
+        for upload in uploads:
+            assert upload.recv(12) == b"HTTP/1.1 408"
+    assert [record.getMessage() for record in said if "Cancel" in record.getMessage()] == []
 
 
 def test_what_ctrl_c_cuts_off_leaves_no_traceback_in_the_log() -> None:
@@ -245,9 +270,8 @@ class serving:
     ) -> None:
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
-        app = create_app(reporter, limits=limits, decode=decode)
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        self.server = uvicorn.Server(config)
+        self.app = create_app(reporter, limits=limits, decode=decode)
+        self.server = Server(self.app)
         self.thread = threading.Thread(target=self.server.run, args=([self.socket],))
 
     def __enter__(self) -> str:

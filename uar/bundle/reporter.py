@@ -246,9 +246,9 @@ class Reporter:
             self._report(study, beam, attention[i], chosen[i])
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
-        if model.findings is not None and output.findings is not None:
+        if model.findings is not None and output.finding_logits is not None:
             temperature = self._temperature
-            probabilities = (output.findings / temperature).sigmoid().tolist()
+            probabilities = (output.finding_logits / temperature).sigmoid().tolist()
             thresholds = tuple(_tempered(model.findings.thresholds, temperature).tolist())
             reports = [
                 replace(report, probabilities=tuple(of_study), thresholds=thresholds)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -12,8 +12,6 @@ import uar
 from uar.command.options import BUNDLE, BundlePath, Device
 
 log = logging.getLogger(__name__)
-
-_PATIENCE = 5  # seconds that answers under way have after Ctrl-C
 
 
 def serve(
@@ -27,22 +25,11 @@ def serve(
     device: Device = "auto",
 ) -> None:
     """Open a page on 127.0.0.1 that writes draft reports of films. Research use only."""
-    import uvicorn
-
     reporter = uar.load(bundle, device)
     from uar.viewer.web.app import create_app
+    from uar.viewer.web.server import Server
 
-    app = create_app(reporter, host, token=token)
+    server = Server(create_app(reporter, host, token=token), host, port)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
-    logging.getLogger("uvicorn.error").addFilter(_is_no_end)
-    # A request's line is not logged, nor anything of its films.
-    uvicorn.run(
-        app, host=host, port=port, log_level="warning", access_log=False,
-        timeout_graceful_shutdown=_PATIENCE,
-    )  # fmt: skip
-
-
-def _is_no_end(record: logging.LogRecord) -> bool:
-    """Whether a record is about anything but an answer that Ctrl-C cut off."""
-    kind = record.exc_info[0] if record.exc_info else None
-    return not (kind and issubclass(kind, asyncio.CancelledError))
+    with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has ended
+        server.run()

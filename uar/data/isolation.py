@@ -51,6 +51,7 @@ class FilmDecoder:
     ) -> None:
         self._size, self._seconds, self._memory, self._decode = size, seconds, memory, decode
         self._alone = threading.Lock()
+        self._closed = False
         self._start()
 
     def decode(self, data: bytes, name: str) -> Film:
@@ -61,7 +62,7 @@ class FilmDecoder:
                 of memory or took too long.
         """
         with self._alone:
-            if self._process.poll() is not None:
+            if self._process.poll() is not None and not self._closed:
                 self._stop()
                 self._start()
             try:
@@ -71,11 +72,14 @@ class FilmDecoder:
             except (EOFError, OSError):
                 reason = "decoding it crashed or ran out of memory"
             self._stop()
-            self._start()  # now, so that the next film need not wait
+            if not self._closed:
+                self._start()  # now, so that the next film need not wait
             raise UserError(f"{name}: {reason}")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, also in the middle of a film."""
+        self._closed = True
+        self._process.kill()
         with self._alone:
             self._stop()
 

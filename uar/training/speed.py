@@ -29,8 +29,8 @@ def flops_per_study(model: UAR, batch: Batch) -> float:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         output = twin(*batch.to(shapes).inputs)
         total = output.logits.sum()
-        if output.findings is not None:
-            total = total + output.findings.sum()
+        if output.finding_logits is not None:
+            total = total + output.finding_logits.sum()
         total.backward()
     return counter.get_total_flops() / len(batch.report)
 

@@ -72,6 +72,7 @@ class _Queue:
     def __init__(self, reporter: Reporter, limits: Limits, decode: Decode) -> None:
         self.reporter, self.limits = reporter, limits
         self.waiting = self.held = 0
+        self._arriving: set[asyncio.Timeout] = set()
         size = reporter.bundle.preprocessing.image_size
         self.decoder = FilmDecoder(size, limits.decode_seconds, limits.decode_bytes, decode)
         self.decoding, self.writing = (ThreadPoolExecutor(1, name) for name in ("decode", "write"))
@@ -88,6 +89,24 @@ class _Queue:
         finally:
             self.waiting -= 1
             self.held -= size
+
+    async def body(self, request: Request, size: int) -> bytes:
+        """Films as they arrive, which they must in time."""
+        try:
+            async with asyncio.timeout(self.limits.upload_seconds) as deadline:
+                self._arriving.add(deadline)
+                return await _body(request, size)
+        except TimeoutError:
+            raise HTTPException(408, "The films took too long to arrive.") from None
+        except ClientDisconnect:
+            raise HTTPException(400, "The connection ended before the films did.") from None
+        finally:
+            self._arriving.discard(deadline)
+
+    def end_uploads(self) -> None:
+        """Let films that are still arriving have taken too long."""
+        for deadline in self._arriving:
+            deadline.reschedule(asyncio.get_running_loop().time())
 
     async def report(self, films: list[bytes], force: bool) -> dict[str, Any]:
         loop = asyncio.get_running_loop()
@@ -139,6 +158,7 @@ def create_app(
         queue.decoder.close()
 
     app = FastAPI(title="UAR", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.queue = queue
     if host in LOOPBACK:  # a web site whose name leads here is not this page
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])
 
@@ -171,12 +191,7 @@ def create_app(
         _refuse_unauthorised(request, token)
         lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
         async with queue.place(sum(lengths)):
-            try:
-                body = await asyncio.wait_for(_body(request, sum(lengths)), limits.upload_seconds)
-            except TimeoutError:
-                raise HTTPException(408, "The films took too long to arrive.") from None
-            except ClientDisconnect:
-                raise HTTPException(400, "The connection ended before the films did.") from None
+            body = await queue.body(request, sum(lengths))
             ends = np.cumsum(lengths).tolist()
             films = [body[end - size : end] for end, size in zip(ends, lengths, strict=True)]
             del body
