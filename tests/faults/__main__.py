@@ -58,7 +58,7 @@ def main() -> None:
             "films": films(1 if long else 4),
             "system": system(whole, names if long else ["tokenize"]),
             "commands": commands(whole),
-            "writers": writers(whole, 40 if long else 3),
+            "writers": writers(40 if long else 3),
             "orphans": orphans(whole, (0.0, 1.0, 3.0, 6.0) if long else (1.0,)),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),
         }
