@@ -74,6 +74,7 @@ RUN_BY = {
     "benchmarks.likeness": LONG,
     "benchmarks.profile": LONG,
     "benchmarks.scale": "test_benchmarks.py",
+    "benchmarks.views": LONG,
 }
 NAMES = [n for packages in COMMANDS.values() for names in packages.values() for n in names]
 SHELL = {"source", "cp", "cd", "git", "pip", "cat", "for", "break", "done", ".ci/run"}
