@@ -344,7 +344,8 @@ def test_a_threshold_that_none_exceeds_is_no_percentage(
 ) -> None:
     head = reporter._model.findings
     assert head is not None
-    monkeypatch.setattr(head, "thresholds", torch.full_like(head.thresholds, 1.01))
+    never = torch.full_like(head.thresholds, 1.01)
+    monkeypatch.setitem(head._buffers, "thresholds", never)
     upload(page, *films)
     for line in page.find_elements(By.CSS_SELECTOR, ".findings li"):
         assert line.text.endswith("% (never found: too rare on validation)")
