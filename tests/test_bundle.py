@@ -199,7 +199,7 @@ def test_other_files_are_no_bundles(path: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="no bundle of this project"):
+        with pytest.raises(UserError, match="not a bundle of this project"):
             uar.load(path)
 
 

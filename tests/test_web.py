@@ -491,7 +491,13 @@ def test_films_whose_headers_say_what_they_are_cannot_be_swapped(
     wary_page: webdriver.Chrome, tmp_path: Path
 ) -> None:
     films = [
-        save_dicom(tmp_path / f"{view}.dcm", chest(3, view), ViewPosition=position)
+        save_dicom(
+            tmp_path / f"{view}.dcm",
+            chest(3, view),
+            ViewPosition=position,
+            WindowCenter=128,  # values as they are
+            WindowWidth=256,
+        )
         for view, position in enumerate(("PA", "LL"))
     ]
     upload(wary_page, *reversed(films))

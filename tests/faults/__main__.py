@@ -2,7 +2,7 @@
 
     python -m tests.faults                        # some of each kind, about two minutes
     python -m tests.faults --long --log FILE      # every case; interrupted, it goes on from FILE
-    python -m tests.faults --measure              # seconds and memory of hostile bundles and films
+    python -m tests.faults --measure              # what hostile bundles, films and uploads cost
 
 A demo of twenty studies runs once, whole. Then each case works on a copy of it in a process of its
 own, forked. The tables that are printed are in docs/faults.md; the exit status is 1 if any case
@@ -38,7 +38,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="kinds, as the table has them")
     parser.add_argument("--stages", nargs="*", help="those that are killed and get a full disk")
     parser.add_argument("--log", type=Path, help="where endings are kept; those there are not run")
-    parser.add_argument("--measure", action="store_true", help="costs of hostile files, alone")
+    parser.add_argument(
+        "--measure", action="store_true", help="costs of hostile files, nothing else"
+    )
     arguments = parser.parse_args()
     if arguments.measure:
         measure()
@@ -58,7 +60,7 @@ def main() -> None:
             "films": films(1 if long else 4),
             "system": system(whole, names if long else ["tokenize"]),
             "commands": commands(whole),
-            "writers": writers(whole, 40 if long else 3),
+            "writers": writers(40 if long else 3),
             "orphans": orphans(whole, (0.0, 1.0, 3.0, 6.0) if long else (1.0,)),
             "full": full(whole, names if long else short[:3], [0, 2_000, 50_000] if long else [0]),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import product
@@ -42,9 +43,11 @@ def commands(whole: Path) -> Iterator[Case]:
         yield f"{read} unreadable, {command}", partial(_unreadable, whole, command, read)
 
 
-def _copy(whole: Path) -> Path:
+def _copy(whole: Path, command: str) -> Path:
     """A project with what the commands read beside what stages do."""
     folder = copy_of(whole)
+    if command.startswith("use "):  # presets do not fit sizes that are tiny
+        shutil.copy(ROOT / paths.PARAMS, folder)
     shutil.copytree(ROOT / paths.PRESETS, folder / paths.PRESETS)
     (folder / "predictions.csv").write_text("study_id,report\nx,clear lungs .\n", encoding="utf-8")
     return folder
@@ -54,7 +57,7 @@ def _refused(
     whole: Path, command: str, out: Path, change: Callable[[Path], None], limit: int | None
 ) -> str:
     """Refused with what was there as it was; and it works once there is room."""
-    folder = _copy(whole)
+    folder = _copy(whole, command)
     try:
         before = contents(folder, [out])
         change(folder)
@@ -86,7 +89,7 @@ def _writable(folder: Path) -> None:
 
 
 def _unreadable(whole: Path, command: str, read: Path) -> str:
-    folder = _copy(whole)
+    folder = _copy(whole, command)
     try:
         os.chmod(folder / read, 0)
         ending = run_forked(folder, command, barred=True)
@@ -98,19 +101,21 @@ def _unreadable(whole: Path, command: str, read: Path) -> str:
         shutil.rmtree(folder)
 
 
-def writers(whole: Path, pairs: int) -> Iterator[Case]:
+def writers(pairs: int) -> Iterator[Case]:
     """Start two `use` at once: params.yaml is what one of them, or both in turn, would write."""
-    folder = _copy(whole)
-    fresh = (folder / paths.PARAMS).read_bytes()
-    wanted = set()
-    for order in [*product(PRESETS, repeat=1), *product(PRESETS, repeat=2)]:
-        (folder / paths.PARAMS).write_bytes(fresh)
-        for preset in order:
-            run_forked(folder, f"use {preset}")
-        wanted.add((folder / paths.PARAMS).read_bytes())
-    for pair in range(pairs):
-        yield f"use and use, pair {pair + 1}", partial(_both, folder, fresh, wanted)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(ROOT / paths.PRESETS, folder / paths.PRESETS)
+        fresh = (ROOT / paths.PARAMS).read_bytes()
+        wanted = set()
+        for order in [*product(PRESETS, repeat=1), *product(PRESETS, repeat=2)]:
+            (folder / paths.PARAMS).write_bytes(fresh)
+            for preset in order:
+                if (ending := run_forked(folder, f"use {preset}")).code:
+                    raise SystemExit(f"use {preset}: {ending.said}")
+            wanted.add((folder / paths.PARAMS).read_bytes())
+        for pair in range(pairs):
+            yield f"use and use, pair {pair + 1}", partial(_both, folder, fresh, wanted)
 
 
 def _both(folder: Path, fresh: bytes, wanted: set[bytes]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.costs import Cost
 from tests.faults.forked import REFUSED, Case
+from tests.faults.server import measure_end
 from tests.hostile_bundles import cost_of_opening, hostile_bundles, sealed, whole_parts
 from tests.hostile_films import FILMS, LARGEST, cost_of_decoding, jpeg
 
@@ -66,6 +67,10 @@ def measure() -> None:
     print(_row("a whole one", cost_of_decoding(jpeg())))
     for name, make in (FILMS | LARGEST).items():
         print(_row(name, cost_of_decoding(make())), flush=True)
+    print("\n| uploads at Ctrl-C | exit status | s to the last answer | s of CPU to the end |")
+    print("|---|---|---|---|")
+    for uploads in (0, 16):
+        print(measure_end(uploads), flush=True)
 
 
 def _row(name: str, cost: Cost) -> str:

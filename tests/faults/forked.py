@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from pipeline.__main__ import app as pipeline
 from uar.command import app as uar
 from uar.core.errors import UserError
@@ -121,7 +123,7 @@ def start(
             program, *rest = command.split()
             app, words = (uar, rest) if program == "uar" else (pipeline, [program, *rest])
             code = app(words, standalone_mode=False) or 0  # what a typer.Exit says
-    except UserError as error:
+    except (UserError, typer.BadParameter) as error:
         code = 1
         said.write(str(error))
     except BaseException:
