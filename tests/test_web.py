@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -333,6 +334,21 @@ def test_png_and_dicom_become_a_report(
     assert [caption.text for caption in captions] == list(expected.captions)
     assert captions[0].text == "film 1, taken as frontal"
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def test_a_threshold_that_none_exceeds_is_no_percentage(
+    page: webdriver.Chrome,
+    reporter: Reporter,
+    films: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = reporter._model.findings
+    assert head is not None
+    never = torch.full_like(head.thresholds, 1.01)
+    monkeypatch.setitem(head._buffers, "thresholds", never)
+    upload(page, *films)
+    for line in page.find_elements(By.CSS_SELECTOR, ".findings li"):
+        assert line.text.endswith("% (never found: too rare on validation)")
 
 
 def test_findings_and_similar_studies_are_listed(
