@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 CAPTION = Caption(
     "Reliability: are the findings head's probabilities true?",
     "For each range of predicted probability, the share of findings that the reports assert, with "
-    "95 % intervals. On the diagonal they are true; the temperature is fitted on validation.",
+    "95 % intervals. On the diagonal they are true; slope and shift are fitted on validation.",
 )
 _SPLITS = {"val": "validation", "test": "test"}
 _KINDS = {"as_trained": ("as trained", ORANGE, "o"), "calibrated": ("calibrated", BLUE, "s")}
