@@ -81,7 +81,7 @@ def draw_reliability(head: Mapping[str, Any]) -> Figure:
         axes.set_title(said)
         axes.set_xlabel("probability that the head gives")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.25)  # room for the legend
         axes.legend(loc="upper left", frameon=False)
     grid[0].set_ylabel("share of reports that assert the finding")
     return figure
