@@ -1,6 +1,6 @@
 """Films that cost a decoder minutes or gigabytes, or that lack what they seem to have.
 
-What decoding each costs: `python -m tests.faults --measure`.
+python -m tests.hostile_films     # seconds and memory of decoding each
 """
 
 from __future__ import annotations
@@ -155,3 +155,15 @@ def decoded(data: bytes) -> str:
 def cost_of_decoding(data: bytes) -> Cost:
     """How it ended, seconds and bytes of the process that decodes, its own start included."""
     return cost_of(partial(decoded, data), resource.RUSAGE_CHILDREN)
+
+
+def main() -> None:
+    """Print what each costs; in a small process, whose size its children's peak would include."""
+    print("| film | ended | s of CPU | MB |\n|---|---|---|---|")
+    for name, make in ({"a whole one": jpeg} | FILMS | LARGEST).items():
+        ended, seconds, memory = cost_of_decoding(make())
+        print(f"| {name} | {ended} | {seconds:.2f} | {memory / 1e6:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
