@@ -71,6 +71,28 @@ def training(params: Params, device: torch.device) -> tuple[float, Callable[[], 
     return whole / batch, lambda: flops / least_seconds(lambda: step(studies))
 
 
+def kept_for_backward(params: Params) -> int:
+    """Bytes that a training step keeps for its backward pass, float32, attention written out.
+
+    Counted from shapes (torch's `meta` device); bfloat16 and fused attention keep less.
+    """
+    shapes, kept = torch.device("meta"), {}
+    model = make_model(params, shapes)
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # held, so that no other one takes its place
+        return tensor
+
+    batch = make_batch(params, params.train.batch_size, shapes)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = model(*batch.inputs)
+        output.logits.log_softmax(-1).sum()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
 def least_seconds(work: Callable[[], object]) -> float:
     """Of three, after one to warm up."""
     return min([seconds(work) for _ in range(4)][1:])
@@ -136,6 +158,15 @@ def main(
     ):
         gigabytes = torch.Size(shape).numel() * item / 1e9
         print(f"| {name} | {shape} | {gigabytes:.2f} |")
+
+    states = 4 * 4 * parameters / 1e9  # weights, gradients and AdamW's two moments
+    print("\n| memory of a device in training, float32 | GB |\n|---|---|")
+    print(f"| weights, gradients, AdamW | {states:.2f} |")
+    share = -(-params.train.batch_size // devices)
+    of_share = params.model_copy(
+        update={"train": params.train.model_copy(update={"batch_size": share})}
+    )
+    print(f"| kept for backward, {share} studies | {kept_for_backward(of_share) / 1e9:.2f} |")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.bundle.evidence import Evidence
+from uar.bundle.evidence import Evidence, LogitScaling
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import FilmSet, Likeness
@@ -88,7 +88,11 @@ def make_bundle(
         "# A test's model\n\n| metric | this model |\n|---|---|\n| BLEU-4 | 0.100 |\n",
         StudyIndex.of(features, studies, reports) if index else None,
         likeness_of(tokenizer) if likeness else None,
-        Evidence(studies=20, written={"Cardiomegaly": [3, 7]}, temperature=2.0)
+        Evidence(
+            studies=20,
+            written={"Cardiomegaly": [3, 7]},
+            scaling=LogitScaling(slope=0.5, shift=-1.0),
+        )
         if likeness
         else None,
         Example("e1", "val", packed_films(7), ("frontal", "lateral"), "Films of one who is well.")

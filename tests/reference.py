@@ -94,9 +94,18 @@ def feed_forward(layer: EncoderLayer | DecoderLayer, x: Tensor) -> Tensor:
     return second(drop(layer, first(x).relu()))
 
 
-def encode(model: UAR, image: Tensor) -> Tensor:
-    """F^(I) to encoded visual features, both `(B, L, d)`."""
+def pool(model: UAR, image: Tensor, views: int) -> Tensor:
+    """F^(I) `(B, L, d)` of `views` images, averaged over the squares of `model.visual_pool`."""
+    side = int((image.shape[1] // views) ** 0.5)
+    grids = image.unflatten(1, (views, side, side)).movedim(4, 2)  # (B, V, d, side, side)
+    cells = F.avg_pool2d(grids.flatten(0, 1), model.pool).unflatten(0, grids.shape[:2])
+    return cells.movedim(2, 4).flatten(1, 3)
+
+
+def encode(model: UAR, image: Tensor, views: int) -> Tensor:
+    """F^(I) `(B, L, d)` of `views` images to encoded visual features, pooled first."""
     encoder = model.encoder
+    image = pool(model, image, views)
     x = drop(encoder, image + encoder.positions(0, image.shape[1]))
     layer: EncoderLayer
     for layer in encoder.layers:
@@ -139,7 +148,7 @@ def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
     """As `UAR.forward`."""
     inputs = report[:, :-1]
     image, text = image_features(model, visual), text_features(model, inputs)
-    encoded = encode(model, image)
+    encoded = encode(model, image, visual.shape[1])
     states, masks = decode(model, text + prompt(model, encoded), encoded)
     words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
     return Forward(model.head(states), image.mean(dim=1), masked_mean(text, words), masks)
@@ -174,7 +183,7 @@ def generate(
         words, log_probability = beam
         return log_probability / max(1, len(words)) ** length_penalty
 
-    encoded = encode(model, image_features(model, visual))
+    encoded = encode(model, image_features(model, visual), visual.shape[1])
     prompts = prompt(model, encoded)
     kept: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in visual]
     for position in range(model.sizes.max_length):

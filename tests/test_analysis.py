@@ -16,6 +16,7 @@ from PIL import Image
 import uar.analysis
 from pipeline.stages.analyze import FIGURES
 from tests.conftest import ROOT
+from uar.analysis import alignment
 from uar.analysis.alignment import alignment_metrics, draw_alignment, min_max
 from uar.analysis.basis import gram, gram_metrics
 from uar.analysis.drawing import signed, wrap
@@ -406,6 +407,19 @@ def test_every_figure_is_registered() -> None:
     makers = {f"uar.analysis.{p.stem}" for p in folder.glob("*.py") if MAKER in p.read_text()}
     assert makers == {make_figures.__module__ for make_figures in FIGURES}
     assert len(FIGURES) == len(makers)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ({"stage one": 0.164, "stage two": 0.158}, "16 % in stage one, 16 % in stage two. Similar"),
+        ({"stage one": 0.56, "stage two": 0.53}, "in stage two. It falls. Similar"),
+        ({"stage one": 0.53, "stage two": 0.56}, "in stage two. It rises. Similar"),
+        ({"stage one": 0.53}, "53 % in stage one. Similar"),
+    ],
+)
+def test_figure_4_says_what_its_numbers_show(scores: dict[str, float], said: str) -> None:
+    assert said in alignment.caption(scores).text
 
 
 def test_a_figure_has_its_caption_on_the_screen_and_not_in_print(tmp_path: Path) -> None:

@@ -70,6 +70,16 @@ def test_the_workload_has_the_sizes_of_iu_xray() -> None:
     assert (model.sizes.visual_length, model.sizes.max_length) == (392, 60)
 
 
+def test_the_reference_computes_what_the_preset_has() -> None:
+    params = iu_xray_params()
+    model = make_model(params, torch.device("cpu"), d_model=16, heads=2).eval()
+    batch = make_batch(params, 2, torch.device("cpu"))
+    with torch.no_grad():
+        output, expected = model(*batch.inputs), reference.forward(model, *batch.inputs[:2])
+    torch.testing.assert_close(output.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(output.image_global, expected.image_global, atol=1e-4, rtol=1e-4)
+
+
 def test_the_reference_decodes_by_whole_prefixes(
     make_model: Callable[..., UAR],
     make_visual: Callable[..., torch.Tensor],

@@ -119,7 +119,7 @@ def test_a_format_of_another_version_is_refused_naming_both(path: Path) -> None:
 def test_a_model_of_other_parameters_needs_a_format_of_its_own() -> None:
     """Counted up with every change of this list: an older bundle is then refused as older."""
     assert (FORMAT, " ".join(known_keys(ModelParams))) == (
-        4,
+        5,
         "lsu token_embedding integration basis basis_size fusion tir tir_scale d_model "
         "heads encoder_layers decoder_layers d_ff dropout word_dropout feature_dropout "
         "image_dropout visual_pool findings extractor.network extractor.weights extractor.depths "
@@ -199,7 +199,7 @@ def test_other_files_are_no_bundles(path: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="no bundle of this project"):
+        with pytest.raises(UserError, match="not a bundle of this project"):
             uar.load(path)
 
 
@@ -648,15 +648,15 @@ def test_a_written_finding_carries_its_count(wary_path: Path) -> None:
     assert found["Edema"].written is None  # not said
 
 
-def test_probabilities_are_divided_by_validations_temperature(wary_path: Path) -> None:
+def test_probabilities_are_scaled_as_on_validation(wary_path: Path) -> None:
     bundle = Bundle.load(wary_path)
     assert bundle.evidence is not None
-    plain = replace(bundle, evidence=bundle.evidence.model_copy(update={"temperature": None}))
+    plain = replace(bundle, evidence=bundle.evidence.model_copy(update={"scaling": None}))
     films = [chest(1000), chest(1000, 1)]
     calibrated, raw = (Reporter(b).report(films) for b in (bundle, plain))
     assert calibrated.probabilities is not None and raw.probabilities is not None
     logits = torch.tensor(raw.probabilities).logit()
-    assert calibrated.probabilities == pytest.approx((logits / 2).sigmoid().tolist(), abs=1e-5)
+    assert calibrated.probabilities == pytest.approx((logits / 2 - 1).sigmoid().tolist(), abs=1e-5)
     for report in (calibrated, raw):  # the same findings are found
         assert report.thresholds is not None and report.probabilities is not None
     above = [

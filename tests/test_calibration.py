@@ -4,40 +4,48 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.stats import binomtest
 
 from uar.evaluation.calibration import (
+    AS_TRAINED,
+    Scaling,
     calibration,
-    cross_entropy,
-    fit_temperature,
-    probabilities,
+    fit_scaling,
     reliability,
     wilson,
     written_and_right,
 )
 
 
-@pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
-def test_the_temperature_is_that_of_least_entropy(sharpness: float) -> None:
-    """Logits `sharpness` times too large get about that temperature, as scipy's search does."""
+@pytest.mark.parametrize(("sharpness", "added"), [(0.4, 0.0), (1.0, 1.5), (3.0, -2.0)])
+def test_the_scaling_is_that_of_least_entropy(sharpness: float, added: float) -> None:
+    """Logits that are too large and shifted are put right, as by scipy's search."""
     rng = np.random.default_rng(0)
-    honest = rng.normal(0, 2, (4000, 3))
-    true = rng.random(honest.shape) < probabilities(honest, 1.0)
-    logits = sharpness * honest
-    found = fit_temperature(logits, true)
-    best = minimize_scalar(
-        lambda t: cross_entropy(logits, true, t), bounds=(0.05, 20), method="bounded"
-    )
-    assert found == pytest.approx(best.x, rel=1e-3)
-    assert found == pytest.approx(sharpness, rel=0.1)
-    assert calibration(logits, true, found)["ece"] <= calibration(logits, true, 1.0)["ece"] + 0.005
+    honest = rng.normal(-1, 2, (4000, 3))
+    true = rng.random(honest.shape) < AS_TRAINED.probabilities(honest)
+    logits = sharpness * honest + added
+    found = fit_scaling(logits, true)
+    best = minimize(lambda p: Scaling(*p).cross_entropy(logits, true), [1.0, 0.0])
+    assert found == pytest.approx(tuple(best.x), rel=5e-3, abs=5e-3)  # and Platt's targets
+    assert found.slope == pytest.approx(1 / sharpness, rel=0.1)
+    assert found.shift == pytest.approx(-added / sharpness, abs=0.15)
+    calibrated, raw = (calibration(logits, true, scaling) for scaling in (found, AS_TRAINED))
+    assert calibrated["ece"] <= raw["ece"] + 0.005
+
+
+def test_logits_that_part_all_findings_get_a_finite_scaling() -> None:
+    logits = np.array([[-3.0, -2], [2, 3]])
+    found = fit_scaling(logits, logits > 0)
+    assert 0 < found.slope < 5 and abs(found.shift) < 1
+    nothing = fit_scaling(logits, np.zeros_like(logits, bool))  # no finding at all
+    assert nothing.probabilities(logits).max() < 0.6
 
 
 def test_scores_by_hand() -> None:
     logits = np.log(np.array([[0.85 / 0.15, 0.85 / 0.15], [0.25 / 0.75, 0.25 / 0.75]]))
     true = np.array([[True, False], [False, False]])
-    found = calibration(logits, true, 1.0)
+    found = calibration(logits, true, AS_TRAINED)
     assert found["brier"] == pytest.approx((0.15**2 + 0.85**2 + 2 * 0.25**2) / 4)
     assert found["ece"] == pytest.approx((2 * abs(0.5 - 0.85) + 2 * 0.25) / 4)
     assert found["cross_entropy"] == pytest.approx(

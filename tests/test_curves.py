@@ -113,6 +113,6 @@ def test_the_page_says_whose_run_it_is_and_how_many_steps_were_clipped(tmp_path:
     write_page(draw_curves(stages), stages, run="Data set demo, train.seed 7.", path=page)
     text = page.read_text()
     assert "Data set demo, train.seed 7." in text
-    assert "In stage one, the gradient of 75.0 % of the steps was longer than" in text
-    assert "<td>validation: image gain, nats a report</td><td>2</td><td>−2.5</td>" in text
+    assert "In stage one, the gradient of 75.0 % of the steps exceeded" in text
+    assert "<td>validation: image gain, nats per report</td><td>2</td><td>−2.5</td>" in text
     assert 'name="viewport"' in text

@@ -26,6 +26,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"lsu": False},
     {"lsu": False, "integration": False, "tir": "none"},
     {"findings": True},
+    {"visual_pool": 2},
 ]
 variants = pytest.mark.parametrize("switches", VARIANTS, ids=str)
 LENGTH = 7  # T of `make_model`

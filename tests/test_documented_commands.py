@@ -74,6 +74,7 @@ RUN_BY = {
     "benchmarks.likeness": LONG,
     "benchmarks.profile": LONG,
     "benchmarks.scale": "test_benchmarks.py",
+    "benchmarks.views": LONG,
 }
 NAMES = [n for packages in COMMANDS.values() for names in packages.values() for n in names]
 SHELL = {"source", "cp", "cd", "git", "pip", "cat", "for", "break", "done", ".ci/run"}
@@ -133,7 +134,9 @@ def name_of(words: Sequence[str]) -> str:
         return module if module.startswith("benchmarks") else ""
     if words[0] == "uar" and words[1].isalpha():
         command = typer.main.get_command(uar_app).get_command(None, words[1])  # type: ignore
-        command.make_context(words[1], words[2:])
+        assert command, f"no command uar {words[1]}"
+        if words[2:]:  # without arguments it is only named
+            command.make_context(words[1], words[2:])
         return f"uar {words[1]}"
     if words[0] == "dvc":
         if len(words) == 2 and not words[1].isalpha():

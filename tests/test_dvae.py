@@ -375,7 +375,9 @@ def test_the_stage_brings_the_network_that_the_term_needs(
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["dvae"]["train"][f"{term}_weight"] = weight
     given = []
-    monkeypatch.setattr(stage, "train_dvae", lambda *args: given.append(args[-1]) or [])
+    monkeypatch.setattr(
+        stage, "train_dvae", lambda *args, **given_too: given.append(given_too["network"]) or []
+    )
     monkeypatch.setattr(stage.Dvae, "save", lambda *halves: None)
     stage._train((varied(2, 64) * 255).byte(), Params.model_validate(raw))
     (network,) = given

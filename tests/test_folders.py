@@ -99,7 +99,17 @@ def test_a_run_becomes_a_result(make_run: MakeRun) -> None:
     labellers = {"evaluate__chexbert": weights}
     folder = make_run("one", train__seed=3, dataset__root="/secret", **labellers)
     trained = sha256(folder / paths.STAGE_TWO)
-    record_run(folder / paths.RUN_LOG, Run(trained, "ef", 50.0, "GPU", 1, "2026-01-01T00:00:00Z"))
+    record_run(
+        folder / paths.RUN_LOG,
+        Run(
+            checkpoint=trained,
+            start="ef",
+            seconds=50.0,
+            device="GPU",
+            processes=1,
+            finished="2026-01-01T00:00:00Z",
+        ),
+    )
     found = read_folder(folder, ABLATIONS)
     assert found.experiment.startswith("uar-s3-")
     assert (found.seed, found.device, found.seconds) == (3, "GPU", 50.0)

@@ -37,7 +37,7 @@ def run(
 
     def run(studies: list[Study], left_out: tuple[LeftOut, ...] = (), **dataset: Any) -> None:
         read = Dataset(studies, Path("raw"), left_out=list(left_out))
-        monkeypatch.setattr("pipeline.stages.ingest.read_dataset", lambda params: read)
+        monkeypatch.setattr("pipeline.stages.ingest.read_dataset", lambda params, workers: read)
         override(raw_params, "image.size", SIZE)
         override(raw_params, "image.crop", SIZE)
         override(raw_params, "dvae.train.crop", SIZE)

@@ -169,7 +169,9 @@ if __name__ == "__main__":
     packing._Journal.add = add_and_die
     names = [f"{i}.dcm" if i % 2 else f"{i}.png" for i in range(int(films))]
     slots = [packing.Slot(name, row) for row, name in enumerate(names)]
-    packing.pack_films(Path(images), slots, 8, Path(scratch), 1, 1)
+    packing.pack_films(
+        Path(images), slots, size=8, scratch=Path(scratch), workers=1, films_per_task=1
+    )
 """
 
 

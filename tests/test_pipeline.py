@@ -517,10 +517,11 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
     model = checkpoint.build().eval()
     with torch.no_grad():
         logits = model.finding_logits(studies.visual.whole(studies.rows), model.tables())
-    temperature = read_json(paths.DETAILS)["findings_head"]["temperature"]
+    scaling = read_json(paths.DETAILS)["findings_head"]["scaling"]
+    slope, shift = scaling["slope"], scaling["shift"]
     films = read_table(paths.STUDIES)
     films = films[films["split"] == "test"]["image_paths"]
-    told = (logits / temperature).sigmoid()
+    told = (slope * logits + shift).sigmoid()
     for files, prediction, likely in zip(films, predictions, told, strict=True):
         report = reporter.report([chain / "data/raw/demo/images" / file for file in files])
         assert " ".join(report.words) == prediction.generated
@@ -529,7 +530,7 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
         found = torch.tensor([finding.threshold for finding in report.findings])
         assert torch.equal(found > 1, of_logits > 1)  # never exceeded
         below = found < 1
-        exceeded = likely.logit()[below] * temperature > of_logits[below].logit()
+        exceeded = (likely.logit()[below] - shift) / slope > of_logits[below].logit()
         assert torch.equal(likely[below] > found[below], exceeded)
 
 

@@ -135,7 +135,17 @@ def test_a_recorded_dvc_exp_show(kept_files: dict[str, Any]) -> None:
         "none-s9": "queued",
     }
     assert found["none-s2"].params["model"]["fusion"] == "none"
-    record_run(paths.RUN_LOG, Run("cd", "ef", 50.0, "cpu", 1, "2026-01-01T00:00:00"))
+    record_run(
+        paths.RUN_LOG,
+        Run(
+            checkpoint="cd",
+            start="ef",
+            seconds=50.0,
+            device="cpu",
+            processes=1,
+            finished="2026-01-01T00:00:00",
+        ),
+    )
     one = Result.of_experiment(found["uar-s1"])
     assert one is not None
     assert (one.experiment, one.seed, one.device, one.seconds) == ("uar-s1", 1, "cpu", 50.0)
@@ -230,10 +240,29 @@ def test_runs_are_logged_beside_version_control(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "runs.jsonl"
     assert read_runs(path) == {}
     for seconds in (1.0, 2.0):
-        record_run(path, Run("ab", None, seconds, "cpu", 1, "2026-01-01"))
+        record_run(
+            path,
+            Run(
+                checkpoint="ab",
+                start=None,
+                seconds=seconds,
+                device="cpu",
+                processes=1,
+                finished="2026-01-01",
+            ),
+        )
     with path.open("a") as file:
         file.write('{"checkpoint": "cd"}\n{"half a li\n')
-    assert read_runs(path) == {"ab": Run("ab", None, 2.0, "cpu", 1, "2026-01-01")}
+    assert read_runs(path) == {
+        "ab": Run(
+            checkpoint="ab",
+            start=None,
+            seconds=2.0,
+            device="cpu",
+            processes=1,
+            finished="2026-01-01",
+        )
+    }
 
 
 # ---- grouping

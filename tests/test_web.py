@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
@@ -335,6 +336,21 @@ def test_png_and_dicom_become_a_report(
     assert not [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"]
 
 
+def test_a_threshold_that_none_exceeds_is_no_percentage(
+    page: webdriver.Chrome,
+    reporter: Reporter,
+    films: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head = reporter._model.findings
+    assert head is not None
+    never = torch.full_like(head.thresholds, 1.01)
+    monkeypatch.setitem(head._buffers, "thresholds", never)
+    upload(page, *films)
+    for line in page.find_elements(By.CSS_SELECTOR, ".findings li"):
+        assert line.text.endswith("% (never found: too rare on validation)")
+
+
 def test_findings_and_similar_studies_are_listed(
     page: webdriver.Chrome, reporter: Reporter, films: list[Path]
 ) -> None:
@@ -475,7 +491,13 @@ def test_films_whose_headers_say_what_they_are_cannot_be_swapped(
     wary_page: webdriver.Chrome, tmp_path: Path
 ) -> None:
     films = [
-        save_dicom(tmp_path / f"{view}.dcm", chest(3, view), ViewPosition=position)
+        save_dicom(
+            tmp_path / f"{view}.dcm",
+            chest(3, view),
+            ViewPosition=position,
+            WindowCenter=128,  # values as they are
+            WindowWidth=256,
+        )
         for view, position in enumerate(("PA", "LL"))
     ]
     upload(wary_page, *reversed(films))

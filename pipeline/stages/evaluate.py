@@ -27,7 +27,7 @@ from uar.evaluation.baselines import (
     nearest_neighbours,
     token_histograms,
 )
-from uar.evaluation.calibration import calibration, fit_temperature
+from uar.evaluation.calibration import AS_TRAINED, calibration, fit_scaling
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.predictions import (
     Prediction,
@@ -133,7 +133,7 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
 
 
 def head_calibration(model: UAR, inputs: Inputs) -> dict[str, Any]:
-    """The findings head's temperature, of validation, and its calibration before and after."""
+    """The scaling of the findings head's logits, of validation; calibration before and after."""
     batch_size, logits, true = inputs.params.decode.batch_size, {}, {}
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
@@ -141,14 +141,14 @@ def head_calibration(model: UAR, inputs: Inputs) -> dict[str, Any]:
         logits[split] = finding_logits(model, studies, batch_size, f"findings, {split}")
         assert studies.findings is not None  # `Inputs.studies` labels them
         true[split] = studies.findings.numpy() > 0
-    temperature = fit_temperature(logits["val"], true["val"])
+    scaling = fit_scaling(logits["val"], true["val"])
     return {
-        "temperature": temperature,
+        "scaling": scaling._asdict(),
         "fitted_on": "val",
         **{
             split: {
-                "as_trained": calibration(logits[split], true[split], 1.0),
-                "calibrated": calibration(logits[split], true[split], temperature),
+                "as_trained": calibration(logits[split], true[split], AS_TRAINED),
+                "calibrated": calibration(logits[split], true[split], scaling),
             }
             for split in splits
         },

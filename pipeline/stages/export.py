@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
 from pipeline.provenance import code_date, commit
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.bundle.evidence import Evidence
+from uar.bundle.evidence import Evidence, LogitScaling
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import LEAST, FilmSet, Likeness
@@ -139,7 +139,7 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
     return Evidence(
         studies=len(studies),
         written=written_and_right(labels == Label.POSITIVE, studies.findings.numpy() > 0, FINDINGS),
-        temperature=None if head is None else head["temperature"],
+        scaling=None if head is None else LogitScaling(**head["scaling"]),
     )
 
 

@@ -34,8 +34,9 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 
 def caption(scores: Mapping[str, float]) -> Caption:
     """The figure's, with the alignment scores of the models by their names."""
-    said = ", ".join(f"{100 * score:.0f} % in {name}" for name, score in scores.items())
-    first, last = list(scores.values())[0], list(scores.values())[-1]
+    percent = {name: round(100 * score) for name, score in scores.items()}
+    said = ", ".join(f"{of_model} % in {name}" for name, of_model in percent.items())
+    first, last = list(percent.values())[0], list(percent.values())[-1]
     change = " It rises." if last > first else " It falls." if last < first else ""
     return Caption(
         "Figure 4: how well images and reports are aligned",

@@ -48,11 +48,11 @@ _CLIPPED = "train/clipped"  # share of an epoch's steps
 _QUANTITIES = {  # as DVCLive names them; others are their names
     "changed_by_mask": "reports that change when the mask M is set to 0",
     "clipped": "share of steps with a clipped gradient",
-    "cross_entropy": "cross-entropy, nats a report",
+    "cross_entropy": "cross-entropy, nats per report",
     "distinct_reports": "distinct reports",
     "findings": "findings loss",
     "global": "triplet contrastive loss (Eq. 10)",
-    "image_gain": "image gain, nats a report",
+    "image_gain": "image gain, nats per report",
     "language_modeling": "language modelling loss (Eq. 5)",
     "loss": "loss",
     "mask_mean": "mask loss, mean (Eq. 12)",
@@ -192,7 +192,7 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
     encoded = base64.b64encode(image.getvalue()).decode()
     remarks = "".join(
         f"<p>In {html.escape(stage)}, the gradient of {100 * of_stage[_CLIPPED].mean():.1f} % of "
-        "the steps was longer than <code>train.gradient_clip</code> and was cut to it.</p>"
+        "the steps exceeded <code>train.gradient_clip</code> and was clipped.</p>"
         for stage, of_stage in curves.items()
         if _CLIPPED in of_stage
     )
@@ -228,7 +228,7 @@ def _number(value: float) -> str:
 
 
 def _in_words(name: str) -> str:
-    """A curve's name for people: `val/image_gain` is "validation: image gain, nats a report"."""
+    """A curve's name for people: `val/image_gain` is "validation: image gain, nats per report"."""
     part, _, quantity = name.partition("/")
     said = _QUANTITIES.get(quantity, quantity.replace("_", " "))
     return f"{PARTS[part][0] if part in PARTS else part}: {said}"

@@ -27,7 +27,7 @@ CAPTION = Caption(
 
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
-    "inside": "share of the film's attention in the box, %",
+    "inside": "share of the image's attention in the box, %",
 }
 
 

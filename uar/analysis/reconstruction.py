@@ -23,8 +23,8 @@ from uar.tokens.loading import load_tokenizer
 log = logging.getLogger(__name__)
 
 CAPTION = Caption(
-    "Figure 6: what the visual tokens keep of a film",
-    "Film, its reconstruction from the tokens, and what is lost. What the reconstruction does "
+    "Figure 6: what the visual tokens keep of an image",
+    "Image, its reconstruction from the tokens, and what is lost. What the reconstruction does "
     "not show is hard for the model to see.",
 )
 _MEASURED_FILMS = 256  # behind the reconstruction's quality, about

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 CAPTION = Caption(
     "Reliability: are the findings head's probabilities true?",
     "For each range of predicted probability, the share of findings that the reports assert, with "
-    "95 % intervals. On the diagonal they are true; the temperature is fitted on validation.",
+    "95 % intervals. On the diagonal they are true; slope and shift are fitted on validation.",
 )
 _SPLITS = {"val": "validation", "test": "test"}
 _KINDS = {"as_trained": ("as trained", ORANGE, "o"), "calibrated": ("calibrated", BLUE, "s")}
@@ -81,7 +81,7 @@ def draw_reliability(head: Mapping[str, Any]) -> Figure:
         axes.set_title(said)
         axes.set_xlabel("probability that the head gives")
         axes.set_xlim(-0.02, 1.02)
-        axes.set_ylim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.25)  # room for the legend
         axes.legend(loc="upper left", frameon=False)
     grid[0].set_ylabel("share of reports that assert the finding")
     return figure

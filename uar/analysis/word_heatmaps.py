@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 CAPTION = Caption(
     "Figure 7: where the model looks for each word",
-    "Attention over the film while a word of the report is written, in multiples of uniform "
-    "attention; the film is clear where it is uniform or less. A model that looks attends to the "
+    "Attention over the image while a word of the report is written, in multiples of uniform "
+    "attention; the image is clear where it is uniform or less. A model that looks attends to the "
     "place that the word is about.",
 )
 SHOWN = 5  # words of a report

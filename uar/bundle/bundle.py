@@ -34,7 +34,7 @@ from uar.model.checkpoint import Checkpoint
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
-FORMAT = 4
+FORMAT = 5
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER = "encoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"

@@ -9,6 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, of all that are written
 
 
+class LogitScaling(BaseModel):
+    """What makes probabilities of the findings head's logits: sigmoid(slope logit + shift)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slope: float = Field(gt=0)
+    shift: float
+
+
 class Evidence(BaseModel):
     """Findings in the reports of the validation split, none of which the model was trained on.
 
@@ -16,15 +25,14 @@ class Evidence(BaseModel):
         studies: of the validation split.
         written: of each finding, how many generated reports assert it where the reference does too,
             and how many assert it in all.
-        temperature: by which the findings head's logits are divided (`uar.evaluation.calibration`);
-            None without a head.
+        scaling: of the findings head's logits (`uar.evaluation.calibration`); None without a head.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     studies: int = Field(ge=0)
     written: dict[str, Counts]
-    temperature: float | None = Field(gt=0)
+    scaling: LogitScaling | None
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Evidence:

@@ -192,10 +192,10 @@ def captions(views: Sequence[str], stated: np.ndarray) -> tuple[str, ...]:
 def verdict(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> str:
     """Whether the films are like those of training, in a sentence or more."""
     if doubts:
-        return "Written in spite of doubt about the films: " + " ".join(doubts)
+        return "Written despite doubts about the images: " + " ".join(doubts)
     if not likeness:
-        return "Whether the films are like those of training was not checked."
-    return "The films are within the limits of those that the model was trained on."
+        return "Whether the images are like those of training was not checked."
+    return "The images are within the limits of those that the model was trained on."
 
 
 def verdict_json(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> dict[str, Any]:

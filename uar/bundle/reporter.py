@@ -16,6 +16,7 @@ from torch import Tensor
 
 from uar.bundle.bundle import Bundle
 from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness, of_views
+from uar.bundle.evidence import LogitScaling
 from uar.bundle.likeness import FilmLikeness
 from uar.bundle.report import RESEARCH, Report, Sentence, captions, verdict_json
 from uar.bundle.sources import FilmSource, name_of, read_source
@@ -247,9 +248,9 @@ class Reporter:
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
         if model.findings is not None and output.finding_logits is not None:
-            temperature = self._temperature
-            probabilities = (output.finding_logits / temperature).sigmoid().tolist()
-            thresholds = tuple(_tempered(model.findings.thresholds, temperature).tolist())
+            scaling = self._scaling
+            probabilities = _scaled(output.finding_logits, scaling).tolist()
+            thresholds = tuple(_scaled_thresholds(model.findings.thresholds, scaling).tolist())
             reports = [
                 replace(report, probabilities=tuple(of_study), thresholds=thresholds)
                 for report, of_study in zip(reports, probabilities, strict=True)
@@ -290,15 +291,19 @@ class Reporter:
         )
 
     @property
-    def _temperature(self) -> float:
-        """By which validation divides the findings head's logits."""
-        evidence = self.bundle.evidence
-        return 1.0 if evidence is None else evidence.temperature or 1.0
+    def _scaling(self) -> LogitScaling:
+        """Of the findings head's logits, by validation; as trained where that is not known."""
+        evidence, as_trained = self.bundle.evidence, LogitScaling(slope=1, shift=0)
+        return as_trained if evidence is None else evidence.scaling or as_trained
 
 
-def _tempered(thresholds: Tensor, temperature: float) -> Tensor:
+def _scaled(logits: Tensor, scaling: LogitScaling) -> Tensor:
+    return (scaling.slope * logits + scaling.shift).sigmoid()
+
+
+def _scaled_thresholds(thresholds: Tensor, scaling: LogitScaling) -> Tensor:
     """Thresholds of calibrated probabilities; one above 1, which none exceeds, stays so."""
-    below = (thresholds.logit(eps=1e-6) / temperature).sigmoid()
+    below = _scaled(thresholds.logit(eps=1e-6), scaling)
     return torch.where(thresholds < 1, below, thresholds)
 
 

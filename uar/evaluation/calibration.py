@@ -3,45 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 _BINS = 10
-_GOLDEN = (5**0.5 - 1) / 2
+_STEPS, _RIDGE = 100, 1e-9  # of Newton's method
 _Z = 1.959964  # of a 95 % interval
 
 
-def probabilities(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """sigmoid(logit / T), of any shape."""
-    scaled = np.clip(logits / temperature, -80, 80)
-    return 1 / (1 + np.exp(-scaled))
+class Scaling(NamedTuple):
+    """What makes probabilities of logits: sigmoid(slope logit + shift)."""
+
+    slope: float
+    shift: float
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Of any shape."""
+        return np.asarray(1 / (1 + np.exp(-np.clip(self.slope * logits + self.shift, -80, 80))))
+
+    def cross_entropy(self, logits: np.ndarray, true: np.ndarray) -> float:
+        """Mean binary cross-entropy, nats, of logits and bool of one shape."""
+        scaled = self.slope * logits + self.shift
+        return float(np.mean(np.logaddexp(0, np.where(true, -scaled, scaled))))
 
 
-def cross_entropy(logits: np.ndarray, true: np.ndarray, temperature: float) -> float:
-    """Mean binary cross-entropy, nats, of logits and bool of one shape."""
-    scaled = logits / temperature
-    return float(np.mean(np.logaddexp(0, np.where(true, -scaled, scaled))))
+AS_TRAINED = Scaling(1.0, 0.0)
 
 
-def fit_temperature(logits: np.ndarray, true: np.ndarray) -> float:
-    """T of least `cross_entropy` (Guo et al. 2017, section 4.2), between 1/20 and 20.
+def fit_scaling(logits: np.ndarray, true: np.ndarray) -> Scaling:
+    """The scaling of least cross-entropy (Platt 1999), of a slope between 1/20 and 20.
 
-    One for all findings, since most are too rare for one of their own. The entropy is convex in
-    1/T and so has one minimum, which a golden-section search finds.
+    One for all findings, since most are too rare for one of their own. The shift takes back what
+    training on more studies with findings than there are adds to every logit. True findings count
+    as (n + 1) / (n + 2) and false ones as 1 / (m + 2), of n true and m false ones, so that it stays
+    finite where the logits part them. By Newton's method, the entropy being convex.
 
     Args:
         logits: `(S, N)`, of studies that the model was not trained on.
         true: `(S, N)` bool.
     """
-    low, high = 1 / 20, 20.0  # of 1/T
-    for _ in range(60):
-        left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
-        if cross_entropy(logits, true, 1 / left) <= cross_entropy(logits, true, 1 / right):
-            high = right
-        else:
-            low = left
-    return 2 / (low + high)
+    x, n = logits.ravel().astype(np.float64), int(true.sum())
+    target = np.where(true.ravel(), (n + 1) / (n + 2), 1 / (x.size - n + 2))
+    ones, found = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
+    for _ in range(_STEPS):
+        likely = Scaling(*found).probabilities(x)
+        slope = ones @ (likely - target)
+        curvature = (ones * (likely * (1 - likely))) @ ones.T + _RIDGE * np.eye(2)
+        step = np.linalg.solve(curvature, slope)
+        found = found - step / max(1.0, np.abs(step).max())
+    return Scaling(float(np.clip(found[0], 1 / 20, 20)), float(found[1]))
 
 
 def reliability(predicted: np.ndarray, true: np.ndarray) -> list[dict[str, Any]]:
@@ -65,19 +76,19 @@ def reliability(predicted: np.ndarray, true: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def calibration(logits: np.ndarray, true: np.ndarray, temperature: float) -> dict[str, Any]:
-    """Calibration of all findings together, at a temperature.
+def calibration(logits: np.ndarray, true: np.ndarray, scaling: Scaling) -> dict[str, Any]:
+    """Calibration of all findings together, by a scaling.
 
     Returns:
         `cross_entropy` in nats, `brier` (mean squared error of the probability), `ece` (expected
         calibration error: mean over predictions of |observed - predicted| of their bin) and the
         bins of `reliability`.
     """
-    predicted = probabilities(logits, temperature)
+    predicted = scaling.probabilities(logits)
     bins = reliability(predicted, true)
     gaps = [b["count"] * abs(b["observed"] - b["predicted"]) for b in bins]
     return {
-        "cross_entropy": cross_entropy(logits, true, temperature),
+        "cross_entropy": scaling.cross_entropy(logits, true),
         "brier": float(np.mean((predicted - true) ** 2)),
         "ece": sum(gaps) / predicted.size,
         "bins": bins,

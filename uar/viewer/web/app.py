@@ -313,6 +313,6 @@ def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
             "views": settings.views,
             "film_bytes": limits.film_bytes,
             "studies": None if evidence is None else evidence.studies,
-            "calibrated": evidence is not None and evidence.temperature is not None,
+            "calibrated": evidence is not None and evidence.scaling is not None,
         },
     )

@@ -145,7 +145,8 @@ function drawFinding({ name, said, probability, threshold, right, written, inter
   const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
   if (probability !== null) {
     const found = probability > threshold ? "found in the images" : "not found in the images";
-    line.append(element("span", "likely", `, ${percent(probability)} (${found}; threshold ${percent(threshold)})`));
+    const least = threshold > 1 ? "never found: too rare on validation" : `${found}; threshold ${percent(threshold)}`;
+    line.append(element("span", "likely", `, ${percent(probability)} (${least})`));
   }
   if (written !== null) {
     const range = () => interval.map((share) => Math.round(100 * share)).join(" to ");
