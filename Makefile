@@ -1,6 +1,6 @@
 # make repro: everything from nothing to the demo's metrics. make test: the tests, in two processes.
 # make show: experiments, what they changed and the most informative numbers, in 120 columns.
-# make faults: kills, damaged and mixed files, full disks; with LONG=1 every one of them,
+# make faults: kills, damaged, mixed and hostile files, full disks; with LONG=1 every one of them,
 # going on from .resume/faults.jsonl where it was interrupted.
 # make portable: every stage on this CPU and on three that QEMU emulates, and whether all made the
 # same bytes; with ARITHMETIC=native they do not. QUICK=1 takes one of them, up to a training.
