@@ -15,7 +15,7 @@ from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.data.batches import Studies
 from uar.data.text import Vocabulary
-from uar.data.views import resize_view, view_names
+from uar.data.views import held_views, resize_view, view_names
 from uar.evaluation.baselines import unit_rows
 from uar.inference.features import paired_features
 from uar.model.uar import UAR
@@ -84,8 +84,7 @@ class TrainedRun:
     @cached_property
     def present(self) -> np.ndarray:
         """`(S, V)` bool, the films that each study has."""
-        held = self.table["views"].map(len).to_numpy()[:, None]
-        return np.arange(self.studies.rows.shape[1]) < held
+        return held_views(self.table["views"], self.studies.rows.shape[1])
 
     @cached_property
     def samples(self) -> list[int]:
