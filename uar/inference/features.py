@@ -17,10 +17,8 @@ def global_features(
     model: UAR, studies: Studies, batch_size: int, what: str
 ) -> Iterator[np.ndarray]:
     """Global visual features F(I) of Eq. 10, batch by batch, `(B, d)` float32."""
-    device = model.head.weight.device
     tables = model.tables()
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         image = model.image_features(batch.visual, tables)
         yield global_image_feature(image, batch.present).float().cpu().numpy()
 
@@ -28,11 +26,9 @@ def global_features(
 @torch.inference_mode()
 def finding_logits(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
     """Logits of the findings head, `(S, N)` float32."""
-    device = model.head.weight.device
     tables = model.tables()
     logits = []
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         logits.append(model.finding_logits(batch.visual, tables, batch.present).cpu().numpy())
     return np.concatenate(logits)
 
@@ -42,10 +38,8 @@ def paired_features(
     model: UAR, studies: Studies, batch_size: int, what: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Global features F(I) and F(R) of Eq. 10 of all studies, both `(S, d)` float32."""
-    device = model.head.weight.device
     images, reports = [], []
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         output = model(batch.visual, batch.report, batch.present)
         images.append(output.image_global.float().cpu().numpy())
         reports.append(output.report_global.float().cpu().numpy())

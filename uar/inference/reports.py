@@ -38,12 +38,10 @@ def write_reports(
         params: beam search.
         what: names the progress bar.
     """
-    device = model.head.weight.device
     generated: list[Generated] = []
     nats: list[Tensor] = []
     tables = model.tables()
-    for batch in progress_batches(studies, params.batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, params.batch_size, what):
         output = model(batch.visual, batch.report, batch.present)
         nats.append(report_cross_entropy(output.logits, batch.report[:, 1:]))
         generated += generate(
