@@ -198,10 +198,10 @@ def nearest_by_features(
     model: UAR, studies: Studies, training: Studies, *, batch_size: int
 ) -> np.ndarray:
     """The training study with the most similar global visual feature, for each study `(S,)`."""
-    queries = np.concatenate(list(global_features(model, studies, batch_size, "features, test")))
-    return nearest_neighbours(
-        queries, global_features(model, training, batch_size, "features, train")
-    )
+    own = global_features(model, studies, batch_size, "features, test")
+    others = global_features(model, training, batch_size, "features, train")
+    queries = np.concatenate([images for images, _ in own])
+    return nearest_neighbours(queries, (images for images, _ in others))
 
 
 def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, Any]:

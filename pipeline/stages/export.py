@@ -86,7 +86,7 @@ def study_index(inputs: Inputs, model: UAR) -> StudyIndex:
     studies, table = inputs.studies("train"), inputs.split_table("train")
     features = global_features(model, studies, params.decode.batch_size, "features, train")
     return StudyIndex.of(
-        torch.from_numpy(np.concatenate(list(features))),
+        torch.from_numpy(np.concatenate([images for images, _ in features])),
         table["study_id"].tolist(),
         table["report"].tolist() if params.export.index == "reports" else None,
     )
