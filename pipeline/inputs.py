@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import torch
@@ -9,15 +11,17 @@ from torch import Tensor
 
 from pipeline import paths
 from uar.core.config import Params
+from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.files import open_array
 from uar.core.geometry import cells_along
 from uar.data.batches import PixelSource, Studies, TokenSource, VisualSource
 from uar.data.study import REPORT_COLUMNS, Split, read_checked
 from uar.data.text import Vocabulary
-from uar.data.views import PackedFilms
+from uar.data.views import PackedFilms, held_views
 from uar.evaluation.clinical.labels import FINDINGS
-from uar.model.uar import ModelSizes
+from uar.model.checkpoint import Checkpoint
+from uar.model.uar import UAR, ModelSizes
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 _FITTED_FILMS = 2048  # at most
@@ -123,14 +127,23 @@ class Inputs:
         return self.reports[self.reports["split"] == split]
 
     def _present(self, split: Split) -> np.ndarray | None:
-        """Which views each study has, `(S, V)`, where missing ones are to be masked."""
-        if self.params.dataset.missing_view != "mask":
-            return None
-        held = self.split_table(split)["views"].map(len).to_numpy()
-        return np.arange(self.params.dataset.images_per_study) < held[:, None]
+        """`held`, where missing views are to be masked."""
+        return self.held(split) if self.params.dataset.missing_view == "mask" else None
 
-    def refuse_other_encoder(self, encoder_sha256: str | None, source: str) -> None:
-        """Raise UserError if a checkpoint was trained on another encoder's tokens."""
+    def held(self, split: Split) -> np.ndarray:
+        """Which views each study has, `(S, V)` bool."""
+        return held_views(self.split_table(split)["views"], self.params.dataset.images_per_study)
+
+    def checkpoint(self, path: Path) -> Checkpoint:
+        """The checkpoint in a file. Raises UserError if its tokens are another encoder's."""
+        checkpoint = Checkpoint.load(path)
         if self.params.model.lsu:
             info = TokenCacheInfo.load(paths.TOKENS_INFO)
-            info.refuse_other_encoder(encoder_sha256 or "none (it reads pixels)", source)
+            encoder = checkpoint.encoder_sha256 or "none (it reads pixels)"
+            info.refuse_other_encoder(encoder, str(path))
+        return checkpoint
+
+    def trained(self, path: Path) -> tuple[Checkpoint, UAR]:
+        """The same with its model, in evaluation mode on the device of params.yaml."""
+        checkpoint = self.checkpoint(path)
+        return checkpoint, checkpoint.build().to(resolve_device(self.params.device)).eval()

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from uar.core.config import EvaluateParams
+from uar.evaluation.baselines import constant_report
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import ReportLabeller
 from uar.evaluation.meteor import java_version
+from uar.evaluation.predictions import Prediction, with_generated
 from uar.evaluation.systems import GraphScorer, Measures
+
+
+def constant_predictions(
+    predictions: Sequence[Prediction],
+    train: Sequence[str],
+    val: Sequence[str],
+    params: EvaluateParams,
+) -> list[Prediction]:
+    """The same studies, each with the constant report that these references choose."""
+    constant = constant_report(
+        train, val, select_by=params.constant_by, candidates=params.constant_candidates
+    )
+    return with_generated(predictions, [constant] * len(predictions))
 
 
 def open_measures(params: EvaluateParams, device: torch.device) -> Measures:

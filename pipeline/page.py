@@ -13,7 +13,7 @@ from pipeline import paths
 from pipeline.console import number, show_interval
 from pipeline.inputs import Inputs, open_images
 from uar.core.config import Params
-from uar.core.files import atomic_write
+from uar.core.files import write_text
 from uar.data.batches import Studies
 from uar.data.study import BOX_COLUMNS, read_checked
 from uar.data.views import view_names
@@ -95,8 +95,7 @@ def write_page(
         rows=headline_rows(evaluated.details),
         notes=notes(params, len(chosen), len(studies)),
     )
-    with atomic_write(paths.PAGE) as temporary:
-        temporary.write_text(render_page(head, shown), encoding="utf-8")
+    write_text(paths.PAGE, render_page(head, shown))
 
 
 def sample(studies: int, wanted: int, seed: int) -> list[int]:

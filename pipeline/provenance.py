@@ -113,6 +113,11 @@ def stages(root: Path = ROOT) -> dict[str, Stage]:
     return {name: _stage(name, spec, used) for name, spec in read.items()}
 
 
+def tracked_keys(root: Path = ROOT) -> set[str]:
+    """Keys of params.yaml that decide what some stage computes."""
+    return {key for stage in stages(root).values() for key in stage.params}
+
+
 @cache
 def makers(root: Path = ROOT) -> dict[str, str]:
     """Output path -> the stage that makes it."""

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline import paths
 from pipeline.experiments import ablate
-from pipeline.experiments.ablate import SHARED, to_queue, tracked_keys
+from pipeline.experiments.ablate import SHARED, to_queue
 from pipeline.experiments.dvc import Experiment, State, code_in
 from pipeline.experiments.rows import (
     SEED,
@@ -23,6 +23,7 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
+from pipeline.provenance import tracked_keys
 from tests.conftest import ROOT
 from uar.core.errors import UserError
 from uar.core.params_file import known_keys, parse_params

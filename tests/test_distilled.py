@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 import types
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.hostile_weights import Bomb
 from uar.core.config import DistillParams, DvaeTrainParams
 from uar.core.errors import UserError
 from uar.core.geometry import NETWORKS, token_stride
@@ -339,20 +338,10 @@ def test_a_densenets_state_by_path(suffix: str, tmp_path: Path) -> None:
     assert torch.equal(load_network("densenet121", path, SECTION)(films(1)), network(films(1)))
 
 
-class RunsACommand:
-    """Unpickled without care, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (f"touch {self.path}",)
-
-
 @pytest.mark.parametrize("hidden", ["alone", "in a state"])
 def test_a_pickle_of_anything_else_is_refused_and_not_run(hidden: str, tmp_path: Path) -> None:
     path, touched = tmp_path / "chest.pt", tmp_path / "touched"
-    trap = RunsACommand(touched)
+    trap = Bomb(touched)
     torch.save(trap if hidden == "alone" else {"features.conv0.weight": trap}, path)
     with pytest.raises(UserError, match="found no weights of a network .a pickle of something el"):
         load_network("densenet121", path, SECTION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from dall_e import map_pixels
 
 from pipeline.stages import dvae as stage
 from tests.conftest import ROOT
+from tests.hostile_weights import Bomb
 from uar.core.config import DvaeTrainParams, Params
 from uar.core.errors import UserError
 from uar.networks.pretrained import FeatureNetwork, load_network
@@ -128,16 +128,6 @@ def test_other_sizes_are_read_off_the_weights(tmp_path: Path) -> None:
     assert load_decoder(path, loaded).reconstruct(torch.arange(4)[None]).shape == (1, 16, 16)
 
 
-class RunsACommand:
-    """Unpickled without care, it makes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
-        return os.system, (f"touch {self.path}",)
-
-
 LOADERS: dict[str, Callable[[Path, Tokenizer], Any]] = {
     "encoder": lambda path, _: load_dvae(path),
     "decoder": load_decoder,
@@ -149,7 +139,7 @@ def test_a_pickle_of_anything_else_is_refused_and_not_run(
     model: Dvae, tmp_path: Path, half: str
 ) -> None:
     evil, touched = tmp_path / f"{half}.pkl", tmp_path / "touched"
-    torch.save(RunsACommand(touched), evil)
+    torch.save(Bomb(touched), evil)
     with pytest.raises(UserError) as caught:
         LOADERS[half](evil, model)
     assert str(caught.value).startswith(f"{evil}: found no dall_e weights (a pickle of something")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.conftest import ROOT, override
 from tests.test_training import GREEDY, REPORTS, VOCABULARY, T
-from uar.core.config import ExtractorParams, Params, StageParams
+from uar.core.config import ExtractorParams, ModelParams, Params, StageParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.geometry import NETWORKS, cells_along, pool_side, token_stride
@@ -194,16 +194,17 @@ def test_the_parameters_know_the_cells(network: str, crop: int) -> None:
     assert NETWORKS[network].channels == extractor.norm.normalized_shape[0]
 
 
+def model_of(params: ModelParams, side: int) -> UAR:
+    """A model that reads two films of `side` pixels, with 11 words and reports of 7."""
+    length = 2 * cells_along(side, params.extractor.network) ** 2
+    return UAR(params, ModelSizes(vocabulary=11, codebook=0, visual_length=length, max_length=7))
+
+
 @pytest.mark.parametrize("network", ["resnet", "efficientnet_lite0", "densenet121"])
 def test_a_frozen_network_stays_as_it_is(tiny_params: Params, network: str) -> None:
     frozen = params_of(network, fine_tune=False)
     params = tiny_params.model.model_copy(update={"lsu": False, "extractor": frozen})
-    model = UAR(
-        params,
-        ModelSizes(
-            vocabulary=11, codebook=0, visual_length=2 * cells_along(64, network) ** 2, max_length=7
-        ),
-    )
+    model = model_of(params, 64)
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
     before = {name: w.clone() for name, w in model.extractor.network.state_dict().items()}
     model.train()
@@ -374,15 +375,7 @@ def test_the_network_takes_steps_of_its_own_rate(tiny_params: Params, network: s
         update={"lsu": False, "tir": "static", "extractor": params_of(network)}
     )
     torch.manual_seed(0)
-    model = UAR(
-        params,
-        ModelSizes(
-            vocabulary=11,
-            codebook=0,
-            visual_length=2 * cells_along(64, params.extractor.network) ** 2,
-            max_length=7,
-        ),
-    )
+    model = model_of(params, 64)
     train = tiny_params.train.model_copy(
         update={"extractor_learning_rate": 1e-5, "weight_decay": 0.0}
     )
@@ -462,15 +455,7 @@ def test_cells_are_pooled_as_tokens_are(
             parse_params(raw_params, "params.yaml")
         return
     params = parse_params(raw_params, "params.yaml").model
-    model = UAR(
-        params,
-        ModelSizes(
-            vocabulary=11,
-            codebook=0,
-            visual_length=2 * cells_along(224, params.extractor.network) ** 2,
-            max_length=7,
-        ),
-    ).eval()
+    model = model_of(params, 224).eval()
     with torch.inference_mode():
         image = model.extractor(torch.rand(1, 2, 224, 224))
         memory, _ = model._encode(image, 2, None)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from pipeline import paths
 from pipeline.experiments import dvc
@@ -25,6 +24,7 @@ from pipeline.experiments.rows import (
     parse_seeds,
     plan_runs,
 )
+from pipeline.provenance import tracked_keys
 from uar.core.errors import UserError
 from uar.core.params_file import load_params, read_raw
 
@@ -120,9 +120,3 @@ def outcome(experiment: Experiment) -> str:
         return f"done, without {paths.METRICS}"
     scores = ", ".join(f"{name} {metrics[name]:.3f}" for name in ("CIDEr", "F1") if name in metrics)
     return f"{scores}, {metrics['distinct']:.0f} distinct reports ({experiment.name})"
-
-
-def tracked_keys() -> list[str]:
-    """Keys of params.yaml that decide what some stage computes."""
-    stages = yaml.safe_load(paths.DVC.read_text(encoding="utf-8"))["stages"].values()
-    return sorted({key for stage in stages for key in stage.get("params", [])})

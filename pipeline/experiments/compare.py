@@ -27,7 +27,7 @@ from pipeline.experiments.results import (
 from pipeline.experiments.rows import Ablations
 from pipeline.experiments.tables import EVIDENCE, IN_NATS, MODEL, RUN_BY_RUN, csv_text, markdown
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
+from uar.core.files import write_text
 from uar.core.params_file import load_params
 from uar.evaluation.summary import COLLAPSE
 
@@ -87,8 +87,9 @@ def compare(
 
         print_paired(*paired, Sources(None, {}, {}), params)
         return
-    apart = {folder: read_folder(folder, Ablations.load()) for folder in folders or []}
-    kept, ablations = read_results(paths.RESULT_RUNS), Ablations.load()
+    ablations = Ablations.load()
+    apart = {folder: read_folder(folder, ablations) for folder in folders or []}
+    kept = read_results(paths.RESULT_RUNS)
     experiments = read_experiments()
     new = new_results(experiments, apart.values(), kept)
     settings = group([*kept, *new], ablations)
@@ -112,8 +113,7 @@ def compare(
             ("RESULTS.md", markdown(settings, ablations)),
             ("RESULTS.csv", csv_text(settings, ablations)),
         ):
-            with atomic_write(paths.RESULTS / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            write_text(paths.RESULTS / name, text)
         log.info(f"{paths.RESULT_RUNS}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
 
 

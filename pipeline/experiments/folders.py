@@ -11,7 +11,7 @@ from pipeline import paths
 from pipeline.experiments.dvc import code_in, commit_of, head
 from pipeline.experiments.results import Result, curves, without_places, without_reports
 from pipeline.experiments.rows import SEED, Ablations, digest, flat, overridden, run_name
-from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages
+from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages, tracked_keys
 from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.core.params_file import known_keys, load_params, parse_params, read_raw
@@ -51,10 +51,9 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
     if not known:
         log.warning(f"{folder}: its records do not hold its code; the commit is that of its files")
     run = read_runs(paths.RUN_LOG) | read_runs(folder / paths.RUN_LOG)
-    tracked = {key for stage in stages(root).values() for key in stage.params}
     trained = run.get(details["checkpoint_sha256"])
     return Result(
-        experiment=run_name(row, flat_params, tracked=tracked, code=code),
+        experiment=run_name(row, flat_params, tracked=tracked_keys(root), code=code),
         commit=commit or head(),
         clean=commit is not None if known else None,
         code=code if known else None,

@@ -15,7 +15,7 @@ from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, r
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from pipeline.provenance import OUTSIDE
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
+from uar.core.files import write_text
 from uar.core.runs import read_runs
 from uar.evaluation.metrics import Metric, mean_of
 from uar.evaluation.summary import is_collapsed, look_up
@@ -187,8 +187,7 @@ def append_results(folder: Path, results: Iterable[Result]) -> None:
         lines.setdefault(folder / name, []).append(line)
     for path, new in lines.items():
         old = path.read_text(encoding="utf-8") if path.is_file() else ""
-        with atomic_write(path) as temporary:
-            temporary.write_text(old + "".join(new), encoding="utf-8")
+        write_text(path, old + "".join(new))
 
 
 @dataclass(frozen=True)
@@ -219,6 +218,10 @@ class Setting:
     def id(self) -> str:
         """Stands for parameters, code and data."""
         return digest([self.params, self.code, self.data])
+
+    def runs_of(self, overrides: dict[str, Any], ablations: Ablations) -> list[Result]:
+        """Runs of the row that has these overrides; none where it was not run."""
+        return self.models.get(ablations.name_of(overrides) or "", [])
 
     @property
     def runs(self) -> list[Result]:

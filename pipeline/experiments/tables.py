@@ -105,7 +105,7 @@ def csv_text(settings: list[Setting], ablations: Ablations) -> str:
     ]
     for setting in settings:
         for table, row, overrides, metric, path, paper in _cells(ablations):
-            runs = setting.models.get(ablations.name_of(overrides) or "", [])
+            runs = setting.runs_of(overrides, ablations)
             cell = Cell.of(values(runs, path))
             rows.append(
                 {
@@ -227,7 +227,7 @@ def _table_one(
         numbers = {metric: f"({_number(value)})" for metric, value in published.items()}
         yield [f"{system}{mark}", *(numbers.get(heading, "") for heading in COMPARED), "", ""]
     for setting in settings:
-        runs = setting.models.get(ablations.name_of(ablations.whole) or "", [])
+        runs = setting.runs_of(ablations.whole, ablations)
         if not runs:
             continue
         run = provenance(runs)
@@ -285,7 +285,7 @@ def _epochs(run: dict[str, str]) -> str:
 def _rows(setting: Setting, table: Table, ablations: Ablations) -> Iterator[Sequence[str]]:
     paper = read_published(table.published)
     for row, overrides in table.rows.items():
-        runs = setting.models.get(ablations.name_of(overrides) or "", [])
+        runs = setting.runs_of(overrides, ablations)
         run = provenance(runs)
         time = f"{run['seconds']} s" if run["seconds"] else ""
         made = [_epochs(run), run["seeds"], run["commits"], run["tree"], run["devices"], time]
@@ -297,8 +297,11 @@ def _tests(
     setting: Setting, rows: dict[str, dict[str, Any]], ablations: Ablations
 ) -> Iterator[str]:
     """The rows of a table against its first one in nats, and what it could have shown."""
-    named = {row: setting.models.get(ablations.name_of(of) or "", []) for row, of in rows.items()}
-    nats = {row: found for row, runs in named.items() if (found := nats_of(runs)) is not None}
+    nats = {
+        row: found
+        for row, overrides in rows.items()
+        if (found := nats_of(setting.runs_of(overrides, ablations))) is not None
+    }
     first, *others = rows
     if first not in nats or not (others := [row for row in others if row in nats]):
         return

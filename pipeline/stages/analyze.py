@@ -23,12 +23,10 @@ from uar.analysis import (
 from uar.analysis.run import TrainedRun
 from uar.analysis.saving import Destination
 from uar.core.config import Params
-from uar.core.device import resolve_device
 from uar.core.files import sha256, write_json
 from uar.core.params_file import load_params
 from uar.data.study import BOX_COLUMNS, read_checked
 from uar.evaluation.summary import headline
-from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 
 log = logging.getLogger(__name__)
@@ -89,7 +87,7 @@ def read_run(params: Params) -> TrainedRun:
     inputs = Inputs(params)
     return TrainedRun(
         params=params,
-        models=trained_models(params, inputs),
+        models=trained_models(inputs),
         studies=inputs.studies("val"),
         table=inputs.split_table("val"),
         vocabulary=inputs.vocabulary,
@@ -109,12 +107,11 @@ def read_run(params: Params) -> TrainedRun:
     )
 
 
-def trained_models(params: Params, inputs: Inputs) -> dict[str, UAR]:
+def trained_models(inputs: Inputs) -> dict[str, UAR]:
     """The models of both stages; stage two's alone where training had one stage."""
     models = {}
     for name, path in (("stage one", paths.STAGE_ONE), ("stage two", paths.STAGE_TWO)):
-        checkpoint = Checkpoint.load(path)
-        inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(path))
+        checkpoint, model = inputs.trained(path)
         if checkpoint.validation:  # not stage one of a one-stage run, which is untrained
-            models[name] = checkpoint.build().to(resolve_device(params.device)).eval()
+            models[name] = model
     return models

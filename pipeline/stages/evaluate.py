@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
-from pipeline.measures import open_measures
+from pipeline.measures import constant_predictions, open_measures
 from pipeline.page import Evaluated, write_page
 from uar.core.config import Params
 from uar.core.device import resolve_device
@@ -22,7 +22,6 @@ from uar.core.provenance import release
 from uar.data.batches import Studies
 from uar.data.study import Split
 from uar.evaluation.baselines import (
-    constant_report,
     derangement,
     nearest_neighbours,
     token_histograms,
@@ -61,9 +60,7 @@ def evaluate() -> None:
     params = load_params(paths.PARAMS)
     measures = open_measures(params.evaluate, resolve_device(params.device))
     inputs = Inputs(params)
-    checkpoint = Checkpoint.load(paths.STAGE_TWO)
-    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
-    model = checkpoint.build().to(resolve_device(params.device)).eval()
+    checkpoint, model = inputs.trained(paths.STAGE_TWO)
     studies = inputs.studies("test")
     write_test_reports(model, studies, inputs)
     systems = read_systems(model, studies, inputs)
@@ -115,17 +112,14 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
     predictions = read_predictions(paths.PREDICTIONS)
     training = inputs.studies("train")
     train_reports = references("train", inputs)
-    constant = constant_report(
-        train_reports,
-        references("val", inputs),
-        select_by=params.evaluate.constant_by,
-        candidates=params.evaluate.constant_candidates,
-    )
+    val_reports = references("val", inputs)
     by_tokens = nearest_by_tokens(studies, training)
     by_features = nearest_by_features(model, studies, training, batch_size=params.decode.batch_size)
     return {
         "model": predictions,
-        "constant_report": with_generated(predictions, [constant] * len(predictions)),
+        "constant_report": constant_predictions(
+            predictions, train_reports, val_reports, params.evaluate
+        ),
         "nearest_tokens": with_generated(predictions, [train_reports[i] for i in by_tokens]),
         "nearest_features": with_generated(predictions, [train_reports[i] for i in by_features]),
         "shuffled_images": read_predictions(paths.SHUFFLED_PREDICTIONS),
@@ -200,10 +194,10 @@ def nearest_by_features(
     model: UAR, studies: Studies, training: Studies, *, batch_size: int
 ) -> np.ndarray:
     """The training study with the most similar global visual feature, for each study `(S,)`."""
-    queries = np.concatenate(list(global_features(model, studies, batch_size, "features, test")))
-    return nearest_neighbours(
-        queries, global_features(model, training, batch_size, "features, train")
-    )
+    own = global_features(model, studies, batch_size, "features, test")
+    others = global_features(model, training, batch_size, "features, train")
+    queries = np.concatenate([images for images, _ in own])
+    return nearest_neighbours(queries, (images for images, _ in others))
 
 
 def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, Any]:

@@ -18,11 +18,10 @@ from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import LEAST, FilmSet, Likeness
 from uar.core.config import Params
-from uar.core.device import resolve_device
 from uar.core.files import read_json, sha256
 from uar.core.params_file import load_params
+from uar.data.batches import TokenSource
 from uar.data.study import Split
-from uar.data.text import Vocabulary
 from uar.evaluation.calibration import written_and_right
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, Label
@@ -30,7 +29,6 @@ from uar.inference.features import global_features
 from uar.inference.reports import write_reports
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
-from uar.tokens.cache import TokenCacheInfo, open_tokens
 from uar.tokens.loading import load_tokenizer
 
 log = logging.getLogger(__name__)
@@ -55,18 +53,13 @@ file on.""",
 def export() -> None:
     """Pack the trained model and all that it needs into model.uar."""
     params = load_params(paths.PARAMS)
-    checkpoint = Checkpoint.load(paths.STAGE_TWO)
     inputs = Inputs(params)
-    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
-    model = checkpoint.build().to(resolve_device(params.device)).eval()
+    checkpoint, model = inputs.trained(paths.STAGE_TWO)
     provenance = describe(params, checkpoint)
-    tokenizer = None
-    if params.model.lsu:
-        tokenizer = load_tokenizer(paths.DVAE_ENCODER)
     bundle = Bundle(
         checkpoint=checkpoint,
-        tokenizer=tokenizer,
-        vocabulary=Vocabulary.load(paths.VOCABULARY),
+        tokenizer=load_tokenizer(paths.DVAE_ENCODER) if params.model.lsu else None,
+        vocabulary=inputs.vocabulary,
         preprocessing=Preprocessing(
             image_size=params.image.size,
             crop=params.image.crop,
@@ -93,7 +86,7 @@ def study_index(inputs: Inputs, model: UAR) -> StudyIndex:
     studies, table = inputs.studies("train"), inputs.split_table("train")
     features = global_features(model, studies, params.decode.batch_size, "features, train")
     return StudyIndex.of(
-        torch.from_numpy(np.concatenate(list(features))),
+        torch.from_numpy(np.concatenate([images for images, _ in features])),
         table["study_id"].tolist(),
         table["report"].tolist() if params.export.index == "reports" else None,
     )
@@ -113,16 +106,11 @@ def film_likeness(inputs: Inputs) -> Likeness | None:
 
 def film_set(inputs: Inputs, split: Split) -> FilmSet:
     """The films of a split, with the tokens that the model reads."""
-    views = inputs.params.dataset.images_per_study
-    held = inputs.split_table(split)["views"].map(len).to_numpy()
-    tokens = None
-    if inputs.params.model.lsu:
-        tokens = open_tokens(paths.TOKENS, TokenCacheInfo.load(paths.TOKENS_INFO))
     return FilmSet(
         films=open_images(),
-        tokens=tokens,
+        tokens=inputs.visual.tokens if isinstance(inputs.visual, TokenSource) else None,
         rows=study_rows(inputs.reports, inputs.params, split),
-        held=np.arange(views) < held[:, None],
+        held=inputs.held(split),
     )
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import replace
-from itertools import islice
 from typing import Annotated
 
 import pandas as pd
@@ -23,9 +21,9 @@ from uar.core.files import (
 )
 from uar.core.params_file import load_params
 from uar.data.duplicates import Duplicates, find_duplicates
-from uar.data.packing import Slot, copy_studies, pack_films, resolve_workers
+from uar.data.packing import Slot, copy_studies, pack_films
 from uar.data.readers import read_dataset
-from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, View, refuse
+from uar.data.study import LEFT_OUT_COLUMNS, SPLITS, Dataset, LeftOut, Study, refuse
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +42,7 @@ def ingest(
         slots,
         size=params.image.size,
         scratch=scratch,
-        workers=resolve_workers(workers, len(slots)),
+        workers=workers,
     )
     bad: dict[int, list[str]] = {}  # by position of the study
     for film, why in packed.faults.items():
@@ -71,7 +69,7 @@ def ingest(
         *(LeftOut(ids[i], why, "film of a later split") for i, why in shared.items()),
     ]
     gone = {*bad, *shared}
-    dataset = _with_views(dataset, packed.views).without(gone)
+    dataset = dataset.with_views(packed.views).without(gone)  # as the films' headers state them
     if gone:
         kept = [study for study in range(len(ids)) if study not in gone]
         with atomic_write(paths.IMAGES) as out:
@@ -156,22 +154,6 @@ def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:
                 last._replace(copies=1 + missing) if repeat else last._replace(blanks=missing)
             )
     return slots
-
-
-def _with_views(dataset: Dataset, headers: list[View]) -> Dataset:
-    """The data set with views from the films' headers where its layout names none."""
-    films = iter(headers)
-    studies = [
-        replace(
-            study,
-            views=tuple(
-                header if view == "unknown" else view
-                for view, header in zip(study.views, islice(films, len(study.views)), strict=True)
-            ),
-        )
-        for study in dataset.studies
-    ]
-    return replace(dataset, studies=studies)
 
 
 def summarize(dataset: Dataset, left_out: list[LeftOut], per_study: int) -> dict[str, object]:

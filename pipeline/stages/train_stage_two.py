@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pipeline import paths
 from pipeline.training import TWO, Restart, Strategy, begin, run_stage
-from uar.model.checkpoint import Checkpoint
 from uar.training.stage import as_one_stage
 
 
@@ -12,8 +11,7 @@ def train_stage_two(restart: Restart = False, strategy: Strategy = "ddp") -> Non
     """Go on from stage one's best epoch with the mask and its loss."""
     fabric, inputs = begin(strategy)
     params = inputs.params
-    checkpoint = Checkpoint.load(paths.STAGE_ONE)
-    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_ONE))
-    model = checkpoint.build(**params.model.model_dump(include={"tir", "tir_scale"}))
+    refiner = params.model.model_dump(include={"tir", "tir_scale"})
+    model = inputs.checkpoint(paths.STAGE_ONE).build(**refiner)
     stage = params.train.stage_two if params.train.two_stage else as_one_stage(params.train)
     run_stage(TWO, fabric, inputs, model=model, stage=stage, restart=restart)

@@ -104,15 +104,13 @@ def shape_of(index: int) -> str | None:
 
 
 def write_tree(
-    root: Path, *, studies: int, film_size: int = 96, films: str = "jpg", seed: int = 0
+    root: Path,
+    studies: int = 2000,
+    film_size: Annotated[int, typer.Option(help="Width in pixels.")] = 96,
+    films: Annotated[str, typer.Option(help="jpg, dcm or mix, every second film.")] = "jpg",
+    seed: Annotated[int, typer.Option(help="Of findings, films and wording.")] = 0,
 ) -> None:
-    """Write tables, reports and films of `studies` studies under `root`.
-
-    Args:
-        film_size: width of a film in pixels.
-        films: "jpg", "dcm" or "mix", every second film.
-        seed: of findings, films and wording.
-    """
+    """Write an invented MIMIC-CXR in PhysioNet's layout to the folder ROOT."""
     records: list[dict[str, str]] = []
     for index in progress(range(studies), "physionet tree", studies, unit="study"):
         study = sample_study(seed, index)
@@ -205,16 +203,5 @@ def _write_film(
         film.save(stem.with_suffix(".jpg"), quality=95)
 
 
-def main(
-    root: Path,
-    studies: int = 2000,
-    film_size: Annotated[int, typer.Option(help="Pixels.")] = 96,
-    films: Annotated[str, typer.Option(help="jpg, dcm or mix.")] = "jpg",
-    seed: int = 0,
-) -> None:
-    """Write an invented MIMIC-CXR in PhysioNet's layout to the folder ROOT."""
-    write_tree(root, studies=studies, film_size=film_size, films=films, seed=seed)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(write_tree)

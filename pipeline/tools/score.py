@@ -12,7 +12,7 @@ import typer
 
 from pipeline import paths
 from pipeline.console import print_evaluation
-from pipeline.measures import open_measures
+from pipeline.measures import constant_predictions, open_measures
 from pipeline.tools.radeval import VERSION, RadEval
 from uar.core.config import Params
 from uar.core.device import resolve_device
@@ -22,7 +22,7 @@ from uar.core.params_file import load_params
 from uar.core.sections import is_empty_report
 from uar.data.study import read_checked
 from uar.data.text import CLEANERS, Vocabulary
-from uar.evaluation.baselines import constant_report, derangement
+from uar.evaluation.baselines import derangement
 from uar.evaluation.formats import read_reports
 from uar.evaluation.predictions import (
     Prediction,
@@ -111,13 +111,9 @@ def score(
         "shuffled_images": with_generated(predictions, [predictions[i].generated for i in others]),
     }
     if scored.train and scored.val:
-        constant = constant_report(
-            scored.train,
-            scored.val,
-            select_by=params.evaluate.constant_by,
-            candidates=params.evaluate.constant_candidates,
+        systems["constant_report"] = constant_predictions(
+            predictions, scored.train, scored.val, params.evaluate
         )
-        systems["constant_report"] = with_generated(predictions, [constant] * len(predictions))
     else:
         log.info("no constant report beside it: these references have no training split")
     if beside is not None:

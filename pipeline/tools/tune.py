@@ -11,7 +11,6 @@ from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import Inputs
 from uar.core.config import DecodeParams, Params
-from uar.core.device import resolve_device
 from uar.core.errors import UserError
 from uar.core.params_file import load_params, parse_params
 from uar.data.batches import Studies
@@ -20,7 +19,6 @@ from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import findings_scores
 from uar.evaluation.metrics import score
 from uar.inference.reports import write_reports
-from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 
 SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
@@ -43,9 +41,7 @@ def tune(
         for beam, penalty, guidance in settings
     ]
     inputs = Inputs(params)
-    checkpoint = Checkpoint.load(paths.STAGE_TWO)
-    inputs.refuse_other_encoder(checkpoint.encoder_sha256, str(paths.STAGE_TWO))
-    model = checkpoint.build().to(resolve_device(params.device)).eval()
+    _, model = inputs.trained(paths.STAGE_TWO)
     studies = inputs.studies("val")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]

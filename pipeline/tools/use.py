@@ -18,7 +18,7 @@ from ruamel.yaml.tokens import CommentToken
 from pipeline import paths
 from pipeline.run import alone
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
+from uar.core.files import write_text
 from uar.core.params_file import load_params, params_text, parse_params, read_raw
 from uar.data.readers import READERS, checked_layout
 
@@ -68,8 +68,7 @@ def use(
     params = parse_params(yaml.safe_load(text.getvalue()), f"{paths.PARAMS} with {source}")
     if root is not None or layout is not None or params.dataset.root.exists():
         checked_layout(params.dataset)
-    with atomic_write(paths.PARAMS) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_text(paths.PARAMS, text.getvalue())
     log.info(_about(source.read_text(encoding="utf-8")))
     for key, old, new in changes:
         log.info(f"{key}: {_as_yaml(old)} -> {_as_yaml(new)}")

@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_figure
 from uar.analysis.run import TrainedRun
 from uar.analysis.saving import Caption, Destination
-from uar.core.files import atomic_write
+from uar.core.files import write_text
 
 CAPTION = Caption(
     "Training curves",
@@ -126,10 +126,7 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
         for axes, (title, quantities) in zip(row, PANELS.items(), strict=True):
             for quantity, color in quantities.items():
                 _draw(axes, curves, quantity, color)
-            axes.set_title(f"{stage}: {title}")
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(linewidth=0.4, alpha=0.5)
+            _by_epoch(axes, f"{stage}: {title}")
             if len(quantities) > 1:
                 names = [_key(color, "-", name) for name, color in quantities.items()]
                 low, high = axes.get_ylim()
@@ -154,14 +151,18 @@ def draw_speed(stages: Mapping[str, Curves]) -> Figure:
     grid = figure.subplots(len(stages), len(names), squeeze=False)
     for row, (stage, speed) in zip(grid, stages.items(), strict=True):
         for axes, name in zip(row, names, strict=True):
-            axes.set_title(f"{stage}:\n{SPEED_PANELS[name]}")
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(linewidth=0.4, alpha=0.5)
+            _by_epoch(axes, f"{stage}:\n{SPEED_PANELS[name]}")
             if name in speed:
                 axes.plot(speed[name].index, speed[name], color=BLUE, marker="o", markersize=2)
             axes.set_ylim(bottom=0)
     return figure
+
+
+def _by_epoch(axes: Axes, title: str) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(linewidth=0.4, alpha=0.5)
 
 
 def _draw(axes: Axes, curves: Curves, quantity: str, color: str) -> None:
@@ -219,8 +220,7 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
         'type="image/svg+xml" style="width:100%">Not trained here, or not drawn: '
         "<code>speed.svg</code> is not beside this page.</object></html>\n"
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _number(value: float) -> str:

@@ -15,9 +15,9 @@ from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.data.batches import Studies
 from uar.data.text import Vocabulary
-from uar.data.views import resize_view, view_names
+from uar.data.views import held_views, resize_view, view_names
 from uar.evaluation.baselines import unit_rows
-from uar.inference.features import paired_features
+from uar.inference.features import global_features
 from uar.model.uar import UAR
 
 SAMPLES = 3  # studies that Figures 3, 6 and 7 show
@@ -84,8 +84,7 @@ class TrainedRun:
     @cached_property
     def present(self) -> np.ndarray:
         """`(S, V)` bool, the films that each study has."""
-        held = self.table["views"].map(len).to_numpy()[:, None]
-        return np.arange(self.studies.rows.shape[1]) < held
+        return held_views(self.table["views"], self.studies.rows.shape[1])
 
     @cached_property
     def samples(self) -> list[int]:
@@ -98,12 +97,11 @@ class TrainedRun:
     def cosine(self) -> dict[str, np.ndarray]:
         """By stage, the cosine of every study's images with every report, `(S, S)` (Eq. 10)."""
         batch_size = self.params.decode.batch_size
-        return {
-            name: cosine_matrix(
-                *paired_features(model, self.studies, batch_size, f"features, {name}")
-            )
+        features = {
+            name: global_features(model, self.studies, batch_size, f"features, {name}")
             for name, model in self.models.items()
         }
+        return {name: cosine_matrix(*np.hstack(list(of))) for name, of in features.items()}
 
     @property
     def by_refiner(self) -> dict[str, UAR]:

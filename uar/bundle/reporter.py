@@ -27,7 +27,7 @@ from uar.data.films import Film, squash
 from uar.data.isolation import FilmDecoder
 from uar.data.study import View, frontal_first
 from uar.data.views import resize_view
-from uar.inference.decoding import Generated, generate
+from uar.inference.decoding import Generated, generate_as
 from uar.inference.word_attention import recorded_attention
 
 _VIEW_NAMES = ("frontal", "lateral")
@@ -219,21 +219,13 @@ class Reporter:
 
     @torch.inference_mode()
     def _write(self, studies: Sequence[Prepared]) -> list[Report]:
-        model, decode = self._model, self.bundle.decode
+        model = self._model
         visual = torch.stack([study.visual for study in studies]).to(self._device)
         present = None
         if self.bundle.preprocessing.missing_view == "mask":
             there = np.stack([study.present for study in studies])
             present = torch.from_numpy(there).to(self._device)
-        written = generate(
-            model,
-            visual,
-            decode.beam_size,
-            decode.length_penalty,
-            self._tables,
-            present,
-            decode.guidance,
-        )
+        written = generate_as(self.bundle.decode, model, visual, self._tables, present)
         rows = torch.full((len(studies), model.sizes.max_length + 1), PAD)
         for row, beam in zip(rows, written, strict=True):
             ids = torch.tensor([BOS, *beam.ids, EOS][: len(row)])

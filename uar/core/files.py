@@ -98,11 +98,15 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON."""
-    with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:

@@ -114,8 +114,9 @@ def pack_films(
         scratch: folder of the array and its journal. If it holds those of an interrupted run on the
             same files, only the rest is decoded. Tasks with a fault or a failed header are
             repeated.
-        workers: processes.
+        workers: processes; 0: see `resolve_workers`.
     """
+    workers = resolve_workers(workers, len(slots))
     array = scratch / "images.npy"
     rows = slots[-1].row + slots[-1].copies + slots[-1].blanks
     with _Journal(scratch / "journal.jsonl", _identity(rows, size)) as journal:

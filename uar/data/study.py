@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,6 +85,21 @@ class Dataset:
         import pandas as pd
 
         return pd.DataFrame([vars(study) for study in self.studies], columns=STUDY_COLUMNS)
+
+    def with_views(self, views: Iterable[View]) -> Dataset:
+        """The data set with these views, one a film, where a film's own is unknown."""
+        film = iter(views)
+        studies = [
+            replace(
+                study,
+                views=tuple(
+                    told if view == "unknown" else view
+                    for view, told in zip(study.views, islice(film, len(study.views)), strict=True)
+                ),
+            )
+            for study in self.studies
+        ]
+        return replace(self, studies=studies)
 
     def without(self, indices: Collection[int]) -> Dataset:
         """The data set without the studies at `indices`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -31,6 +31,11 @@ def view_names(views: Sequence[str], count: int) -> list[str]:
     """What each of a study's `count` films shows; by number where the data set does not say."""
     known = [*views, *["unknown"] * count][:count]
     return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
+
+
+def held_views(views: Iterable[Sequence[str]], count: int) -> np.ndarray:
+    """Which of `count` views each study has, `(S, V)` bool, from what each of its films shows."""
+    return np.arange(count) < np.array([len(of_study) for of_study in views])[:, None]
 
 
 def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from uar.core.errors import UserError
-from uar.core.files import existing, read_rows, write_json
+from uar.core.files import existing, not_utf8, read_rows, write_json
 from uar.core.sections import Sections, is_empty_report, read_sections
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_odd_text
 
@@ -69,9 +69,7 @@ def read_reports(path: Path, section: Section) -> ReportFile:
     except UserError:
         raise
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+        raise not_utf8(path, error) from None
     except (ValueError, RecursionError) as error:  # numbers, nestings without end too
         raise UserError(f"{path}: {error}; restore the file") from None
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from uar.core.errors import UserError
-from uar.core.files import atomic_write
+from uar.core.files import atomic_write, not_utf8
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
         with path.open(encoding="utf-8") as file:
             return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+        raise not_utf8(path, error) from None
 
 
 def _parse(line: str, where: str) -> Prediction:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from uar.core.config import DecodeParams
 from uar.core.special_words import BOS, EOS, PAD
 from uar.model.uar import UAR, Tables
 
@@ -101,6 +102,18 @@ def generate(
         Generated([word for word in words if word not in (EOS, PAD)], log_probability)
         for words, log_probability in zip(written.tolist(), log_probabilities.tolist(), strict=True)
     ]
+
+
+def generate_as(
+    decode: DecodeParams,
+    model: UAR,
+    visual: Tensor,
+    tables: Tables | None = None,
+    present: Tensor | None = None,
+) -> list[Generated]:
+    """`generate` with the settings of params.yaml."""
+    beams, penalty, guidance = decode.beam_size, decode.length_penalty, decode.guidance
+    return generate(model, visual, beams, penalty, tables, present, guidance)
 
 
 def _guided(logits: list[Tensor], guidance: float) -> Tensor:

@@ -6,47 +6,32 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from uar.data.batches import Studies
 from uar.inference.batches import progress_batches
-from uar.model.uar import UAR, global_image_feature
+from uar.model.uar import UAR, global_image_feature, masked_mean, words_in
 
 
 @torch.inference_mode()
 def global_features(
     model: UAR, studies: Studies, batch_size: int, what: str
 ) -> Iterator[np.ndarray]:
-    """Global visual features F(I) of Eq. 10, batch by batch, `(B, d)` float32."""
-    device = model.head.weight.device
+    """Global features F(I) and F(R) of Eq. 10, batch by batch, `(2, B, d)` float32."""
     tables = model.tables()
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         image = model.image_features(batch.visual, tables)
-        yield global_image_feature(image, batch.present).float().cpu().numpy()
+        words = batch.report[:, :-1]
+        text = F.embedding(words, tables.words)
+        features = global_image_feature(image, batch.present), masked_mean(text, words_in(words))
+        yield torch.stack(features).float().cpu().numpy()
 
 
 @torch.inference_mode()
 def finding_logits(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
     """Logits of the findings head, `(S, N)` float32."""
-    device = model.head.weight.device
     tables = model.tables()
     logits = []
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         logits.append(model.finding_logits(batch.visual, tables, batch.present).cpu().numpy())
     return np.concatenate(logits)
-
-
-@torch.inference_mode()
-def paired_features(
-    model: UAR, studies: Studies, batch_size: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Global features F(I) and F(R) of Eq. 10 of all studies, both `(S, d)` float32."""
-    device = model.head.weight.device
-    images, reports = [], []
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
-        output = model(batch.visual, batch.report, batch.present)
-        images.append(output.image_global.float().cpu().numpy())
-        reports.append(output.report_global.float().cpu().numpy())
-    return np.concatenate(images), np.concatenate(reports)

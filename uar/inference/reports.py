@@ -12,7 +12,7 @@ from uar.data.batches import Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.predictions import Prediction
 from uar.inference.batches import progress_batches
-from uar.inference.decoding import Generated, generate
+from uar.inference.decoding import Generated, generate_as
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR
 
@@ -38,23 +38,13 @@ def write_reports(
         params: beam search.
         what: names the progress bar.
     """
-    device = model.head.weight.device
     generated: list[Generated] = []
     nats: list[Tensor] = []
     tables = model.tables()
-    for batch in progress_batches(studies, params.batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, params.batch_size, what):
         output = model(batch.visual, batch.report, batch.present)
         nats.append(report_cross_entropy(output.logits, batch.report[:, 1:]))
-        generated += generate(
-            model,
-            batch.visual,
-            params.beam_size,
-            params.length_penalty,
-            tables,
-            batch.present,
-            params.guidance,
-        )
+        generated += generate_as(params, model, batch.visual, tables, batch.present)
     return [
         Prediction(
             study_id=study_id,

@@ -53,10 +53,8 @@ def word_attention(model: UAR, studies: Studies, batch_size: int, what: str) -> 
         batch_size: studies.
         what: names the progress bar.
     """
-    device = model.head.weight.device
     maps = []
-    for batch in progress_batches(studies, batch_size, what):
-        batch = batch.to(device)
+    for batch in progress_batches(model, studies, batch_size, what):
         with recorded_attention(model) as layers:
             model(batch.visual, batch.report, batch.present)
         maps.append(torch.stack(layers).mean(dim=0).float().cpu().numpy())

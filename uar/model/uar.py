@@ -108,7 +108,7 @@ class UAR(nn.Module):
             findings: the true ones `(B, N)` float, 0 or 1, which are the prompts in training.
         """
         inputs = report[:, :-1]
-        words = (inputs != PAD) & (inputs != BOS) & (inputs != EOS)
+        words = words_in(inputs)
         drop = self.training and self.params.word_dropout > 0
         shown = torch.cat([inputs, self._hide(inputs, words)]) if drop else inputs
         image, text = self.features(visual, shown)  # Eq. 1, 2
@@ -280,6 +280,11 @@ def global_image_feature(
         return wide(image).mean(dim=1) if kept is None else masked_mean(image, kept)
     there = tokens_of(present, image)
     return masked_mean(image, there if kept is None else there & kept)
+
+
+def words_in(ids: Tensor) -> Tensor:
+    """Which of the ids are words, not special ones: those that F(R) is the mean of (Eq. 10)."""
+    return (ids != PAD) & (ids != BOS) & (ids != EOS)
 
 
 def pool_seen(memory: Tensor, seen: Tensor | None) -> Tensor:

@@ -16,7 +16,7 @@ from uar.data.text import Vocabulary
 from uar.evaluation.baselines import derangement
 from uar.evaluation.detection import mean_auc
 from uar.evaluation.metrics import score
-from uar.inference.decoding import generate
+from uar.inference.decoding import generate_as
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR, Output, Tables
 from uar.training.objective import Objective
@@ -134,16 +134,7 @@ class Validation:
         return terms
 
     def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
-        decode = self.params
-        reports = generate(
-            model,
-            batch.visual,
-            decode.beam_size,
-            decode.length_penalty,
-            tables,
-            batch.present,
-            decode.guidance,
-        )
+        reports = generate_as(self.params, model, batch.visual, tables, batch.present)
         return [self.vocabulary.decode(report.ids) for report in reports]
 
     def _values(self, parts: list[_Part]) -> dict[str, float]:

@@ -140,6 +140,31 @@ class Canvas:
         coarse = Image.fromarray(self.rng.random((cells, cells), dtype=np.float32))
         return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
 
+    def nodule(self, cx: float, cy: float) -> Pixels:
+        """Draw a nodule; its cover."""
+        size = 0.053 + 0.006 * self.pose.wander[1]
+        nodule = self.ellipse(cx, cy, size, size)
+        self.paint(nodule, 0.84, 0.95)
+        return nodule
+
+    def pacemaker(self, course: Sequence[tuple[float, float]], rx: float, ry: float) -> Pixels:
+        """Draw a pacemaker whose lead takes this course from the generator; its cover."""
+        self.paint(self.line(*course, width=0.014), 0.97)
+        generator = self.plate(*course[0], rx, ry)
+        self.paint(generator, 1.0)
+        return generator
+
+    def hernia(
+        self, cx: float, cy: float, *, sac_width: float, air_width: float, value: float
+    ) -> Pixels:
+        """Draw a hiatal hernia, with air above its fluid; widths are halves. The sac's cover."""
+        grow = self.pose.wander[1]
+        sac = self.ellipse(cx, cy, sac_width + 0.006 * grow, 0.085 + 0.006 * grow)
+        self.paint(sac, value)
+        content = self.ellipse(cx, cy, air_width, 0.067)
+        self.paint(content * cover(self.y - cy - 0.005, 0.008), 0.12)
+        return sac
+
     def develop(self) -> Pixels:
         """The exposed film in [0, 1], with noise."""
         pose = self.pose
@@ -165,45 +190,23 @@ def draw_findings(
         formed: covers of those that the chest's own form shows, by name.
         drawn: functions that draw the others and return the cover that the box encloses, by name.
     """
+    by_name = {finding.name: finding for finding in findings}
     for name, form in formed.items():
-        if finding := named(findings, name):
-            film.mark(finding, form)
+        if name in by_name:
+            film.mark(by_name[name], form)
     for finding in findings:
         if draw := drawn.get(finding.name):
             film.mark(finding, draw(film, chest, finding))
     return film.develop(), film.boxes
 
 
-def draw_nodule(film: Canvas, cx: float, cy: float) -> Pixels:
-    """A nodule; its cover."""
-    size = 0.053 + 0.006 * film.pose.wander[1]
-    nodule = film.ellipse(cx, cy, size, size)
-    film.paint(nodule, 0.84, 0.95)
-    return nodule
+def form_of(findings: tuple[Finding, ...], swell: Mapping[str, float]) -> tuple[bool, float]:
+    """Whether the lungs are inflated, and how many times a normal one's size the heart is.
 
-
-def draw_pacemaker(
-    film: Canvas, course: Sequence[tuple[float, float]], rx: float, ry: float
-) -> Pixels:
-    """A pacemaker whose lead takes this course from the generator; the generator's cover."""
-    film.paint(film.line(*course, width=0.014), 0.97)
-    generator = film.plate(*course[0], rx, ry)
-    film.paint(generator, 1.0)
-    return generator
-
-
-def draw_hernia(
-    film: Canvas, cx: float, cy: float, *, sac_width: float, air_width: float, value: float
-) -> Pixels:
-    """A hiatal hernia, with air above its fluid; widths are halves. The sac's cover."""
-    grow = film.pose.wander[1]
-    sac = film.ellipse(cx, cy, sac_width + 0.006 * grow, 0.085 + 0.006 * grow)
-    film.paint(sac, value)
-    content = film.ellipse(cx, cy, air_width, 0.067)
-    film.paint(content * cover(film.y - cy - 0.005, 0.008), 0.12)
-    return sac
-
-
-def named(findings: tuple[Finding, ...], name: str) -> Finding | None:
-    """The finding of this name, if there is one."""
-    return next((finding for finding in findings if finding.name == name), None)
+    Args:
+        findings: the study's.
+        swell: the heart's size by the detail of cardiomegaly.
+    """
+    details = {finding.name: finding.detail for finding in findings}
+    inflated = "hyperinflation" in details
+    return inflated, swell[details.get("cardiomegaly", "")] * (0.8 if inflated else 1.0)

@@ -7,21 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.data.demo.canvas import (
-    Canvas,
-    Pixels,
-    Pose,
-    cover,
-    draw_findings,
-    draw_hernia,
-    draw_nodule,
-    draw_pacemaker,
-    named,
-)
+from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, draw_findings, form_of
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
-_SWELL = {None: 1.0, "mild": 1.28, "marked": 1.55}  # of the heart, by cardiomegaly's detail
+_SWELL = {"": 1.0, "mild": 1.28, "marked": 1.55}  # of the heart, by cardiomegaly's detail
 
 
 @dataclass(frozen=True)
@@ -55,9 +45,7 @@ def draw_frontal(
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
     """Everything but findings; hyperinflation and cardiomegaly are how the chest is formed."""
-    inflated = named(findings, "hyperinflation") is not None
-    cardiomegaly = named(findings, "cardiomegaly")
-    swell = _SWELL[cardiomegaly.detail if cardiomegaly else None] * (0.8 if inflated else 1.0)
+    inflated, swell = form_of(findings, _SWELL)
     depth = 0.065 if inflated else 0.0  # of the hemidiaphragms
     body = _draw_body(film)
     lungs = _draw_lungs(film, depth, inflated)
@@ -207,7 +195,7 @@ def _draw_nodule(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     wander, grow = film.pose.wander
     middle_x = 0.5 + _sign(finding) * (0.215 + 0.015 * wander)
     middle_y = 0.33 if finding.detail == "upper" else 0.58
-    return draw_nodule(film, middle_x, middle_y + 0.03 * grow)
+    return film.nodule(middle_x, middle_y + 0.03 * grow)
 
 
 def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
@@ -235,12 +223,12 @@ def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     gx, gy = 0.5 + sign * (0.275 + 0.01 * wander), 0.21 + 0.01 * grow
     vein = 0.5 + sign * 0.13
     course = ((gx, gy), (vein, 0.17), (0.475, 0.25), (0.465, 0.45), (0.48, 0.6), (0.575, 0.7))
-    return draw_pacemaker(film, course, 0.05, 0.05)
+    return film.pacemaker(course, 0.05, 0.05)
 
 
 def _draw_hernia(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     cx = 0.535 + 0.015 * film.pose.wander[0]
-    return draw_hernia(film, cx, 0.635, sac_width=0.088, air_width=0.07, value=0.86)
+    return film.hernia(cx, 0.635, sac_width=0.088, air_width=0.07, value=0.86)
 
 
 _FINDINGS: dict[str, Callable[[Canvas, Chest, Finding], Pixels]] = {

@@ -7,21 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uar.data.demo.canvas import (
-    Canvas,
-    Pixels,
-    Pose,
-    cover,
-    draw_findings,
-    draw_hernia,
-    draw_nodule,
-    draw_pacemaker,
-    named,
-)
+from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, draw_findings, form_of
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
-_SWELL = {None: 1.0, "mild": 1.22, "marked": 1.42}  # of the heart, by cardiomegaly's detail
+_SWELL = {"": 1.0, "mild": 1.22, "marked": 1.42}  # of the heart, by cardiomegaly's detail
 
 
 @dataclass(frozen=True)
@@ -52,9 +42,7 @@ def draw_lateral(
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
     """Everything but findings; hyperinflation and cardiomegaly are how the chest is formed."""
-    inflated = named(findings, "hyperinflation") is not None
-    cardiomegaly = named(findings, "cardiomegaly")
-    swell = _SWELL[cardiomegaly.detail if cardiomegaly else None] * (0.8 if inflated else 1.0)
+    inflated, swell = form_of(findings, _SWELL)
     body = _draw_body(film)
     wall, lungs = _draw_lungs(film, inflated)
     _draw_ribs(film, wall)
@@ -152,7 +140,7 @@ def _draw_consolidation(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 def _draw_nodule(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     wander, grow = film.pose.wander
     cx, cy = (0.4, 0.3) if finding.detail == "upper" else (0.62, 0.58)
-    return draw_nodule(film, cx + 0.03 * wander, cy + 0.03 * grow)
+    return film.nodule(cx + 0.03 * wander, cy + 0.03 * grow)
 
 
 def _draw_atelectasis(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
@@ -174,11 +162,11 @@ def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
     """The box is the generator's, without the lead."""
     gx, gy = 0.25, 0.22 + 0.01 * film.pose.wander[1]
     course = ((gx, gy), (0.42, 0.2), (0.47, 0.4), (0.42, 0.56), (0.27, 0.68))
-    return draw_pacemaker(film, course, 0.04, 0.052)
+    return film.pacemaker(course, 0.04, 0.052)
 
 
 def _draw_hernia(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    return draw_hernia(film, 0.575, 0.645, sac_width=0.085, air_width=0.067, value=0.82)
+    return film.hernia(0.575, 0.645, sac_width=0.085, air_width=0.067, value=0.82)
 
 
 _FINDINGS: dict[str, Callable[[Canvas, Chest, Finding], Pixels]] = {

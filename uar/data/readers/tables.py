@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from uar.core.errors import UserError
+from uar.core.files import not_utf8
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -35,9 +36,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     except FileNotFoundError:
         raise UserError(f"{path} is missing.") from None
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from None
+        raise not_utf8(path, error) from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path} is not CSV: {str(error).strip()}. Restore it.") from None
     except (EOFError, OSError, zlib.error) as error:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from uar.data.films import standardised
-from uar.data.packing import Slot, pack_films, resolve_workers
+from uar.data.packing import Slot, pack_films
 from uar.data.study import Dataset, View
 
 log = logging.getLogger(__name__)
@@ -84,17 +84,9 @@ def tell_views(dataset: Dataset, workers: int) -> Dataset:
         f"the views of {len(told)} films are told from their pixels, for no table states them: "
         f"{counts['frontal']} frontal, {counts['lateral']} lateral"
     )
-    studies = [
-        replace(
-            study,
-            views=tuple(
-                told.get(path, view)
-                for path, view in zip(study.image_paths, study.views, strict=True)
-            ),
-        )
-        for study in dataset.studies
-    ]
-    return replace(dataset, studies=studies)
+    return dataset.with_views(
+        told.get(path, "unknown") for study in dataset.studies for path in study.image_paths
+    )
 
 
 def _known(dataset: Dataset, wanted: str) -> list[str]:
@@ -118,7 +110,7 @@ def _decoded(root: Path, paths: Sequence[str], workers: int) -> dict[str, np.nda
             slots,
             size=SIDE,
             scratch=Path(folder) / "films",
-            workers=resolve_workers(workers, len(slots)),
+            workers=workers,
         )
         films = standardised(np.load(packed.array))
     return {path: films[row] for row, path in enumerate(paths) if row not in packed.faults}
