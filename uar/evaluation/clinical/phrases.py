@@ -107,11 +107,21 @@ ABSENCES = {
     "Lung Opacity": "lung* ~ clear, clear lung*",
 }
 
-# Sets of words, as regular expressions.
+# Sets of words, as regular expressions of one word.
 GROUPS = {
     "<vertebra>": r"[clt]\d{1,2}|vertebra\w*|body|bodies|endplates?|disc|disk|discs|disks|spine",
     "<device>": r"wires?|leads?|screws?|rods?|hardware|catheters?|clips?|sutures?|pins?",
-}
+    "<typical>": "typical|characteristic|classic|classical",
+    "<atypical>": "atypical|untypical|uncharacteristic",
+    "<of>": "of|for",
+    "<comma>": ",",
+    "<and>": "and|but|which|rather|instead",
+    "<suggesting>": "suggesting|suggestive",
+    "<suggests>": "suggests?|suggesting|suggestive",
+    # what is suggested is a finding: neither denied nor an examination
+    "<finding>": r"(?!(?:against|ct|mri?|follow|followup|repeat|dedicated|clinical|correlation"
+                 r"|evaluation|otherwise)$).+",
+}  # fmt: skip
 
 # Mentions of something else in the words of an observation.
 OTHERS = {
@@ -260,9 +270,19 @@ _CANNOT_EXCLUDE = _each(
 )  # fmt: skip
 # Unlike it, which leaves it open.
 _UNTYPICAL = _each(
-    ("not", "not entirely", "not completely", "less"),
-    ("typical", "characteristic", "classic", "diagnostic", "specific"), ("of", "for"),
+    _BE[:5], ("not", "not entirely", "not completely", "less"),
+    ("typical", "characteristic", "classic", "classical", "diagnostic", "specific"), ("of", "for"),
 )  # fmt: skip
+# Plainly unlike one finding and so another, which is asserted: up to that one's first word.
+_PLAINLY_UNTYPICAL = ("not <typical> <of> ~", "<atypical> <of> ~")
+CONTRASTS = ", ".join(
+    _each(_PLAINLY_UNTYPICAL, ("<suggesting> <finding>",))
+    + _each(
+        _PLAINLY_UNTYPICAL,
+        ("<comma>", "<comma> <and>", "<comma> <and> <and>", "<and>", "<and> <and>"),
+        ("<suggests> <finding>",),
+    )
+)
 _EVALUATED = ("evaluated", "assessed", "determined", "excluded or confirmed")
 
 # NegEx in the form that negspacy takes.
@@ -301,7 +321,7 @@ UNCERTAINTY = {
         "suggestive of", "suggest", "suggests", "versus", "vs", "presumably", "perhaps",
         "equivocal", "rule out", "r o", "low likelihood of", "more likely", "less likely",
         "unlikely", "doubtful", "consider", "consideration of", "considerations include",
-        "atypical for", "atypical of",
+        *_each(("atypical", "untypical", "uncharacteristic"), ("of", "for")),
     ],
     "following_negations": [
         *_NOT_EXCLUDED, "is possible", "are possible", "is questioned", "is suspected", "versus",
