@@ -34,7 +34,7 @@ from pydicom.uid import (
 )
 
 from uar.core.errors import UserError
-from uar.data.jpeg import Jpeg
+from uar.data.jpeg import EARLY, Jpeg
 
 if TYPE_CHECKING:
     from uar.data.study import View
@@ -148,6 +148,15 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+_KINDS = (  # the first that fits
+    (Image.DecompressionBombError, f"more than {MAX_PIXELS:,} pixels"),
+    (EOFError, EARLY),
+    (zlib.error, "compressed data are damaged"),
+    ((struct.error, BytesLengthException), "a value is cut off"),
+    (NotImplementedError, "a decoder is missing"),
+    (RecursionError, "nested too deeply"),
+    (RuntimeError, "damaged, or of a kind that no installed decoder reads"),
+)
 _FAR = 1e12  # beyond any window
 _LEAST = 1e-3  # of a spread of values; below, they are stretched first
 _MISSING = 0.01  # share of a LUT's entries that may be missing
@@ -220,8 +229,12 @@ def _begins_pixels(stream: BinaryIO) -> bool:
 
 
 def kind_of(error: Exception) -> str:
-    """What an error of `DAMAGE` is: the system's words, else its type, never its own words."""
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    """What an error of a decoder means: the system's words or ours, never the decoder's own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, OSError) and "truncated" in str(error).lower():  # Pillow's
+        return EARLY
+    return next((words for kind, words in _KINDS if isinstance(error, kind)), "damaged")
 
 
 def read_view(stream: BinaryIO) -> View:
@@ -349,7 +362,7 @@ def _why_not_decoded(film: pydicom.Dataset, syntax: UID, error: Exception) -> st
     if syntax.is_encapsulated:
         ends = data.rstrip(b"\0").endswith(_ENDS)
         advice = f"; {_GDCM_ALONE}" if ends and syntax in _PILLOW_DECODES else ""
-        why = kind_of(error) if ends else "the file ends early"
+        why = kind_of(error) if ends else EARLY
         return f"pixels cannot be decoded ({syntax.name}, {why}){advice}"
     expected = film.Rows * film.Columns * film.SamplesPerPixel * film.BitsAllocated // 8
     if film.SamplesPerPixel in (1, 3) and len(data) < expected:
