@@ -540,9 +540,9 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         WIDE,
         {"VOILUTFunction": ["LINEAR", "SIGMOID"]},
         None,
-        "VOILUTFunction is none or more",
+        "VOILUTFunction is not one of",
     ),
-    "odd function": (WIDE, {"VOILUTFunction": "CUBIC"}, None, "VOILUTFunction is none or more"),
+    "odd function": (WIDE, {"VOILUTFunction": "CUBIC"}, None, "VOILUTFunction is not one of"),
     "high bit": (
         WIDE,
         {"BitsStored": 12, "HighBit": 15},
@@ -583,25 +583,25 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         WIDE,
         {},
         lambda path: with_element(path, "Rows", "LO", "2"),
-        "Rows is no number",
+        "Rows is not a number",
     ),
     "text as bits": (
         WIDE,
         {},
         lambda path: with_element(path, "BitsStored", "LO", "16"),
-        "BitsStored is no number",
+        "BitsStored is not a number",
     ),
     "text as window": (
         WIDE,
         {"WindowWidth": 9},
         lambda path: with_element(path, "WindowCenter", "LO", "wide"),
-        "WindowCenter is no number",
+        "WindowCenter is not a number",
     ),
     "text as slope": (
         WIDE,
         {"RescaleIntercept": 0},
         lambda path: with_element(path, "RescaleSlope", "LO", "one"),
-        "RescaleSlope is no number",
+        "RescaleSlope is not a number",
     ),
     "VOI LUT without data": (
         WIDE,
@@ -697,7 +697,7 @@ REFUSED: dict[str, tuple[np.ndarray | None, dict[str, Any], Any, str]] = {
         SMOOTH,
         {"BitsStored": 12, "HighBit": 11},
         lambda path: as_syntax(path, JPEGExtended12Bit),
-        "12-bit JPEG (JPEG Extended (Process 2 and 4)): no installed decoder does 12 bits",
+        "12-bit JPEG (JPEG Extended (Process 2 and 4)): no installed decoder reads 12 bits",
     ),
 }
 
