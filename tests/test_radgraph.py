@@ -305,7 +305,7 @@ def test_other_files_are_refused(folder: Path) -> None:
     state = torch.load(folder / "weights.th", weights_only=True)
     del state["_coref._distance_embedding.weight"]
     torch.save(state, folder / "weights.th")
-    with pytest.raises(UserError, match=r"(?s)radgraph does not hold .*distance_embedding"):
+    with pytest.raises(UserError, match=r"(?s)radgraph cannot read .*distance_embedding"):
         RadGraph(folder, CPU)
 
 
