@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
 
 ROOT = Path(__file__).parents[1]
+CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # that no message has for a reason
 
 set_up(os.environ, "portable", 1)  # torch's kernels; the rest in tests/__init__.py
 

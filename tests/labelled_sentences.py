@@ -376,6 +376,15 @@ KINDS = {
         Atypical for X.
     """,
     ),
+    "unlike one and so another": (
+        "+",
+        """
+        Not typical of sarcoidosis, suggesting X.
+        Not characteristic for sarcoidosis, which suggests X.
+        Atypical for sarcoidosis and suggestive of X.
+        This is not classic for sarcoidosis, but rather suggests X.
+    """,
+    ),
     "a not that ends": (
         "?",
         """
@@ -411,7 +420,28 @@ D+	The tip of the tube is not well seen.
 L?	The previous nodule is not well-seen on today's study.
 F-	Effusions - none.
 P?	The findings are not clearly worse, and may be pneumonia.
-E?P?	Not typical of infection, suggesting edema.
+E+P?	Not typical of infection, suggesting edema.
+E+P?	not typical of infection suggesting edema
+E+P?	Not characteristic of pneumonia, suggesting edema.
+E+P?	Atypical for pneumonia, suggesting edema.
+E+P?	The appearance is not typical for pneumonia and suggests edema.
+E+P?	Findings are atypical for infection, and rather suggest pulmonary edema.
+E+P?	These changes aren't characteristic of bacterial pneumonia, but suggestive of edema.
+E+O+P?	Opacities that are not classic for infection, which suggests edema.
+O+P?	The infiltrate is not typical of infection.
+E-P?	Not typical of infection, suggesting no edema.
+E?P?	Not typical of infection, suggesting possible edema.
+E?P?	Not typical of infection, suggesting edema versus pneumonia.
+E?P?	Not entirely typical of infection, suggesting edema.
+E?P?	Less typical of infection, more suggestive of edema.
+E?P?	Not specific for infection, suggesting edema.
+E?P?	Not typical of infection, suggesting against edema.
+E?P?	Not typical of infection, suggest follow up for edema.
+E?O+P?	Not typical of infection. Haziness suggesting edema.
+E?O+P?	Not typical of infection, while the haziness suggests edema.
+E?P?	Suggesting edema, not typical of infection.
+P?	Uncharacteristic of pneumonia.
+O+P?	Opacities which are untypical for pneumonia.
 A?P?	More likely atelectasis than pneumonia.
 F+	Evaluation of the left base is limited by a large effusion.
 X-	Evaluation for effusion is limited, no pneumothorax.

@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 import uar
 from tests.bundles import chest, make_bundle, packed_films
-from tests.conftest import ROOT, TINY, override
+from tests.conftest import CLASS_NAME, ROOT, TINY, override
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, hostile
 from uar.bundle.bundle import FORMAT, Bundle
@@ -199,8 +199,9 @@ def test_other_files_are_no_bundles(path: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", b"junk", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="not a bundle of this project"):
+        with pytest.raises(UserError, match="not a bundle of this project") as refusal:
             uar.load(path)
+        assert not CLASS_NAME.search(str(refusal.value))
 
 
 def test_loading_executes_nothing(path: Path, tmp_path: Path) -> None:
@@ -218,8 +219,9 @@ def test_loading_executes_nothing(path: Path, tmp_path: Path) -> None:
             parts[part] = pickle.dumps(Evil())
             sealed(parts)
 
-        with pytest.raises(UserError):
+        with pytest.raises(UserError) as refusal:
             uar.load(rewritten(path, change))
+        assert not CLASS_NAME.search(str(refusal.value))
         path.write_bytes(original)
     assert not witness.exists()
     pickle.loads(pickle.dumps(Evil()))

@@ -168,8 +168,8 @@ def test_nearest_key_leads_from_a_section_to_a_section() -> None:
     [
         (None, "params.yaml is missing. Run from the project's folder."),
         ("seed: [0", "params.yaml is not valid YAML"),
-        ("- seed", "params.yaml holds list, expected the sections"),
-        ("", "params.yaml holds NoneType, expected the sections"),
+        ("- seed", "params.yaml holds a list, expected the sections"),
+        ("", "params.yaml holds nothing, expected the sections"),
         ("a: " + "[" * 5000 + "]" * 5000, "params.yaml (is nested too deeply|is not valid YAML)"),
         ("seed: 0\nseed: 1", "params.yaml is not valid YAML: the key seed is given twice"),
         ("train:\n  seed: 0\n  seed: 1", "the key seed is given twice; keep one"),

@@ -144,7 +144,7 @@ def test_absent_split(write: Write) -> None:
 
 
 FAULTS: list[tuple[Any, str]] = [
-    (5, "found a int, expected a record"),
+    (5, "found a number, expected a record"),
     ({"id": "x", "split": "train"}, "id 'x' lacks report, image_path"),
     ({}, "id None lacks id, report, image_path, split"),
     (record("a", "train"), "id 'a' is repeated or not text"),

@@ -283,7 +283,7 @@ GOOD = {"study_id": "a", "report": "A.", "reference": "a .", "generated": "", "l
     [
         ('{"study_id": "a", ', "not JSON"),
         ("", "not JSON"),
-        ('["a"]', "found list"),
+        ('["a"]', "found a list"),
         (json.dumps({"study_id": "a"}), r"found \['study_id'\]"),
         (json.dumps({**GOOD, "extra": 1}), "'extra'"),
         (json.dumps({**GOOD, "generated": None}), "generated should be str, found None"),

@@ -119,7 +119,7 @@ def test_what_is_asked_for_and_cannot_be_had_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_params: dict[str, Any]
 ) -> None:
     asked = raw_params["evaluate"] | {"radgraph": tmp_path}
-    with pytest.raises(UserError, match="is named as none of the package's models"):
+    with pytest.raises(UserError, match="does not have the name of a model of the package"):
         open_measures(EvaluateParams.model_validate(asked), CPU)
     monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", False)
     with pytest.raises(UserError, match=r"needs the package radgraph: pip install .*\[radgraph\]"):
@@ -305,7 +305,7 @@ def test_other_files_are_refused(folder: Path) -> None:
     state = torch.load(folder / "weights.th", weights_only=True)
     del state["_coref._distance_embedding.weight"]
     torch.save(state, folder / "weights.th")
-    with pytest.raises(UserError, match=r"(?s)radgraph does not hold .*distance_embedding"):
+    with pytest.raises(UserError, match=r"(?s)radgraph cannot read .*distance_embedding"):
         RadGraph(folder, CPU)
 
 
@@ -356,6 +356,6 @@ def test_the_packages_registry_cannot_import(folder: Path, monkeypatch: pytest.M
     config = json.loads(json.dumps(CONFIG))
     config["model"]["modules"]["ner"]["regularizer"] = {"regexes": [["x", "antigravity.Class"]]}
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="would have the package import 'antigravity'"):
+    with pytest.raises(UserError, match="would make the package import 'antigravity'"):
         RadGraph(folder, CPU)
     assert "antigravity" not in sys.modules

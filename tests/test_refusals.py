@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from zipfile import BadZipFile
 
 import pytest
 from safetensors import SafetensorError
 
-from uar.core.errors import UserError
+from tests.conftest import ROOT
+from uar.core.errors import UserError, form_of, plainly
 from uar.core.refusals import errors_explained
 
 
@@ -78,3 +81,44 @@ def test_other_errors_stay_what_they_are() -> None:
         with pytest.raises(type(error)) as caught, errors_explained():
             raise error
         assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (KeyError("digest"), "it has no 'digest'"),
+        (KeyError("There is no item named 'manifest.json'"), "There is no item named 'manifest"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "it is not UTF-8"),
+        (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
+        (EOFError(), "it ends early"),
+        (TypeError("Index.__init__() got an unexpected keyword"), "a part of it is missing or has"),
+        (AttributeError("'NoneType' object has no attribute 'x'"), "a part of it is missing or"),
+        (IndexError("list index out of range"), "a part of it is missing or has another form"),
+        (BadZipFile("File is not a zip file"), "File is not a zip file"),
+        (RuntimeError(), "it is damaged"),
+    ],
+)
+def test_what_python_says_of_a_file_is_said_without_its_classes(
+    error: Exception, said: str
+) -> None:
+    assert plainly(error).startswith(said)
+
+
+def test_a_value_of_another_form_is_named_in_words() -> None:
+    values = ({}, [], "a", True, 1, 2.5, None, 3j)
+    assert [form_of(value) for value in values] == [
+        "an object", "a list", "text", "true or false", "a number", "a number", "nothing",
+        "another value",
+    ]  # fmt: skip
+
+
+def test_no_message_names_the_class_of_an_error() -> None:
+    """But a server's log of a fault in the code, and what another program reports of itself."""
+    named = {
+        str(path.relative_to(ROOT))
+        for folder in ("uar", "pipeline")
+        for path in (ROOT / folder).rglob("*.py")
+        if re.search(r"type\(\w+\)\.__name__|\b(error|fault)!r\}", path.read_text("utf-8"))
+    }
+    assert named == {"uar/viewer/web/app.py", "pipeline/tools/radeval_runner.py"}

@@ -525,7 +525,7 @@ def test_results_are_appended_and_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "found"),
-    [('{"r2gen": {}}', r"found \['r2gen'\]"), ("[1]", "found list"), ("{", "not JSON")],
+    [('{"r2gen": {}}', r"found \['r2gen'\]"), ("[1]", "found a list"), ("{", "not JSON")],
 )
 def test_a_line_that_is_no_result_is_refused(tmp_path: Path, line: str, found: str) -> None:
     path = tmp_path / "demo-0123456789.jsonl"

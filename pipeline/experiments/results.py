@@ -14,7 +14,7 @@ from pipeline import paths
 from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, read_file
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from pipeline.provenance import OUTSIDE
-from uar.core.errors import UserError
+from uar.core.errors import UserError, form_of
 from uar.core.files import write_text
 from uar.core.runs import read_runs
 from uar.evaluation.metrics import Metric, mean_of
@@ -169,7 +169,7 @@ def _read_file(path: Path) -> list[Result]:
         except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); restore it.") from None
         if not isinstance(raw, dict) or sorted(raw) != sorted(names):
-            found = sorted(raw) if isinstance(raw, dict) else type(raw).__name__
+            found = sorted(raw) if isinstance(raw, dict) else form_of(raw)
             raise UserError(
                 f"{path}, line {number}: expected an object with {names}, found {found}. "
                 "`python -m pipeline compare --save` appends such lines."

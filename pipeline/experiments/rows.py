@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline import paths
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.params_file import parse_params
 
 SEED = "train.seed"
@@ -55,7 +55,7 @@ class Ablations:
             whole = dict(raw["uar"])
             tables = {name: Table.model_validate(table) for name, table in raw["tables"].items()}
         except (OSError, yaml.YAMLError, KeyError, TypeError, ValidationError) as error:
-            raise UserError(f"{path}: {error}. Restore it from version control.") from None
+            raise UserError(f"{path}: {plainly(error)}. Restore it from version control.") from None
         for name, table in tables.items():
             for row, overrides in table.rows.items():
                 if unknown := sorted(set(overrides) - set(whole)):

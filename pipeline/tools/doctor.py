@@ -22,7 +22,7 @@ import yaml
 from pipeline import paths
 from pipeline.tools import checksum
 from uar.core.arithmetic import unsupported
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import set_aside
 from uar.core.params_file import load_params
 
@@ -271,7 +271,7 @@ def check_remotes() -> Iterator[Check]:
             odb.fs.exists(odb.path)
         except Exception as error:  # whatever the remote's library raises
             yield Check(
-                f"remote {name} ({options['url']}): {type(error).__name__}: {error}",
+                f"remote {name} ({options['url']}): {plainly(error)}",
                 "Check the address, the network and the credentials in .dvc/config.local.",
             )
             continue

@@ -27,7 +27,7 @@ from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import Likeness
 from uar.bundle.manifest import MANIFEST
 from uar.core.config import DecodeParams
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import atomic_write, sha256
 from uar.data.text import Vocabulary
 from uar.model.checkpoint import Checkpoint
@@ -223,7 +223,7 @@ class Bundle:
         except _NO_BUNDLE as error:
             raise UserError(
                 f"{path} is not a bundle of this project, or not whole "
-                f"({type(error).__name__}: {error}). Fetch or export it again."
+                f"({plainly(error)}). Fetch or export it again."
             ) from None
 
     @classmethod

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.weights import read_weights, write_weights
 
 _KIND = "index"
@@ -93,7 +93,7 @@ class StudyIndex:
             _About.model_validate(about, strict=True)
             features = tensors["features"]
         except (KeyError, ValidationError) as error:
-            raise UserError(f"its index is not one of this project: {error}") from None
+            raise UserError(f"its index is not one of this project: {plainly(error)}") from None
         made_with, ids, reports = about["model_sha256"], about["study_ids"], about["reports"]
         if made_with != model_sha256:
             raise UserError(

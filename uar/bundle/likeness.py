@@ -367,8 +367,11 @@ class Likeness:
         tensors, _ = read_weights(path, _KIND)
         try:
             return cls(**tensors)
-        except TypeError as error:
-            raise UserError(f"its likeness has tensors {sorted(tensors)} ({error})") from None
+        except TypeError:
+            wanted = [field.name for field in fields(cls)]
+            raise UserError(
+                f"its likeness has tensors {sorted(tensors)}, expected {wanted}"
+            ) from None
 
 
 def _ways(thumbnails: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from uar.core.config import Params, Section
-from uar.core.errors import UserError
+from uar.core.errors import UserError, form_of
 from uar.core.files import not_utf8
 
 _REMOVED = {  # keys of earlier versions: what replaces them
@@ -53,7 +53,7 @@ def read_raw(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{path} is nested too deeply for params.yaml.") from None
     if not isinstance(raw, dict):
-        raise UserError(f"{path} holds {type(raw).__name__}, expected the sections of params.yaml.")
+        raise UserError(f"{path} holds {form_of(raw)}, expected the sections of params.yaml.")
     return raw
 
 

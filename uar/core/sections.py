@@ -1,16 +1,24 @@
-"""Sections of a radiology report: of raw data and of generated reports alike.
+"""Splits a radiology report, raw or generated, into its sections.
 
-`read_sections` follows the section parser of the MIMIC code repository
-(https://github.com/MIT-LCP/mimic-cxr) as its documentation has it: a header opens a line and ends
-with a colon; spellings are normalised; of a section that occurs twice the last counts; a heading
-that names films (PA AND LATERAL CHEST:) stands for FINDINGS where there is none; FINDINGS AND
-IMPRESSION is an impression. Here known headers count in any case, after a full stop too, and as
-Markdown writes them; a header in capitals that no list knows (LINES AND TUBES:) is a sub-head
-within FINDINGS, as the name of an organ is anywhere, and else ends the section before it; notes on
-the report itself below a section's text are dropped. A report without headers has no section: its
-last paragraph is not taken for one, and single reports get no rules of their own. Of a trailing
-paragraph that says more than a note does, only the note goes. On one line, a header in capitals
-ends the section before it, and an empty FINDINGS is what all headings of films hold.
+`read_sections` follows the documentation of the section parser in the MIMIC code repository
+(https://github.com/MIT-LCP/mimic-cxr):
+
+- A header is at the start of a line and ends with a colon. Spellings are normalised.
+- If a section occurs twice, the last one counts.
+- A heading that names films (PA AND LATERAL CHEST:) stands for FINDINGS if there are none.
+- FINDINGS AND IMPRESSION is an impression.
+
+These rules differ from that parser:
+
+- Known headers are recognised in upper and lower case, after a full stop, and in Markdown.
+- An unknown header in capitals (LINES AND TUBES:) is a subheading within FINDINGS, and the name of
+  an organ is one in any section. Otherwise it ends the section before it.
+- Within a line, a header in capitals ends the section before it.
+- If FINDINGS is empty, the texts under all headings of films are joined to replace it.
+- Notes about the report itself, at the end of a section, are dropped. If the last paragraph also
+  says something else, only the note is dropped.
+- A report without headers has no sections: its last paragraph is not taken as one, and there are
+  no rules for individual reports.
 """
 
 from __future__ import annotations
@@ -79,7 +87,7 @@ _KNOWN = {
 }
 _OTHER_WORDS = ("exam", "technique", "comparison", "indication", "history")
 _SECTION_OF = {name: section for section, names in _KNOWN.items() for name in names}
-# Of a heading of films, and of a heading of what is seen on them.
+# Words in a heading of films, and in a heading of what is seen on them.
 _FILM_WORDS = """
     ap bone chest frontal lateral pa portable radiograph radiographs rib ribs view views
 """
@@ -92,11 +100,11 @@ _ORGAN_WORDS = """
     spaces spine structures support thoracic thorax tissue tissues trachea tubes upper vascular
     vasculature vessels wall
 """
-# ADDITIONAL FINDINGS add to the section; they are none of their own.
+# ADDITIONAL FINDINGS add to the section and are not one of their own.
 _ADDS = re.compile(
     r"(?:additional|ancillary|associated|incidental|negative|other|pertinent|positive|secondary) "
 )
-# A header within a line: in capitals after a word that is not, or in any case after a sentence.
+# A header within a line: in capitals after a word that is not, or in either case after a sentence.
 _NAMES = "|".join(
     re.escape(name) for of in ("findings", "impression", _JOINT) for name in _KNOWN[of]
 )
@@ -105,7 +113,7 @@ _SEAM = re.compile(
     r"TECHNIQUE|INDICATION|RECOMMENDATIONS?|NOTIFICATION) ?\*{0,3}:)"
     rf"|(?<=[.!?*])[ \t]+(?=\*{{0,3}}(?i:{_NAMES}) ?\*{{0,3}}:)"
 )
-# What tells of the report itself, below the section's own text.
+# What is said about the report itself, below the section's own text.
 _NOTE = re.compile(
     r"(?:,\s*(?:(?:as|which|this|and)\s+)?(?:(?:was|were)\s+)?)?"
     r"(?:(?:discussed|reviewed) with|communicated (?:to|with|by)|"
@@ -115,7 +123,7 @@ _NOTE = re.compile(
     r"(?:by|via|over the) (?:tele)?phone|wet read|dictated|(?:signed|approved) by)",
     re.IGNORECASE,
 )
-# Words that a note consists of, apart from what `_NOTE` finds; any other may be a finding.
+# Words of which a note consists, besides what `_NOTE` matches; any other word may be a finding.
 _NOTE_WORDS = """
     a about above all also am an and are as at attending been being but by case change changes
     clinical clinician communicated communication complete conversation critical dashboard date
@@ -134,10 +142,10 @@ _NOTE_WITHIN = 160  # characters from the paragraph's start
 
 
 def compose(sections: Mapping[str, str], wanted: str) -> str | None:
-    """The text of `wanted`: a section, or several joined by "+", all of which must be there.
+    """The text of `wanted`, which is one section or several joined by "+", all of them present.
 
     Returns:
-        The text, "" if a section is there but empty, None if one is missing.
+        The text; "" if a section is present but empty; None if one is missing.
     """
     names = wanted.split("+")
     if len(names) > 1:  # a placeholder is not joined to a text
@@ -149,17 +157,17 @@ def compose(sections: Mapping[str, str], wanted: str) -> str | None:
 
 
 def _finished(text: str) -> str:
-    """Text that another is put behind: it ends a sentence."""
+    """`text` with the end of a sentence, so that another text can follow."""
     text = text.rstrip()
     return text if text.endswith((".", "!", "?", ";", ":")) else text + "."
 
 
 class Sections(dict[str, str]):
-    """Texts by section: `findings`, `impression`, and `findings+impression` of a joint one.
+    """Texts by section: `findings`, `impression`, and `findings+impression` for a joint section.
 
     Attributes:
-        before: what stands before the first header, on one line.
-        ended: sections that a header ended which no list knows, with that header.
+        before: the text before the first header, on one line.
+        ended: the sections that an unknown header ended, each with that header.
     """
 
     before: str = ""
@@ -167,14 +175,14 @@ class Sections(dict[str, str]):
 
 
 def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Sections:
-    """Split a report at its headers: section -> text on one line, trailing notes dropped.
+    """Split a report at its headers into texts on one line, without the notes at their ends.
 
-    A section that is headed but empty is "". Takes time linear in the report's length.
+    A section that has a header but no text is "". The time is linear in the report's length.
 
     Args:
         report: a whole report.
-        repeated: what counts of a section that occurs twice: the last text, as in the MIMIC code
-            repository, or all of them, joined.
+        repeated: what to do with a section that occurs more than once: "last" keeps its last text,
+            as the MIMIC code repository does; "join" joins all of them.
     """
     bodies: dict[str, list[list[str]]] = {}
     within = ""  # the section, none before the first header
@@ -197,7 +205,7 @@ def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Se
     texts.before = _text(first)
     for section, occurrences in bodies.items():
         found = [text for text in map(_text, occurrences) if text]
-        # all films that an empty FINDINGS is headed over
+        # an empty FINDINGS stands above the headings of all films
         several = repeated == "join" or (section == _FILMS and "findings" in bodies)
         texts[section] = (" ".join(found) if several else found[-1]) if found else ""
     films, _ = texts.pop(_FILMS, ""), texts.pop(_OTHER, "")
@@ -218,10 +226,10 @@ class _Header(NamedTuple):
 
 
 def _header(line: str, finished: bool) -> _Header | None:
-    """The header that opens a line, if one does.
+    """The header at the start of a line, or None.
 
-    Only one in capitals, in Markdown, or of a section with a capital letter may follow a line that
-    is not `finished`.
+    After a line that is not `finished`, only a header in capitals, in Markdown, or of a section and
+    with an initial capital counts.
     """
     head, colon, _ = line[: _LONGEST_HEADER + 1].partition(":")
     bare = head.lstrip(" \t#*")
@@ -246,7 +254,7 @@ def _header(line: str, finished: bool) -> _Header | None:
 
 
 def _is_sub_head(header: _Header, within: str, body: list[str]) -> bool:
-    """Whether a header belongs to the section `within`, whose lines so far are `body`."""
+    """Whether a header is a subheading of the section `within`, whose lines so far are `body`."""
     if header.section not in (_UNKNOWN, _FILMS) or within in ("", _OTHER):
         return False
     if set(_words(header.name.lower())).issubset(_ORGAN_WORDS.split()):
@@ -256,7 +264,7 @@ def _is_sub_head(header: _Header, within: str, body: list[str]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _section_of_capitals(name: str) -> str:
-    """The section of a header that is not in the list, by the words in it."""
+    """The section of a header that is not in the list, judged by the words in it."""
     if _ADDS.match(name):
         return _UNKNOWN
     if "impression" in name or "conclusion" in name:
@@ -293,7 +301,7 @@ def _text(lines: list[str]) -> str:
 
 
 def _without_note(paragraph: str) -> str:
-    """What a paragraph says before a note on the report itself, and in later numbered items."""
+    """What a paragraph says before a note about the report itself, and in later numbered items."""
     kept: list[str] = []
     noted = False
     for sentence in _SENTENCE_END.split(paragraph):
@@ -303,7 +311,7 @@ def _without_note(paragraph: str) -> str:
                 kept.append(sentence)
             continue
         noted = True
-        if note[0].startswith(","):  # a clause about the call below a finding
+        if note[0].startswith(","):  # a finding, then a clause about the call
             kept.append(sentence[: note.start()] + ".")
         elif _says_more(sentence, note):
             kept.append(sentence)
@@ -311,7 +319,7 @@ def _without_note(paragraph: str) -> str:
 
 
 def _says_more(sentence: str, note: re.Match[str]) -> bool:
-    """Whether a sentence with a note names what the note is about."""
+    """Whether a sentence with a note also names a finding."""
     about = (said[1] for said in _TELLS_OF.finditer(sentence, note.end()))
     words = re.findall(
         r"[a-z][a-z.]*[a-z]|[a-z]", " ".join([sentence[: note.start()], *about]).lower()
@@ -319,11 +327,11 @@ def _says_more(sentence: str, note: re.Match[str]) -> bool:
     return not set(words).issubset(_NOTE_WORDS.split())
 
 
-_PLACEHOLDERS = frozenset(["nan", "none", "null"])  # of tables that had no text there
+_PLACEHOLDERS = frozenset(["nan", "none", "null"])  # written by tables for an empty cell
 
 
 def is_empty_report(report: str) -> bool:
-    """Whether a report has no word of letters, or stands for none as `nan` and `None.` do."""
+    """Whether a report has no word of letters, or only a placeholder such as `nan` or `None.`."""
     words = [word.strip(string.punctuation) for word in report.split()]
     if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
         return True

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import atomic_write, existing
 
 _KEY = "uar"
@@ -66,13 +66,12 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         header = json.loads(metadata[_KEY])
         found, digest, about = header["kind"], header["digest"], header["about"]
         if not isinstance(about, dict):
-            raise TypeError("its JSON is no object")
+            raise ValueError("its JSON is no object")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if getattr(error, "errno", None):
             raise
         raise UserError(
-            f"{path} is no {kind} of this project, or not a whole one "
-            f"({type(error).__name__}: {error}). {_REMEDY}"
+            f"{path} is no {kind} of this project, or not a whole one ({plainly(error)}). {_REMEDY}"
         ) from None
     if found != kind:
         raise UserError(f"{path} is a {found}, expected a {kind}. {_REMEDY}")
@@ -185,7 +184,7 @@ def unpickle(path: Path, classes: Mapping[str, type] | None = None) -> Any:
             else (
                 "a pickle of something else"
                 if isinstance(error, pickle.UnpicklingError)
-                else f"no whole file of weights, {type(error).__name__}"
+                else "no whole file of weights"
             )
         )
         raise pickle.UnpicklingError(reason) from None

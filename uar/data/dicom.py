@@ -1,9 +1,9 @@
 """A DICOM film as 8-bit pixels and its view.
 
-Of a file's header only the elements in `_TAGS` are ever read, and no decoder's own message is
-passed on: a patient's name, identifier or dates can reach neither an output nor a log.
+Only the elements in `_TAGS` are ever read from a file's header, and no decoder's own message is
+passed on, so a patient's name, identifier or dates can reach neither an output nor a log.
 
-Sections are of DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
+Section numbers refer to DICOM PS3.3 (https://dicom.nema.org/medical/dicom/current/output/html/part03.html).
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from pydicom.uid import (
 )
 
 from uar.core.errors import UserError
-from uar.data.jpeg import Jpeg
+from uar.data.jpeg import EARLY, Jpeg
 
 if TYPE_CHECKING:
     from uar.data.study import View
 
 MAX_PIXELS = 64_000_000  # of a film (`uar.data.films.FilmLimits`)
-_MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much of header
+_MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much header
 _PIECE = 2**16  # bytes
-_META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, after which it counts
+_META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, which counts from here
 _GROUP_LENGTH = b"\x02\x00\x00\x00"  # its tag
-SAME = "every pixel has the same value"  # of a bad image
-_PERCENTILES = (0.5, 99.5)  # the window of a film that brings none
+SAME = "every pixel has the same value"  # why an image is rejected
+_PERCENTILES = (0.5, 99.5)  # the window of a film whose header has none
 
 _VIEWS: dict[str, View] = {
     "PA": "frontal",
@@ -54,8 +54,8 @@ _VIEWS: dict[str, View] = {
     "RL": "lateral",
     "LATERAL": "lateral",
 }
-# Values of Modality (C.7.3.1.1.1) and BodyPartExamined (PS3.16, annex L) that are passed on: what
-# else stands there could be anything, a name too.
+# Values of Modality (C.7.3.1.1.1) and BodyPartExamined (PS3.16, annex L) that are passed on. Any
+# other value could be anything, even a name.
 RADIOGRAPHY = ("CR", "DX", "RG", "RF", "PX", "IO")
 NO_RADIOGRAPHY = {
     "CT": "computed tomography",
@@ -73,7 +73,7 @@ NO_RADIOGRAPHY = {
     "RTDOSE": "a radiotherapy dose",
     "RTIMAGE": "a radiotherapy image",
 }
-OTHER = "another"  # of a modality or a body part that is none of those named here
+OTHER = "another"  # stands for a modality or a body part that is not listed here
 CHEST = (
     "CHEST",
     "THORAX",
@@ -102,10 +102,12 @@ _OTHER_ELEMENTS = [
     "ExtendedOffsetTableLengths",
     "PixelData",
 ]
-_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # GDCM aborts on damaged ones
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # damaged, they abort GDCM
 _JPEGS = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
-_GDCM_ALONE = "where another program reads it, write it uncompressed, as by gdcmconv --raw"
-# The last bytes of encapsulated pixels: JPEG's and JPEG 2000's own, DICOM's delimiter.
+_GDCM_ALONE = (
+    "if another program can read it, save it uncompressed, for example with gdcmconv --raw"
+)
+# The last bytes of encapsulated pixels: the end marker of JPEG and JPEG 2000, or DICOM's delimiter.
 _ENDS = (b"\xff\xd9", b"\xfe\xff\xdd\xe0", b"\xfe\xff\xdd\xe0\x00\x00\x00\x00")
 _NEEDED = (
     "Rows",
@@ -116,7 +118,7 @@ _NEEDED = (
     "PixelRepresentation",
     "SamplesPerPixel",
 )
-_NUMBERS = (  # one each, where they are there
+_NUMBERS = (  # a single number each, if present
     *(keyword for keyword in _NEEDED if keyword != "PhotometricInterpretation"),
     "HighBit",
     "PlanarConfiguration",
@@ -127,13 +129,13 @@ _NUMBERS = (  # one each, where they are there
     "PixelPaddingRangeLimit",
 )
 _LUTS = ("ModalityLUTSequence", "VOILUTSequence")
-_OVERLAYS = range(0x6000, 0x6020, 2)  # groups; bits above those stored may hold an old overlay
+_OVERLAYS = range(0x6000, 0x6020, 2)  # groups; the bits above BitsStored may hold an old overlay
 _OVERLAY_BITS, _OVERLAY_POSITION = 0x0100, 0x0102
 _TAGS = [
     *(Tag(keyword) for keyword in {*_NEEDED, *_NUMBERS, *_LUTS, *_OTHER_ELEMENTS}),
     *(Tag(group, bits) for group in _OVERLAYS for bits in (_OVERLAY_BITS, _OVERLAY_POSITION)),
 ]
-# What decoders raise of a damaged file: not MemoryError, which is no fault of the file.
+# What decoders raise for a damaged file. MemoryError is not the file's fault.
 DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -148,23 +150,34 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
+_KINDS = (  # the first that fits
+    (Image.DecompressionBombError, f"more than {MAX_PIXELS:,} pixels"),
+    (EOFError, EARLY),
+    (zlib.error, "compressed data are damaged"),
+    ((struct.error, BytesLengthException), "a value is cut off"),
+    (NotImplementedError, "a decoder is missing"),
+    (RecursionError, "nested too deeply"),
+    (RuntimeError, "damaged, or of a kind that no installed decoder reads"),
+)
 _FAR = 1e12  # beyond any window
-_LEAST = 1e-3  # of a spread of values; below, they are stretched first
-_MISSING = 0.01  # share of a LUT's entries that may be missing
+_LEAST = 1e-3  # spread of values, below which they are stretched first
+_MISSING = 0.01  # fraction of a LUT's entries that may be missing
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
 
 def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool, str, str, float]:
     """Pixels `(H, W)` uint8, bone bright, and the other fields of `uar.data.films.Film`, in order.
 
-    A grayscale film goes through its modality LUT or rescale, then its VOI LUT or first window
-    (without either: its 0.5th to 99.5th percentile), and is stretched over 0..255. Where that
-    leaves one gray value of many, the next VOI LUT or window is tried, and at last the percentiles
-    of the stored values; only then the header has failed. Padding stays out of all that and becomes
-    black. A colour film becomes its luma.
+    A grayscale film goes through its modality LUT or rescale, then through its VOI LUT or first
+    window (or, if it has neither, is clipped at its 0.5th and 99.5th percentile), and is stretched
+    to 0..255. If that turns different stored values into a single gray value, the next VOI LUT or
+    window is tried, and finally the percentiles of the stored values; only in that last case has
+    the header failed. Padding is left out of all this and becomes black. A colour film is converted
+    to luma.
 
     Raises:
-        UserError: the reason why there is no single film in the file, without the path.
+        UserError: the file does not hold exactly one film that can be decoded. The message gives
+            the reason without the path.
     """
     with warnings.catch_warnings():  # pydicom's warnings quote values
         warnings.simplefilter("ignore")
@@ -178,20 +191,24 @@ def read_dicom(stream: BinaryIO) -> tuple[np.ndarray, View, bool, str, str, floa
 
 
 def _term(film: pydicom.Dataset, keyword: str, known: Iterable[str]) -> str:
-    """An element's value if it is one of those; `OTHER` if it is another, "" if there is none."""
+    """An element's value if it is in `known`, `OTHER` for any other, "" if there is none."""
     value = str(film.get(keyword, "")).strip().upper().replace(" ", "")
     return value if value in known or not value else OTHER
 
 
 def coloured(rgb: np.ndarray) -> float:
-    """Share of the pixels `(H, W, 3)` uint8 whose channels differ by a tenth of their range."""
+    """Fraction of the pixels `(H, W, 3)` uint8 whose channels differ by a tenth of the range."""
     step = max(1, min(rgb.shape[:2]) // 256)
     seen = rgb[::step, ::step]
     return float((np.ptp(seen, axis=2) > 25).mean())
 
 
 def _header(stream: BinaryIO) -> pydicom.Dataset:
-    """The elements of `_TAGS` that have a value, all of them parsed."""
+    """The elements of `_TAGS` that have a value, all parsed.
+
+    Raises:
+        UserError: the header cannot be read, or the file ends within its pixels.
+    """
     try:
         _refuse_bombs(stream)
         film = pydicom.dcmread(stream, specific_tags=_TAGS)
@@ -214,18 +231,22 @@ def _header(stream: BinaryIO) -> pydicom.Dataset:
 
 
 def _begins_pixels(stream: BinaryIO) -> bool:
-    """Whether encapsulated pixels begin in a file, which pydicom leaves out where they are cut."""
+    """Whether encapsulated pixels begin in a file; pydicom leaves them out if they are cut off."""
     stream.seek(0)
     return b"\xe0\x7f\x10\x00O" in stream.read()
 
 
 def kind_of(error: Exception) -> str:
-    """What an error of `DAMAGE` is: the system's words, else its type, never its own words."""
-    return (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    """What a decoder's error means, in the system's words or ours, never in the decoder's own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, OSError) and "truncated" in str(error).lower():  # Pillow's
+        return EARLY
+    return next((words for kind, words in _KINDS if isinstance(error, kind)), "damaged")
 
 
 def read_view(stream: BinaryIO) -> View:
-    """The view that the header states; "unknown" also of a file that cannot be read."""
+    """The view that the header states; also "unknown" if the file cannot be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -233,7 +254,7 @@ def read_view(stream: BinaryIO) -> View:
             return _view(
                 pydicom.dcmread(stream, specific_tags=["ViewPosition"], stop_before_pixels=True)
             )
-        except DAMAGE:  # `read_dicom` says so
+        except DAMAGE:  # `read_dicom` reports it
             return "unknown"
 
 
@@ -244,15 +265,15 @@ def _view(film: pydicom.Dataset) -> View:
 def _refuse_bombs(stream: BinaryIO) -> None:
     """Raise UserError for a deflated file that would fill memory before its header can be read.
 
-    pydicom inflates such a file whole; here it is inflated piece by piece, and nothing is kept.
-    The stream is left at its beginning.
+    pydicom inflates such a file all at once. Here it is inflated piece by piece, and nothing is
+    kept. The stream is left at its beginning.
     """
     head = stream.read(_META_START)
     length = int.from_bytes(head[-4:], "little") if head[132:136] == _GROUP_LENGTH else 0
     meta = stream.read(length or _PIECE)
     if DeflatedExplicitVRLittleEndian.encode() in meta:
         if not length:
-            raise UserError("a deflated file whose meta header does not say how long it is")
+            raise UserError("a deflated file whose meta header does not give its length")
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         total = 0
         while not inflate.eof and (pressed := inflate.unconsumed_tail or stream.read(_PIECE)):
@@ -269,13 +290,13 @@ def refuse_huge(width: int, height: int) -> None:
 
 
 def stretch(values: np.ndarray) -> np.ndarray:
-    """The least value to 0, the greatest to 255; uint8."""
+    """Scale values linearly, the least to 0 and the greatest to 255; uint8."""
     low, high = float(values.min()), float(values.max())
     return ((values - low) * (255.0 / max(high - low, 1e-6))).round().astype(np.uint8)
 
 
 def stretch_percentiles(pixels: np.ndarray) -> np.ndarray:
-    """Unsigned values of 16 bits without a window to 0..255: their percentiles, stretched; uint8.
+    """Scale 16-bit values that have no window to 0..255, between two percentiles; uint8.
 
     Raises:
         UserError: all values are the same.
@@ -290,7 +311,12 @@ def stretch_percentiles(pixels: np.ndarray) -> np.ndarray:
 
 
 def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
-    """Integers as stored, `(H, W)`, or RGB `(H, W, 3)` uint8."""
+    """Integers as stored, `(H, W)`, or RGB `(H, W, 3)` uint8.
+
+    Raises:
+        UserError: the header contradicts itself, the pixels are of a kind that is not read, or they
+            cannot be decoded.
+    """
     if "PixelData" not in film:
         raise UserError("a DICOM file without pixels")
     lacking = [keyword for keyword in _NEEDED if keyword not in film]
@@ -307,7 +333,7 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     if not (gray or colour) or film.BitsAllocated not in (8, 16):
         raise UserError(
             f"{film.PhotometricInterpretation} of {film.BitsAllocated} bits; expected grayscale of "
-            "8 or 16, or RGB of 8"
+            "8 or 16 bits, or RGB of 8 bits"
         )
     syntax = film.file_meta.get("TransferSyntaxUID", UID(""))
     if not isinstance(syntax, UID) or not _has_decoder(syntax):
@@ -329,7 +355,11 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
 
 
 def _jpeg_pixels(film: pydicom.Dataset) -> np.ndarray:
-    """Pixels of a film of JPEG data, whose data do not end before its picture does."""
+    """Pixels of a film of JPEG data.
+
+    Raises:
+        UserError: the data end before the picture does.
+    """
     jpeg = Jpeg.of(get_frame(film.PixelData, 0, number_of_frames=1))
     pixels = film.pixel_array
 
@@ -344,12 +374,12 @@ def _jpeg_pixels(film: pydicom.Dataset) -> np.ndarray:
 def _why_not_decoded(film: pydicom.Dataset, syntax: UID, error: Exception) -> str:
     """Why pixels could not be decoded, as far as the file tells."""
     if syntax == JPEGExtended12Bit and film.BitsStored > 8:
-        return f"{film.BitsStored}-bit JPEG ({syntax.name}): no installed decoder does 12 bits"
+        return f"{film.BitsStored}-bit JPEG ({syntax.name}): no installed decoder reads 12 bits"
     data = film.PixelData
     if syntax.is_encapsulated:
         ends = data.rstrip(b"\0").endswith(_ENDS)
         advice = f"; {_GDCM_ALONE}" if ends and syntax in _PILLOW_DECODES else ""
-        why = kind_of(error) if ends else "the file ends early"
+        why = kind_of(error) if ends else EARLY
         return f"pixels cannot be decoded ({syntax.name}, {why}){advice}"
     expected = film.Rows * film.Columns * film.SamplesPerPixel * film.BitsAllocated // 8
     if film.SamplesPerPixel in (1, 3) and len(data) < expected:
@@ -361,7 +391,7 @@ def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
     """Pixels without the bits above BitsStored, which may hold signs or an old overlay.
 
     Raises:
-        UserError: they hold more of a value.
+        UserError: these bits hold part of a value.
     """
     bits, unused = film.BitsStored, film.BitsAllocated - film.BitsStored
     if not unused:
@@ -388,13 +418,13 @@ def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
 
 
 def _refuse_odd_header(film: pydicom.Dataset) -> None:
-    """Raise UserError, naming the element, where a header contradicts itself or the standard."""
+    """Raise UserError, naming the element, if a header contradicts itself or the standard."""
     for keyword in ("PhotometricInterpretation", *_NUMBERS):
         if keyword in film and film[keyword].VM != 1:
             raise UserError(f"{keyword} has {film[keyword].VM} values, expected one")
     for keyword in (*_NUMBERS, "WindowCenter", "WindowWidth"):
         if keyword in film and not all(isinstance(v, int | float) for v in _values(film, keyword)):
-            raise UserError(f"{keyword} is no number")
+            raise UserError(f"{keyword} is not a number")
     for keyword in ("Rows", "Columns", "SamplesPerPixel"):
         if film[keyword].value < 1:
             raise UserError(f"{keyword} is {film[keyword].value}")
@@ -403,7 +433,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
             _refuse_odd_lut(item, keyword)
     function = film.get("VOILUTFunction", "LINEAR")
     if function not in _VOI_FUNCTIONS:
-        raise UserError(f"VOILUTFunction is none or more of {', '.join(_VOI_FUNCTIONS)}")
+        raise UserError(f"VOILUTFunction is not one of {', '.join(_VOI_FUNCTIONS)}")
     if not 0 < film.BitsStored <= film.BitsAllocated:
         raise UserError(f"BitsStored is {film.BitsStored}, BitsAllocated {film.BitsAllocated}")
     high = film.get("HighBit", film.BitsStored - 1)
@@ -414,7 +444,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
 
 
 def _refuse_odd_lut(item: pydicom.Dataset, keyword: str) -> None:
-    """Raise UserError for an item of a sequence of LUTs that holds none."""
+    """Raise UserError for an item of a sequence of LUTs that does not hold one."""
     for needed in ("LUTDescriptor", "LUTData"):
         if needed not in item or item[needed].is_empty:
             raise UserError(f"{keyword} has no {needed}")
@@ -423,11 +453,11 @@ def _refuse_odd_lut(item: pydicom.Dataset, keyword: str) -> None:
         raise UserError(f"LUTDescriptor of {keyword} is not three numbers")
     data = _values(item, "LUTData")
     if not all(isinstance(value, bytes | int) for value in data):
-        raise UserError(f"LUTData of {keyword} is no table")
+        raise UserError(f"LUTData of {keyword} is not a table")
 
 
 def _values(film: pydicom.Dataset, keyword: str) -> list[Any]:
-    """An element's values, of which it may hold one or many."""
+    """The values of an element, which may hold one or several."""
     value = film[keyword].value
     return list(value) if isinstance(value, MultiValue | list) else [value]
 
@@ -440,19 +470,19 @@ def _has_decoder(syntax: UID) -> bool:
 
 
 def _luma(rgb: np.ndarray) -> np.ndarray:
-    """Raises UserError if all pixels have the same."""
+    """The luma of RGB pixels. Raises UserError if it is the same everywhere."""
     return refuse_constant(np.asarray(Image.fromarray(rgb).convert("L")))
 
 
 def refuse_constant(pixels: np.ndarray) -> np.ndarray:
-    """`pixels`, unless they all have the same value: then a UserError."""
+    """`pixels`. Raises UserError if they all have the same value."""
     if pixels.min() == pixels.max():
         raise UserError(SAME)
     return pixels
 
 
 def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, bool]:
-    """Stored values to 0..255, by a table over the values that occur; whether the header failed."""
+    """Stored values as 0..255, through a table of the values that occur; did the header fail?"""
     codes = pixels.view(f"u{pixels.itemsize}")  # a negative value as an index
     size = 256**pixels.itemsize
     blocks = np.array_split(codes.ravel(), 1 + codes.size // 2**20)  # bincount copies to 64 bits
@@ -483,9 +513,9 @@ def _is_padding(levels: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
 def _window(
     levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset
 ) -> tuple[np.ndarray, bool]:
-    """Stored levels `(n,)`, of which there are `counts`, to display values, uint8.
+    """Stored levels `(n,)`, which occur `counts` times, as display values, uint8.
 
-    Also whether no transform of the header told the levels apart.
+    Also whether the header failed: none of its transforms kept the levels apart.
     """
     inverted = film.PhotometricInterpretation == "MONOCHROME1"
     failed = False
@@ -507,7 +537,7 @@ def _window(
 def _transformed(
     levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset
 ) -> Iterator[np.ndarray]:
-    """Levels through the modality transform and each VOI LUT or window that the header offers."""
+    """Levels after the modality transform and each VOI LUT or window of the header in turn."""
     if "ModalityLUTSequence" in film:  # C.11.1
         values = _look_up(levels, film.ModalityLUTSequence[0], film)
     else:
@@ -529,9 +559,10 @@ def _transformed(
 
 
 def _windowed(values: np.ndarray, film: pydicom.Dataset, index: int) -> np.ndarray:
-    """Values through a window; one value for all that a sigmoid puts into one of 255 steps.
+    """Values after a window; all the same if a sigmoid puts them into one of 255 steps.
 
-    It never cuts values off as the others do, and so leaves differences that no screen shows.
+    Unlike the other windows, a sigmoid never cuts values off, so it leaves differences that no
+    screen shows.
     """
     shown = apply_windowing(values, film, index)
     if film.get("VOILUTFunction") == "SIGMOID":
@@ -542,9 +573,9 @@ def _windowed(values: np.ndarray, film: pydicom.Dataset, index: int) -> np.ndarr
 
 
 def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) -> np.ndarray:
-    """Values through a modality or VOI LUT; those beyond its ends take its ends (C.11.1.1.1).
+    """Values after a modality or VOI LUT; values beyond its ends get its end values (C.11.1.1.1).
 
-    One value for all where more than `_MISSING` of the stated entries are not there.
+    All values become the same if more than a fraction `_MISSING` of the stated entries is missing.
     """
     entries, first, bits = lut.LUTDescriptor
     stated = entries % 65536
@@ -561,7 +592,7 @@ def _look_up(values: np.ndarray, lut: pydicom.Dataset, film: pydicom.Dataset) ->
 
 
 def _usable_windows(film: pydicom.Dataset) -> list[int]:
-    """Positions of the windows that separate any values."""
+    """Positions of the windows that can keep values apart."""
     if "WindowCenter" not in film or "WindowWidth" not in film:
         return []
     centers, widths = _values(film, "WindowCenter"), _values(film, "WindowWidth")
@@ -571,9 +602,9 @@ def _usable_windows(film: pydicom.Dataset) -> list[int]:
 
 
 def percentile_window(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Values `(n,)`, each of which occurs so often, clipped at the 0.5th and 99.5th percentile.
+    """Values `(n,)`, which occur `counts` times, clipped at the 0.5th and 99.5th percentile.
 
-    Where that leaves one value, they stay as they are.
+    If that would leave a single value, they are returned unchanged.
     """
     order = np.argsort(values)
     shares = np.cumsum(counts[order]) * (100 / counts.sum())

@@ -150,8 +150,8 @@ def _instead(head: bytes) -> str:
     """What a file is that begins so, as a clause; "" where it is not known."""
     if len(head) >= 8 and head[:4] in _FIRST_ELEMENTS:
         return (
-            ", but like a DICOM file whose preamble of 128 bytes and DICM are missing; write it "
-            "anew with them, as by dcmconv"
+            ", but like a DICOM file without its preamble of 128 bytes and DICM; rewrite it with "
+            "them, for example with dcmconv"
         )
     known = (name for start, name in _OTHERS.items() if head.startswith(start))
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":

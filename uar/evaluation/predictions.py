@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, form_of
 from uar.core.files import atomic_write, not_utf8
 
 
@@ -70,7 +70,7 @@ def _parse(line: str, where: str) -> Prediction:
     names = {field.name: field.default is None for field in fields(Prediction)}
     needed = {name for name, may_be_absent in names.items() if not may_be_absent}
     if not isinstance(row, dict) or not needed <= set(row) <= set(names):
-        found = sorted(row) if isinstance(row, dict) else type(row).__name__
+        found = sorted(row) if isinstance(row, dict) else form_of(row)
         raise UserError(f"{where}: expected an object with {list(names)}, found {found}; {remedy}")
     for field in fields(Prediction):
         value = row.get(field.name)

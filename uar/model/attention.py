@@ -1,4 +1,4 @@
-"""Multi-head attention (Eq. 7 as in Vaswani et al. 2017), shared by CRA and Transformer."""
+"""Multi-head attention (Eq. 7, Vaswani et al. 2017), used by CRA and by the Transformer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention with keys and values projected apart from queries, so that they can be kept.
+    """Attention that projects keys and values separately from queries, so that they can be kept.
 
-    Dropout is on sub-layer outputs, as in Vaswani et al. 2017, section 5.4: none is in here.
+    It contains no dropout, which is applied to the outputs of sub-layers (Vaswani et al. 2017,
+    section 5.4).
 
     Args:
-        d_model: width d of queries, keys, values and output.
-        heads: number of heads h; each is d / h wide and scaled by sqrt(d / h).
+        d_model: d, the width of queries, keys, values and output.
+        heads: h, the number of heads; each is d / h wide, and its scores are divided by
+            sqrt(d / h).
     """
 
     def __init__(self, d_model: int, heads: int) -> None:
@@ -26,7 +28,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(d_model, d_model, bias=False)
 
     def keys_and_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """`(B, S, d)` -> two of `(B, h, S, d/h)`."""
+        """Keys and values, `(B, h, S, d/h)` each, of `memory` `(B, S, d)`."""
         return self._split(self.key(memory)), self._split(self.value(memory))
 
     def forward(
@@ -36,11 +38,11 @@ class MultiHeadAttention(nn.Module):
         bias: Tensor | None = None,
         causal: bool = False,
     ) -> Tensor:
-        """Attend from `x` `(B, T, d)` to `(B, h, S, d/h)` keys and values; `(B, T, d)`.
+        """Attend from `x` `(B, T, d)` to keys and values `(B, h, S, d/h)`; returns `(B, T, d)`.
 
         Args:
-            bias: added to the scaled activations, broadcast to `(B, h, T, S)`.
-            causal: query t sees keys 0..t only.
+            bias: is broadcast to `(B, h, T, S)` and added to the scaled activations.
+            causal: whether query t sees only keys 0 to t.
         """
         keys, values = keys_and_values
         queries = self._split(self.query(x))
@@ -53,9 +55,9 @@ class MultiHeadAttention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def to_one(self, memory: Tensor) -> Tensor:
-        """What every `x` gets whose keys and values are all of one vector, `(B, d)` -> `(B, d)`.
+        """The output if all keys and values come from one vector, `(B, d)` -> `(B, d)`.
 
-        Its weights, whatever they are, sum to 1.
+        It is the same for every query, since the weights sum to 1 whatever they are.
         """
         return self.output(self.value(memory))
 
@@ -66,9 +68,9 @@ class MultiHeadAttention(nn.Module):
 def _in_three_products(
     queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, causal: bool
 ) -> Tensor:
-    """softmax(QKᵀ / sqrt(d/h) + bias) V; with a bias, whose scale is large, softmax in float32.
+    """softmax(QKᵀ / sqrt(d/h) + bias) V; with a bias, which can be large, softmax in float32.
 
-    On a CPU, torch's fused attention is no faster in bfloat16 than in float32, and these products
+    On a CPU, torch's fused attention is no faster in bfloat16 than in float32, but these products
     are (`python -m benchmarks.step`).
     """
     activations = (queries @ keys.transpose(2, 3)) * queries.shape[-1] ** -0.5

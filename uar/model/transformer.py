@@ -1,4 +1,4 @@
-"""Transformer (Vaswani et al. 2017, layer norm first), the refiner in its decoder (Eq. 3, 11)."""
+"""The Transformer (Vaswani et al. 2017, pre-norm) with the refiner in its decoder (Eq. 3, 11)."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from uar.model.refiner import PredictedMask, StaticMask
 
 
 class Dropout(nn.Dropout):
-    """Dropout that draws 16 random bits a value where PyTorch would draw a number: eager on a CPU.
+    """Dropout that, in eager mode on a CPU, draws 16 random bits per value instead of a number.
 
-    There p counts to the nearest 2^-16. Elsewhere this is PyTorch's own.
+    There p is rounded to the nearest multiple of 2^-16. Elsewhere this is PyTorch's own dropout.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(*)` to `(*)`: zero with probability p, else scaled by 1 / (1 - p)."""
+        """`(*)` -> `(*)`: each value is zero with probability p, else scaled by 1 / (1 - p)."""
         if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         dropped = round(self.p * 2**16)
@@ -29,7 +29,7 @@ class Dropout(nn.Dropout):
         return x * (bits >= dropped - 2**15).to(x.dtype).mul_(2**16 / (2**16 - dropped))
 
 
-_IN_CACHE = 2**21  # values of a hidden layer, 8 MB, that a CPU has near by when it needs them again
+_IN_CACHE = 2**21  # values of a hidden layer (8 MB) that still fit into a CPU's cache
 
 
 class FeedForward(nn.Sequential):
@@ -37,8 +37,8 @@ class FeedForward(nn.Sequential):
 
     Args:
         d_model: d.
-        d_ff: width between the maps.
-        dropout: share of the hidden values zeroed in training.
+        d_ff: width of the hidden layer between the maps.
+        dropout: probability with which a hidden value is zeroed in training.
     """
 
     def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
@@ -63,7 +63,7 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(params.dropout)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """`(B, L, d)` -> `(B, L, d)`; `seen` as `missing_view_mask` makes it."""
+        """`(B, L, d)` -> `(B, L, d)`; `seen` comes from `missing_view_mask`."""
         normed = self.attention_norm(x)
         keys_and_values = self.attention.keys_and_values(normed)
         x = x + self.dropout(self.attention(normed, keys_and_values, bias=seen))
@@ -71,11 +71,11 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Stack of encoder layers over visual features with learned positions.
+    """A stack of encoder layers over visual features with learned positions.
 
     Args:
         params: widths, heads, dropout and the number of layers.
-        visual_length: L, visual tokens of a study.
+        visual_length: L, the number of visual tokens of a study.
     """
 
     def __init__(self, params: ModelParams, visual_length: int) -> None:
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         """F^(I) `(B, L, d)` -> encoded visual features `(B, L, d)`.
 
         Args:
-            seen: hides the tokens of missing views, as `missing_view_mask` makes it.
+            seen: hides the tokens of missing views; comes from `missing_view_mask`.
         """
         parts = self._blocks(visual)
         masks = [None] * len(parts) if seen is None else seen.split(len(parts[0]))
@@ -98,7 +98,7 @@ class Encoder(nn.Module):
         return torch.cat(encoded) if len(encoded) > 1 else encoded[0]
 
     def _blocks(self, visual: Tensor) -> Sequence[Tensor]:
-        """Without gradients on a CPU, blocks of studies whose hidden layers stay in its cache."""
+        """On a CPU without gradients: blocks of studies whose hidden layers fit into its cache."""
         if torch.is_grad_enabled() or visual.device.type != "cpu":
             return [visual]
         blocks = -(-visual[..., 0].numel() * self.d_ff // _IN_CACHE)
@@ -112,17 +112,20 @@ class Encoder(nn.Module):
 
 
 def tokens_of(present: Tensor, visual: Tensor) -> Tensor:
-    """Which of a study's tokens are of views that it has, `(B, L)` bool.
+    """Which tokens belong to views that their study has, `(B, L)` bool.
 
     Args:
-        present: `(B, V)` bool, at least one true for each study.
-        visual: `(B, L, d)`, L / V tokens of each view.
+        present: which views each study has, `(B, V)` bool; each has at least one.
+        visual: visual features `(B, L, d)`, of which each view has L / V tokens.
     """
     return present.repeat_interleave(visual.shape[1] // present.shape[1], dim=1)
 
 
 def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
-    """Attention bias `(B, 1, 1, L)`: 0 on `tokens_of` views, -inf on others; None: all are seen."""
+    """Attention bias `(B, 1, 1, L)`: 0 for tokens of present views, -inf for the others.
+
+    None if `present` is None, which means that every study has every view.
+    """
     if present is None:
         return None
     hidden = ~tokens_of(present, visual)
@@ -131,47 +134,48 @@ def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
 
 @dataclass
 class LayerCache:
-    """What a decoder layer keeps between steps of decoding G beams for each of B studies."""
+    """What a decoder layer keeps between the steps of decoding G beams for each of B studies."""
 
-    keys: Tensor  # (B, h, T * G, d/h): G slots for each position, filled in place
+    keys: Tensor  # (B, h, T * G, d/h): G slots per position, filled in place
     values: Tensor
     visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its beams
     visual_values: Tensor | None = None
-    mask_keys: Tensor | None = None  # (B, L, d), of a predicted sigma(M)
-    attended: Tensor | None = None  # (B, 1, d), in place of these where no film is seen
+    mask_keys: Tensor | None = None  # (B, L, d), for a predicted sigma(M)
+    attended: Tensor | None = None  # (B, 1, d), replaces them if no film is seen
 
 
 @dataclass
 class Cache:
     """What the decoder keeps between steps.
 
-    Keys and values stay in the slots they were written to. When beams branch, only the record of
-    each beam's ancestors follows: a beam attends to its study's slots, its ancestors' alone.
+    Keys and values stay in the slots to which they were written. When beams branch, only the record
+    of each beam's ancestors is copied: of its study's slots, a beam attends only to those of its
+    ancestors.
     """
 
     layers: list[LayerCache]  # in the decoder's order
-    ancestors: Tensor  # (B, 1, G, T * G): 0 where the slot is an ancestor's, -inf elsewhere
-    seen: Tensor | None = None  # (B, 1, 1, L), see `missing_view_mask`
+    ancestors: Tensor  # (B, 1, G, T * G): 0 for slots of ancestors, -inf elsewhere
+    seen: Tensor | None = None  # (B, 1, 1, L), from `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
 
     @property
     def slots(self) -> slice:
-        """Slots of `position`, one for each beam."""
+        """The slots of `position`, one per beam."""
         beams = self.ancestors.shape[2]
         return slice(self.position * beams, (self.position + 1) * beams)
 
     def branch(self, parents: Tensor) -> None:
-        """Beam g of each study goes on from beam `parents[:, g]`, `(B, G)`."""
+        """Beam g of each study continues beam `parents[:, g]`; `parents` is `(B, G)`."""
         past = self.ancestors[..., : self.slots.start]
         past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
 
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
-        """Keep B' studies.
+        """Keep only B' of the studies, in place.
 
         Args:
-            rows: of them, B'; `rows[i]` is i or not below B'.
-            moved: places i of which it is not i.
+            rows: the studies to keep, B' of them; `rows[i]` is either i or at least B'.
+            moved: the places i for which `rows[i]` is not i.
         """
         device = self.ancestors.device
         places = torch.tensor(moved, dtype=torch.int64).to(device, non_blocking=True)
@@ -196,8 +200,8 @@ class DecoderLayer(nn.Module):
 
     Args:
         params: widths and switches.
-        max_length: T.
-        visual_length: L.
+        max_length: T, the most words of a report.
+        visual_length: L, the number of visual tokens of a study.
     """
 
     def __init__(self, params: ModelParams, max_length: int, visual_length: int) -> None:
@@ -222,7 +226,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, visual: Tensor, seen: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """All text positions at once.
+        """Compute all text positions at once.
 
         Args:
             x: text states `(B, T, d)`.
@@ -230,7 +234,7 @@ class DecoderLayer(nn.Module):
             seen: hides the tokens of missing views.
 
         Returns:
-            States `(B, T, d)` and sigma(M), `(1 or B, T, L)`, if there is a refiner.
+            States `(B, T, d)`, and sigma(M) `(1 or B, T, L)`, or None without a refiner.
         """
         normed = self.self_norm(x)
         keys_and_values = self.self_attention.keys_and_values(normed)
@@ -245,7 +249,7 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), mask
 
     def start(self, visual: Tensor, slots: int) -> LayerCache:
-        """An empty cache of `slots` slots for each study of `(B, L, d)` visual features."""
+        """An empty cache with `slots` slots per study, for visual features `(B, L, d)`."""
         visual_keys, visual_values = (
             part.contiguous() for part in self.visual_attention.keys_and_values(visual)
         )
@@ -254,7 +258,7 @@ class DecoderLayer(nn.Module):
         return LayerCache(*empty, visual_keys, visual_values, mask_keys)
 
     def start_without_image(self, features: Tensor, slots: int) -> LayerCache:
-        """As `start`, of visual features that are one vector everywhere, `(B, d)`.
+        """Like `start`, but all visual features of a study are one and the same vector, `(B, d)`.
 
         Text-to-image attention is then the same for every word, whatever the mask.
         """
@@ -262,13 +266,13 @@ class DecoderLayer(nn.Module):
         return LayerCache(*self._empty(features, slots), attended=attended)
 
     def _empty(self, visual: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of `slots` slots for each study, `(B, h, slots, d/h)`."""
+        """Empty keys and values with `slots` slots per study, `(B, h, slots, d/h)`."""
         heads = self.self_attention.heads
         shape = len(visual), heads, slots, visual.shape[-1] // heads
         return visual.new_zeros(shape), visual.new_zeros(shape)
 
     def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; fills its slots."""
+        """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; its slots are filled."""
         normed = self.self_norm(x)
         slots = cache.slots
         layer.keys[:, :, slots], layer.values[:, :, slots] = self.self_attention.keys_and_values(
@@ -280,9 +284,9 @@ class DecoderLayer(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _look(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """Text-to-image attention of `step`, `(B, G, d)` -> `(B, G, d)`.
+        """Text-to-image attention in `step`, `(B, G, d)` -> `(B, G, d)`.
 
-        A study's beams share its visual keys: they stand as G queries, at one text position.
+        The beams of a study share its visual keys: they are G queries at one text position.
         """
         assert layer.visual_keys is not None and layer.visual_values is not None
         normed = self.visual_norm(x)
@@ -294,10 +298,10 @@ class DecoderLayer(nn.Module):
         return self.visual_attention(normed, keys_and_values, bias=self._bias(mask, cache.seen))
 
     def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
-        """k sigma(M) of Eq. 11 for all heads, less each row's maximum, on the tokens that are seen.
+        """k sigma(M) of Eq. 11 for all heads, minus each row's maximum, for tokens that are seen.
 
-        Softmax ignores what a row has in common; without it low precision is exact where attention
-        goes, however far training has moved M as a whole.
+        Softmax ignores a constant added to a row. Without that constant, low precision is exact
+        where attention is large, however far training has shifted M as a whole.
         """
         if mask is None:
             return seen
@@ -307,12 +311,12 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Stack of decoder layers over text features with learned positions.
+    """A stack of decoder layers over text features with learned positions.
 
     Args:
         params: widths, heads, dropout, the number of layers and the refiner's mask.
-        max_length: T, words of a report, its end token included.
-        visual_length: L, visual tokens of a study.
+        max_length: T, the most words of a report, including its end token.
+        visual_length: L, the number of visual tokens of a study.
     """
 
     def __init__(self, params: ModelParams, max_length: int, visual_length: int) -> None:
@@ -328,15 +332,15 @@ class Decoder(nn.Module):
     def forward(
         self, text: Tensor, visual: Tensor, seen: Tensor | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Hidden states h_t of Eq. 3.
+        """The hidden states h_t of Eq. 3.
 
         Args:
-            text: F^(R) of the words before each position `(B, T, d)`.
+            text: F^(R) `(B, T, d)` of the words before each position.
             visual: encoded visual features `(B, L, d)`.
             seen: hides the tokens of missing views.
 
         Returns:
-            `(B, T, d)`, and each layer's sigma(M).
+            h_t `(B, T, d)`, and sigma(M) of each layer that has a refiner.
         """
         x = self.dropout(text + self.positions(0, text.shape[1]))
         masks = []
@@ -353,26 +357,26 @@ class Decoder(nn.Module):
         seen: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Cache:
-        """An empty cache for decoding `beams` beams over each of `(B, L, d)` visual features."""
+        """An empty cache for decoding `beams` beams per study, for visual features `(B, L, d)`."""
         slots = self.max_length * beams
         layers = [layer.start(visual, slots) for layer in self.layers]
         return Cache(layers, self._ancestors(visual, beams), seen, prompt)
 
     def start_without_image(self, features: Tensor, beams: int) -> Cache:
-        """As `start`, of visual features that are one vector everywhere, `(B, d)`."""
+        """Like `start`, but all visual features of a study are one vector, `(B, d)`."""
         slots = self.max_length * beams
         layers = [layer.start_without_image(features, slots) for layer in self.layers]
         return Cache(layers, self._ancestors(features, beams))
 
     def _ancestors(self, visual: Tensor, beams: int) -> Tensor:
-        """Those of beams that have not branched yet, `(B, 1, G, T * G)`."""
+        """The ancestors of beams that have not branched yet, `(B, 1, G, T * G)`."""
         own = torch.eye(beams, device=visual.device, dtype=visual.dtype)
         own = own.repeat(1, self.max_length)  # (G, T * G)
         ancestors = torch.zeros_like(own).masked_fill(own == 0, -torch.inf)
         return ancestors.expand(len(visual), 1, -1, -1).clone()
 
     def step(self, text: Tensor, cache: Cache) -> Tensor:
-        """h_t of the next position, from its input words' F^(R), both `(B, G, d)`."""
+        """h_t of the next position from F^(R) of its input words, both `(B, G, d)`."""
         text = text if cache.prompt is None else text + cache.prompt
         x = text + self.positions(cache.position, cache.position + 1)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
@@ -382,10 +386,10 @@ class Decoder(nn.Module):
 
 
 class Positions(nn.Module):
-    """Learned positions, on the scale of the embeddings they are added to.
+    """Learned positions, on the same scale as the embeddings to which they are added.
 
     Args:
-        length: number of positions.
+        length: the number of positions.
         d_model: d.
     """
 
@@ -394,5 +398,5 @@ class Positions(nn.Module):
         self.table = nn.Parameter(torch.randn(length, d_model) * d_model**-0.5)
 
     def forward(self, start: int, end: int) -> Tensor:
-        """Positions `start .. end - 1`, `(end - start, d)`."""
+        """The positions `start` to `end - 1`, `(end - start, d)`."""
         return self.table[start:end] * self.table.shape[1] ** 0.5

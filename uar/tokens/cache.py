@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from uar.core.device import autocast, describe
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import give_name, open_array, read_json, sha256, write_json
 from uar.core.provenance import Scratch, release
 from uar.core.unfinished import UnfinishedArray
@@ -63,7 +63,7 @@ class TokenCacheInfo:
             return cls(**{**raw, "shape": tuple(raw["shape"])})
         except (TypeError, KeyError) as error:
             raise UserError(
-                f"{path} does not describe a token cache ({error}). Re-run tokenize."
+                f"{path} does not describe a token cache ({plainly(error)}). Re-run tokenize."
             ) from None
 
     def save(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.core.weights import fill, refuse_absurd, write_safetensors
@@ -97,7 +97,7 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
         )
         fill(decoder.layers, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is not the decoder of a dall_e dVAE: {error}") from None
+        raise UserError(f"{path} is not the decoder of a dall_e dVAE: {plainly(error)}") from None
     refuse_absurd(path, weights)
     if codebook_size != tokenizer.codebook_size:
         raise UserError(

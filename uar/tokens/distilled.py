@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from uar.core.config import DistillParams
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
 from uar.core.weights import fill, read_safetensors, refuse_absurd
 from uar.networks.network import FeatureNetwork, build_network
@@ -91,7 +91,7 @@ def load_distilled(path: Path) -> DistilledTokenizer:
             model = DistilledTokenizer(network, codebook_size, components)
         fill(model, weights)
     except Exception as error:
-        raise UserError(f"{path} is no distilled tokenizer: {error}") from None
+        raise UserError(f"{path} is no distilled tokenizer: {plainly(error)}") from None
     refuse_absurd(path, weights)
     return model.eval()
 

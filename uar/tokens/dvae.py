@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uar.core.config import DvaeTrainParams
 from uar.core.device import autocast
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
 from uar.core.weights import fill, refuse_absurd
@@ -82,7 +82,7 @@ def load_dvae(path: Path) -> Dvae:
         model = Dvae(codebook_size, hidden, "meta")  # files say sizes; weights prove them
         fill(model.encoder, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is not the encoder of a dall_e dVAE: {error}") from None
+        raise UserError(f"{path} is not the encoder of a dall_e dVAE: {plainly(error)}") from None
     refuse_absurd(path, weights)
     return model.eval()
 

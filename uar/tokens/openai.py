@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.weights import read_safetensors, unpickle
 
 try:
@@ -54,9 +53,7 @@ def read_dall_e(path: Path) -> dict[str, Tensor]:
             return read_safetensors(path)[0]
         return unpickle(path, _PICKLED).state_dict()
     except Exception as error:
-        told = isinstance(error, pickle.UnpicklingError)
-        reason = f"{error}" if told else f"{type(error).__name__}: {error}"
         raise UserError(
-            f"{path}: found no dall_e weights ({reason}). "
+            f"{path}: found no dall_e weights ({plainly(error)}). "
             "Expected a .safetensors file of this project or OpenAI's encoder.pkl / decoder.pkl."
         ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import set_aside
 from uar.core.provenance import differences
 from uar.core.weights import read_weights, write_weights
@@ -80,7 +80,9 @@ def read_resume(
             return None
         return _parse(tensors, about, shapes)
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = error if isinstance(error, UserError) else f"{path} lacks parts ({error!r})."
+        reason = (
+            error if isinstance(error, UserError) else f"{path} is not whole ({plainly(error)})."
+        )
         log.warning(f"{reason}\nMoved to {set_aside(path)}; training begins anew.")
         return None
 

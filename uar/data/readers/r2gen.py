@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from uar.core.config import DatasetParams
-from uar.core.errors import UserError
+from uar.core.errors import UserError, form_of
 from uar.core.files import read_json
 from uar.core.sections import is_empty_report
 from uar.data.readers import iu_xray
@@ -64,7 +64,7 @@ def read(params: DatasetParams) -> Dataset:
     path = params.root / "annotation.json"
     annotation = read_json(path)
     if not isinstance(annotation, dict):
-        raise UserError(f"{path}: found a {type(annotation).__name__}, expected the keys {SPLITS}.")
+        raise UserError(f"{path}: found {form_of(annotation)}, expected the keys {SPLITS}.")
     held = {split: annotation.get(split) for split in SPLITS}
     missing = [split for split in SPLITS if not held[split] or not isinstance(held[split], list)]
     if missing:
@@ -98,7 +98,7 @@ def _view(study_id: str, path: str) -> View:
 
 def _fault(record: Any, split: str, params: DatasetParams, seen: set[str]) -> str | None:
     if not isinstance(record, dict):
-        return f"found a {type(record).__name__}, expected a record"
+        return f"found {form_of(record)}, expected a record"
     lacking = [key for key in ("id", "report", "image_path", "split") if key not in record]
     if lacking:
         return f"id {record.get('id')!r:.40} lacks {', '.join(lacking)}"

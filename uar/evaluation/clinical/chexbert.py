@@ -1,4 +1,4 @@
-"""CheXbert (Smit et al. 2020), for those who have its weights."""
+"""CheXbert (Smit et al. 2020), for users who have its weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.weights import unpickle
 from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS
 
@@ -19,7 +19,7 @@ _BATCH = 32  # reports
 
 
 class _Network(nn.Module):
-    """BERT and, on its first token, a head for each observation."""
+    """BERT with a classification head for each observation on its first token."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -29,18 +29,18 @@ class _Network(nn.Module):
         )
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Labels `(B, 14)` of token ids and their mask `(B, T)`."""
+        """Labels `(B, 14)` from token ids and their attention mask, both `(B, T)`."""
         first = self.bert(ids, attention_mask=mask).last_hidden_state[:, 0]
         return torch.stack([head(first).argmax(dim=1) for head in self.linear_heads], dim=1)
 
 
 class Chexbert:
-    """Labels reports as `uar.evaluation.clinical.labeller.Labeller` does.
+    """Labels reports, in the same form as `uar.evaluation.clinical.labeller.Labeller`.
 
     Args:
-        folder: holds the authors' `chexbert.pth` and bert-base-uncased's `config.json` and
-            `vocab.txt`.
-        device: where to compute.
+        folder: contains the authors' `chexbert.pth`, and `config.json` and `vocab.txt` of
+            bert-base-uncased.
+        device: the device to compute on.
 
     Raises:
         UserError: a file is missing, or the weights are not CheXbert's.
@@ -50,8 +50,8 @@ class Chexbert:
         for name in (WEIGHTS, CONFIG, WORDS):
             if not (folder / name).is_file():
                 raise UserError(
-                    f"{folder / name} is missing; evaluate.chexbert names a folder with the "
-                    f"authors' {WEIGHTS} and bert-base-uncased's {CONFIG} and {WORDS}"
+                    f"{folder / name} is missing; evaluate.chexbert must name a folder with the "
+                    f"authors' {WEIGHTS}, and {CONFIG} and {WORDS} of bert-base-uncased"
                 )
         config = BertConfig.from_json_file(folder / CONFIG)
         self._tokenizer = BertTokenizer(vocab=str(folder / WORDS))
@@ -62,15 +62,15 @@ class Chexbert:
         try:
             saved = unpickle(path)["model_state_dict"]
             weights = {name.removeprefix("module."): weight for name, weight in saved.items()}
-            # a buffer that older versions of transformers saved
+            # a buffer that older versions of transformers save
             weights.pop("bert.embeddings.position_ids", None)
             self._network.load_state_dict(weights)
         except Exception as error:
-            raise UserError(f"{path} is not CheXbert's checkpoint: {error}") from None
+            raise UserError(f"{path} is not CheXbert's checkpoint: {plainly(error)}") from None
 
     @torch.inference_mode()
     def label(self, reports: Iterable[str]) -> np.ndarray:
-        """Labels `(N, 14)` int8 of N reports, values of `Label`, columns as `OBSERVATIONS`."""
+        """Labels `(N, 14)` int8 of N reports: values of `Label`, columns as in `OBSERVATIONS`."""
         texts = [" ".join(report.split()) for report in reports]
         labels = [np.empty((0, len(OBSERVATIONS)), np.int8)]
         for start in range(0, len(texts), _BATCH):

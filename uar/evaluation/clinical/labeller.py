@@ -17,6 +17,7 @@ from uar.evaluation.clinical.labels import NO_FINDING, OBSERVATIONS, Label
 from uar.evaluation.clinical.phrases import (
     ABSENCES,
     BARRIERS,
+    CONTRASTS,
     GROUPS,
     MENTIONS,
     NEGATION,
@@ -88,6 +89,7 @@ class Labeller:
         vocab = self._nlp.vocab
         self._mentions = _Phrases(vocab, {**MENTIONS, **(also or {})})
         self._absences = _Phrases(vocab, ABSENCES)
+        self._contrasts = _Phrases(vocab, {"contrast": CONTRASTS})
         self._others = {name: _Phrases(vocab, {name: listed}) for name, listed in OTHERS.items()}
 
     def label(self, reports: Iterable[str]) -> np.ndarray:
@@ -110,6 +112,8 @@ class Labeller:
             others = self._others[name].spans(doc)
             spans = [s for s in spans if not any(_within(s, other) for other in others)]
         doc.spans[_SPANS] = spans
+        for contrast in self._contrasts.spans(doc):  # no cue before it reaches the finding
+            doc[contrast.end - 1].is_sent_start = True
         for context in self._contexts:
             context(doc)
         found = []

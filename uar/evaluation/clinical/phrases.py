@@ -1,9 +1,9 @@
-"""What the labeller looks for, after CheXpert's phrase lists (Irvin et al. 2019).
+"""The phrases that the labeller looks for, based on CheXpert's lists (Irvin et al. 2019).
 
-A word that ends in `*` stands for every word that begins so. `~` stands for up to six words of the
-same clause; then what comes after it is the finding, and what comes before it only its place, so
-that "not" in "the heart is not enlarged" precedes the finding. A word in angle
-brackets stands for those of `GROUPS`.
+A word that ends in `*` stands for every word with that beginning. `~` stands for up to six words of
+the same clause: what comes after it is the finding, and what comes before it is only the place, so
+that the "not" in "the heart is not enlarged" precedes the finding. A word in angle brackets stands
+for any word of that group in `GROUPS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-# Mentions that assert an observation unless negated.
+# Mentions that assert an observation unless they are negated.
 MENTIONS = {
     "Enlarged Cardiomediastinum": """
         widen* mediastin*, widen* of the mediastin*, mediastin* ~ widen*, mediastin* ~ enlarge*
@@ -78,7 +78,7 @@ MENTIONS = {
     """,
 }
 
-# Findings beyond CheXpert's, which `Labeller` looks for where it is asked to.
+# Findings beyond CheXpert's, for which `Labeller` looks only on request.
 BEYOND = {
     "Hyperinflation": "hyperinflat*, hyperexpan*, overinflat*, hyperlucen*, emphysem*",
     "Hernia": "hernia*",
@@ -86,7 +86,7 @@ BEYOND = {
     "Degenerative Change": "degenerative, osteophyt*, spondylosis, scolio*, kypho*",
 }
 
-# Where findings are: words, as a cleaned report has them.
+# Words for the places of findings, as they are in a cleaned report.
 PLACES = (
     "heart", "cardiac", "cardiomediastinal", "mediastinum", "mediastinal", "aorta", "lungs", "lung",
     "pulmonary", "pleural", "costophrenic", "diaphragm", "bony", "osseous", "spine", "ribs",
@@ -107,13 +107,23 @@ ABSENCES = {
     "Lung Opacity": "lung* ~ clear, clear lung*",
 }
 
-# Sets of words, as regular expressions.
+# Sets of words, as regular expressions of one word.
 GROUPS = {
     "<vertebra>": r"[clt]\d{1,2}|vertebra\w*|body|bodies|endplates?|disc|disk|discs|disks|spine",
     "<device>": r"wires?|leads?|screws?|rods?|hardware|catheters?|clips?|sutures?|pins?",
-}
+    "<typical>": "typical|characteristic|classic|classical",
+    "<atypical>": "atypical|untypical|uncharacteristic",
+    "<of>": "of|for",
+    "<comma>": ",",
+    "<and>": "and|but|which|rather|instead",
+    "<suggesting>": "suggesting|suggestive",
+    "<suggests>": "suggests?|suggesting|suggestive",
+    # what is suggested is a finding: neither denied nor an examination
+    "<finding>": r"(?!(?:against|ct|mri?|follow|followup|repeat|dedicated|clinical|correlation"
+                 r"|evaluation|otherwise)$).+",
+}  # fmt: skip
 
-# Mentions of something else in the words of an observation.
+# Mentions of something else in words that otherwise stand for an observation.
 OTHERS = {
     "Pleural Effusion": "pericardial effusion*, joint effusion*",
     "Lung Opacity": "no change*",
@@ -143,7 +153,7 @@ OTHERS = {
     """,
 }
 
-# Words that `~` does not step over: the clause has turned to something else.
+# Words at which `~` stops, because the clause turns to something else.
 BARRIERS = (
     "normal", "unremarkable", "clear", "but", "with", "without", "however", "although", "aorta",
     "aortic", "lung", "lungs", "hilar", "hila", "there", "vessels", "vascular", "vasculature",
@@ -151,13 +161,13 @@ BARRIERS = (
 
 
 def _each(*parts: Sequence[str]) -> list[str]:
-    """Every phrase of one word or words of each part; "" is left out."""
+    """Every phrase made of one entry from each part, in order; "" is left out."""
     return [" ".join(filter(None, words)) for words in product(*parts)]
 
 
-# ---- context: the lists of NegEx (Chapman et al. 2001) by kind; "n't" is read as "not"
+# ---- context: the lists of NegEx (Chapman et al. 2001), by kind; "n't" is read as "not"
 
-# What begins another clause.
+# What starts another clause.
 _TERMINATION = [
     "but", "however", "although", "though", "except", "except for", "apart from", "aside from",
     "other than", "besides", "nevertheless", "yet", "which", "there is", "there are", "otherwise",
@@ -166,7 +176,7 @@ _TERMINATION = [
     "and the mediastinum", "and the aorta", "and there", "and a", "and mild", "and moderate",
     "and stable", "and unchanged", "while", "whereas",
 ]  # fmt: skip
-# What a "not" before it does not reach.
+# What a preceding "not" does not reach.
 _RUNS_ON = [
     *_each((", and", "and", ","), ("may", "might", "could", "likely", "probably", "possibly")),
     *_each((", more", ", rather", ", instead"), ("likely", "suggesting", "suggestive")),
@@ -184,7 +194,7 @@ _ENTIRELY = (
     "absolutely", "totally", "safely", "easily", "clearly",
 )  # fmt: skip
 
-# Compared with an earlier film: what is compared is there.
+# Compared with an earlier film: what is compared is present.
 _COMPARED = [
     *_each(
         ("no", "without"),
@@ -209,13 +219,13 @@ _COMPARED = [
          "in the old", "previously"),
     ),
 ]  # fmt: skip
-# Seen badly: it is there.
+# Hard to see: it is present.
 _BADLY_SEEN = _each(
     _BE, ("not",),
     ("well", "fully", "completely", "entirely", "optimally", "adequately", "ideally"),
     ("", "be"), (*_SEEN, "defined", "delineated", "imaged", "included", "depicted"),
 ) + _each(_BE, ("not",), ("imaged", "included", "in the field of view"))  # fmt: skip
-# Gone in part: it is there.
+# Partly gone: it is present.
 _PARTLY_GONE = [
     *_each(
         ("nearly", "near", "almost", "partially", "partly", "incompletely", "mostly", "largely",
@@ -229,7 +239,7 @@ _PARTLY_GONE = [
         ("", "interval"), ("resolution", "clearing"),
     ),
 ]  # fmt: skip
-# Gone, or not there at all.
+# Gone, or never present.
 _GONE = [
     *_each(("", "is", "are", "was", "were"), ("no longer", "not"), _SEEN),
     *_each(
@@ -258,14 +268,24 @@ _CANNOT_EXCLUDE = _each(
      "hard to", "impossible to", "not possible to"),
     _ENTIRELY, ("exclude", "rule out"),
 )  # fmt: skip
-# Unlike it, which leaves it open.
+# Not typical of it, which leaves it open.
 _UNTYPICAL = _each(
-    ("not", "not entirely", "not completely", "less"),
-    ("typical", "characteristic", "classic", "diagnostic", "specific"), ("of", "for"),
+    _BE[:5], ("not", "not entirely", "not completely", "less"),
+    ("typical", "characteristic", "classic", "classical", "diagnostic", "specific"), ("of", "for"),
 )  # fmt: skip
+# Not typical of one finding and so another, which is asserted: up to the first word of that one.
+_PLAINLY_UNTYPICAL = ("not <typical> <of> ~", "<atypical> <of> ~")
+CONTRASTS = ", ".join(
+    _each(_PLAINLY_UNTYPICAL, ("<suggesting> <finding>",))
+    + _each(
+        _PLAINLY_UNTYPICAL,
+        ("<comma>", "<comma> <and>", "<comma> <and> <and>", "<and>", "<and> <and>"),
+        ("<suggests> <finding>",),
+    )
+)
 _EVALUATED = ("evaluated", "assessed", "determined", "excluded or confirmed")
 
-# NegEx in the form that negspacy takes.
+# NegEx's lists in the form that negspacy takes.
 NEGATION = {
     "pseudo_negations": [
         *_COMPARED, *_NOT_EXCLUDED, *_CANNOT_EXCLUDE, *_BADLY_SEEN, *_PARTLY_GONE, *_UNTYPICAL,
@@ -301,7 +321,7 @@ UNCERTAINTY = {
         "suggestive of", "suggest", "suggests", "versus", "vs", "presumably", "perhaps",
         "equivocal", "rule out", "r o", "low likelihood of", "more likely", "less likely",
         "unlikely", "doubtful", "consider", "consideration of", "considerations include",
-        "atypical for", "atypical of",
+        *_each(("atypical", "untypical", "uncharacteristic"), ("of", "for")),
     ],
     "following_negations": [
         *_NOT_EXCLUDED, "is possible", "are possible", "is questioned", "is suspected", "versus",
@@ -313,7 +333,7 @@ UNCERTAINTY = {
     "termination": [t for t in _TERMINATION if t not in ("consistent with", "compatible with")],
 }  # fmt: skip
 
-# Named, but not said to be there or not: what a film cannot show, what is asked for or advised.
+# Named without saying whether it is present: what a film cannot show, requests and advice.
 UNSTATED = {
     "pseudo_negations": [*_CANNOT_EXCLUDE, *_NOT_EXCLUDED],
     "preceding_negations": [

@@ -1,4 +1,4 @@
-"""RadGraph F1 (Jain et al. 2021; Delbrouck et al. 2022), for those who have its weights."""
+"""RadGraph F1 (Jain et al. 2021; Delbrouck et al. 2022), for users who have its weights."""
 
 from __future__ import annotations
 
@@ -20,30 +20,34 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from uar.core.errors import UserError
+from uar.core.errors import UserError, plainly
 from uar.core.files import read_json
 from uar.core.progress import progress
 from uar.core.weights import unpickle
 
-INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra; its import takes seconds
+INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra, which takes seconds to import
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"
 
-MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")  # the package's, for radiology
-LEVELS = ("simple", "partial", "complete")  # RG_E, RG_ER and the barred RG_ER, in its order
+MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")  # the package's models for radiology
+LEVELS = (
+    "simple",
+    "partial",
+    "complete",
+)  # RG_E, RG_ER and RG_ER with a bar, in the package's order
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _WEIGHTS = ("config.json", "weights.th", "vocabulary/non_padded_namespaces.txt")
 _ENCODER = "encoder"
-_WORDS = ("tokenizer.json", "vocab.txt")  # either
+_WORDS = ("tokenizer.json", "vocab.txt")  # either of them
 
 
 class RadGraph:
-    """Scores reports by the graphs of entities and relations that the package reads in them.
+    """Scores reports by the graphs of entities and relations that the package finds in them.
 
     Args:
-        folder: named as one of `MODELS`; holds what the package unpacks to its cache (config.json,
-            weights.th, vocabulary/) and, in encoder/, config.json and tokenizer of the transformer
-            that its config.json names. Nothing is downloaded.
-        device: where to compute, if CPU or CUDA; else the CPU.
+        folder: has the name of one of `MODELS`. It contains what the package unpacks to its cache
+            (config.json, weights.th and vocabulary/) and, in encoder/, config.json and the
+            tokenizer of the transformer that config.json names. Nothing is downloaded.
+        device: the device to compute on, if it is the CPU or CUDA; otherwise the CPU is used.
 
     Raises:
         UserError: the `radgraph` extra is not installed, the folder has another name, a file is
@@ -54,15 +58,15 @@ class RadGraph:
         if not INSTALLED:
             raise UserError(f"RadGraph F1 needs the package radgraph: {HOW_TO_INSTALL}")
         _refuse_other_folders(folder)
-        with catch_warnings():  # it changes the filters
+        with catch_warnings():  # the package changes the filters
             import radgraph
             from radgraph.allennlp.common import cached_transformers, registrable
             from radgraph.rewards import compute_reward
         self._reward = compute_reward
         encoder = folder / _ENCODER
         try:
-            unpickle(folder / _WEIGHTS[1])  # refuses with our words what the package's would run
-            # the package looks its encoder up by a hub's name
+            unpickle(folder / _WEIGHTS[1])  # rejects, in our words, what the package would run
+            # the package looks up its encoder by its name on a hub
             with (
                 patch.object(registrable, "importlib", _NoImports),
                 patch.multiple(
@@ -77,13 +81,13 @@ class RadGraph:
                     cuda=(device.index or 0) if device.type == "cuda" else -1,
                 )
         except Exception as error:
-            raise UserError(f"{folder} does not hold what radgraph reads: {error}") from None
+            raise UserError(f"radgraph cannot read {folder}: {plainly(error)}") from None
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> dict[str, np.ndarray]:
-        """F1 `(N,)` in [0, 1] of N pairs of reference and generated report, by `LEVELS`.
+        """F1 `(N,)` in [0, 1] of N pairs of a reference and a generated report, by `LEVELS`.
 
-        Letters are compared without their case, which generated reports lack. A text without
-        entities, an empty one too, scores 0. Each distinct text is parsed once.
+        Case is ignored, since generated reports are in lower case. A text without entities scores
+        0, and so does an empty text. Each distinct text is parsed once.
 
         Raises:
             UserError: the package cannot parse a report.
@@ -98,33 +102,33 @@ class RadGraph:
 
     @torch.inference_mode()
     def _graph(self, text: str) -> dict[str, Any]:
-        """The package's annotation of one text; it, too, computes one at a time."""
+        """The package's annotation of one text; the package also takes one text at a time."""
         if not text:
             return {"entities": {}}
         annotations = self._parser([text])
-        if "0" not in annotations:  # it prints the error and goes on
-            raise UserError(f"radgraph cannot parse the report {text!r}; its error is above")
+        if "0" not in annotations:  # the package prints the error and continues
+            raise UserError(f"radgraph cannot parse the report {text!r}; its error is shown above")
         return annotations["0"]
 
 
 class _NoImports:
-    """Stands in for importlib in the package's registry, which imports any dotted name."""
+    """Replaces importlib in the package's registry, which would import any dotted name."""
 
     @staticmethod
     def invalidate_caches() -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     @staticmethod
     def import_module(name: str) -> None:
-        """Refuse."""
-        raise UserError(f"config.json would have the package import {name!r} and run it")
+        """Raise UserError, whatever the name."""
+        raise UserError(f"config.json would make the package import {name!r} and run it")
 
 
 def _refuse_other_folders(folder: Path) -> None:
     if folder.name not in MODELS:
         raise UserError(
-            f"evaluate.radgraph: {folder} is named as none of the package's models; give the "
-            f"folder with its weights the name of the one it holds: {', '.join(MODELS)}"
+            f"evaluate.radgraph: {folder} does not have the name of a model of the package; give "
+            f"it the name of the model whose weights it holds: {', '.join(MODELS)}"
         )
     encoder = folder / _ENCODER
     missing = [path for path in (*(folder / n for n in _WEIGHTS), encoder / "config.json")
@@ -133,20 +137,20 @@ def _refuse_other_folders(folder: Path) -> None:
         missing.append(encoder / " or ".join(_WORDS))
     if missing:
         raise UserError(
-            f"{missing[0]} is missing; evaluate.radgraph names a folder with what {folder.name}"
-            f".tar.gz of the package's authors holds, and in {_ENCODER}/ config.json and tokenizer "
+            f"{missing[0]} is missing; evaluate.radgraph must name a folder with the contents of "
+            f"the authors' {folder.name}.tar.gz and, in {_ENCODER}/, config.json and the tokenizer "
             "of the transformer that its config.json names"
         )
     for name in sorted(_types(read_json(folder / "config.json"))):
         if not _PLAIN_NAME.fullmatch(name):
             raise UserError(
-                f"{folder / 'config.json'} names the type {name!r}: the package would import and "
-                "run that. Only its own types, names without a dot, are let through."
+                f"{folder / 'config.json'} names the type {name!r}, which the package would import "
+                "and run. Only the package's own types, whose names have no dot, are allowed."
             )
 
 
 def _types(config: Any) -> set[str]:
-    """Every value that the package's registry would look up, at any depth."""
+    """Every value, at any depth, that the package's registry would look up."""
     parts = list(config.values()) if isinstance(config, dict) else config
     if not isinstance(parts, list):
         return set()
@@ -167,7 +171,7 @@ def _config(folder: Path) -> PretrainedConfig:
 
 
 def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The encoder's, with two methods that radgraph calls and transformers 5 no longer has."""
+    """The encoder's tokenizer, with two methods that radgraph calls but transformers 5 lacks."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     start, end = tokenizer.cls_token_id, tokenizer.sep_token_id
     tokenizer.encode_plus = tokenizer.__call__
