@@ -53,7 +53,7 @@ from uar.training.stage import Trainer
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
-PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe"]
+PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe", "judge"]
 TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "export", "analyze"]
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)

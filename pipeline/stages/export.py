@@ -11,6 +11,7 @@ import torch
 import uar
 from pipeline import paths
 from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
+from pipeline.judging import finding_probabilities
 from pipeline.provenance import code_date, commit
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.evidence import Evidence, LogitScaling
@@ -119,7 +120,8 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
     studies, table = inputs.studies("val"), inputs.split_table("val")
     written = write_reports(
         model, studies, table["study_id"], table["report"], inputs.vocabulary,
-        inputs.params.decode, "generate, val",
+        inputs.params.decode, "generate, val", seed=inputs.params.seed,
+        probabilities=finding_probabilities(inputs.params.decode, studies),
     )  # fmt: skip
     labels = Labeller().label(report.generated for report in written)[:, : len(FINDINGS)]
     assert studies.findings is not None  # `Inputs.studies` labels them
