@@ -19,6 +19,7 @@ from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import LEAST, FilmSet, Likeness
 from uar.core.config import Params
+from uar.core.errors import UserError
 from uar.core.files import read_json, sha256
 from uar.core.params_file import load_params
 from uar.data.batches import TokenSource
@@ -27,7 +28,9 @@ from uar.evaluation.calibration import written_and_right
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.features import global_features
+from uar.inference.judge import Judge
 from uar.inference.reports import write_reports
+from uar.inference.writing import needs_findings
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.loading import load_tokenizer
@@ -56,6 +59,11 @@ def export() -> None:
     params = load_params(paths.PARAMS)
     inputs = Inputs(params)
     checkpoint, model = inputs.trained(paths.STAGE_TWO)
+    if needs_findings(params.decode) and not params.model.lsu:
+        raise UserError(
+            "a model that reads pixels brings no tokens of new films, by which decode.choose "
+            "samples tells their findings: export it with decode.findings_weight 0, or with beam."
+        )
     provenance = describe(params, checkpoint)
     bundle = Bundle(
         checkpoint=checkpoint,
@@ -76,6 +84,8 @@ def export() -> None:
         likeness=film_likeness(inputs),
         evidence=evidence(inputs, model),
         example=example(inputs) if params.dataset.name in EXAMPLES else None,
+        judge=Judge.load(paths.JUDGE) if needs_findings(params.decode) else None,
+        seed=params.seed,
     )
     bundle.save(paths.BUNDLE)
     log.info(f"export: {paths.BUNDLE}, {paths.BUNDLE.stat().st_size / 1e6:.1f} MB")

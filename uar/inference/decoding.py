@@ -240,7 +240,7 @@ def generate_as(
     tables: Tables | None = None,
     present: Tensor | None = None,
 ) -> list[Generated]:
-    """`generate` with the settings of params.yaml."""
+    """`generate` with the settings of params.yaml, also where `evaluate` chooses among samples."""
     beams, penalty, guidance = decode.beam_size, decode.length_penalty, decode.guidance
     return generate(model, visual, beams, penalty, tables, present, guidance)
 

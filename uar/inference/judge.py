@@ -149,7 +149,7 @@ def fit_judge(
 
     Returns:
         The judge, and held-out cross-entropy, nats a study, by kind of features (`tokens`,
-        `places`) and penalty.
+        `places`) and penalty; nothing of either where no finding has enough studies.
     """
     enough = labels.sum(axis=0) >= _AT_LEAST
     share = (labels.sum(axis=0) + 1) / (len(labels) + 2)
@@ -161,7 +161,7 @@ def fit_judge(
         name: _fit(features, labels[:, enough], seed)
         for name, features in (("tokens", whole), ("places", placed))
     }
-    best = min(fits, key=lambda name: min(fits[name].nats.values()))
+    best = min(fits, key=lambda name: min(fits[name].nats.values(), default=0))
     chosen = fits[best]
     columns = np.flatnonzero(kept) if best == "places" else np.arange(whole.shape[1])
     rows = len(kept) if best == "places" else whole.shape[1]
@@ -184,7 +184,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, seed: int) -> _Fit:
     """Penalty by cross-validation, then the fit to all studies `(S, P)`, `(S, N)`."""
     if not labels.size:
         nothing = np.zeros((features.shape[1] + 1, 0), np.float32)
-        return _Fit(dict.fromkeys(PENALTIES, 0.0), PENALTIES[0], nothing)
+        return _Fit({}, PENALTIES[0], nothing)
     standardised = Standardisation.of(features)
     x = standardised(features)
     nats = np.zeros(len(PENALTIES))

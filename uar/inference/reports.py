@@ -13,10 +13,35 @@ from uar.data.batches import Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.predictions import Prediction
 from uar.inference.batches import progress_batches
+from uar.inference.choice import Candidates
 from uar.inference.decoding import Generated
 from uar.inference.writing import ReportWriter
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR
+
+
+@torch.inference_mode()
+def sampled_candidates(
+    model: UAR,
+    studies: Studies,
+    vocabulary: Vocabulary,
+    params: DecodeParams,
+    what: str,
+    *,
+    seed: int,
+    findings: bool,
+) -> list[Candidates]:
+    """Samples of each study, of which `write_reports` would choose one.
+
+    Args:
+        model, studies, vocabulary, params, what, seed: as `write_reports`'s.
+        findings: label them too, to choose by findings.
+    """
+    writer = ReportWriter(model, vocabulary, params, seed)
+    candidates: list[Candidates] = []
+    for batch in progress_batches(model, studies, params.batch_size, what):
+        candidates += writer.candidates(batch.visual, batch.present, findings)
+    return candidates
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from uar.core.errors import UserError
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.asserted import AssertedFindings
 from uar.inference.choice import Candidates, likeness
-from uar.inference.decoding import Generated, generate, random_draws, sample
+from uar.inference.decoding import Generated, generate_as, random_draws, sample
 from uar.model.uar import UAR, Tables
 
 
@@ -72,15 +72,7 @@ class ReportWriter:
                 "judge tells from visual tokens"
             )
         if params.choose == "beam":
-            return generate(
-                self._model,
-                visual,
-                params.beam_size,
-                params.length_penalty,
-                self._tables,
-                present,
-                params.guidance,
-            )
+            return generate_as(params, self._model, visual, self._tables, present)
         return [
             of_study.best(
                 params.findings_weight,
