@@ -126,8 +126,8 @@ def label(decode: DecodeParams) -> str:
     if decode.choose == "beam":
         of = f"beam {decode.beam_size}, length {decode.length_penalty:g}"
     else:
-        of = f"samples {decode.samples}, temperature {decode.temperature:g}, findings "
-        of += f"{decode.findings_weight:g}"
+        of = f"{decode.samples} samples at {decode.temperature:g}, "
+        of += f"findings {decode.findings_weight:g}"
         of += f"@{decode.findings_threshold:g}" if decode.findings_weight else ""
     return f"{of}, guidance {decode.guidance:g}"
 
