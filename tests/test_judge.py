@@ -34,7 +34,7 @@ def studies(count: int, seed: int, placed: bool = False) -> tuple[np.ndarray, np
     if placed:
         tokens[np.arange(count), 0, np.where(shown, 4, 7)] = 0
     else:
-        tokens[shown, 1, 3] = 0
+        tokens[shown, 1, generator.integers(0, 16, shown.sum())] = 0
     return tokens, labels
 
 
@@ -49,9 +49,9 @@ def test_a_finding_is_told_where_a_code_tells_it() -> None:
     assert auc(found[:, 0], true[:, 0]) > 0.99
     assert abs(auc(found[:, 1], true[:, 1]) - 0.5) < 0.12
     assert found[:, 0][true[:, 0]].mean() > 0.7
-    np.testing.assert_allclose(found[:, 1], 0.2, atol=0.1)  # its share, of which nothing tells more
+    assert found[:, 1].mean() == pytest.approx(0.2, abs=0.06)  # its share
     np.testing.assert_allclose(found[:, 2], 3 / 402, rtol=1e-5)  # two studies: too few to fit
-    np.testing.assert_array_equal(judge.probabilities(others[:5]), found[:5])
+    np.testing.assert_allclose(judge.probabilities(others[:5]), found[:5], rtol=1e-12)
     assert judge.probabilities(others[:0]).shape == (0, 3)
 
 

@@ -18,7 +18,7 @@ from uar.model.uar import UAR, Tables
 
 
 def in_effect(params: DecodeParams) -> dict[str, Any]:
-    """The settings that decide which reports are written."""
+    """The settings; by beam search without those that count for samples alone."""
     whole = params.model_dump()
     if params.choose == "beam":
         return {name: value for name, value in whole.items() if name not in OF_SAMPLES}
