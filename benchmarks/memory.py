@@ -160,9 +160,11 @@ def tokenize() -> None:
 def probe() -> None:
     """The stage, with one penalty and two folds."""
     import pipeline.stages.probe as stage
-    from uar.analysis import probe as fits
+    from uar.analysis import probe as scores
+    from uar.inference import logistic as fits
 
     fits.PENALTIES, fits.FOLDS = (0.1,), 2
+    scores.PENALTIES = fits.PENALTIES
     stage.probe()
 
 

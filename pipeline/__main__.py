@@ -35,6 +35,7 @@ COMMANDS: dict[
             "dvae",
             "tokenize",
             "probe",
+            "judge",
             "train_stage_one",
             "train_stage_two",
             "evaluate",

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from tests.conftest import decode_params
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.evidence import Evidence, LogitScaling
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import FilmSet, Likeness
-from uar.core.config import DecodeParams, ModelParams
+from uar.core.config import ModelParams
 from uar.data.films import squash
 from uar.data.text import Vocabulary
 from uar.data.views import resize_view
@@ -83,7 +84,7 @@ def make_bundle(
         tokenizer,
         vocabulary,
         Preprocessing(**settings | changes),
-        DecodeParams(beam_size=2, length_penalty=0.0, batch_size=4, guidance=0.0),
+        decode_params(beam_size=2, length_penalty=0.0, batch_size=4, guidance=0.0),
         {"dataset": "invented", "commit": None},
         "# A test's model\n\n| metric | this model |\n|---|---|\n| BLEU-4 | 0.100 |\n",
         StudyIndex.of(features, studies, reports) if index else None,

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, settings
 from selenium import webdriver
 
 from uar.core.arithmetic import set_up
-from uar.core.config import DatasetParams, ModelParams, Params
+from uar.core.config import DatasetParams, DecodeParams, ModelParams, Params
 from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
 
@@ -88,6 +88,12 @@ def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
     if chosen["layout"] == "physionet" and "split" not in changes:
         chosen["split"] = "official"
     return DatasetParams.model_validate(chosen)
+
+
+def decode_params(**changes: Any) -> DecodeParams:
+    """The section `decode` of params.yaml, with these values."""
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["decode"]
+    return DecodeParams.model_validate({**raw, "choose": "beam", **changes})
 
 
 @pytest.fixture

@@ -156,6 +156,9 @@ CHANGES: dict[str, Change] = {
         for key, values in {
             "beam_size": (2000, 0, 10**30, 2.5), "length_penalty": (1e308, -1, float("nan")),
             "guidance": (0.5, 1e9, float("inf")), "batch_size": (10**12, 0),
+            "choose": ("samples", "greedy", 5), "samples": (10**12, 1),
+            "temperature": (0, float("inf")), "findings_weight": (1e9, -1),
+            "findings_threshold": (2, float("nan")),
         }.items()
         for value in values
     },
@@ -164,6 +167,7 @@ CHANGES: dict[str, Change] = {
         for key, values in {
             "provenance": (5, [], None, "iu", {"dataset": 5}, {}), "parts": (5, [], {"a": 5}),
             "preprocessing": (5, None, {}), "decode": (5, {}), "more": (1,), "format": ("2", 2.5),
+            "seed": (-1, 10**30, "0"),
         }.items()
         for value in values
     },

@@ -8,6 +8,7 @@ slow twins, the benchmarks as the denominators.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -214,3 +215,56 @@ def generate(
             break
     best = [max(beams, key=rank) for beams in kept]
     return [Generated([w for w in words if w != EOS], total) for words, total in best]
+
+
+@torch.inference_mode()
+def sample(
+    model: UAR, visual: Tensor, draws: Tensor, temperature: float, guidance: float = 0.0
+) -> list[list[Generated]]:
+    """As `uar.inference.decoding.sample`: one report after the other, each word's prefix anew."""
+    encoded = encode(model, image_features(model, visual), visual.shape[1])
+    prompts = prompt(model, encoded)
+    return [
+        [
+            _draw(model, encoded[[study]], prompts[[study]], of_report, temperature, guidance)
+            for of_report in (draws.double() / 2**31).tolist()
+        ]
+        for study in range(len(visual))
+    ]
+
+
+def _draw(
+    model: UAR,
+    encoded: Tensor,
+    prompted: Tensor,
+    draws: list[float],
+    temperature: float,
+    guidance: float,
+) -> Generated:
+    """One report, for numbers in [0, 1)."""
+    words: list[int] = []
+    total = 0.0
+    for drawn in draws:
+        text = text_features(model, torch.tensor([[BOS, *words]]))
+        states, _ = decode(model, text + prompted, encoded)
+        following = model.head(states[0, -1]).log_softmax(-1)
+        if guidance:
+            states, _ = decode(model, text, model.no_image.expand_as(encoded))
+            unseen = model.head(states[0, -1]).log_softmax(-1)
+            following = ((1 + guidance) * following - guidance * unseen).log_softmax(-1)
+        log_probabilities = following.tolist()
+        weights = {
+            word: math.exp(value / temperature)
+            for word, value in enumerate(log_probabilities)
+            if word not in (PAD, BOS)
+        }
+        left = drawn * sum(weights.values())
+        for word, weight in weights.items():  # noqa: B007
+            left -= weight
+            if left < 0:
+                break
+        total += log_probabilities[word]
+        if word == EOS:
+            break
+        words.append(word)
+    return Generated(words, total)

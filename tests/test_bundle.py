@@ -29,7 +29,7 @@ from typer.testing import CliRunner
 
 import uar
 from tests.bundles import chest, make_bundle, packed_films
-from tests.conftest import CLASS_NAME, ROOT, TINY, override
+from tests.conftest import CLASS_NAME, ROOT, TINY, decode_params, override
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, hostile
 from uar.bundle.bundle import FORMAT, Bundle
@@ -45,6 +45,8 @@ from uar.core.special_words import BOS, EOS
 from uar.data.isolation import FilmDecoder
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.inference.decoding import generate
+from uar.inference.judge import Judge
+from uar.inference.writing import ReportWriter
 from uar.viewer.heatmap import heatmap, overlay
 
 
@@ -404,6 +406,68 @@ def test_reports_are_guided_as_the_bundle_says(tiny_raw: dict[str, Any]) -> None
             mean = float(own[sentence.start : sentence.end].mean())
             assert sentence.log_probability == pytest.approx(mean, abs=1e-4)
     assert changed
+
+
+def judge_of(bundle: Bundle, **changes: Any) -> Judge:
+    """Weights drawn at random, of the bundle's codes."""
+    weights = np.random.default_rng(0).normal(0, 1, (2 * 512 + 1, 13)).astype(np.float32)
+    assert bundle.tokenizer is not None
+    judge = Judge(weights, 512, 2, False, 0.1, FINDINGS, bundle.tokenizer.fingerprint())
+    return replace(judge, **changes)
+
+
+def test_reports_are_chosen_among_samples_as_the_bundle_says(
+    tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    plain, path = make_bundle(tiny_raw), tmp_path / "model.uar"
+    decode = decode_params(
+        choose="samples", samples=5, temperature=1.5, findings_weight=50.0, guidance=0.0
+    )
+    replace(plain, decode=decode, judge=judge_of(plain), seed=4).save(path)
+    first, bundle = path.read_bytes(), Bundle.load(path)
+    bundle.save(path)
+    assert path.read_bytes() == first
+    assert (bundle.decode, bundle.seed) == (decode, 4)
+    reporter = Reporter(bundle)
+    studies = [reporter.prepare([film(seed), film(seed + 9)]) for seed in range(4)]
+    visual = torch.stack([study.visual for study in studies])
+    writer = ReportWriter(plain.checkpoint.build().eval(), plain.vocabulary, decode, 4)
+    assert bundle.judge is not None
+    expected = writer.write(visual, None, bundle.judge.probabilities(visual.numpy()))
+    for study, report, one in zip(studies, reporter.write(studies), expected, strict=True):
+        assert list(report.words) == plain.vocabulary.decode(one.ids).split()
+        assert reporter.write([study])[0].words == report.words
+
+
+def test_a_bundle_that_writes_by_beam_search_says_nothing_of_samples(
+    tiny_raw: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its bytes are those of bundles of before there were samples, which still open."""
+    bundle, path = make_bundle(tiny_raw), tmp_path / "model.uar"
+    bundle.save(path)
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+    assert set(manifest["decode"]) == {"beam_size", "length_penalty", "guidance", "batch_size"}
+    assert "seed" not in manifest
+    assert Bundle.load(path).decode == bundle.decode
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (None, "no judge of findings"),
+        ({"encoder_sha256": "0" * 64}, "the judge reads tokens of encoder 000000000000"),
+        ({"codebook": 1024}, "the judge is of codes, views and findings"),
+        ({"findings": FINDINGS[::-1]}, "the judge is of codes, views and findings"),
+    ],
+)
+def test_a_judge_that_does_not_fit_is_refused(
+    tiny_raw: dict[str, Any], changes: dict[str, Any] | None, message: str
+) -> None:
+    plain = make_bundle(tiny_raw)
+    judge = None if changes is None else judge_of(plain, **changes)
+    with pytest.raises(UserError, match=message):
+        replace(plain, decode=decode_params(choose="samples", guidance=0.0), judge=judge)
 
 
 @pytest.mark.parametrize(("missing", "warned"), [("error", 1), ("repeat", 0), ("mask", 0)])

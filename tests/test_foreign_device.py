@@ -11,9 +11,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
+from tests.conftest import decode_params
 from tests.foreign_device import DEVICE, foreign_device
 from tests.test_training import CODEBOOK, PER_IMAGE, VOCABULARY, T, make_studies
-from uar.core.config import DecodeParams, DvaeTrainParams, Params, StageParams
+from uar.core.config import DvaeTrainParams, Params, StageParams
 from uar.core.distributed import launch
 from uar.core.provenance import Scratch
 from uar.data.batches import Studies
@@ -28,7 +29,7 @@ from uar.training.objective import Objective
 from uar.training.stage import Trainer, TrainingConfig, TrainingData
 from uar.training.validation import Validation
 
-BEAMS = DecodeParams(beam_size=3, length_penalty=1.0, guidance=1.0, batch_size=3)
+BEAMS = decode_params(beam_size=3, length_penalty=1.0, guidance=1.0, batch_size=3)
 VARIANTS: list[dict[str, Any]] = [
     {"tir": "static", "image_dropout": 0.2, "word_dropout": 0.3, "feature_dropout": 0.3},
     {"tir": "predicted", "image_dropout": 0.2, "findings": True, "visual_pool": 2},

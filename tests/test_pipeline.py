@@ -53,7 +53,7 @@ from uar.training.stage import Trainer
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
-PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe"]
+PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe", "judge"]
 TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "export", "analyze"]
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
@@ -376,6 +376,46 @@ def test_the_chains_bundle_says_what_evaluate_says(chain: Path) -> None:
         assert report.log_probability == pytest.approx(prediction.log_probability, abs=1e-3)
 
 
+def test_reports_are_chosen_among_samples(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """And the bundle chooses, of the raw films, what evaluate has chosen."""
+    samples = {"decode.choose": "samples", "decode.samples": 4, "decode.findings_threshold": 0.05}
+    project(samples | {"evaluate.meteor": False})
+    run("evaluate")
+    details = read_json(paths.DETAILS)
+    assert (
+        "|text:samples:4,temperature:0.7,findings:10@0.05,seed:0"
+        in (details["signatures"]["r2gen"]["BLEU-4"])
+    )
+    assert details["decode"]["choose"] == "samples"
+    run("export")
+    reporter = uar.load(paths.BUNDLE)
+    predictions = read_predictions(paths.PREDICTIONS)
+    studies = read_table(paths.STUDIES)
+    root = chain / "data/raw/demo/images"
+    films = studies[studies["split"] == "test"]["image_paths"]
+    for of_study, prediction in zip(films, predictions, strict=True):
+        prepared = reporter.prepare([root / path for path in of_study])
+        assert " ".join(reporter.write([prepared])[0].words) == prediction.generated
+    beams = read_predictions(chain / paths.PREDICTIONS)
+    assert [p.generated for p in predictions] != [p.generated for p in beams]
+    judged = read_json(paths.JUDGE_SUMMARY)
+    assert set(judged) == {"held_out_nats", "features", "penalty", "validation", "findings"}
+    assert judged["validation"]["studies"] == 2
+
+
+def test_a_model_that_reads_pixels_is_not_exported_with_a_judge(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    project({})
+    run("evaluate")
+    write_params(Path(), {"model.lsu": False, "decode.choose": "samples"})
+    seal()
+    with pytest.raises(UserError, match="decode.findings_weight 0"):
+        run("export")
+
+
 def test_the_chains_bundle_names_the_studies_that_evaluate_calls_nearest(
     chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -557,7 +597,19 @@ def test_tune_compares_decoding_on_validation(
         assert float(values[place]) == pytest.approx(validation[name], abs=5.1e-4)
     assert float(values[8]) == validation["distinct_reports"]
 
+    result = CliRunner().invoke(
+        app,
+        ["tune", "--choose", "samples", "--samples", "3", "--findings-weights", "0,5",
+         "--findings-thresholds", "0.1,0.2"],
+    )  # fmt: skip
+    assert result.exception is None, result.output
+    rows = [line for line in result.output.splitlines() if line.startswith("3 samples")]
+    settings = [row.split("guidance")[0].split("findings")[1].strip(" ,") for row in rows]
+    assert settings == ["0", "5@0.1", "5@0.2"]
+
     for arguments, message in (
+        (("--choose", "beams"), "--choose: found beams"),
+        (("--choose", "samples", "--temperatures", "0"), "decode.temperature"),
         (("--guidances", "1"), "needs a model trained with model.image_dropout"),
         (("--beams", "0"), "decode.beam_size"),
         (("--beams", "1.5"), "decode.beam_size"),

@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from uar.analysis.probe import (
-    PENALTIES,
-    STUDIES,
-    probe,
-    sampled,
-    thumbnails,
-    token_bags,
-    with_places,
-)
+from uar.analysis.probe import probe, thumbnails
 from uar.evaluation.detection import auc
+from uar.inference.bags import token_bags, with_places
+from uar.inference.logistic import PENALTIES, STUDIES, fit, sampled
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -134,12 +128,10 @@ def test_labels_of_the_studies_told_are_not_used() -> None:
 
 def test_the_fit_is_the_minimum() -> None:
     """Its gradient vanishes: a slow, plain descent finds no better weights."""
-    from uar.analysis.probe import _fit
-
     generator = torch.Generator().manual_seed(0)
     x = torch.cat([torch.randn(60, 4, generator=generator), torch.ones(60, 1)], 1)
     y = (torch.rand(60, 2, generator=generator) < 0.4).float()
-    for penalty, weights in zip(PENALTIES, _fit(x, y), strict=True):
+    for penalty, weights in zip(PENALTIES, fit(x, y), strict=True):
         gradient = x.T @ (torch.sigmoid(x @ weights) - y) / len(x)
         gradient[:-1] += penalty * weights[:-1]
         assert gradient.abs().max() < 1e-3

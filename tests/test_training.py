@@ -15,7 +15,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from pipeline.stages.evaluate import with_image_gain
-from uar.core.config import DecodeParams, Params, StageParams, TrainParams
+from tests.conftest import decode_params
+from uar.core.config import Params, StageParams, TrainParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
 from uar.core.params_file import parse_params
@@ -49,7 +50,7 @@ REPORTS = [
 VOCABULARY = Vocabulary.build(REPORTS, min_count=1)
 CODEBOOK, PER_IMAGE, T = 24, 4, 12
 STAGE = StageParams(epochs=3, learning_rate=3e-3)
-GREEDY = DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=5)
+GREEDY = decode_params(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=5)
 Logged = list[tuple[int, dict[str, float]]]
 
 
@@ -486,7 +487,7 @@ def test_validation_and_evaluation_write_as_decode_says(
         model.head.weight.mul_(2)
         model.head.bias[EOS] += 1.5
     studies, penalty = make_studies(), 1.0
-    decode = DecodeParams(beam_size=2, length_penalty=penalty, guidance=guidance, batch_size=5)
+    decode = decode_params(beam_size=2, length_penalty=penalty, guidance=guidance, batch_size=5)
     [batch] = studies.batches(len(studies))
     expected = [
         VOCABULARY.decode(report.ids)

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import yaml
 
-from tests.conftest import ROOT, TINY, override
+from tests.conftest import ROOT, TINY, decode_params, override
 from tests.test_training import VOCABULARY, Killed, make_model, make_studies
-from uar.core.config import DecodeParams, StageParams
+from uar.core.config import StageParams
 from uar.core.distributed import launch
 from uar.core.params_file import parse_params
 from uar.core.provenance import Scratch
@@ -59,7 +59,7 @@ def train(
                 raise Killed
             return super().__call__(*args)
 
-    decode = DecodeParams(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3)
+    decode = decode_params(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3)
     data = TrainingData(
         studies=make_studies(),
         validation=Dying(make_studies(), VOCABULARY, decode, fabric),

@@ -14,6 +14,7 @@ from pipeline import paths
 from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, read_file
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
 from pipeline.provenance import OUTSIDE
+from uar.core.config import OF_SAMPLES
 from uar.core.errors import UserError, form_of
 from uar.core.files import write_text
 from uar.core.runs import read_runs
@@ -26,6 +27,7 @@ OF_THE_MACHINE = (  # parameters that change no number
     "dataset.root",
 )
 PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study_nats`
+_OF_SAMPLES = frozenset(f"decode.{name}" for name in OF_SAMPLES)
 CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
 
 
@@ -262,6 +264,8 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
         common = {key: value for key, value in sorted(params.items()) if key not in apart}
         if common.get("arithmetic") == "native":  # as in records of before there was a choice
             del common["arithmetic"]
+        if common.get("decode.choose") == "beam":  # likewise
+            common = {k: v for k, v in common.items() if k not in _OF_SAMPLES}
         setting = Setting(common, result.code or f"commit {result.commit[:10]}", result.data, {})
         shared[setting.id] = setting
         latest.setdefault(setting.id, {})[model, result.seed] = result

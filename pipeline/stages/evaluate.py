@@ -12,6 +12,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
+from pipeline.judging import finding_probabilities
 from pipeline.measures import constant_predictions, open_measures
 from pipeline.page import Evaluated, write_page
 from uar.core.config import Params
@@ -45,6 +46,7 @@ from uar.evaluation.systems import (
 )
 from uar.inference.features import finding_logits, global_features
 from uar.inference.reports import write_reports
+from uar.inference.writing import in_effect
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.cache import TokenCacheInfo, open_tokens
@@ -98,7 +100,8 @@ def write_test_reports(model: UAR, studies: Studies, inputs: Inputs) -> None:
     own, shuffled = (
         write_reports(
             model, images, table["study_id"], table["report"],
-            inputs.vocabulary, params.decode, what,
+            inputs.vocabulary, params.decode, what, seed=params.seed,
+            probabilities=finding_probabilities(params.decode, images),
         )
         for images, what in ((studies, "generate"), (others, "generate, shuffled images"))
     )  # fmt: skip
@@ -152,12 +155,18 @@ def head_calibration(model: UAR, inputs: Inputs) -> dict[str, Any]:
 def setup_of(params: Params) -> Setup:
     """What a signature says of references and reports."""
     decode, weights = params.decode, params.evaluate.radgraph
+    text = f"beam:{decode.beam_size},lp:{decode.length_penalty:g}"
+    if decode.choose == "samples":
+        text = f"samples:{decode.samples},temperature:{decode.temperature:g}"
+        if decode.findings_weight:
+            text += f",findings:{decode.findings_weight:g}@{decode.findings_threshold:g}"
+        text += f",seed:{params.seed}"
     guidance = f",guidance:{decode.guidance:g}" if decode.guidance else ""
     on_cpu = resolve_device(params.device).type == "cpu"
     portable = ",arithmetic:portable" if params.arithmetic == "portable" and on_cpu else ""
     return Setup(
         references=f"cleaned,cut:{params.report.max_length},unk:yes",
-        text=f"beam:{decode.beam_size},lp:{decode.length_penalty:g}{guidance}{portable}",
+        text=f"{text}{guidance}{portable}",
         radgraph=weights.name if weights else None,
     )
 
@@ -205,7 +214,7 @@ def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, 
     return {
         "collapse": COLLAPSE,
         "protocols": {name: PROTOCOLS[name] for name in params.evaluate.protocols},
-        "decode": params.decode.model_dump(),
+        "decode": in_effect(params.decode),
         "max_length": params.report.max_length,
         "selection": {
             "split": "val",

@@ -11,6 +11,7 @@ import torch
 import uar
 from pipeline import paths
 from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
+from pipeline.judging import finding_probabilities
 from pipeline.provenance import code_date, commit
 from uar.bundle.bundle import Bundle, Preprocessing
 from uar.bundle.evidence import Evidence, LogitScaling
@@ -18,6 +19,7 @@ from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import LEAST, FilmSet, Likeness
 from uar.core.config import Params
+from uar.core.errors import UserError
 from uar.core.files import read_json, sha256
 from uar.core.params_file import load_params
 from uar.data.batches import TokenSource
@@ -26,7 +28,9 @@ from uar.evaluation.calibration import written_and_right
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.inference.features import global_features
+from uar.inference.judge import Judge
 from uar.inference.reports import write_reports
+from uar.inference.writing import needs_findings
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR
 from uar.tokens.loading import load_tokenizer
@@ -55,6 +59,11 @@ def export() -> None:
     params = load_params(paths.PARAMS)
     inputs = Inputs(params)
     checkpoint, model = inputs.trained(paths.STAGE_TWO)
+    if needs_findings(params.decode) and not params.model.lsu:
+        raise UserError(
+            "a model that reads pixels brings no tokens of new films, by which decode.choose "
+            "samples tells their findings: export it with decode.findings_weight 0, or with beam."
+        )
     provenance = describe(params, checkpoint)
     bundle = Bundle(
         checkpoint=checkpoint,
@@ -75,6 +84,8 @@ def export() -> None:
         likeness=film_likeness(inputs),
         evidence=evidence(inputs, model),
         example=example(inputs) if params.dataset.name in EXAMPLES else None,
+        judge=Judge.load(paths.JUDGE) if needs_findings(params.decode) else None,
+        seed=params.seed,
     )
     bundle.save(paths.BUNDLE)
     log.info(f"export: {paths.BUNDLE}, {paths.BUNDLE.stat().st_size / 1e6:.1f} MB")
@@ -119,7 +130,8 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
     studies, table = inputs.studies("val"), inputs.split_table("val")
     written = write_reports(
         model, studies, table["study_id"], table["report"], inputs.vocabulary,
-        inputs.params.decode, "generate, val",
+        inputs.params.decode, "generate, val", seed=inputs.params.seed,
+        probabilities=finding_probabilities(inputs.params.decode, studies),
     )  # fmt: skip
     labels = Labeller().label(report.generated for report in written)[:, : len(FINDINGS)]
     assert studies.findings is not None  # `Inputs.studies` labels them

@@ -12,11 +12,13 @@ from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import finding_labels, open_images, rows_of
 from uar.analysis.probe import probe as fit_probe
-from uar.analysis.probe import sampled, thumbnails, token_bags, with_places
+from uar.analysis.probe import thumbnails
 from uar.core.files import write_csv, write_json
 from uar.core.params_file import load_params
 from uar.data.study import REPORT_COLUMNS, read_checked
 from uar.evaluation.clinical.labels import FINDINGS
+from uar.inference.bags import token_bags, with_places
+from uar.inference.logistic import sampled
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 from uar.tokens.tokenizer import codebook_use
 

@@ -10,6 +10,7 @@ import typer
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.inputs import Inputs
+from pipeline.judging import finding_probabilities
 from uar.core.config import DecodeParams, Params
 from uar.core.errors import UserError
 from uar.core.params_file import load_params, parse_params
@@ -18,7 +19,8 @@ from uar.evaluation.baselines import derangement
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.scores import findings_scores
 from uar.evaluation.metrics import score
-from uar.inference.reports import write_reports
+from uar.inference.choice import Candidates
+from uar.inference.reports import sampled_candidates, write_reports
 from uar.model.uar import UAR
 
 SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
@@ -28,17 +30,34 @@ def tune(
     beams: Annotated[str, typer.Option(help="Values of decode.beam_size, as 1,3,5.")] = "3",
     length_penalties: Annotated[str, typer.Option(help="Of decode.length_penalty.")] = "1",
     guidances: Annotated[str, typer.Option(help="Of decode.guidance.")] = "0",
+    choose: Annotated[str, typer.Option(help="beam, samples, or both as beam,samples.")] = "beam",
+    samples: Annotated[str, typer.Option(help="Of decode.samples.")] = "30",
+    temperatures: Annotated[str, typer.Option(help="Of decode.temperature.")] = "0.7",
+    findings_weights: Annotated[str, typer.Option(help="Of decode.findings_weight.")] = "0,10",
+    findings_thresholds: Annotated[
+        str, typer.Option(help="Of decode.findings_threshold.")
+    ] = "0.15",
 ) -> None:
     """Compare decoding settings of the trained model on validation; the test split is not read."""
     params = load_params(paths.PARAMS)
-    settings = product(
-        numbers("--beams", beams),
-        numbers("--length-penalties", length_penalties),
-        numbers("--guidances", guidances),
-    )
+    ways = choose.split(",")
+    if unknown := set(ways) - {"beam", "samples"}:
+        raise UserError(f"--choose: found {', '.join(sorted(unknown))}, expected beam or samples.")
+    by_beams = {
+        "beam_size": numbers("--beams", beams),
+        "length_penalty": numbers("--length-penalties", length_penalties),
+        "guidance": numbers("--guidances", guidances),
+    }
+    by_samples = {
+        "guidance": by_beams["guidance"],
+        "samples": numbers("--samples", samples),
+        "temperature": numbers("--temperatures", temperatures),
+        "findings_weight": numbers("--findings-weights", findings_weights),
+        "findings_threshold": numbers("--findings-thresholds", findings_thresholds),
+    }
     tried = [
-        decode_params(params, beam_size=beam, length_penalty=penalty, guidance=guidance)
-        for beam, penalty, guidance in settings
+        *(settings(params, by_beams, choose="beam") if "beam" in ways else []),
+        *(settings(params, by_samples, choose="samples") if "samples" in ways else []),
     ]
     inputs = Inputs(params)
     _, model = inputs.trained(paths.STAGE_TWO)
@@ -47,17 +66,17 @@ def tune(
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
     table = new_table(f"{paths.STAGE_TWO} on {len(studies)} validation studies", columns)
     labeller = Labeller()
+    references = [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
+    own, other = (Writing(model, images, inputs) for images in (studies, others))
     for decode in tried:
-        written, references = reports(model, studies, inputs, decode)
-        shuffled, _ = reports(model, others, inputs, decode)
+        written, shuffled = own.reports(decode), other.reports(decode)
         scores = score(references, written)
         raw = inputs.split_table("val")["report"].tolist()
         micro = findings_scores(raw, written, labeller, uncertain=params.evaluate.uncertain)[
             "micro"
         ]
         table.add_row(
-            f"beam {decode.beam_size}, length {decode.length_penalty:g}, "
-            f"guidance {decode.guidance:g}",
+            label(decode),
             *(number(float(scores[name])) for name in SCORES),
             number(float(score(references, shuffled)["CIDEr"])),
             *(number(micro[name]) for name in ("F1", "precision", "recall")),
@@ -83,7 +102,16 @@ def numbers(option: str, text: str) -> list[float]:
         ) from None
 
 
-def decode_params(params: Params, **changes: float) -> DecodeParams:
+def settings(params: Params, values: dict[str, list[float]], choose: str) -> list[DecodeParams]:
+    """Every combination of values of `decode`, a threshold of a weight of 0 once."""
+    tried = [
+        decode_params(params, choose=choose, **dict(zip(values, of, strict=True)))
+        for of in product(*values.values())
+    ]
+    return list({label(decode): decode for decode in tried}.values())
+
+
+def decode_params(params: Params, **changes: float | str) -> DecodeParams:
     """`decode` with other settings, in the ranges of params.yaml.
 
     Raises:
@@ -93,12 +121,57 @@ def decode_params(params: Params, **changes: float) -> DecodeParams:
     return parse_params(raw | {"decode": raw["decode"] | changes}, "the settings to try").decode
 
 
-def reports(
-    model: UAR, studies: Studies, inputs: Inputs, decode: DecodeParams
-) -> tuple[list[str], list[str]]:
-    """Generated reports of validation studies, and their references."""
-    table = inputs.split_table("val")
-    predictions = write_reports(
-        model, studies, table["study_id"], table["report"], inputs.vocabulary, decode, "validation"
-    )
-    return [p.generated for p in predictions], [p.reference for p in predictions]
+def label(decode: DecodeParams) -> str:
+    """The settings in a row's words."""
+    if decode.choose == "beam":
+        of = f"beam {decode.beam_size}, length {decode.length_penalty:g}"
+    else:
+        of = f"{decode.samples} samples at {decode.temperature:g}, "
+        of += f"findings {decode.findings_weight:g}"
+        of += f"@{decode.findings_threshold:g}" if decode.findings_weight else ""
+    return f"{of}, guidance {decode.guidance:g}"
+
+
+class Writing:
+    """Writes reports of validation studies; settings that choose among the same samples share them.
+
+    Args:
+        model: in evaluation mode.
+        studies: with their own images, or others'.
+        inputs: vocabulary and parameters.
+    """
+
+    def __init__(self, model: UAR, studies: Studies, inputs: Inputs) -> None:
+        self._model, self._studies, self._inputs = model, studies, inputs
+        self._sampled: tuple[tuple[float, ...], list[Candidates]] | None = None  # the last ones
+
+    def reports(self, decode: DecodeParams) -> list[str]:
+        """One for each study."""
+        decoded = self._inputs.vocabulary.decode
+        if decode.choose == "samples":
+            probabilities = finding_probabilities(decode, self._studies)
+            chosen = [
+                candidates.best(
+                    decode.findings_weight,
+                    decode.findings_threshold,
+                    None if probabilities is None else probabilities[study],
+                )
+                for study, candidates in enumerate(self._candidates(decode))
+            ]
+            return [decoded(one.ids) for one in chosen]
+        table = self._inputs.split_table("val")
+        predictions = write_reports(
+            self._model, self._studies, table["study_id"], table["report"],
+            self._inputs.vocabulary, decode, "validation",
+        )  # fmt: skip
+        return [prediction.generated for prediction in predictions]
+
+    def _candidates(self, decode: DecodeParams) -> list[Candidates]:
+        drawn = (decode.guidance, decode.samples, decode.temperature)
+        if self._sampled is None or self._sampled[0] != drawn:
+            candidates = sampled_candidates(
+                self._model, self._studies, self._inputs.vocabulary, decode, "validation",
+                seed=self._inputs.params.seed, findings=True,
+            )  # fmt: skip
+            self._sampled = drawn, candidates
+        return self._sampled[1]

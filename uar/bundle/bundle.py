@@ -1,8 +1,9 @@
 """A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
 
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
-text and safetensors, so that nothing in a bundle is ever executed. Four are not in every bundle:
-the tokenizer, the index of training studies, the likeness of films and the example.
+text and safetensors, so that nothing in a bundle is ever executed. Five are not in every bundle:
+the tokenizer, the index of training studies, the likeness of films, the judge of findings and the
+example.
 
 A bundle may come from anybody: opening one costs no more than its own bytes. Nothing in it is
 compressed, text is short, and a size is believed when the weights have it.
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from uar.bundle.evidence import Evidence
 from uar.bundle.example import Example
@@ -30,6 +31,9 @@ from uar.core.config import DecodeParams
 from uar.core.errors import UserError, plainly
 from uar.core.files import atomic_write, sha256
 from uar.data.text import Vocabulary
+from uar.evaluation.clinical.labels import FINDINGS
+from uar.inference.judge import Judge
+from uar.inference.writing import in_effect, needs_findings
 from uar.model.checkpoint import Checkpoint
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
@@ -38,10 +42,15 @@ FORMAT = 5
 _MODEL, _WORDS, _CARD = "model.safetensors", "vocabulary.json", "card.md"
 _ENCODER = "encoder.safetensors"
 _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "example.safetensors"
-_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _INDEX, _LIKENESS, _EXAMPLE}
+_JUDGE = "judge.safetensors"
+_PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _INDEX, _LIKENESS, _JUDGE, _EXAMPLE}
 _MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
+_OF_BEAMS = {  # what a bundle does not say that writes by beam search, and what has no effect then
+    "choose": "beam", "samples": 30, "temperature": 0.7, "findings_weight": 10.0,
+    "findings_threshold": 0.15,
+}  # fmt: skip
 
 
 class Preprocessing(BaseModel):
@@ -72,6 +81,13 @@ class _Manifest(BaseModel):
     decode: DecodeParams
     evidence: Evidence | None
     provenance: _Provenance
+    seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("decode", mode="before")
+    @classmethod
+    def _completed(cls, stated: Any) -> Any:
+        by_beams = isinstance(stated, dict) and "choose" not in stated
+        return {**_OF_BEAMS, **stated} if by_beams else stated
 
 
 @dataclass(frozen=True)
@@ -83,13 +99,15 @@ class Bundle:
         tokenizer: of the tokens that the model reads; None for a model that reads pixels.
         vocabulary: V_R.
         preprocessing: of films.
-        decode: beam search.
+        decode: how reports are written.
         provenance: where it comes from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
         index: training studies, to name those most like a new one; None: the bundle has none.
         likeness: tells films unlike those of training; None: too few training films to tell.
         evidence: what validation says of the model's findings.
         example: a study to show, where the data set's terms allow.
+        judge: tells how likely findings are, where reports are chosen by that.
+        seed: of samples.
     """
 
     checkpoint: Checkpoint
@@ -103,6 +121,8 @@ class Bundle:
     likeness: Likeness | None = None
     evidence: Evidence | None = None
     example: Example | None = None
+    judge: Judge | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse parts of two runs, naming both."""
@@ -144,6 +164,7 @@ class Bundle:
                 "model.image_dropout, which that needs"
             )
         self._refuse_other_likeness(length // self.preprocessing.views)
+        self._refuse_other_judge(makes)
         width = model.params.d_model
         if self.index is not None and self.index.features.shape[1] != width:
             raise UserError(
@@ -164,6 +185,28 @@ class Bundle:
                 f"{found}, the model of {self.preprocessing.views} and {wanted}"
             )
 
+    def _refuse_other_judge(self, encoder_sha256: str | None) -> None:
+        if self.judge is None:
+            if needs_findings(self.decode):
+                raise UserError(
+                    f"decode.findings_weight is {self.decode.findings_weight:g}, and the bundle "
+                    "has no judge of findings, which that needs"
+                )
+            return
+        if self.tokenizer is None or self.judge.encoder_sha256 != encoder_sha256:
+            raise UserError(
+                "parts of two runs: the judge reads tokens of encoder "
+                f"{_short(self.judge.encoder_sha256)}, the tokenizer is encoder "
+                f"{_short(encoder_sha256)}"
+            )
+        found = self.judge.codebook, self.judge.views, self.judge.findings
+        wanted = self.tokenizer.codebook_size, self.preprocessing.views, FINDINGS
+        if found != wanted:
+            raise UserError(
+                f"parts of two runs: the judge is of codes, views and findings {found}, the model "
+                f"of {wanted}"
+            )
+
     def save(self, path: Path) -> None:
         """Write the file; the same content is the same bytes."""
         with tempfile.TemporaryDirectory() as name:
@@ -177,6 +220,8 @@ class Bundle:
                 self.index.save(folder / _INDEX, sha256(folder / _MODEL))
             if self.likeness is not None:
                 self.likeness.save(folder / _LIKENESS)
+            if self.judge is not None:
+                self.judge.save(folder / _JUDGE)
             if self.example is not None:
                 self.example.save(folder / _EXAMPLE)
             parts = {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
@@ -184,10 +229,12 @@ class Bundle:
             "format": FORMAT,
             "parts": {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()},
             "preprocessing": self.preprocessing.model_dump(),
-            "decode": self.decode.model_dump(),
+            "decode": in_effect(self.decode),
             "evidence": None if self.evidence is None else self.evidence.model_dump(),
             "provenance": self.provenance,
         }
+        if self.decode.choose == "samples":
+            manifest["seed"] = self.seed
         text = json.dumps(manifest, indent=2, ensure_ascii=False)
         with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
             for part, data in {MANIFEST: text.encode(), **parts}.items():
@@ -233,7 +280,7 @@ class Bundle:
             tokenizer = load_tokenizer(folder / _ENCODER)
         if _INDEX in manifest.parts:
             index = StudyIndex.load(folder / _INDEX, manifest.parts[_MODEL])
-        likeness, example = folder / _LIKENESS, folder / _EXAMPLE
+        likeness, example, judge = folder / _LIKENESS, folder / _EXAMPLE, folder / _JUDGE
         return cls(
             checkpoint=Checkpoint.load(folder / _MODEL),
             tokenizer=tokenizer,
@@ -246,6 +293,8 @@ class Bundle:
             likeness=Likeness.load(likeness) if likeness.is_file() else None,
             evidence=manifest.evidence,
             example=Example.load(example) if example.is_file() else None,
+            judge=Judge.load(judge) if judge.is_file() else None,
+            seed=manifest.seed,
         )
 
 

@@ -27,8 +27,9 @@ from uar.data.films import Film, squash
 from uar.data.isolation import FilmDecoder
 from uar.data.study import View, frontal_first
 from uar.data.views import resize_view
-from uar.inference.decoding import Generated, generate_as
+from uar.inference.decoding import Generated
 from uar.inference.word_attention import recorded_attention
+from uar.inference.writing import ReportWriter, needs_findings
 
 _VIEW_NAMES = ("frontal", "lateral")
 _SIMILAR = 5  # training studies beside a report
@@ -81,7 +82,7 @@ class Reporter:
         self.bundle = bundle
         self._device = resolve_device(device)
         self._model = bundle.checkpoint.build().to(self._device).eval()
-        self._tables = self._model.tables()
+        self._writer = ReportWriter(self._model, bundle.vocabulary, bundle.decode, bundle.seed)
         self._writing = threading.Lock()  # recorded_attention hooks into the model itself
         self._decoder: FilmDecoder | None = None  # from the first film's file on
         self._starting = threading.Lock()
@@ -219,13 +220,17 @@ class Reporter:
 
     @torch.inference_mode()
     def _write(self, studies: Sequence[Prepared]) -> list[Report]:
-        model = self._model
-        visual = torch.stack([study.visual for study in studies]).to(self._device)
+        model, judge = self._model, self.bundle.judge
+        visual = torch.stack([study.visual for study in studies])
+        probabilities = None
+        if judge is not None and needs_findings(self.bundle.decode):
+            probabilities = judge.probabilities(visual.numpy())
+        visual = visual.to(self._device)
         present = None
         if self.bundle.preprocessing.missing_view == "mask":
             there = np.stack([study.present for study in studies])
             present = torch.from_numpy(there).to(self._device)
-        written = generate_as(self.bundle.decode, model, visual, self._tables, present)
+        written = self._writer.write(visual, present, probabilities)
         rows = torch.full((len(studies), model.sizes.max_length + 1), PAD)
         for row, beam in zip(rows, written, strict=True):
             ids = torch.tensor([BOS, *beam.ids, EOS][: len(row)])
@@ -241,11 +246,11 @@ class Reporter:
         ]
         if model.findings is not None and output.finding_logits is not None:
             scaling = self._scaling
-            probabilities = _scaled(output.finding_logits, scaling).tolist()
+            of_head = _scaled(output.finding_logits, scaling).tolist()
             thresholds = tuple(_scaled_thresholds(model.findings.thresholds, scaling).tolist())
             reports = [
                 replace(report, probabilities=tuple(of_study), thresholds=thresholds)
-                for report, of_study in zip(reports, probabilities, strict=True)
+                for report, of_study in zip(reports, of_head, strict=True)
             ]
         if self.bundle.index is not None:
             similar = self.bundle.index.nearest(output.image_global.cpu(), _SIMILAR)

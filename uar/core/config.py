@@ -23,6 +23,9 @@ MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
 Arithmetic = Literal["portable", "native"]  # of the CPU: the same on all x86-64, or as it likes
+OF_SAMPLES = (  # keys of `decode` that count where reports are chosen among samples alone
+    "choose", "samples", "temperature", "findings_weight", "findings_threshold",
+)  # fmt: skip
 CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
 if TYPE_CHECKING:
     NetworkName = str
@@ -284,11 +287,16 @@ class TrainParams(Section):
 
 
 class DecodeParams(Section):
-    """Beam search."""
+    """How reports are written: by beam search, or chosen among samples."""
 
+    choose: Literal["beam", "samples"]
     beam_size: int = Field(ge=1, le=100)
     length_penalty: float = Field(ge=0, le=10)
     guidance: float = Field(ge=0, le=100)
+    samples: int = Field(ge=2, le=100)  # of a study
+    temperature: float = Field(ge=0.01, le=10)
+    findings_weight: float = Field(ge=0, le=1000)  # lambda
+    findings_threshold: float = Field(ge=0, le=1)  # probability
     batch_size: int = Field(ge=1, le=65_536)  # studies
 
 

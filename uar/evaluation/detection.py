@@ -1,4 +1,4 @@
-"""How well probabilities of findings tell who has them: AUC and micro F1."""
+"""How well probabilities of findings tell who has them: AUC, AP and micro F1."""
 
 from __future__ import annotations
 
@@ -20,6 +20,22 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
     above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the curve of precision over recall, as a sum of steps; NaN without positives.
+
+    Args:
+        scores: `(N,)`; equal ones are found together.
+        labels: `(N,)` bool.
+    """
+    if not labels.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    found, hits = np.arange(1, len(labels) + 1), labels[order].cumsum()
+    last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores
+    gained = np.diff(hits[last], prepend=0)
+    return float((gained * hits[last] / found[last]).sum() / hits[-1])
 
 
 def mean_auc(scores: np.ndarray, true: np.ndarray, at_least: int = 4) -> float:

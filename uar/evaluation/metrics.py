@@ -20,6 +20,7 @@ from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge
 
 from uar.core.errors import UserError
+from uar.evaluation.pairwise import bleu_of_sums
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
@@ -69,7 +70,7 @@ def text_metrics(references: Sequence[str], candidates: Sequence[str]) -> dict[s
     gts, res = _corpus(references, candidates)
     bleu = _bleu_statistics(gts, res)
     return {
-        **{f"BLEU-{n}": Metric(bleu, partial(_bleu_of_sums, order=n)) for n in range(1, 5)},
+        **{f"BLEU-{n}": Metric(bleu, partial(bleu_of_sums, order=n)) for n in range(1, 5)},
         "ROUGE-L": mean_of(Rouge().compute_score(gts, res)[1]),
         "CIDEr": mean_of(Cider().compute_score(gts, res)[1]),
     }
@@ -154,16 +155,6 @@ def _bleu_statistics(gts: dict[int, list[str]], res: dict[int, list[str]]) -> np
         scorer += (candidate, gts[i])
     rows = [[c["testlen"], *c["reflen"], *c["guess"], *c["correct"]] for c in scorer.ctest]
     return np.array(rows, float)
-
-
-def _bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
-    """BLEU as pycocoevalcap computes it, its guards against zeros included."""
-    small, tiny = 1e-9, 1e-15
-    candidate, reference = sums[..., 0], sums[..., 1]
-    precisions = (sums[..., 6 : 6 + order] + tiny) / (sums[..., 2 : 2 + order] + small)
-    ratio = (candidate + tiny) / (reference + small)
-    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
-    return precisions.prod(axis=-1) ** (1 / order) * brevity
 
 
 def single_spaced(text: str) -> str:

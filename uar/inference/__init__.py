@@ -1,1 +1,1 @@
-"""A trained model at work: beam search, reports, features, attention."""
+"""A trained model at work: beam search and samples, reports, features, attention."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +13,35 @@ from uar.data.batches import Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.predictions import Prediction
 from uar.inference.batches import progress_batches
-from uar.inference.decoding import Generated, generate_as
+from uar.inference.choice import Candidates
+from uar.inference.decoding import Generated
+from uar.inference.writing import ReportWriter
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR
+
+
+@torch.inference_mode()
+def sampled_candidates(
+    model: UAR,
+    studies: Studies,
+    vocabulary: Vocabulary,
+    params: DecodeParams,
+    what: str,
+    *,
+    seed: int,
+    findings: bool,
+) -> list[Candidates]:
+    """Samples of each study, of which `write_reports` would choose one.
+
+    Args:
+        model, studies, vocabulary, params, what, seed: as `write_reports`'s.
+        findings: label them too, to choose by findings.
+    """
+    writer = ReportWriter(model, vocabulary, params, seed)
+    candidates: list[Candidates] = []
+    for batch in progress_batches(model, studies, params.batch_size, what):
+        candidates += writer.candidates(batch.visual, batch.present, findings)
+    return candidates
 
 
 @torch.inference_mode()
@@ -26,6 +53,9 @@ def write_reports(
     vocabulary: Vocabulary,
     params: DecodeParams,
     what: str,
+    *,
+    seed: int = 0,
+    probabilities: np.ndarray | None = None,
 ) -> list[Prediction]:
     """Generate a report for each study, and measure how likely its own is.
 
@@ -35,16 +65,26 @@ def write_reports(
         study_ids: their names, in order.
         raw_reports: their whole reports, in order.
         vocabulary: V_R.
-        params: beam search.
+        params: how reports are written.
         what: names the progress bar.
+        seed: of samples.
+        probabilities: of the findings in each study, `(S, 13)`, where `needs_findings`.
+
+    Raises:
+        UserError: they are needed and not given.
     """
     generated: list[Generated] = []
     nats: list[Tensor] = []
-    tables = model.tables()
+    writer = ReportWriter(model, vocabulary, params, seed)
     for batch in progress_batches(model, studies, params.batch_size, what):
         output = model(batch.visual, batch.report, batch.present)
         nats.append(report_cross_entropy(output.logits, batch.report[:, 1:]))
-        generated += generate_as(params, model, batch.visual, tables, batch.present)
+        own = slice(len(generated), len(generated) + len(batch.report))
+        generated += writer.write(
+            batch.visual,
+            batch.present,
+            None if probabilities is None else probabilities[own],
+        )
     return [
         Prediction(
             study_id=study_id,

@@ -1,0 +1,25 @@
+"""Probabilities of findings, for the commands that choose among sampled reports."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pipeline import paths
+from uar.core.config import DecodeParams
+from uar.data.batches import Studies
+from uar.inference.judge import Judge
+from uar.inference.writing import needs_findings
+from uar.tokens.cache import TokenCacheInfo, open_tokens
+
+
+def finding_probabilities(decode: DecodeParams, studies: Studies) -> np.ndarray | None:
+    """What the judge says of the studies' images, `(S, 13)`; None where `decode` does not ask.
+
+    Raises:
+        UserError: the judge is missing, or of the tokens of another encoder.
+    """
+    if not needs_findings(decode):
+        return None
+    judge, info = Judge.load(paths.JUDGE), TokenCacheInfo.load(paths.TOKENS_INFO)
+    info.refuse_other_encoder(judge.encoder_sha256, str(paths.JUDGE))
+    return judge.probabilities(open_tokens(paths.TOKENS, info)[studies.rows, 0])

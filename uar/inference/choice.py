@@ -1,0 +1,77 @@
+"""Choosing one of a study's sampled reports: minimum Bayes risk, and what its films are likely to
+show.
+
+Minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020) chooses the report whose expected
+score against a report drawn from the model is highest: the one most like the other samples. Likely
+reports are those of studies without findings, so that it names few; the second term prefers reports
+whose findings a model of the images alone holds for likely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from uar.evaluation.pairwise import pairwise_scores
+from uar.inference.decoding import Generated
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Samples of one study, and what one of them is chosen by.
+
+    Attributes:
+        samples: N reports.
+        likeness: of each to the others, `(N,)`.
+        asserted: the findings that each asserts, `(N, K)` bool; None: not known.
+    """
+
+    samples: Sequence[Generated]
+    likeness: np.ndarray
+    asserted: np.ndarray | None = None
+
+    def best(
+        self, weight: float, threshold: float, probabilities: np.ndarray | None = None
+    ) -> Generated:
+        """The sample of largest likeness + weight * `findings_gain`, the first of several such.
+
+        Args:
+            weight: lambda; 0: likeness alone.
+            threshold: of `findings_gain`.
+            probabilities: of the K findings in the study, `(K,)`, for a weight above 0.
+        """
+        scores = self.likeness
+        if weight:
+            assert self.asserted is not None and probabilities is not None
+            scores = scores + weight * findings_gain(self.asserted, probabilities, threshold)
+        return self.samples[int(scores.argmax())]
+
+
+def likeness(texts: Sequence[str]) -> np.ndarray:
+    """Mean over the others of BLEU-4 + CIDEr / 10 of each text against them, `(N,)` in [0, 2].
+
+    CIDEr counts document frequencies over the samples themselves, so that a study's choice depends
+    on nothing but its samples, and a bundle need not hold n-grams of training reports.
+
+    Args:
+        texts: N > 1 samples of a study. A text that occurs twice is another one of itself.
+    """
+    bleu, cider = pairwise_scores(texts)
+    scores = bleu + cider / 10
+    return (scores.sum(axis=1) - np.diagonal(scores)) / (len(texts) - 1)
+
+
+def findings_gain(asserted: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Sum of p - threshold over the findings that each text asserts, `(N,)`.
+
+    A finding above the threshold is worth saying, one below is not. For F1, that threshold is half
+    of the best F1 that can be had (Lipton et al. 2014, theorem 1).
+
+    Args:
+        asserted: `(N, K)` bool.
+        probabilities: p of the K findings in the study, `(K,)`.
+        threshold: in [0, 1].
+    """
+    return asserted.astype(float) @ (probabilities.astype(float) - threshold)

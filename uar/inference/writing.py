@@ -1,0 +1,111 @@
+"""How reports are written, as `decode` in params.yaml says: for a split, and for new films."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from uar.core.config import OF_SAMPLES, DecodeParams
+from uar.core.errors import UserError
+from uar.data.text import Vocabulary
+from uar.evaluation.clinical.asserted import AssertedFindings
+from uar.inference.choice import Candidates, likeness
+from uar.inference.decoding import Generated, generate_as, random_draws, sample
+from uar.model.uar import UAR, Tables
+
+
+def in_effect(params: DecodeParams) -> dict[str, Any]:
+    """The settings; by beam search without those that count for samples alone."""
+    whole = params.model_dump()
+    if params.choose == "beam":
+        return {name: value for name, value in whole.items() if name not in OF_SAMPLES}
+    return whole
+
+
+def needs_findings(params: DecodeParams) -> bool:
+    """Whether reports are chosen by the probabilities of findings too."""
+    return params.choose == "samples" and params.findings_weight > 0
+
+
+class ReportWriter:
+    """Writes reports by beam search, or chooses among samples.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: V_R.
+        params: which of the two, and its settings.
+        seed: of the samples, which are the same for every batch.
+        tables: of the model; else they are made here.
+    """
+
+    def __init__(
+        self,
+        model: UAR,
+        vocabulary: Vocabulary,
+        params: DecodeParams,
+        seed: int = 0,
+        tables: Tables | None = None,
+    ) -> None:
+        self._model, self._vocabulary, self._params = model, vocabulary, params
+        self._tables = tables or model.tables()
+        self._draws = random_draws(seed, params.samples, model.sizes.max_length)
+
+    def write(
+        self, visual: Tensor, present: Tensor | None, probabilities: np.ndarray | None = None
+    ) -> list[Generated]:
+        """The report of each of B studies.
+
+        Args:
+            visual, present: as `generate` takes them.
+            probabilities: of the findings in each study, `(B, 13)`, where `needs_findings`.
+
+        Raises:
+            UserError: they are needed and not given.
+        """
+        params, findings = self._params, needs_findings(self._params)
+        if findings and probabilities is None:
+            raise UserError(
+                "decode.findings_weight above 0 needs probabilities of findings, which the stage "
+                "judge tells from visual tokens"
+            )
+        if params.choose == "beam":
+            return generate_as(params, self._model, visual, self._tables, present)
+        return [
+            of_study.best(
+                params.findings_weight,
+                params.findings_threshold,
+                probabilities[study] if probabilities is not None else None,
+            )
+            for study, of_study in enumerate(self.candidates(visual, present, findings))
+        ]
+
+    def candidates(
+        self, visual: Tensor, present: Tensor | None, findings: bool
+    ) -> list[Candidates]:
+        """Samples of each of B studies, with what they are chosen by.
+
+        Args:
+            visual, present: as `generate` takes them.
+            findings: label the samples too.
+        """
+        samples = sample(
+            self._model,
+            visual,
+            self._draws,
+            self._params.temperature,
+            self._tables,
+            present,
+            self._params.guidance,
+        )
+        texts = [[self._vocabulary.decode(one.ids) for one in of_study] for of_study in samples]
+        return [
+            Candidates(of_study, likeness(of_texts), self._asserted(of_texts) if findings else None)
+            for of_study, of_texts in zip(samples, texts, strict=True)
+        ]
+
+    @cached_property
+    def _asserted(self) -> AssertedFindings:
+        return AssertedFindings()
