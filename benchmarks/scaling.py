@@ -24,12 +24,13 @@ from benchmarks.step import training_step
 from uar.core.config import Params
 from uar.core.device import resolve_device
 from uar.core.files import atomic_write
+from uar.core.geometry import token_stride
 from uar.core.special_words import EOS
 from uar.inference.decoding import generate
 
 HERE = Path(__file__).parent
 ROUNDS = 2  # the fastest counts
-CROPS = (56, 80, 112, 160)  # pixels, for L = 98, 200, 392, 800 of two images
+CELLS = (4, 8, 14, 20)  # along a side of a view, for L = 32, 128, 392, 800 of two images
 BEAMS = (1, 2, 3, 5, 8)
 BASIS_SIZES = (512, 1024, 2048, 4096, 8192)
 STUDIES = (16, 32, 64, 128, 256)
@@ -38,7 +39,9 @@ STUDIES = (16, 32, 64, 128, 256)
 def by_tokens(params: Params, device: torch.device) -> dict[int, float]:
     """A training step, by L."""
     times = {}
-    for crop in CROPS:
+    stride = token_stride(params.dvae.source, params.dvae.distill.network)
+    for cells in CELLS:
+        crop = cells * stride
         image = params.image.model_copy(update={"crop": crop, "size": max(crop, 128)})
         changed = params.model_copy(update={"image": image})
         length = params.dataset.images_per_study * tokens_per_image(changed)

@@ -11,6 +11,7 @@ import torch
 from benchmarks.__main__ import with_table
 from benchmarks.common import Comparison, row, time_both
 from benchmarks.iu_xray import WORDS, iu_xray_params, make_batch, make_model
+from benchmarks.scaling import CELLS
 from benchmarks.step import arithmetic
 from tests import reference
 from uar.core.special_words import BOS, EOS, PAD
@@ -50,6 +51,12 @@ def test_a_table_replaces_its_own_alone() -> None:
     assert with_table(once, "cpu", "| new |\n") == once
     with pytest.raises(SystemExit, match="<!-- mps: begin -->"):
         with_table(text, "mps", "")
+
+
+@pytest.mark.parametrize("preset", ["iu_xray", "iu_xray_small"])
+def test_views_that_grow_can_be_pooled(preset: str) -> None:
+    pool = iu_xray_params(preset).model.visual_pool
+    assert [cells for cells in CELLS if cells % pool] == []
 
 
 def test_arithmetic_counts_attention() -> None:
