@@ -55,9 +55,14 @@ def biased_to_end(model: UAR, by: float) -> UAR:
 
 
 @variants
+@pytest.mark.parametrize("branching", [True, False])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cached_steps_equal_the_forward_pass(
-    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], beams: int
+    make_model: MakeModel,
+    make_visual: MakeVisual,
+    switches: dict[str, Any],
+    beams: int,
+    branching: bool,
 ) -> None:
     model = make_model(SEED, **switches)
     visual = make_visual(model, 2)
@@ -67,7 +72,7 @@ def test_cached_steps_equal_the_forward_pass(
     with torch.no_grad():
         expected = reference.forward(model, visual.repeat_interleave(beams, 0), report).logits
         tables = model.tables()
-        cache = model.start(visual, beams, tables)
+        cache = model.start(visual, beams, tables, branching=branching)
         for position in range(LENGTH):
             words = report[:, position].view(2, beams)
             actual = model.step(tables.words[words], cache)
@@ -80,8 +85,9 @@ def test_cached_steps_equal_the_forward_pass(
 
 
 @variants
+@pytest.mark.parametrize("branching", [True, False])
 def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
-    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], branching: bool
 ) -> None:
     model = make_model(SEED, **switches)
     visual = make_visual(model, 4)
@@ -90,7 +96,7 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
     rows = torch.tensor([0, 3, 2])  # study 1 leaves, the last one takes its place
     with torch.no_grad():
         tables = model.tables()
-        cache = model.start(visual, 2, tables)
+        cache = model.start(visual, 2, tables, branching=branching)
         past = torch.full((4, 2, 1), BOS)
         for position in range(3):
             logits = model.step(tables.words[past[..., -1]], cache)
@@ -100,9 +106,10 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
             expected = reference.forward(model, images[study], report).logits[:, -1]
             torch.testing.assert_close(logits.flatten(0, 1), expected, atol=2e-4, rtol=1e-4)
             if position < 2:
-                chosen = parents[position] if position == 0 else parents[position][rows]
-                cache.branch(chosen)
-                past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
+                if branching:
+                    chosen = parents[position] if position == 0 else parents[position][rows]
+                    cache.branch(chosen)
+                    past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
                 past = torch.cat([past, words[: len(past), position].unsqueeze(2)], -1)
             if position == 0:
                 cache.keep(rows.tolist(), [1])
@@ -289,7 +296,7 @@ def chain_model() -> Any:
         head=SimpleNamespace(weight=table),
         sizes=SimpleNamespace(max_length=5),
         tables=lambda: Tables(image=None, words=torch.eye(7)),
-        start=lambda visual, beams, tables, present: Cache([], torch.empty(1, 1, beams, 0)),
+        start=lambda visual, texts, *_: Cache([], texts, torch.empty(1, 1, texts, 0)),
         step=lambda features, cache: features @ table,
     )
 

@@ -70,7 +70,7 @@ def generate(
         beams.history = beams.history.gather(1, parent.unsqueeze(2).expand_as(beams.history))
         return last, parent
 
-    beams = _write(model, visual, beam_size, extend, tables, present, guidance)
+    beams = _write(model, visual, beam_size, extend, tables, present, guidance, branching=True)
     best = (beams.log_probabilities / beams.lengths**length_penalty).argmax(dim=1)
     return [
         of_study[chosen] for of_study, chosen in zip(beams.generated(), best.tolist(), strict=True)
@@ -115,7 +115,9 @@ def sample(
         samples.ended = samples.ended | (words == EOS)
         return words, None
 
-    return _write(model, visual, len(draws), extend, tables, present, guidance).generated()
+    count = len(draws)
+    samples = _write(model, visual, count, extend, tables, present, guidance, branching=False)
+    return samples.generated()
 
 
 def random_draws(seed: int, samples: int, length: int) -> Tensor:
@@ -194,17 +196,19 @@ def _write(
     tables: Tables | None,
     present: Tensor | None,
     guidance: float,
+    *,
+    branching: bool,
 ) -> _Texts:
     """G `texts` of each of B studies, until all have ended or have T words.
 
     Args:
         extend: adds to the texts all but their last words, given logits `(B, G, |V_R|)` of these
             and their position. Returns those words `(B, G)`, and the text that each now goes on
-            from `(B, G)`, or None where that is itself.
+            from `(B, G)`; None without `branching`, where that is itself.
     """
     device, length = model.head.weight.device, model.sizes.max_length
     tables = tables or model.tables()
-    cache = model.start(visual, texts, tables, present)
+    cache = model.start(visual, texts, tables, present, branching)
     caches = [cache, model.start_without_image(cache)] if guidance else [cache]
     whole = _Texts.empty(len(visual), texts, length, device)
     left = _Texts.empty(len(visual), texts, length, device)  # of studies still in the batch

@@ -134,11 +134,11 @@ def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
 
 @dataclass
 class LayerCache:
-    """What a decoder layer keeps between the steps of decoding G beams for each of B studies."""
+    """What a decoder layer keeps between the steps of decoding G texts for each of B studies."""
 
-    keys: Tensor  # (B, h, T * G, d/h): G slots per position, filled in place
+    keys: Tensor  # filled in place: (B, h, T * G, d/h), or (B, G, h, T, d/h) if texts never branch
     values: Tensor
-    visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its beams
+    visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its texts
     visual_values: Tensor | None = None
     mask_keys: Tensor | None = None  # (B, L, d), for a predicted sigma(M)
     attended: Tensor | None = None  # (B, 1, d), replaces them if no film is seen
@@ -146,15 +146,17 @@ class LayerCache:
 
 @dataclass
 class Cache:
-    """What the decoder keeps between steps.
+    """What the decoder keeps between steps, of G texts for each of B studies.
 
     Keys and values stay in the slots to which they were written. When beams branch, only the record
     of each beam's ancestors is copied: of its study's slots, a beam attends only to those of its
-    ancestors.
+    ancestors. Texts that never branch, as samples, have no ancestors but themselves, and attend to
+    T slots of their own, not to their study's T * G.
     """
 
     layers: list[LayerCache]  # in the decoder's order
-    ancestors: Tensor  # (B, 1, G, T * G): 0 for slots of ancestors, -inf elsewhere
+    texts: int  # G
+    ancestors: Tensor | None  # (B, 1, G, T * G): 0 for slots of ancestors, -inf elsewhere
     seen: Tensor | None = None  # (B, 1, 1, L), from `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
@@ -162,11 +164,11 @@ class Cache:
     @property
     def slots(self) -> slice:
         """The slots of `position`, one per beam."""
-        beams = self.ancestors.shape[2]
-        return slice(self.position * beams, (self.position + 1) * beams)
+        return slice(self.position * self.texts, (self.position + 1) * self.texts)
 
     def branch(self, parents: Tensor) -> None:
         """Beam g of each study continues beam `parents[:, g]`; `parents` is `(B, G)`."""
+        assert self.ancestors is not None  # of texts that may branch
         past = self.ancestors[..., : self.slots.start]
         past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
 
@@ -177,7 +179,7 @@ class Cache:
             rows: the studies to keep, B' of them; `rows[i]` is either i or at least B'.
             moved: the places i for which `rows[i]` is not i.
         """
-        device = self.ancestors.device
+        device = self.layers[0].keys.device
         places = torch.tensor(moved, dtype=torch.int64).to(device, non_blocking=True)
         origins = torch.tensor([rows[place] for place in moved], dtype=torch.int64)
         origins = origins.to(device, non_blocking=True)
@@ -186,7 +188,7 @@ class Cache:
             tensor[places] = tensor[origins]
             return tensor[: len(rows)]
 
-        self.ancestors = closed_up(self.ancestors)
+        self.ancestors = None if self.ancestors is None else closed_up(self.ancestors)
         self.seen = None if self.seen is None else closed_up(self.seen)
         self.prompt = None if self.prompt is None else closed_up(self.prompt)
         for layer in self.layers:
@@ -248,8 +250,8 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(self.visual_attention(normed, keys_and_values, bias=bias))
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), mask
 
-    def start(self, visual: Tensor, slots: int) -> LayerCache:
-        """An empty cache with `slots` slots per study, for visual features `(B, L, d)`."""
+    def start(self, visual: Tensor, slots: tuple[int, ...]) -> LayerCache:
+        """An empty cache for visual features `(B, L, d)`; `slots` comes from `Decoder._slots`."""
         visual_keys, visual_values = (
             part.contiguous() for part in self.visual_attention.keys_and_values(visual)
         )
@@ -257,7 +259,7 @@ class DecoderLayer(nn.Module):
         empty = self._empty(visual, slots)
         return LayerCache(*empty, visual_keys, visual_values, mask_keys)
 
-    def start_without_image(self, features: Tensor, slots: int) -> LayerCache:
+    def start_without_image(self, features: Tensor, slots: tuple[int, ...]) -> LayerCache:
         """Like `start`, but all visual features of a study are one and the same vector, `(B, d)`.
 
         Text-to-image attention is then the same for every word, whatever the mask.
@@ -265,23 +267,35 @@ class DecoderLayer(nn.Module):
         attended = self.visual_attention.to_one(features).unsqueeze(1)
         return LayerCache(*self._empty(features, slots), attended=attended)
 
-    def _empty(self, visual: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-        """Empty keys and values with `slots` slots per study, `(B, h, slots, d/h)`."""
+    def _empty(self, visual: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Empty keys and values, `(B, h, T * G, d/h)` or `(B, G, h, T, d/h)`."""
         heads = self.self_attention.heads
-        shape = len(visual), heads, slots, visual.shape[-1] // heads
+        *texts, positions = slots
+        shape = len(visual), *texts, heads, positions, visual.shape[-1] // heads
         return visual.new_zeros(shape), visual.new_zeros(shape)
 
     def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
         """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; its slots are filled."""
-        normed = self.self_norm(x)
-        slots = cache.slots
-        layer.keys[:, :, slots], layer.values[:, :, slots] = self.self_attention.keys_and_values(
-            normed
-        )
-        past = layer.keys[:, :, : slots.stop], layer.values[:, :, : slots.stop]
-        x = x + self.self_attention(normed, past, bias=cache.ancestors[..., : slots.stop])
+        x = x + self._look_back(x, layer, cache)
         x = x + (self._look(x, layer, cache) if layer.attended is None else layer.attended)
         return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def _look_back(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
+        """Self-attention in `step`, `(B, G, d)` -> `(B, G, d)`."""
+        normed = self.self_norm(x)
+        keys, values = self.self_attention.keys_and_values(normed)  # (B, h, G, d/h)
+        if cache.ancestors is None:
+            position, end = cache.position, cache.position + 1
+            layer.keys[..., position, :] = keys.transpose(1, 2)
+            layer.values[..., position, :] = values.transpose(1, 2)
+            past = (part[..., :end, :].flatten(0, 1) for part in (layer.keys, layer.values))
+            rows = normed.flatten(0, 1).unsqueeze(1)  # (B * G, 1, d)
+            return self.self_attention(rows, tuple(past)).view_as(x)
+        slots = cache.slots
+        layer.keys[:, :, slots], layer.values[:, :, slots] = keys, values
+        bias = cache.ancestors[..., : slots.stop]
+        past = layer.keys[:, :, : slots.stop], layer.values[:, :, : slots.stop]
+        return self.self_attention(normed, past, bias=bias)
 
     def _look(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
         """Text-to-image attention in `step`, `(B, G, d)` -> `(B, G, d)`.
@@ -353,20 +367,32 @@ class Decoder(nn.Module):
     def start(
         self,
         visual: Tensor,
-        beams: int,
+        texts: int,
         seen: Tensor | None = None,
         prompt: Tensor | None = None,
+        branching: bool = True,
     ) -> Cache:
-        """An empty cache for decoding `beams` beams per study, for visual features `(B, L, d)`."""
-        slots = self.max_length * beams
-        layers = [layer.start(visual, slots) for layer in self.layers]
-        return Cache(layers, self._ancestors(visual, beams), seen, prompt)
+        """An empty cache for decoding G `texts` per study, for visual features `(B, L, d)`.
 
-    def start_without_image(self, features: Tensor, beams: int) -> Cache:
+        Args:
+            seen: hides the tokens of missing views.
+            prompt: `(B, 1, d)`, added to every word's features.
+            branching: whether `Cache.branch` will be called.
+        """
+        slots = self._slots(texts, branching)
+        layers = [layer.start(visual, slots) for layer in self.layers]
+        ancestors = self._ancestors(visual, texts) if branching else None
+        return Cache(layers, texts, ancestors, seen, prompt)
+
+    def start_without_image(self, features: Tensor, texts: int, branching: bool = True) -> Cache:
         """Like `start`, but all visual features of a study are one vector, `(B, d)`."""
-        slots = self.max_length * beams
+        slots = self._slots(texts, branching)
         layers = [layer.start_without_image(features, slots) for layer in self.layers]
-        return Cache(layers, self._ancestors(features, beams))
+        return Cache(layers, texts, self._ancestors(features, texts) if branching else None)
+
+    def _slots(self, texts: int, branching: bool) -> tuple[int, ...]:
+        """A study's slots: T * G of its beams together, or T of each of G texts."""
+        return (self.max_length * texts,) if branching else (texts, self.max_length)
 
     def _ancestors(self, visual: Tensor, beams: int) -> Tensor:
         """The ancestors of beams that have not branched yet, `(B, 1, G, T * G)`."""

@@ -227,13 +227,18 @@ class UAR(nn.Module):
         return self._align(self.extractor(visual))
 
     def start(
-        self, visual: Tensor, beams: int, tables: Tables, present: Tensor | None = None
+        self,
+        visual: Tensor,
+        texts: int,
+        tables: Tables,
+        present: Tensor | None = None,
+        branching: bool = True,
     ) -> Cache:
-        """Encode B studies and open the decoder's cache for `beams` beams each."""
+        """Encode B studies and open the decoder's cache for G `texts` of each."""
         image = self.image_features(visual, tables)
         memory, seen = self._encode(image, visual.shape[1], present)
         _, prompt = self._findings(memory, seen)
-        return self.decoder.start(memory, beams, seen, prompt)
+        return self.decoder.start(memory, texts, seen, prompt, branching)
 
     def start_without_image(self, cache: Cache) -> Cache:
         """A cache as `start` returns it, for the same studies without their films.
@@ -241,8 +246,10 @@ class UAR(nn.Module):
         It leads to the language model alone, which `image_dropout` has trained.
         """
         assert self.no_image is not None  # of a model with `image_dropout`
-        studies, beams = cache.ancestors.shape[0], cache.ancestors.shape[2]
-        return self.decoder.start_without_image(self.no_image.expand(studies, -1), beams)
+        features = self.no_image.expand(len(cache.layers[0].keys), -1)
+        return self.decoder.start_without_image(
+            features, cache.texts, branching=cache.ancestors is not None
+        )
 
     def step(self, features: Tensor, cache: Cache) -> Tensor:
         """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
