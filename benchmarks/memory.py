@@ -157,15 +157,30 @@ def tokenize() -> None:
     )
 
 
-def probe() -> None:
-    """The stage, with one penalty and two folds."""
-    import pipeline.stages.probe as stage
-    from uar.analysis import probe as scores
-    from uar.inference import logistic as fits
+def cheap_fits() -> None:
+    """One penalty and two folds; memory is that of six and five."""
+    from uar.analysis import probe
+    from uar.inference import judge, logistic
 
-    fits.PENALTIES, fits.FOLDS = (0.1,), 2
-    scores.PENALTIES = fits.PENALTIES
-    stage.probe()
+    logistic.FOLDS = 2
+    for module in (probe, judge, logistic):
+        module.PENALTIES = (0.1,)
+
+
+def probe() -> None:
+    """The stage, with cheap fits."""
+    from pipeline.stages.probe import probe as stage
+
+    cheap_fits()
+    stage()
+
+
+def judge() -> None:
+    """The stage, with cheap fits."""
+    from pipeline.stages.judge import judge as stage
+
+    cheap_fits()
+    stage()
 
 
 def train() -> None:
@@ -194,6 +209,7 @@ STAGES: dict[str, Callable[[], None]] = {
     "dvae": dvae,
     "tokenize": tokenize,
     "probe": probe,
+    "judge": judge,
     "train_stage_one, _two": train,
     "evaluate": evaluate,
 }
