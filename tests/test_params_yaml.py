@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,6 +48,16 @@ def changed(before: str, after: str) -> list[str]:
     """Lines that went (-) and came (+)."""
     lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=0, lineterm="")
     return [line for line in lines if line[0] in "+-" and not line.startswith(("+++", "---"))]
+
+
+def test_every_parameter_says_what_it_is() -> None:
+    """The documents' page of parameters is made of these comments (docs/hooks.py)."""
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    named = [line for line in lines if re.match(r" *[a-z]\w*:", line)]
+    assert len(named) > len(known_keys())  # sections too
+    bare = [line for line in named if not re.search(r"\S +# \S", line)]
+    sections = {key.split(".")[depth] for key in known_keys() for depth in range(key.count("."))}
+    assert {line.strip(" :") for line in bare} <= sections
 
 
 def test_values_set_to_themselves_change_no_byte(params: Path) -> None:
