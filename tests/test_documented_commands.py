@@ -73,6 +73,8 @@ RUN_BY = {
     "benchmarks.level": LONG,
     "benchmarks.likeness": LONG,
     "benchmarks.profile": LONG,
+    "benchmarks.r2gen": LONG,
+    "benchmarks.same_words": LONG,
     "benchmarks.scale": "test_benchmarks.py",
     "benchmarks.views": LONG,
 }
