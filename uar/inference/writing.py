@@ -12,7 +12,7 @@ from uar.core.config import OF_SAMPLES, DecodeParams
 from uar.core.errors import UserError
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.asserted import AssertedFindings
-from uar.inference.choice import Candidates, likeness
+from uar.inference.choice import Candidates, expected_utility
 from uar.inference.decoding import Generated, generate_as, random_draws, sample
 from uar.model.uar import UAR, Tables
 
@@ -102,7 +102,11 @@ class ReportWriter:
         )
         texts = [[self._vocabulary.decode(one.ids) for one in of_study] for of_study in samples]
         return [
-            Candidates(of_study, likeness(of_texts), self._asserted(of_texts) if findings else None)
+            Candidates(
+                of_study,
+                expected_utility(of_texts),
+                self._asserted(of_texts) if findings else None,
+            )
             for of_study, of_texts in zip(samples, texts, strict=True)
         ]
 
