@@ -74,15 +74,8 @@ class Judge:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        about = _About(
-            codebook=self.codebook,
-            views=self.views,
-            places=self.places,
-            penalty=self.penalty,
-            findings=list(self.findings),
-            encoder_sha256=self.encoder_sha256,
-        )
-        write_weights(path, _KIND, {"weights": torch.from_numpy(self.weights)}, about.model_dump())
+        about = {name: value for name, value in vars(self).items() if name != "weights"}
+        write_weights(path, _KIND, {"weights": torch.from_numpy(self.weights)}, about)
 
     @classmethod
     def load(cls, path: Path) -> Judge:
@@ -104,15 +97,7 @@ class Judge:
                 f"{path}: a judge with weights {tuple(weights.shape)} in {weights.dtype}, expected "
                 f"{wanted} in float32"
             )
-        return cls(
-            weights.numpy(),
-            stated.codebook,
-            stated.views,
-            stated.places,
-            stated.penalty,
-            tuple(stated.findings),
-            stated.encoder_sha256,
-        )
+        return cls(weights.numpy(), **about | {"findings": tuple(stated.findings)})
 
 
 @dataclass(frozen=True)
