@@ -39,6 +39,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -215,7 +217,7 @@ class Likeness:
             [_sums(training, view, studies, codebook) for studies in of_slot]
             for view, of_slot in enumerate(folds)
         ]
-        sums = [_Sums(*map(sum, zip(*of_slot, strict=True))) for of_slot in parts]
+        sums = [_Sums(*(reduce(add, of) for of in zip(*slot, strict=True))) for slot in parts]
         made = cls._fitted(sums)
         scores = [np.empty((len(training.rows), len(made.names))) for _ in slots]
         at_home = np.zeros(training.rows.shape, bool)
