@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +254,7 @@ class Cell:
 def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
     """Settings by data set and time, oldest first; of runs that differ in time alone, the last."""
     latest: dict[str, dict[tuple[str, int], Result]] = {}
-    shared: dict[str, Setting] = {}
+    bare: dict[str, Setting] = {}  # without runs
     for result in sorted(results, key=lambda result: result.finished):
         params = flat(result.params)
         model = ablations.name_of(params)
@@ -267,16 +267,15 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
         if common.get("decode.choose") == "beam":  # likewise
             common = {k: v for k, v in common.items() if k not in _OF_SAMPLES}
         setting = Setting(common, result.code or f"commit {result.commit[:10]}", result.data, {})
-        shared[setting.id] = setting
+        bare[setting.id] = setting
         latest.setdefault(setting.id, {})[model, result.seed] = result
     settings: list[Setting] = []
     for key, runs in latest.items():
         models: dict[str, list[Result]] = {}
         for (model, _), result in sorted(runs.items()):
             models.setdefault(model, []).append(result)
-        found = shared[key]
-        before = sum(other.dataset == found.dataset for other in settings)  # by time, as `latest`
-        settings.append(Setting(found.params, found.code, found.data, models, before))
+        before = sum(other.dataset == bare[key].dataset for other in settings)  # by time
+        settings.append(replace(bare[key], models=models, scored_before=before))
     return sorted(settings, key=lambda setting: setting.dataset)
 
 
