@@ -148,6 +148,7 @@ def read_references(references: Path | None, params: Params) -> ReferenceReports
         UserError: there are none.
     """
     clean, cut = _cleaner(params), params.report.max_length
+    whole: dict[str, list[str]]  # cleaned reports by split
     form = f"cleaned,cut:{cut},unk:yes"
     if references is None:
         table = read_checked(paths.REPORTS, ("study_id", "split", "report", "cleaned"))
