@@ -170,8 +170,8 @@ class Writing:
         drawn = (decode.guidance, decode.samples, decode.temperature)
         if self._sampled is None or self._sampled[0] != drawn:
             candidates = sampled_candidates(
-                self._model, self._studies, self._inputs.vocabulary, decode, "validation",
-                seed=self._inputs.params.seed, findings=True,
+                self._model, self._studies, self._inputs.vocabulary, decode,
+                what="validation", seed=self._inputs.params.seed,
             )  # fmt: skip
             self._sampled = drawn, candidates
         return self._sampled[1]

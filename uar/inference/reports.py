@@ -26,21 +26,19 @@ def sampled_candidates(
     studies: Studies,
     vocabulary: Vocabulary,
     params: DecodeParams,
-    what: str,
     *,
+    what: str,
     seed: int,
-    findings: bool,
 ) -> list[Candidates]:
-    """Samples of each study, of which `write_reports` would choose one.
+    """Labelled samples of each study, of which `write_reports` would choose one.
 
     Args:
         model, studies, vocabulary, params, what, seed: as `write_reports`'s.
-        findings: label them too, to choose by findings.
     """
     writer = ReportWriter(model, vocabulary, params, seed)
     candidates: list[Candidates] = []
     for batch in progress_batches(model, studies, params.batch_size, what):
-        candidates += writer.candidates(batch.visual, batch.present, findings)
+        candidates += writer.candidates(batch.visual, batch.present, findings=True)
     return candidates
 
 

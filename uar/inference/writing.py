@@ -14,7 +14,7 @@ from uar.data.text import Vocabulary
 from uar.evaluation.clinical.asserted import AssertedFindings
 from uar.inference.choice import Candidates, expected_utility
 from uar.inference.decoding import Generated, generate_as, random_draws, sample
-from uar.model.uar import UAR, Tables
+from uar.model.uar import UAR
 
 
 def in_effect(params: DecodeParams) -> dict[str, Any]:
@@ -38,19 +38,13 @@ class ReportWriter:
         vocabulary: V_R.
         params: which of the two, and its settings.
         seed: of the samples, which are the same for every batch.
-        tables: of the model; else they are made here.
     """
 
     def __init__(
-        self,
-        model: UAR,
-        vocabulary: Vocabulary,
-        params: DecodeParams,
-        seed: int = 0,
-        tables: Tables | None = None,
+        self, model: UAR, vocabulary: Vocabulary, params: DecodeParams, seed: int = 0
     ) -> None:
         self._model, self._vocabulary, self._params = model, vocabulary, params
-        self._tables = tables or model.tables()
+        self._tables = model.tables()
         self._draws = random_draws(seed, params.samples, model.sizes.max_length)
 
     def write(
