@@ -208,9 +208,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         d = params.d_model
         self.self_norm, self.visual_norm, self.feed_forward_norm = (
-            nn.LayerNorm(d),
-            nn.LayerNorm(d),
-            nn.LayerNorm(d),
+            nn.LayerNorm(d) for _ in range(3)
         )
         self.self_attention = MultiHeadAttention(d, params.heads)
         self.visual_attention = MultiHeadAttention(d, params.heads)

@@ -29,11 +29,7 @@ INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra, which tak
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"
 
 MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")  # the package's models for radiology
-LEVELS = (
-    "simple",
-    "partial",
-    "complete",
-)  # RG_E, RG_ER and RG_ER with a bar, in the package's order
+LEVELS = ("simple", "partial", "complete")  # RG_E, RG_ER, RG_ER with a bar: the package's order
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _WEIGHTS = ("config.json", "weights.th", "vocabulary/non_padded_namespaces.txt")
 _ENCODER = "encoder"
