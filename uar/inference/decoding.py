@@ -31,6 +31,7 @@ def generate(
     visual: Tensor,
     beam_size: int,
     length_penalty: float = 0.0,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
@@ -70,7 +71,9 @@ def generate(
         beams.history = beams.history.gather(1, parent.unsqueeze(2).expand_as(beams.history))
         return last, parent
 
-    beams = _write(model, visual, beam_size, extend, tables, present, guidance)
+    beams = _write(
+        model, visual, beam_size, extend, tables=tables, present=present, guidance=guidance
+    )
     best = (beams.log_probabilities / beams.lengths**length_penalty).argmax(dim=1)
     return [
         of_study[chosen] for of_study, chosen in zip(beams.generated(), best.tolist(), strict=True)
@@ -83,6 +86,7 @@ def sample(
     visual: Tensor,
     draws: Tensor,
     temperature: float,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
@@ -115,7 +119,9 @@ def sample(
         samples.ended = samples.ended | (words == EOS)
         return words, None
 
-    return _write(model, visual, len(draws), extend, tables, present, guidance).generated()
+    return _write(
+        model, visual, len(draws), extend, tables=tables, present=present, guidance=guidance
+    ).generated()
 
 
 def random_draws(seed: int, samples: int, length: int) -> Tensor:
@@ -191,6 +197,7 @@ def _write(
     visual: Tensor,
     texts: int,
     extend: Callable[[_Texts, Tensor, int], tuple[Tensor, Tensor | None]],
+    *,
     tables: Tables | None,
     present: Tensor | None,
     guidance: float,
@@ -237,12 +244,15 @@ def generate_as(
     decode: DecodeParams,
     model: UAR,
     visual: Tensor,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
 ) -> list[Generated]:
     """`generate` with the settings of params.yaml, also where `evaluate` chooses among samples."""
     beams, penalty, guidance = decode.beam_size, decode.length_penalty, decode.guidance
-    return generate(model, visual, beams, penalty, tables, present, guidance)
+    return generate(
+        model, visual, beams, penalty, tables=tables, present=present, guidance=guidance
+    )
 
 
 def _guided(logits: list[Tensor], guidance: float) -> Tensor:

@@ -24,9 +24,9 @@ from uar.model.uar import UAR
 def sampled_candidates(
     model: UAR,
     studies: Studies,
+    *,
     vocabulary: Vocabulary,
     params: DecodeParams,
-    *,
     what: str,
     seed: int,
 ) -> list[Candidates]:
@@ -46,12 +46,12 @@ def sampled_candidates(
 def write_reports(
     model: UAR,
     studies: Studies,
+    *,
     study_ids: Sequence[str],
     raw_reports: Sequence[str],
     vocabulary: Vocabulary,
     params: DecodeParams,
     what: str,
-    *,
     seed: int = 0,
     probabilities: np.ndarray | None = None,
 ) -> list[Prediction]:

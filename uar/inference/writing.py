@@ -66,7 +66,7 @@ class ReportWriter:
                 "judge tells from visual tokens"
             )
         if params.choose == "beam":
-            return generate_as(params, self._model, visual, self._tables, present)
+            return generate_as(params, self._model, visual, tables=self._tables, present=present)
         return [
             of_study.best(
                 params.findings_weight,
@@ -90,9 +90,9 @@ class ReportWriter:
             visual,
             self._draws,
             self._params.temperature,
-            self._tables,
-            present,
-            self._params.guidance,
+            tables=self._tables,
+            present=present,
+            guidance=self._params.guidance,
         )
         texts = [[self._vocabulary.decode(one.ids) for one in of_study] for of_study in samples]
         return [
