@@ -268,7 +268,7 @@ class Likeness:
             homes.append(self._homes(thumbnails, tokens) == view)
         return np.concatenate(scores), np.concatenate(homes)
 
-    def judge(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
+    def measure(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
         """How like the training films of slot `view` a film is.
 
         Args:

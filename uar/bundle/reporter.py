@@ -15,7 +15,14 @@ import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
-from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness, of_views
+from uar.bundle.doubts import (
+    DoubtfulFilms,
+    form_doubts,
+    header_doubts,
+    header_notes,
+    likeness_doubts,
+    view_doubts,
+)
 from uar.bundle.evidence import LogitScaling
 from uar.bundle.likeness import FilmLikeness
 from uar.bundle.report import RESEARCH, Report, Sentence, StudyFilms
@@ -152,7 +159,7 @@ class Reporter:
         notes = _view_notes([film.view for film in films], settings.views, order)
         doubts: list[str] = []
         for film, name in zip(films, names, strict=True):
-            doubts += of_header(film, name) + of_form(film, name, settings.crop)
+            doubts += header_doubts(film, name) + form_doubts(film, name, settings.crop)
             notes += header_notes(film, name)
         packed = [squash(film.pixels, settings.image_size) for film in films]
         missing = settings.views - len(packed)
@@ -174,8 +181,8 @@ class Reporter:
         visual = visual.cpu()
         likeness = self._likeness(stacked, visual, len(films))
         for found, name, view in zip(likeness, names, _VIEW_NAMES, strict=False):
-            doubts += of_likeness(found, name, view)
-        swapped, others = of_views(likeness, names, _VIEW_NAMES)
+            doubts += likeness_doubts(found, name, view)
+        swapped, others = view_doubts(likeness, names, _VIEW_NAMES)
         doubts, notes = doubts + swapped, notes + others
         stated = np.array(
             [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
@@ -205,7 +212,7 @@ class Reporter:
         if likeness is None:
             return ()
         tokens = [None if self._tokenizer is None else visual[v].numpy() for v in range(given)]
-        return tuple(likeness.judge(films[v], tokens[v], v) for v in range(given))
+        return tuple(likeness.measure(films[v], tokens[v], v) for v in range(given))
 
     def write(self, studies: Sequence[Prepared]) -> list[Report]:
         """Write the reports of a batch of prepared studies, whatever the doubts about them."""
