@@ -14,7 +14,7 @@ from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
 from uar.evaluation.calibration import AS_TRAINED
 from uar.inference.bags import common_codes, quarter_bags, token_bags
-from uar.inference.logistic import PENALTIES, Standardisation, fit, held_out
+from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_out
 
 _KIND = "judge"
 _AT_LEAST = 10  # training studies with a finding, below which its share of them is its probability
@@ -177,7 +177,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, seed: int) -> _Fit:
         true = labels[outside]
         nats += [np.logaddexp(0, np.where(true, -of, of)).sum() for of in logits]
     best = int(nats.argmin())
-    weights = fit(x, torch.from_numpy(labels).float())[best].double()
+    weights = fit_path(x, torch.from_numpy(labels).float())[best].double()
     weight = weights[:-1] * standardised.scale
     bias = weights[-1:] - standardised.mean.double() @ weight
     return _Fit(
