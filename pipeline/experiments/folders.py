@@ -16,7 +16,7 @@ from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.core.params_file import known_keys, load_params, parse_params, read_raw
 from uar.core.provenance import Record, check
-from uar.core.runs import Run, read_runs
+from uar.core.runs import TrainingRun, read_runs
 from uar.evaluation.summary import headline
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _analyzed(folder: Path) -> bool:
     return (folder / paths.ANALYSIS_DETAILS).is_file()
 
 
-def _finished(folder: Path, trained: Run | None) -> str:
+def _finished(folder: Path, trained: TrainingRun | None) -> str:
     """In this machine's time, as DVC gives it."""
     if trained is not None:
         then = datetime.fromisoformat(trained.finished).astimezone()
