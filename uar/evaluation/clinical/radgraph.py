@@ -147,15 +147,11 @@ def _refuse_other_folders(folder: Path) -> None:
 
 def _types(config: Any) -> set[str]:
     """Every value, at any depth, that the package's registry would look up."""
-    parts = list(config.values()) if isinstance(config, dict) else config
-    if not isinstance(parts, list):
-        return set()
-    found = (
-        {str(v) for k, v in config.items() if k == "type" and v is not None}
-        if isinstance(config, dict)
-        else set()
-    )
-    return found.union(*map(_types, parts))
+    found: set[str] = set()
+    if isinstance(config, dict):
+        found = set() if config.get("type") is None else {str(config["type"])}
+        config = list(config.values())
+    return found.union(*map(_types, config)) if isinstance(config, list) else found
 
 
 def _plain(report: str) -> str:
