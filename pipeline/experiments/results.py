@@ -159,25 +159,26 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         UserError: a line is no result.
     """
-    return [result for path in sorted(folder.glob("*.jsonl")) for result in _read_file(path)]
+    return [
+        _parse(line, f"{path}, line {number}")
+        for path in sorted(folder.glob("*.jsonl"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
 
 
-def _read_file(path: Path) -> list[Result]:
+def _parse(line: str, where: str) -> Result:
     names = [field.name for field in fields(Result)]
-    results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); restore it.") from None
-        if not isinstance(raw, dict) or sorted(raw) != sorted(names):
-            found = sorted(raw) if isinstance(raw, dict) else form_of(raw)
-            raise UserError(
-                f"{path}, line {number}: expected an object with {names}, found {found}. "
-                "`python -m pipeline compare --save` appends such lines."
-            )
-        results.append(Result(**raw))
-    return results
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); restore it.") from None
+    if not isinstance(raw, dict) or sorted(raw) != sorted(names):
+        found = sorted(raw) if isinstance(raw, dict) else form_of(raw)
+        raise UserError(
+            f"{where}: expected an object with {names}, found {found}. "
+            "`python -m pipeline compare --save` appends such lines."
+        )
+    return Result(**raw)
 
 
 def append_results(folder: Path, results: Iterable[Result]) -> None:
