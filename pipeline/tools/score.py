@@ -123,7 +123,10 @@ def score(
             raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
         systems["beside"] = with_generated(predictions, [said[p.study_id] for p in predictions])
     also_scored = shared.score(systems) if shared is not None else {}
-    setup = Setup(references=scored.form, text=f"file,{form}", radgraph=_radgraph(params))
+    weights = params.evaluate.radgraph
+    setup = Setup(
+        references=scored.form, text=f"file,{form}", radgraph=weights.name if weights else None
+    )
     summary = summarise(
         systems, score_systems(systems, measures), measures=measures, setup=setup,
         resamples=params.evaluate.resamples, seed=params.seed,
@@ -234,8 +237,3 @@ def _cleaner(params: Params) -> Callable[[str], str]:
 def _is_ours(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return '"reference"' in file.readline()
-
-
-def _radgraph(params: Params) -> str | None:
-    weights = params.evaluate.radgraph
-    return weights.name if weights else None
