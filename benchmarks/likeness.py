@@ -21,7 +21,7 @@ import pydicom.data
 from PIL import Image, ImageDraw
 
 import uar
-from uar.bundle.doubts import of_likeness, of_views
+from uar.bundle.doubts import likeness_doubts, view_doubts
 from uar.bundle.reporter import Reporter
 from uar.core.errors import UserError
 from uar.data.films import Film, read_film, squash
@@ -157,14 +157,14 @@ def count_test_films(reporter: Reporter, project: Path) -> None:
     )
     for rows, study in zip(rows_of(project, "test"), studies_of(project, "test"), strict=True):
         found = [
-            likeness.judge(
+            likeness.measure(
                 film.pixels, None if cache is None else np.array(cache[rows[view], 0]), view
             )
             for view, film in enumerate(study)
         ]
-        doubts = [d for f in found for d in of_likeness(f, "film", "")]
+        doubts = [d for f in found for d in likeness_doubts(f, "film", "")]
         noted += sum(f.other_view is not None for f in found)
-        doubts += of_views(found, ("film", "film"), ("frontal", "lateral"))[0]
+        doubts += view_doubts(found, ("film", "film"), ("frontal", "lateral"))[0]
         films += len(study)
         outcomes.append((doubts, doubts))
     refused = sum(len(doubts) for doubts, _ in outcomes)

@@ -47,7 +47,7 @@ def main(
     expected: list[Generated] = []
     start = time.perf_counter()
     for part in visual.to(device).split(decode.batch_size):
-        written += generate_as(decode, model, part, tables)
+        written += generate_as(decode, model, part, tables=tables)
     between = time.perf_counter()
     parts = visual.to(device).split(AT_ONCE)
     for part in progress(parts, "reference", len(parts), "batch"):

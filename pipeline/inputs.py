@@ -117,7 +117,7 @@ class Inputs:
             self.split_table(split)["cleaned"].tolist(),
             vocabulary=self.vocabulary,
             max_length=self.params.report.max_length,
-            present=self._present(split),
+            present=self.held(split) if self.params.dataset.missing_view == "mask" else None,
             findings=findings,
             weights=weights if split == "train" and abnormal != 1 else None,
         )
@@ -125,10 +125,6 @@ class Inputs:
     def split_table(self, split: Split) -> pd.DataFrame:
         """study_id, report (raw), cleaned text and views of a split, in the order of `studies`."""
         return self.reports[self.reports["split"] == split]
-
-    def _present(self, split: Split) -> np.ndarray | None:
-        """`held`, where missing views are to be masked."""
-        return self.held(split) if self.params.dataset.missing_view == "mask" else None
 
     def held(self, split: Split) -> np.ndarray:
         """Which views each study has, `(S, V)` bool."""

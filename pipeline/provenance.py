@@ -20,7 +20,7 @@ from pipeline import paths
 from uar.core.config import Params
 from uar.core.files import sha256
 from uar.core.params_file import known_keys
-from uar.core.provenance import Record, Scratch, check
+from uar.core.provenance import Record, Scratch, check_origins
 
 ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
 _CODE = ("uar/", "pipeline/")
@@ -61,10 +61,11 @@ class Stage:
         """Compare its inputs with their records, and params.yaml with the parameters in them.
 
         Raises:
-            UserError: as `uar.core.provenance.check`.
+            UserError: as `uar.core.provenance.check_origins`.
         """
         compared = [key for key in known_keys() if not key.startswith(MAY_DIFFER)]
-        check(self.inputs, values_of(params, compared), makers(), paths.PROVENANCE)
+        expected = values_of(params, compared)
+        check_origins(self.inputs, expected, makers=makers(), records=paths.PROVENANCE)
 
     def write_record(self, params: Params) -> None:
         """Write what it read and made."""

@@ -24,7 +24,7 @@ from uar.core.distributed import launch
 from uar.core.files import sha256, write_json
 from uar.core.params_file import load_params
 from uar.core.provenance import Scratch
-from uar.core.runs import Run, read_runs, record_run
+from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.data.batches import MapSource, PixelSource
 from uar.model.checkpoint import Checkpoint
 from uar.model.extractor import VisualExtractor
@@ -204,7 +204,7 @@ def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
         total = None if known is None else known + seconds
     record_run(
         log_path,
-        Run(
+        TrainingRun(
             checkpoint=sha256(files.out),
             start=before,
             seconds=total,

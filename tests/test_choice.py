@@ -22,7 +22,7 @@ from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.evaluation.metrics import text_metrics
 from uar.evaluation.pairwise import ngram_counts, pairwise_scores
-from uar.inference.choice import Candidates, findings_gain, likeness
+from uar.inference.choice import Candidates, expected_utility, findings_gain
 from uar.inference.decoding import Generated, generate, inverse_cdf, random_draws, sample
 from uar.inference.writing import ReportWriter, in_effect, needs_findings
 from uar.model.uar import UAR
@@ -119,7 +119,7 @@ def test_draws_are_uniform_and_always_the_same() -> None:
     assert random_draws(0, 1, 3).tolist() == [[1367864807, 579362556, 87989972]]
 
 
-# ---- likeness
+# ---- expected utility
 
 
 def some_texts(seed: int) -> list[str]:
@@ -144,14 +144,14 @@ def test_pairwise_scores_are_those_of_the_metrics(seed: int) -> None:
                 assert bleu[i, j] == pytest.approx(metric.of_each()[0])
 
 
-def test_likeness_is_the_mean_over_the_others() -> None:
+def test_utility_is_the_mean_over_the_others() -> None:
     texts = some_texts(0)
     bleu, cider = pairwise_scores(texts)
-    for i, found in enumerate(likeness(texts)):
+    for i, found in enumerate(expected_utility(texts)):
         others = [bleu[i, j] + cider[i, j] / 10 for j in range(len(texts)) if j != i]
         assert found == pytest.approx(np.mean(others))
-    assert int(likeness(["a b c d e", "a b c d f", "x y"]).argmax()) < 2
-    assert not likeness(["", ""]).any()
+    assert int(expected_utility(["a b c d e", "a b c d f", "x y"]).argmax()) < 2
+    assert not expected_utility(["", ""]).any()
 
 
 def test_ngrams_are_counted_within_a_text() -> None:
@@ -186,7 +186,7 @@ def test_a_finding_counts_by_how_far_it_is_above_the_threshold() -> None:
     np.testing.assert_allclose(gains, [0.65 - 0.15, 0, -0.15 + 0.15], atol=1e-12)
 
 
-def test_the_weight_decides_between_likeness_and_findings() -> None:
+def test_the_weight_decides_between_utility_and_findings() -> None:
     samples = [Generated([word], 0.0) for word in range(3)]
     asserted = np.array([[False, False], [True, False], [False, True]])
     candidates = Candidates(samples, np.array([3.0, 2.0, 0.0]), asserted)
@@ -212,7 +212,8 @@ def test_the_writer_chooses_the_best_of_the_samples(
     writer = ReportWriter(model, VOCABULARY, decode, seed=3)
     drawn = sample(model, visual, random_draws(3, 6, LENGTH), 1.0)
     expected = [
-        of[int(likeness([VOCABULARY.decode(one.ids) for one in of]).argmax())] for of in drawn
+        of[int(expected_utility([VOCABULARY.decode(one.ids) for one in of]).argmax())]
+        for of in drawn
     ]
     assert writer.write(visual, None) == expected
     assert expected != [of[0] for of in drawn]
@@ -245,7 +246,7 @@ def test_a_heavy_weight_writes_what_is_likely(
         said = asserted([words.decode(report.ids) for report in written])
         for study, of_study in enumerate(candidates):
             assert of_study.asserted is not None
-            # gains differ by halves, times 1000: no likeness makes up for one
+            # gains differ by halves, times 1000: no utility makes up for one
             best = findings_gain(of_study.asserted, probabilities[study], 0.5).max()
             assert findings_gain(said[[study]], probabilities[study], 0.5)[0] == best
         often.append(said[:, finding].sum())

@@ -29,7 +29,7 @@ from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
 from uar.core.params_file import load_params
 from uar.core.provenance import Record
-from uar.core.runs import Run, record_run
+from uar.core.runs import TrainingRun, record_run
 from uar.evaluation.predictions import write_predictions
 from uar.evaluation.summary import headline
 
@@ -101,7 +101,7 @@ def test_a_run_becomes_a_result(make_run: MakeRun) -> None:
     trained = sha256(folder / paths.STAGE_TWO)
     record_run(
         folder / paths.RUN_LOG,
-        Run(
+        TrainingRun(
             checkpoint=trained,
             start="ef",
             seconds=50.0,

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.bundles import chest
-from uar.bundle.doubts import header_notes, of_form, of_header, of_views
+from uar.bundle.doubts import form_doubts, header_doubts, header_notes, view_doubts
 from uar.bundle.likeness import LEAST, SIDE, FilmLikeness, FilmSet, Likeness, tails
 from uar.core.errors import UserError
 from uar.data.films import Film, squash
@@ -37,7 +37,7 @@ def likeness(request: pytest.FixtureRequest) -> Likeness:
 
 def judged(likeness: Likeness, film: np.ndarray, view: int = 0, token: int = 0) -> FilmLikeness:
     tokens = None if likeness.token_costs is None else np.full(16, token)
-    return likeness.judge(film, tokens, view)
+    return likeness.measure(film, tokens, view)
 
 
 def test_films_of_the_same_kind_are_alike(likeness: Likeness) -> None:
@@ -78,16 +78,16 @@ def test_a_film_in_the_other_slot_is_told(likeness: Likeness) -> None:
     assert (lateral.other_view, frontal.other_view) == (1, 0)
     assert not lateral.unlike  # it is a film of another view
     names, views = ("a", "b"), ("frontal", "lateral")
-    assert of_views([lateral, frontal], names, views) == (
+    assert view_doubts([lateral, frontal], names, views) == (
         ["a: taken as frontal, but it and b look swapped."],
         [],
     )
     own = judged(likeness, chest(5000, 1), view=1, token=1)
-    assert of_views([lateral, own], names, views) == (
+    assert view_doubts([lateral, own], names, views) == (
         [],
         ["a: taken as frontal, but it looks like a lateral film."],
     )
-    assert of_views([lateral], names[:1], views)[1] and own.other_view is None
+    assert view_doubts([lateral], names[:1], views)[1] and own.other_view is None
 
 
 def test_training_films_in_the_wrong_slot_set_no_limit() -> None:
@@ -109,7 +109,7 @@ def test_codes_that_no_training_film_has_are_told_wherever_they_are() -> None:
     likeness = Likeness.of(replace(training, tokens=tokens), CODEBOOK)
     film, usual = chest(5000), np.arange(16) % 4
     own, moved, new = (
-        likeness.judge(film, read, 0).scores for read in (usual, usual[::-1], np.full(16, 4))
+        likeness.measure(film, read, 0).scores for read in (usual, usual[::-1], np.full(16, 4))
     )
     assert own["codes"] == pytest.approx(moved["codes"]) and own["tokens"] < moved["tokens"]
     assert new["codes"] > 2 * own["codes"]
@@ -119,7 +119,7 @@ def test_codes_that_no_training_film_has_are_told_wherever_they_are() -> None:
 def test_tokens_alone_can_tell() -> None:
     likeness = Likeness.of(film_set(0, 150), CODEBOOK)
     film = chest(5000)
-    usual, rare = (likeness.judge(film, np.full(16, token), 0) for token in (0, 4))
+    usual, rare = (likeness.measure(film, np.full(16, token), 0) for token in (0, 4))
     assert not usual.unlike and rare.unlike
     assert rare.scores["thumbnail"] == usual.scores["thumbnail"]
 
@@ -146,7 +146,7 @@ def test_scores_by_hand() -> None:
 
     cost = np.mean([-math.log(share(p, k)) for p, k in enumerate(tokens)])
     anywhere = [np.mean([share(q, k) for q in range(16)]) for k in tokens]
-    scores = likeness.judge(chest(7), tokens, 0).scores
+    scores = likeness.measure(chest(7), tokens, 0).scores
     assert scores["tokens"] == pytest.approx(cost, rel=1e-3)  # kept in half precision
     assert scores["codes"] == pytest.approx(-np.log(anywhere).mean(), rel=1e-3)
     assert scores["thumbnail"] == pytest.approx(distance, rel=1e-4)
@@ -247,7 +247,7 @@ def test_parts_that_do_not_belong_together_are_refused(likeness: Likeness) -> No
 )
 def test_doubts_of_header_and_form(changes: dict, said: list[str]) -> None:  # type: ignore[type-arg]
     film = Film(chest(0), "unknown", **changes)
-    assert of_header(film, "f") + of_form(film, "f", 56) == said
+    assert header_doubts(film, "f") + form_doubts(film, "f", 56) == said
 
 
 def test_what_is_noted_of_a_header() -> None:

@@ -9,7 +9,7 @@ import torch
 from uar.analysis.probe import probe, thumbnails
 from uar.evaluation.detection import auc
 from uar.inference.bags import token_bags, with_places
-from uar.inference.logistic import PENALTIES, STUDIES, fit, sampled
+from uar.inference.logistic import PENALTIES, STUDIES, fit_path, sampled
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -131,7 +131,7 @@ def test_the_fit_is_the_minimum() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.cat([torch.randn(60, 4, generator=generator), torch.ones(60, 1)], 1)
     y = (torch.rand(60, 2, generator=generator) < 0.4).float()
-    for penalty, weights in zip(PENALTIES, fit(x, y), strict=True):
+    for penalty, weights in zip(PENALTIES, fit_path(x, y), strict=True):
         gradient = x.T @ (torch.sigmoid(x @ weights) - y) / len(x)
         gradient[:-1] += penalty * weights[:-1]
         assert gradient.abs().max() < 1e-3

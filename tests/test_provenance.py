@@ -14,7 +14,7 @@ from pipeline.provenance import code_up_to, commit, stages
 from uar.core.config import Params
 from uar.core.errors import UserError
 from uar.core.files import sha256, write_json
-from uar.core.provenance import Record, check, differences, release
+from uar.core.provenance import Record, check_origins, differences, release
 
 MAKERS = {"a": "first", "b": "second", "c": "third"}
 
@@ -56,7 +56,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_params: Params
 
 
 def compare(*inputs: str, **params: Any) -> dict[str, str]:
-    return check([Path(name) for name in inputs], params, MAKERS, Path("records"))
+    return check_origins(
+        [Path(name) for name in inputs], params, makers=MAKERS, records=Path("records")
+    )
 
 
 def test_files_of_one_run_are_taken(folder: Path) -> None:
@@ -154,9 +156,13 @@ def test_files_and_records_of_another_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     inputs, records = [Path("a"), Path("c")], Path("records")
-    assert set(check(inputs, {"size": 8}, MAKERS, records, folder)) == {"a", "c"}
+
+    def compared(size: int) -> dict[str, str]:
+        return check_origins(inputs, {"size": size}, makers=MAKERS, records=records, folder=folder)
+
+    assert set(compared(8)) == {"a", "c"}
     with pytest.raises(UserError, match="made by first with size 8, params.yaml says 9"):
-        check(inputs, {"size": 9}, MAKERS, records, folder)
+        compared(9)
 
 
 def test_differences_are_named_by_their_place() -> None:

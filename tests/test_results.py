@@ -36,7 +36,7 @@ from pipeline.experiments.rows import Ablations, Table, overridden
 from pipeline.experiments.tables import csv_text, markdown, published_evidence
 from tests.conftest import ROOT
 from uar.core.errors import UserError
-from uar.core.runs import Run, read_runs, record_run
+from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions
 from uar.evaluation.published import read_published
@@ -137,7 +137,7 @@ def test_a_recorded_dvc_exp_show(kept_files: dict[str, Any]) -> None:
     assert found["none-s2"].params["model"]["fusion"] == "none"
     record_run(
         paths.RUN_LOG,
-        Run(
+        TrainingRun(
             checkpoint="cd",
             start="ef",
             seconds=50.0,
@@ -242,7 +242,7 @@ def test_runs_are_logged_beside_version_control(tmp_path: Path) -> None:
     for seconds in (1.0, 2.0):
         record_run(
             path,
-            Run(
+            TrainingRun(
                 checkpoint="ab",
                 start=None,
                 seconds=seconds,
@@ -254,7 +254,7 @@ def test_runs_are_logged_beside_version_control(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"checkpoint": "cd"}\n{"half a li\n')
     assert read_runs(path) == {
-        "ab": Run(
+        "ab": TrainingRun(
             checkpoint="ab",
             start=None,
             seconds=2.0,

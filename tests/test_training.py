@@ -494,7 +494,10 @@ def test_validation_and_evaluation_write_as_decode_says(
         for report in generate(model, batch.visual, 2, penalty, guidance=guidance)
     ]
     names = [str(number) for number in range(len(studies))]
-    predictions = write_reports(model, studies, names, REPORTS, VOCABULARY, decode, "tests")
+    predictions = write_reports(
+        model, studies, study_ids=names, raw_reports=REPORTS, vocabulary=VOCABULARY,
+        params=decode, what="tests",
+    )  # fmt: skip
     assert [prediction.generated for prediction in predictions] == expected
     written = Validation(studies, VOCABULARY, decode, launch("cpu"))._write(
         model, batch, model.tables()
@@ -537,7 +540,15 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
 
     decode, names = tiny_params.decode, [str(number) for number in range(8)]
     own_images, other_images = (
-        write_reports(model, images, names, REPORTS, VOCABULARY, decode, "tests")
+        write_reports(
+            model,
+            images,
+            study_ids=names,
+            raw_reports=REPORTS,
+            vocabulary=VOCABULARY,
+            params=decode,
+            what="tests",
+        )
         for images in (studies, studies.with_images_of(others))
     )
     told = with_image_gain(own_images, other_images)  # as `evaluate` does for the test split

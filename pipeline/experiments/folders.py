@@ -15,8 +15,8 @@ from pipeline.provenance import MAY_DIFFER, ROOT, makers, stages, tracked_keys
 from uar.core.errors import UserError
 from uar.core.files import read_json
 from uar.core.params_file import known_keys, load_params, parse_params, read_raw
-from uar.core.provenance import Record, check
-from uar.core.runs import Run, read_runs
+from uar.core.provenance import Record, check_origins
+from uar.core.runs import TrainingRun, read_runs
 from uar.evaluation.summary import headline
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
     files = [path for name in names for path in stages(root)[name].outs]
     compared = {key: value for key, value in params.items() if not key.startswith(MAY_DIFFER)}
     try:
-        check(files, compared, makers(root), paths.PROVENANCE, folder)
+        check_origins(files, compared, makers=makers(root), records=paths.PROVENANCE, folder=folder)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from None
     for name in names:
@@ -124,7 +124,7 @@ def _analyzed(folder: Path) -> bool:
     return (folder / paths.ANALYSIS_DETAILS).is_file()
 
 
-def _finished(folder: Path, trained: Run | None) -> str:
+def _finished(folder: Path, trained: TrainingRun | None) -> str:
     """In this machine's time, as DVC gives it."""
     if trained is not None:
         then = datetime.fromisoformat(trained.finished).astimezone()

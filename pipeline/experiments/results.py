@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,25 +159,26 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         UserError: a line is no result.
     """
-    return [result for path in sorted(folder.glob("*.jsonl")) for result in _read_file(path)]
+    return [
+        _parse(line, f"{path}, line {number}")
+        for path in sorted(folder.glob("*.jsonl"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
 
 
-def _read_file(path: Path) -> list[Result]:
+def _parse(line: str, where: str) -> Result:
     names = [field.name for field in fields(Result)]
-    results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            raw = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}); restore it.") from None
-        if not isinstance(raw, dict) or sorted(raw) != sorted(names):
-            found = sorted(raw) if isinstance(raw, dict) else form_of(raw)
-            raise UserError(
-                f"{path}, line {number}: expected an object with {names}, found {found}. "
-                "`python -m pipeline compare --save` appends such lines."
-            )
-        results.append(Result(**raw))
-    return results
+    try:
+        raw = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); restore it.") from None
+    if not isinstance(raw, dict) or sorted(raw) != sorted(names):
+        found = sorted(raw) if isinstance(raw, dict) else form_of(raw)
+        raise UserError(
+            f"{where}: expected an object with {names}, found {found}. "
+            "`python -m pipeline compare --save` appends such lines."
+        )
+    return Result(**raw)
 
 
 def append_results(folder: Path, results: Iterable[Result]) -> None:
@@ -254,7 +255,7 @@ class Cell:
 def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
     """Settings by data set and time, oldest first; of runs that differ in time alone, the last."""
     latest: dict[str, dict[tuple[str, int], Result]] = {}
-    shared: dict[str, Setting] = {}
+    bare: dict[str, Setting] = {}  # without runs
     for result in sorted(results, key=lambda result: result.finished):
         params = flat(result.params)
         model = ablations.name_of(params)
@@ -267,16 +268,15 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
         if common.get("decode.choose") == "beam":  # likewise
             common = {k: v for k, v in common.items() if k not in _OF_SAMPLES}
         setting = Setting(common, result.code or f"commit {result.commit[:10]}", result.data, {})
-        shared[setting.id] = setting
+        bare[setting.id] = setting
         latest.setdefault(setting.id, {})[model, result.seed] = result
     settings: list[Setting] = []
     for key, runs in latest.items():
         models: dict[str, list[Result]] = {}
         for (model, _), result in sorted(runs.items()):
             models.setdefault(model, []).append(result)
-        found = shared[key]
-        before = sum(other.dataset == found.dataset for other in settings)  # by time, as `latest`
-        settings.append(Setting(found.params, found.code, found.data, models, before))
+        before = sum(other.dataset == bare[key].dataset for other in settings)  # by time
+        settings.append(replace(bare[key], models=models, scored_before=before))
     return sorted(settings, key=lambda setting: setting.dataset)
 
 

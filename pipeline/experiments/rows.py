@@ -63,15 +63,8 @@ class Ablations:
                         f"{path}: row {row} of {name} changes {unknown[0]}, which the whole model, "
                         "`uar`, does not name. Add it there."
                     )
-        return cls(
-            whole,
-            {
-                name: table.model_copy(
-                    update={"rows": {row: whole | own for row, own in table.rows.items()}}
-                )
-                for name, table in tables.items()
-            },
-        )
+                table.rows[row] = whole | overrides
+        return cls(whole, tables)
 
     def models(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
         """Overrides of each different model in these tables, under the first name it has in any."""

@@ -99,8 +99,8 @@ def write_test_reports(model: UAR, studies: Studies, inputs: Inputs) -> None:
     others = studies.with_images_of(derangement(len(studies), params.seed))
     own, shuffled = (
         write_reports(
-            model, images, table["study_id"], table["report"],
-            inputs.vocabulary, params.decode, what, seed=params.seed,
+            model, images, study_ids=table["study_id"], raw_reports=table["report"],
+            vocabulary=inputs.vocabulary, params=params.decode, what=what, seed=params.seed,
             probabilities=finding_probabilities(params.decode, images),
         )
         for images, what in ((studies, "generate"), (others, "generate, shuffled images"))

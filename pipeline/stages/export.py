@@ -129,8 +129,9 @@ def evidence(inputs: Inputs, model: UAR) -> Evidence:
     """How often a finding that the model writes of a validation study is in its reference."""
     studies, table = inputs.studies("val"), inputs.split_table("val")
     written = write_reports(
-        model, studies, table["study_id"], table["report"], inputs.vocabulary,
-        inputs.params.decode, "generate, val", seed=inputs.params.seed,
+        model, studies, study_ids=table["study_id"], raw_reports=table["report"],
+        vocabulary=inputs.vocabulary, params=inputs.params.decode, what="generate, val",
+        seed=inputs.params.seed,
         probabilities=finding_probabilities(inputs.params.decode, studies),
     )  # fmt: skip
     labels = Labeller().label(report.generated for report in written)[:, : len(FINDINGS)]

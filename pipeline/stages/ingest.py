@@ -36,12 +36,11 @@ def ingest(
     per_study = params.dataset.images_per_study
     dataset = read_dataset(_where_it_is(params.dataset), workers)
     slots = _slots(dataset.studies, params.dataset)
-    scratch = paths.SCRATCH / "ingest"
     packed = pack_films(
         dataset.images,
         slots,
         size=params.image.size,
-        scratch=scratch,
+        scratch=paths.SCRATCH / "ingest",
         workers=workers,
     )
     bad: dict[int, list[str]] = {}  # by position of the study
@@ -61,7 +60,7 @@ def ingest(
         per_study=per_study,
         unreadable=set(packed.faults),
     )
-    _judge(duplicates, params.dataset)
+    _tell_duplicates(duplicates, params.dataset)
     shared = duplicates.leaking if params.dataset.on_shared_film == "skip" else {}
     left_out = [
         *dataset.left_out,
@@ -81,14 +80,24 @@ def ingest(
     write_csv(paths.LEFT_OUT, pd.DataFrame(left_out, columns=LEFT_OUT_COLUMNS))
     summary = summarize(dataset, left_out, per_study)
     header_failed = [
-        film for film in packed.header_failed if slots[film].row // per_study not in gone
+        slots[film].path
+        for film in packed.header_failed
+        if slots[film].row // per_study not in gone
     ]
-    summary["shared_films"] = {
-        "across_splits": len(duplicates.across_splits),
-        "across_studies": len(duplicates.across_studies),
-        "within_studies": len(duplicates.within_studies),
-    }
-    summary["header_failed"] = [slots[film].path for film in header_failed]
+    kinds = ("across_splits", "across_studies", "within_studies")
+    summary["shared_films"] = {kind: len(getattr(duplicates, kind)) for kind in kinds}
+    summary["header_failed"] = header_failed
+    _warn(dataset, params.dataset, header_failed)
+    write_json(paths.INGEST_SUMMARY, summary)
+    log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
+
+
+def _warn(dataset: Dataset, params: DatasetParams, header_failed: list[str]) -> None:
+    """Say what is odd in a data set that is packed.
+
+    Args:
+        header_failed: paths of films whose header leaves one gray value.
+    """
     if header_failed:
         log.warning(
             f"{len(header_failed)} films have a header that leaves one gray value; their "
@@ -101,16 +110,14 @@ def ingest(
             "ended_by_unknown_head)"
         )
     unknown = sum("unknown" in study.views for study in dataset.studies)
-    if per_study == 1 and unknown:
+    if params.images_per_study == 1 and unknown:
         log.warning(
             f"{unknown} films may be lateral although dataset.images_per_study is 1: neither the "
-            f"layout {params.dataset.layout} nor a header states their view"
+            f"layout {params.layout} nor a header states their view"
         )
-    write_json(paths.INGEST_SUMMARY, summary)
-    log.info(f"ingest: {summary['studies']}, left out: {summary['left_out']} ({paths.LEFT_OUT})")
 
 
-def _judge(duplicates: Duplicates, params: DatasetParams) -> None:
+def _tell_duplicates(duplicates: Duplicates, params: DatasetParams) -> None:
     """Say which films are there more than once.
 
     Raises:

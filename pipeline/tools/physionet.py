@@ -36,48 +36,6 @@ NOTES = (
 )
 
 
-def _call_in_a_finding(sentences: list[str], impression: str) -> str:
-    """The last finding stands alone, with a clause about a call."""
-    *first, last = sentences
-    said = f"{last.rstrip('.')}, discussed with Dr. ___ by phone at 9:15."
-    return f" FINDINGS:\n\n{_wrapped(first)}\n\n{_wrapped([said])}\n\n IMPRESSION:  {impression}\n"
-
-
-def _empty_findings(sentences: list[str], impression: str) -> str:
-    """FINDINGS is headed and empty; a heading that names the films holds the text."""
-    heading = FILM_HEADINGS[len(sentences[0]) % len(FILM_HEADINGS)]
-    text = _wrapped(sentences)
-    return f" FINDINGS:\n\n {heading}:\n\n{text}\n\n IMPRESSION:  {impression}\n"
-
-
-def _wrapped_word(sentences: list[str], impression: str) -> str:
-    """A line begins with a word and a colon that is no header."""
-    text = _wrapped(sentences)
-    return f" FINDINGS:  {WRAPPED}\n{text}\n\n IMPRESSION:  {impression}\n"
-
-
-def _one_line(sentences: list[str], impression: str) -> str:
-    return f" COMPARISON: None. FINDINGS: {' '.join(sentences)} IMPRESSION: {impression}\n"
-
-
-def _organs(sentences: list[str], impression: str) -> str:
-    """Heads in capitals within the findings."""
-    heads = zip(("LUNGS", "HEART", "BONES"), sentences, strict=False)
-    first = "\n".join(f" {head}:  {sentence}" for head, sentence in heads)
-    return f" FINDINGS:\n\n{first}\n{_wrapped(sentences[3:])}\n\n IMPRESSION:  {impression}\n"
-
-
-def _placeholder(sentences: list[str], impression: str) -> str:
-    """A table's mark of no text, in place of the findings."""
-    return f" FINDINGS:  {PLACEHOLDERS[len(sentences[0]) % len(PLACEHOLDERS)]}\n\n IMPRESSION: x\n"
-
-
-def _note_alone(sentences: list[str], impression: str) -> str:
-    """A paragraph that only tells of the report."""
-    note = LONE_NOTES[len(sentences[0]) % len(LONE_NOTES)]
-    return f" FINDINGS:\n\n{_wrapped(sentences)}\n\n {note}\n"
-
-
 FILM_HEADINGS = ("CHEST", "PA AND LATERAL VIEWS OF THE CHEST", "RIBS", "BONE WINDOW")
 WRAPPED = "As before, see the\n comparison: nothing is new."
 PLACEHOLDERS = ("nan", "NaN", "None", "None.")
@@ -87,20 +45,20 @@ LONE_NOTES = (
     "Dr. ___ was emailed.",
     "Results were posted to the dashboard.",
 )
-SHAPES = {
-    "call in a finding": _call_in_a_finding,
-    "empty findings": _empty_findings,
-    "wrapped word": _wrapped_word,
-    "one line": _one_line,
-    "organs": _organs,
-    "placeholder": _placeholder,
-    "note alone": _note_alone,
-}
+SHAPES = (
+    "call in a finding",
+    "empty findings",
+    "wrapped word",
+    "one line",
+    "organs",
+    "placeholder",
+    "note alone",
+)
 
 
 def shape_of(index: int) -> str | None:
     """Which of the odd `SHAPES` the report of a study has, if any: every third one."""
-    return list(SHAPES)[index // 3 % len(SHAPES)] if index % 3 == 2 else None
+    return SHAPES[index // 3 % len(SHAPES)] if index % 3 == 2 else None
 
 
 def write_tree(
@@ -167,10 +125,37 @@ def write_report(study: DemoStudy, index: int) -> str:
     shape = shape_of(index)
     if shape is not None:
         sentences = re.split(r"(?<=\.) ", " ".join(study.report.split()))
-        return opening + SHAPES[shape](sentences, impression)
+        return opening + _oddly(shape, sentences, impression)
     header, note = HEADERS[index % len(HEADERS)], NOTES[index % len(NOTES)]
     ending = note if "NOTIFICATION" in note else f"{note}\n IMPRESSION:  {impression}\n"
     return f"{opening} COMPARISON:  ___.\n\n {header}:\n\n{lines}\n{ending}"
+
+
+def _oddly(shape: str, sentences: list[str], impression: str) -> str:
+    """Findings and impression of a report in one of `SHAPES`."""
+    text, ending = _wrapped(sentences), f"\n\n IMPRESSION:  {impression}\n"
+    any_of = len(sentences[0])  # which of several, as good as at random
+    match shape:
+        case "call in a finding":  # the last one stands alone, with a clause about a call
+            *first, last = sentences
+            said = f"{last.rstrip('.')}, discussed with Dr. ___ by phone at 9:15."
+            return f" FINDINGS:\n\n{_wrapped(first)}\n\n{_wrapped([said])}{ending}"
+        case "empty findings":  # a heading that names the films holds the text
+            heading = FILM_HEADINGS[any_of % len(FILM_HEADINGS)]
+            return f" FINDINGS:\n\n {heading}:\n\n{text}{ending}"
+        case "wrapped word":  # a line begins with a word and a colon that is no header
+            return f" FINDINGS:  {WRAPPED}\n{text}{ending}"
+        case "one line":
+            return f" COMPARISON: None. FINDINGS: {' '.join(sentences)} IMPRESSION: {impression}\n"
+        case "organs":  # heads in capitals within the findings
+            heads = zip(("LUNGS", "HEART", "BONES"), sentences, strict=False)
+            organs = "\n".join(f" {head}:  {sentence}" for head, sentence in heads)
+            return f" FINDINGS:\n\n{organs}\n{_wrapped(sentences[3:])}{ending}"
+        case "placeholder":  # a table's mark of no text, in place of the findings
+            placeholder = PLACEHOLDERS[any_of % len(PLACEHOLDERS)]
+            return f" FINDINGS:  {placeholder}\n\n IMPRESSION: x\n"
+        case _:  # a note alone: a paragraph that only tells of the report
+            return f" FINDINGS:\n\n{text}\n\n {LONE_NOTES[any_of % len(LONE_NOTES)]}\n"
 
 
 def _wrapped(sentences: list[str]) -> str:

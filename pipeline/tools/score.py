@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from uar.core.errors import UserError
 from uar.core.files import existing, write_json
 from uar.core.params_file import load_params
 from uar.core.sections import is_empty_report
-from uar.data.study import read_checked
+from uar.data.study import SPLITS, read_checked
 from uar.data.text import CLEANERS, Vocabulary
 from uar.evaluation.baselines import derangement
 from uar.evaluation.formats import read_reports
@@ -46,17 +46,17 @@ class ReferenceReports:
     Attributes:
         raw: whole reports by study, in order.
         cleaned: the same as the `r2gen` protocol scores them.
+        form: what a signature says of `cleaned`.
         train: training reports, cleaned, cut and with `<unk>`; empty where they are not known.
         val: validation reports, likewise.
-        form: what a signature says of `cleaned`.
         named: whether studies have names; else they are numbered.
     """
 
     raw: dict[str, str]
     cleaned: dict[str, str]
-    train: list[str]
-    val: list[str]
     form: str
+    train: Sequence[str] = ()
+    val: Sequence[str] = ()
     named: bool = True
 
 
@@ -123,7 +123,10 @@ def score(
             raise UserError(f"{beside} lacks study {lacking[0]}, which {file} has")
         systems["beside"] = with_generated(predictions, [said[p.study_id] for p in predictions])
     also_scored = shared.score(systems) if shared is not None else {}
-    setup = Setup(references=scored.form, text=f"file,{form}", radgraph=_radgraph(params))
+    weights = params.evaluate.radgraph
+    setup = Setup(
+        references=scored.form, text=f"file,{form}", radgraph=weights.name if weights else None
+    )
     summary = summarise(
         systems, score_systems(systems, measures), measures=measures, setup=setup,
         resamples=params.evaluate.resamples, seed=params.seed,
@@ -148,42 +151,31 @@ def read_references(references: Path | None, params: Params) -> ReferenceReports
         UserError: there are none.
     """
     clean, cut = _cleaner(params), params.report.max_length
+    whole: dict[str, list[str]]  # cleaned reports by split
     form = f"cleaned,cut:{cut},unk:yes"
     if references is None:
         table = read_checked(paths.REPORTS, ("study_id", "split", "report", "cleaned"))
         vocabulary = Vocabulary.load(paths.VOCABULARY)
-        test = table[table["split"] == "test"]
-        train, val, scored = (
-            vocabulary.restricted(table[table["split"] == split]["cleaned"], cut)
-            for split in ("train", "val", "test")
-        )
-        ids = test["study_id"].astype(str).tolist()
-        raw = dict(zip(ids, test["report"], strict=True))
-        return ReferenceReports(raw, dict(zip(ids, scored, strict=True)), train, val, form)
-    if references.suffix == ".jsonl" and _is_ours(existing(references)):
+        of_split = {split: table[table["split"] == split] for split in SPLITS}
+        ids = of_split["test"]["study_id"].astype(str)
+        raw = dict(zip(ids, of_split["test"]["report"], strict=True))
+        whole = {split: rows["cleaned"].tolist() for split, rows in of_split.items()}
+    elif references.suffix == ".jsonl" and _is_ours(existing(references)):
         rows = read_predictions(references)
         raw = {p.study_id: p.report for p in rows}
-        return ReferenceReports(raw, {p.study_id: p.reference for p in rows}, [], [], form)
-    found = read_reports(references, params.dataset.section)
-    if not found.references:
-        raise UserError(f"{references} has no reference reports")
-    cleaned = {study: clean(report) for study, report in found.references.items()}
-    if found.splits is None:
-        shown = {study: " ".join(text.split()[: cut - 1]) for study, text in cleaned.items()}
-        return ReferenceReports(
-            found.references, shown, [], [], f"cleaned,cut:{cut},unk:no", found.named
-        )
-    training = [clean(report) for report in found.splits["train"].values()]
-    vocabulary = Vocabulary.build(training, params.vocabulary.min_count)
-    test_reports = vocabulary.restricted(cleaned.values(), cut)
-    validation = [clean(report) for report in found.splits["val"].values()]
-    return ReferenceReports(
-        found.references,
-        dict(zip(cleaned, test_reports, strict=True)),
-        vocabulary.restricted(training, cut),
-        vocabulary.restricted(validation, cut),
-        form,
-    )
+        return ReferenceReports(raw, {p.study_id: p.reference for p in rows}, form)
+    else:
+        found = read_reports(references, params.dataset.section)
+        raw = found.references
+        if not raw:
+            raise UserError(f"{references} has no reference reports")
+        if found.splits is None:
+            shown = {study: " ".join(clean(text).split()[: cut - 1]) for study, text in raw.items()}
+            return ReferenceReports(raw, shown, f"cleaned,cut:{cut},unk:no", named=found.named)
+        whole = {split: [*map(clean, of.values())] for split, of in found.splits.items()}
+        vocabulary = Vocabulary.build(whole["train"], params.vocabulary.min_count)
+    train, val, test = (vocabulary.restricted(whole[split], cut) for split in SPLITS)
+    return ReferenceReports(raw, dict(zip(raw, test, strict=True)), form, train, val)
 
 
 def align(
@@ -245,8 +237,3 @@ def _cleaner(params: Params) -> Callable[[str], str]:
 def _is_ours(path: Path) -> bool:
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return '"reference"' in file.readline()
-
-
-def _radgraph(params: Params) -> str | None:
-    weights = params.evaluate.radgraph
-    return weights.name if weights else None

@@ -161,8 +161,8 @@ class Writing:
             return [decoded(one.ids) for one in chosen]
         table = self._inputs.split_table("val")
         predictions = write_reports(
-            self._model, self._studies, table["study_id"], table["report"],
-            self._inputs.vocabulary, decode, "validation",
+            self._model, self._studies, study_ids=table["study_id"], raw_reports=table["report"],
+            vocabulary=self._inputs.vocabulary, params=decode, what="validation",
         )  # fmt: skip
         return [prediction.generated for prediction in predictions]
 
@@ -170,8 +170,8 @@ class Writing:
         drawn = (decode.guidance, decode.samples, decode.temperature)
         if self._sampled is None or self._sampled[0] != drawn:
             candidates = sampled_candidates(
-                self._model, self._studies, self._inputs.vocabulary, decode, "validation",
-                seed=self._inputs.params.seed, findings=True,
+                self._model, self._studies, vocabulary=self._inputs.vocabulary, params=decode,
+                what="validation", seed=self._inputs.params.seed,
             )  # fmt: skip
             self._sampled = drawn, candidates
         return self._sampled[1]

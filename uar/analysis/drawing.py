@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from uar.data.study import Box
+
 BLUE, ORANGE, GREEN, GRAY, CYAN = "#2f6690", "#d1793a", "#3f7d4e", "#8a8a8a", "#5ce1e6"
 PAGE_WIDTH = 7.0  # inches between the margins of a two-column page
 SMALL = 6.5  # points, the smallest type used
@@ -58,10 +60,10 @@ def show_films(axes: Axes, films: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def show_text(axes: Axes, text: str, *, line: int, lines: int) -> None:
-    """A text in lines of `line` characters, cut after `lines` of them."""
+def show_text(axes: Axes, text: str) -> None:
+    """A text in lines of 27 characters, cut after 12 of them."""
     axes.set_axis_off()
-    axes.text(0, 1, wrap(text, line, lines), va="top", fontsize=SMALL, parse_math=False)
+    axes.text(0, 1, wrap(text, 27, 12), va="top", fontsize=SMALL, parse_math=False)
 
 
 def wrap(text: str, line: int, lines: int | None = None) -> str:
@@ -70,9 +72,7 @@ def wrap(text: str, line: int, lines: int | None = None) -> str:
     return "\n".join(textwrap.wrap(kept, line, max_lines=lines, placeholder=" …"))
 
 
-def outline(
-    axes: Axes, box: tuple[float, float, float, float], *, color: str, style: str = "-"
-) -> None:
+def outline(axes: Axes, box: Box, *, color: str, style: str = "-") -> None:
     """A box's edge: x0, y0, x1, y1 in shares of a film's width and height."""
     x0, y0, x1, y1 = box
     edge = Rectangle(

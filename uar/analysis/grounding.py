@@ -25,6 +25,7 @@ CAPTION = Caption(
     "intervals. Right of the black mark is better than chance.",
 )
 
+_RESAMPLES = 1000  # of the studies
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
     "inside": "share of the image's attention in the box, %",
@@ -108,9 +109,7 @@ def coverage(box: Box, side: int) -> np.ndarray:
     return np.outer(along(y0, y1), along(x0, x1))
 
 
-def score_mention(
-    attention: np.ndarray, box: tuple[float, float, float, float]
-) -> dict[str, float]:
+def score_mention(attention: np.ndarray, box: Box) -> dict[str, float]:
     """One word's attention over one film against its box.
 
     The pointing game (Zhang et al. 2018): does the most attended cell touch the box? Chance is the
@@ -183,9 +182,7 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
     }
 
 
-def interval_over_studies(
-    values: np.ndarray, studies: Sequence[str], *, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
+def interval_over_studies(values: np.ndarray, studies: Sequence[str]) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
 
     A study's two films and its findings are no independent draws.
@@ -193,12 +190,10 @@ def interval_over_studies(
     Args:
         values: of N mentions.
         studies: of each mention.
-        resamples: of the studies.
-        seed: of the draws.
     """
     groups = pd.Series(values).groupby(list(studies)).agg(["sum", "count"]).to_numpy()
-    generator = np.random.default_rng(seed)
-    drawn = generator.integers(0, len(groups), (resamples, len(groups)))
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, len(groups), (_RESAMPLES, len(groups)))
     sums = groups[drawn].sum(axis=1)
     low, high = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     return float(low), float(high)

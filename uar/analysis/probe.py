@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from uar.evaluation.detection import auc
-from uar.inference.logistic import PENALTIES, Standardisation, fit, held_out
+from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_out
 
 _THUMBNAIL = 16  # pixels along a side
 _BLOCK = 256  # studies whose films are in memory at once
@@ -82,7 +82,7 @@ def probe(
     for outside, logits in held_out(x, y, seed, "probe"):
         scores += [np.nanmean(_aucs(of_penalty, y[outside])) for of_penalty in logits]
     best = int(scores.argmax())
-    weights = fit(x, torch.from_numpy(y).float())[best]
+    weights = fit_path(x, torch.from_numpy(y).float())[best]
     aucs = _aucs((x_test @ weights).numpy(), y_test)
     return Probe(dict(zip(kept, aucs.tolist(), strict=True)), PENALTIES[best])
 

@@ -132,7 +132,7 @@ def draw_retrieval(
         if what == "image":
             show_films(axes, films(study))
         else:
-            show_text(axes, reports[study], line=27, lines=12)
+            show_text(axes, reports[study])
 
     sought = "report" if with_images else "image"
     figure = new_figure(PAGE_WIDTH, 0.2 + (1.45 if with_images else 1.3) * len(rows))

@@ -47,8 +47,8 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
     """
     params, models = run.params, run.by_refiner
     predictions = write_reports(
-        run.model, run.studies, run.ids, run.reports, run.vocabulary, params.decode,
-        f"generate, {list(models)[-1]}",
+        run.model, run.studies, study_ids=run.ids, raw_reports=run.reports,
+        vocabulary=run.vocabulary, params=params.decode, what=f"generate, {list(models)[-1]}",
     )  # fmt: skip
     generated = [prediction.generated for prediction in predictions]
     chosen = studies_with_common_findings(list(zip(run.reports, generated, strict=True)), SAMPLES)

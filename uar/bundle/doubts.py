@@ -28,7 +28,7 @@ class DoubtfulFilms(UserError):
         super().__init__(" ".join(doubts))
 
 
-def of_header(film: Film, name: str) -> list[str]:
+def header_doubts(film: Film, name: str) -> list[str]:
     """Another kind of picture than a radiograph, by its DICOM header."""
     kind = NO_RADIOGRAPHY.get(film.modality)
     if kind is None:
@@ -48,7 +48,7 @@ def header_notes(film: Film, name: str) -> list[str]:
     return notes
 
 
-def of_form(film: Film, name: str, crop: int) -> list[str]:
+def form_doubts(film: Film, name: str, crop: int) -> list[str]:
     """A colour picture, or fewer pixels than half the side of the model's input.
 
     Args:
@@ -64,7 +64,7 @@ def of_form(film: Film, name: str, crop: int) -> list[str]:
     return found
 
 
-def of_likeness(likeness: FilmLikeness, name: str, view: str) -> list[str]:
+def likeness_doubts(likeness: FilmLikeness, name: str, view: str) -> list[str]:
     """Unlike the films of training.
 
     Args:
@@ -80,7 +80,7 @@ def of_likeness(likeness: FilmLikeness, name: str, view: str) -> list[str]:
     ]
 
 
-def of_views(
+def view_doubts(
     likeness: Sequence[FilmLikeness], names: Sequence[str], views: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Films that look like those of another view: a doubt if they look swapped, else notes.

@@ -35,12 +35,7 @@ class Example:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        about = {
-            "study_id": self.study_id,
-            "split": self.split,
-            "views": list(self.views),
-            "report": self.report,
-        }
+        about = {name: value for name, value in vars(self).items() if name != "films"}
         write_weights(path, _KIND, {"films": torch.from_numpy(self.films)}, about)
 
     @classmethod

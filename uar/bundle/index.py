@@ -74,11 +74,7 @@ class StudyIndex:
 
     def save(self, path: Path, model_sha256: str) -> None:
         """Write as safetensors; `model_sha256` is of the file of the model that saw the films."""
-        about = {
-            "study_ids": list(self.study_ids),
-            "reports": None if self.reports is None else list(self.reports),
-            "model_sha256": model_sha256,
-        }
+        about = {"study_ids": self.study_ids, "reports": self.reports, "model_sha256": model_sha256}
         write_weights(path, _KIND, {"features": self.features}, about)
 
     @classmethod

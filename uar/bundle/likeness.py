@@ -40,6 +40,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,10 +115,6 @@ class _Sums(NamedTuple):
     thumbnails: np.ndarray  # sum, `(256,)`
     squares: np.ndarray  # sum of outer products, `(256, 256)`
     tokens: np.ndarray  # how often each is at each place, `(L, |V_I|)`; `(0, |V_I|)` without any
-
-    def plus(self, other: _Sums) -> _Sums:
-        """Of both sets of films."""
-        return _Sums(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
 
     def less(self, other: _Sums) -> _Sums:
         """Without some of them."""
@@ -220,7 +217,7 @@ class Likeness:
             [_sums(training, view, studies, codebook) for studies in of_slot]
             for view, of_slot in enumerate(folds)
         ]
-        sums = [reduce(_Sums.plus, of_slot) for of_slot in parts]
+        sums = [_Sums(*(reduce(add, of) for of in zip(*slot, strict=True))) for slot in parts]
         made = cls._fitted(sums)
         scores = [np.empty((len(training.rows), len(made.names))) for _ in slots]
         at_home = np.zeros(training.rows.shape, bool)
@@ -265,13 +262,13 @@ class Likeness:
         """Scores `(n, K)` of these studies' films in a slot, and whether they are at home there."""
         scores, homes = [np.empty((0, len(self.names)))], [np.empty(0, bool)]
         for rows in of.blocks(view, studies):
-            thumbnails = _thumbnails(of.films, rows)
+            thumbnails = _thumbnails(of.films[rows])
             tokens = None if of.tokens is None else of.tokens[rows, 0]
             scores.append(self._scores(thumbnails, tokens, view))
             homes.append(self._homes(thumbnails, tokens) == view)
         return np.concatenate(scores), np.concatenate(homes)
 
-    def judge(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
+    def measure(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
         """How like the training films of slot `view` a film is.
 
         Args:
@@ -279,7 +276,7 @@ class Likeness:
             tokens: `(L,)` of the whole film, as the model reads them; None without.
             view: the slot that it is given in, from 0.
         """
-        thumbnail = standardised(squash(film, SIDE)[None])
+        thumbnail = _thumbnails(film[None])
         each = None if tokens is None else tokens[None]
         scores, strangeness = self._strangeness(thumbnail, each, view)
         turned, home = None, int(self._homes(thumbnail, each)[0])
@@ -297,7 +294,7 @@ class Likeness:
 
     def strangeness(self, films: np.ndarray, tokens: np.ndarray | None, view: int) -> np.ndarray:
         """`FilmLikeness.strangeness` of many films `(N, size, size)` in a slot, `(N,)`."""
-        return self._strangeness(_thumbnails(films, np.arange(len(films))), tokens, view)[1]
+        return self._strangeness(_thumbnails(films), tokens, view)[1]
 
     def _strangeness(
         self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int
@@ -380,12 +377,9 @@ def _ways(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
     return {name: way(squares).reshape(len(squares), -1) for name, way in _WAYS.items()}
 
 
-def _thumbnails(films: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def _thumbnails(films: np.ndarray) -> np.ndarray:
     """Standardised, `(N, 256)` float64."""
-    blocks = [rows[i : i + _BLOCK] for i in range(0, len(rows), _BLOCK)]
-    return np.concatenate(
-        [standardised(np.stack([squash(film, SIDE) for film in films[rows]])) for rows in blocks]
-    )
+    return standardised(np.stack([squash(film, SIDE) for film in films]))
 
 
 def _shrunk(covariance: np.ndarray) -> np.ndarray:
@@ -400,7 +394,7 @@ def _sums(of: FilmSet, view: int, studies: np.ndarray, codebook: int) -> _Sums:
     films, total, squares = 0, np.zeros(pixels), np.zeros((pixels, pixels))
     counts = np.zeros(length * codebook, np.int64)
     for rows in of.blocks(view, studies):
-        thumbnails = _thumbnails(of.films, rows)
+        thumbnails = _thumbnails(of.films[rows])
         films += len(rows)
         total += thumbnails.sum(axis=0)
         squares += thumbnails.T @ thumbnails

@@ -6,7 +6,6 @@ import base64
 import html
 import io
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
@@ -72,8 +71,48 @@ class Finding:
         return wilson(self.right, self.written)
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, kw_only=True)
+class StudyFilms:
+    """A study's films as the model sees them, and what a reader has to know of them.
+
+    Attributes:
+        films: `(V, size, size)` uint8.
+        views: what each film is taken for.
+        present: `(V,)` bool, the films that were given.
+        stated: `(V,)` bool, views that a header or whoever gave the films has named.
+        notes: what a reader has to know of this study, a sentence each.
+        doubts: why no report should be written, a sentence each; empty of films like those that the
+            model was trained on.
+        likeness: of each film that was given, to those; empty where the bundle cannot tell.
+    """
+
+    films: np.ndarray = field(repr=False)
+    views: tuple[str, ...]
+    present: np.ndarray
+    stated: np.ndarray
+    notes: tuple[str, ...]
+    doubts: tuple[str, ...]
+    likeness: tuple[FilmLikeness, ...]
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """What each film is: as stated, else what it is taken for."""
+        return tuple(
+            view if known else f"film {i + 1}, taken as {view}"
+            for i, (view, known) in enumerate(zip(self.views, self.stated, strict=True))
+        )
+
+    def films_json(self) -> dict[str, Any]:
+        """What the films are, and whether they are like those of training, for a JSON file."""
+        return {
+            "doubts": list(self.doubts),
+            "likeness": [vars(of_film) for of_film in self.likeness],
+            "films": list(self.captions),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(StudyFilms):
     """A draft report of one study. Research use only.
 
     Attributes:
@@ -82,14 +121,6 @@ class Report:
         log_probability: of the whole report, by beam search.
         attention: `(words, V, side, side)` float32 in multiples of uniform attention: where the
             decoder read while it wrote each word, mean over heads and layers.
-        films: `(V, size, size)` uint8, as the model sees them.
-        views: what each film is taken for.
-        present: `(V,)` bool, the films that were given.
-        notes: what a reader has to know of this study, a sentence each.
-        doubts: why it should not have been written, a sentence each; empty of films like those
-            that the model was trained on.
-        likeness: of each film that was given, to those; empty where the bundle cannot tell.
-        stated: `(V,)` bool, views that a header or whoever gave the films has named.
         origin: what wrote it.
         probabilities: of `FINDINGS`, by the findings head; None without one.
         thresholds: of those probabilities, chosen on validation: a finding above its own is taken
@@ -103,13 +134,6 @@ class Report:
     sentences: tuple[Sentence, ...]
     log_probability: float
     attention: np.ndarray = field(repr=False)
-    films: np.ndarray = field(repr=False)
-    views: tuple[str, ...]
-    present: np.ndarray
-    notes: tuple[str, ...]
-    doubts: tuple[str, ...]
-    likeness: tuple[FilmLikeness, ...]
-    stated: np.ndarray
     origin: str
     probabilities: tuple[float, ...] | None = None
     thresholds: tuple[float, ...] | None = None
@@ -122,14 +146,18 @@ class Report:
         return " ".join(sentence.text for sentence in self.sentences)
 
     @property
-    def captions(self) -> tuple[str, ...]:
-        """What each film is, as far as anybody has said."""
-        return captions(self.views, self.stated)
-
-    @property
     def caveats(self) -> tuple[str, ...]:
         """What must accompany the text, a sentence each."""
-        return (RESEARCH, self.origin, verdict(self.doubts, self.likeness), *self.notes)
+        return (RESEARCH, self.origin, self._verdict, *self.notes)
+
+    @property
+    def _verdict(self) -> str:
+        """Whether the films are like those of training, in a sentence or more."""
+        if self.doubts:
+            return "Written despite doubts about the images: " + " ".join(self.doubts)
+        if not self.likeness:
+            return "Whether the images are like those of training was not checked."
+        return "The images are within the limits of those that the model was trained on."
 
     @property
     def text_with_caveats(self) -> str:
@@ -166,8 +194,7 @@ class Report:
             "text": self.text,
             "research_use_only": RESEARCH,
             "origin": self.origin,
-            **verdict_json(self.doubts, self.likeness),
-            "films": list(self.captions),
+            **self.films_json(),
             "log_probability": self.log_probability,
             "sentences": [
                 {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
@@ -179,31 +206,6 @@ class Report:
 
     def _repr_html_(self) -> str:
         return _notebook_html(self)
-
-
-def captions(views: Sequence[str], stated: np.ndarray) -> tuple[str, ...]:
-    """What films are: as stated, else what they are taken for."""
-    return tuple(
-        view if known else f"film {i + 1}, taken as {view}"
-        for i, (view, known) in enumerate(zip(views, stated, strict=True))
-    )
-
-
-def verdict(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> str:
-    """Whether the films are like those of training, in a sentence or more."""
-    if doubts:
-        return "Written despite doubts about the images: " + " ".join(doubts)
-    if not likeness:
-        return "Whether the images are like those of training was not checked."
-    return "The images are within the limits of those that the model was trained on."
-
-
-def verdict_json(doubts: Sequence[str], likeness: Sequence[FilmLikeness]) -> dict[str, Any]:
-    """The same for a JSON file."""
-    return {
-        "doubts": list(doubts),
-        "likeness": [vars(of_film) for of_film in likeness],
-    }
 
 
 def png(film: np.ndarray) -> str:

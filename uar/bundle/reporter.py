@@ -15,10 +15,17 @@ import torch
 from torch import Tensor
 
 from uar.bundle.bundle import Bundle
-from uar.bundle.doubts import DoubtfulFilms, header_notes, of_form, of_header, of_likeness, of_views
+from uar.bundle.doubts import (
+    DoubtfulFilms,
+    form_doubts,
+    header_doubts,
+    header_notes,
+    likeness_doubts,
+    view_doubts,
+)
 from uar.bundle.evidence import LogitScaling
 from uar.bundle.likeness import FilmLikeness
-from uar.bundle.report import RESEARCH, Report, Sentence, captions, verdict_json
+from uar.bundle.report import RESEARCH, Report, Sentence, StudyFilms
 from uar.bundle.sources import FilmSource, name_of, read_source
 from uar.core.device import autocast, resolve_device
 from uar.core.errors import UserError
@@ -35,37 +42,22 @@ _VIEW_NAMES = ("frontal", "lateral")
 _SIMILAR = 5  # training studies beside a report
 
 
-@dataclass(frozen=True)
-class Prepared:
+@dataclass(frozen=True, kw_only=True)
+class Prepared(StudyFilms):
     """A study as the model takes it.
 
     Attributes:
-        films: `(V, size, size)` uint8.
         visual: tokens `(V, L/V)` int64, or pixels `(V, crop, crop)` float.
-        present: `(V,)` bool.
-        notes, doubts, likeness, stated: as `Report`'s.
     """
 
-    films: np.ndarray
     visual: Tensor
-    present: np.ndarray
-    notes: tuple[str, ...]
-    doubts: tuple[str, ...]
-    likeness: tuple[FilmLikeness, ...]
-    stated: np.ndarray
-
-    @property
-    def captions(self) -> tuple[str, ...]:
-        """What each film is, as far as anybody has said."""
-        return captions(_VIEW_NAMES[: len(self.present)], self.stated)
 
     def refusal_json(self) -> dict[str, Any]:
         """Why there is no report, for a JSON file."""
         return {
             "text": None,
             "research_use_only": RESEARCH,
-            **verdict_json(self.doubts, self.likeness),
-            "films": list(self.captions),
+            **self.films_json(),
             "notes": list(self.notes),
         }
 
@@ -167,7 +159,7 @@ class Reporter:
         notes = _view_notes([film.view for film in films], settings.views, order)
         doubts: list[str] = []
         for film, name in zip(films, names, strict=True):
-            doubts += of_header(film, name) + of_form(film, name, settings.crop)
+            doubts += header_doubts(film, name) + form_doubts(film, name, settings.crop)
             notes += header_notes(film, name)
         packed = [squash(film.pixels, settings.image_size) for film in films]
         missing = settings.views - len(packed)
@@ -189,14 +181,23 @@ class Reporter:
         visual = visual.cpu()
         likeness = self._likeness(stacked, visual, len(films))
         for found, name, view in zip(likeness, names, _VIEW_NAMES, strict=False):
-            doubts += of_likeness(found, name, view)
-        swapped, others = of_views(likeness, names, _VIEW_NAMES)
+            doubts += likeness_doubts(found, name, view)
+        swapped, others = view_doubts(likeness, names, _VIEW_NAMES)
         doubts, notes = doubts + swapped, notes + others
         stated = np.array(
             [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
         )
         stated = np.append(stated, np.ones(missing, bool))
-        return Prepared(stacked, visual, present, tuple(notes), tuple(doubts), likeness, stated)
+        return Prepared(
+            films=stacked,
+            views=_VIEW_NAMES[: settings.views],
+            present=present,
+            stated=stated,
+            notes=tuple(notes),
+            doubts=tuple(doubts),
+            likeness=likeness,
+            visual=visual,
+        )
 
     def _decode(self, data: bytes, name: str) -> Film:
         """A film's file within `uar.data.films.LIMITS`, in another process."""
@@ -211,7 +212,7 @@ class Reporter:
         if likeness is None:
             return ()
         tokens = [None if self._tokenizer is None else visual[v].numpy() for v in range(given)]
-        return tuple(likeness.judge(films[v], tokens[v], v) for v in range(given))
+        return tuple(likeness.measure(films[v], tokens[v], v) for v in range(given))
 
     def write(self, studies: Sequence[Prepared]) -> list[Report]:
         """Write the reports of a batch of prepared studies, whatever the doubts about them."""
@@ -268,7 +269,7 @@ class Reporter:
         log_probabilities: Tensor,
     ) -> Report:
         words = tuple(self.bundle.vocabulary.decode(written.ids).split())
-        views = self.bundle.preprocessing.views
+        views = len(study.views)
         side = round((attention.shape[1] / views) ** 0.5)
         of_words = attention[: len(words)] * attention.shape[1]
         return Report(
@@ -276,15 +277,9 @@ class Reporter:
             sentences=tuple(_sentences(words, log_probabilities.tolist())),
             log_probability=written.log_probability,
             attention=of_words.reshape(len(words), views, side, side).numpy(),
-            films=study.films,
-            views=_VIEW_NAMES[:views],
-            present=study.present,
-            notes=study.notes,
-            doubts=study.doubts,
-            likeness=study.likeness,
-            stated=study.stated,
             origin=_origin(self.bundle.provenance),
             evidence=self.bundle.evidence,
+            **{name: getattr(study, name) for name in StudyFilms.__dataclass_fields__},
         )
 
     @property

@@ -6,8 +6,9 @@ stages that depend on the computation are those that dvc.yaml lists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -59,6 +60,16 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="after")
+    def _values_fit(self) -> Self:
+        for fault in self._faults():
+            raise ValueError(fault)
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """What is wrong with values that are each in range; the first is reported."""
+        yield from ()
+
 
 class DemoParams(Section):
     """Size and seed of the generated data set."""
@@ -91,11 +102,9 @@ class ImageParams(Section):
     size: int = Field(ge=16)
     crop: int = Field(ge=8, multiple_of=8)
 
-    @model_validator(mode="after")
-    def _crop_fits(self) -> ImageParams:
+    def _faults(self) -> Iterator[str]:
         if self.crop > self.size:
-            raise ValueError(f"crop {self.crop} is larger than size {self.size}")
-        return self
+            yield f"crop {self.crop} is larger than size {self.size}"
 
 
 class ReportParams(Section):
@@ -132,18 +141,16 @@ class DistillParams(Section):
     components: int = Field(ge=1)  # D
     whitening: float = Field(ge=0, le=1)
 
-    @model_validator(mode="after")
-    def _network_fits(self) -> DistillParams:
+    def _faults(self) -> Iterator[str]:
         if self.network == "resnet":
-            raise ValueError("network resnet has no form that codes are made of")
+            yield "network resnet has no form that codes are made of"
         channels = NETWORKS[self.network].channels
         if self.components > channels:
-            raise ValueError(
+            yield (
                 f"components {self.components} exceeds the {channels} channels of {self.network}"
             )
         if self.weights is None and self.network != "efficientnet_lite0":
-            raise ValueError(f"network {self.network} needs weights, a path to its file")
-        return self
+            yield f"network {self.network} needs weights, a path to its file"
 
 
 class DvaeParams(Section):
@@ -157,21 +164,15 @@ class DvaeParams(Section):
     train: DvaeTrainParams
     distill: DistillParams
 
-    @model_validator(mode="after")
-    def _weights_named(self) -> DvaeParams:
+    def _faults(self) -> Iterator[str]:
         if self.source in ("openai", "file") and (self.encoder is None or self.decoder is None):
-            raise ValueError(f"source {self.source} needs encoder and decoder, paths to weights")
-        return self
-
-    @model_validator(mode="after")
-    def _crops_have_whole_cells(self) -> DvaeParams:
+            yield f"source {self.source} needs encoder and decoder, paths to weights"
         network, crop = self.distill.network, self.train.crop
         if self.train.feature_weight and crop % NETWORKS[network].stride:
-            raise ValueError(
+            yield (
                 f"train.feature_weight needs a train.crop, now {crop}, that is a multiple of "
                 f"{NETWORKS[network].stride}, the pixels along a cell's side of {network}"
             )
-        return self
 
 
 class TokenizeParams(Section):
@@ -191,13 +192,9 @@ class ExtractorParams(Section):
     depths: tuple[Blocks, Blocks, Blocks, Blocks]  # of resnet
     fine_tune: bool
 
-    @model_validator(mode="after")
-    def _weights_exist(self) -> ExtractorParams:
+    def _faults(self) -> Iterator[str]:
         if self.network == "densenet121" and self.weights == "imagenet":
-            raise ValueError(
-                "network densenet121 takes no weights imagenet, but none or a path to its file"
-            )
-        return self
+            yield "network densenet121 takes no weights imagenet, but none or a path to its file"
 
 
 class ModelParams(Section):
@@ -224,16 +221,14 @@ class ModelParams(Section):
     findings: bool
     extractor: ExtractorParams
 
-    @model_validator(mode="after")
-    def _widths_fit(self) -> ModelParams:
+    def _faults(self) -> Iterator[str]:
         if self.d_model % self.heads:
-            raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
+            yield f"d_model {self.d_model} is not a multiple of heads {self.heads}"
         if self.integration and self.basis == "orthogonal" and self.basis_size < self.d_model:
-            raise ValueError(
+            yield (
                 f"basis_size {self.basis_size} is smaller than d_model {self.d_model}: "
                 "its columns cannot be orthonormal"
             )
-        return self
 
 
 class StageParams(Section):
@@ -276,14 +271,12 @@ class TrainParams(Section):
     compile: bool
     deterministic: bool
 
-    @model_validator(mode="after")
-    def _negatives_left(self) -> TrainParams:
+    def _faults(self) -> Iterator[str]:
         if self.batch_size < 2 * self.accumulate:
-            raise ValueError(
+            yield (
                 f"accumulate {self.accumulate} leaves less than two of batch_size "
                 f"{self.batch_size} studies to a micro-batch, and so no negatives (Eq. 10)"
             )
-        return self
 
 
 class DecodeParams(Section):
@@ -312,11 +305,9 @@ class EvaluateParams(Section):
     radgraph: UserPath | None  # likewise
     resamples: int = Field(ge=1)
 
-    @model_validator(mode="after")
-    def _r2gen_always(self) -> EvaluateParams:
+    def _faults(self) -> Iterator[str]:
         if "r2gen" not in self.protocols:
-            raise ValueError(f"r2gen is missing in {list(self.protocols)}: it is always computed")
-        return self
+            yield f"r2gen is missing in {list(self.protocols)}: it is always computed"
 
 
 class ExportParams(Section):
@@ -345,84 +336,64 @@ class Params(Section):
     evaluate: EvaluateParams
     export: ExportParams
 
-    @model_validator(mode="after")
-    def _arithmetic_holds(self) -> Params:
+    def _faults(self) -> Iterator[str]:
         if self.arithmetic == "portable" and self.threads is None:
-            raise ValueError(
+            yield (
                 "arithmetic portable needs a number of threads: null is one a core, and sums over "
                 "another number round differently"
             )
         if self.arithmetic == "portable" and self.train.compile:
-            raise ValueError(
-                "train.compile true compiles for this CPU: choose arithmetic native, or false"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _dvae_crop_fits(self) -> Params:
+            yield "train.compile true compiles for this CPU: choose arithmetic native, or false"
         if self.dvae.train.crop > self.image.size:
-            raise ValueError(
-                f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _reports_may_be_handed_on(self) -> Params:
+            yield f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
         if self.dataset.name in CREDENTIALED and self.export.index == "reports":
-            raise ValueError(
+            yield (
                 f"export.index reports would hand on reports of {self.dataset.name}, which its "
                 "terms forbid: none or ids"
             )
-        return self
+        yield from self._pool_faults()
+        if self.decode.guidance and not self.model.image_dropout:
+            yield (
+                f"decode.guidance {self.decode.guidance:g} needs a model trained with "
+                "model.image_dropout above 0"
+            )
+        yield from self._view_faults()
 
-    @model_validator(mode="after")
-    def _pool_fits(self) -> Params:
+    def _pool_faults(self) -> Iterator[str]:
         crop, lsu = self.image.crop, self.model.lsu
         network = self.model.extractor.network
         stride, pool = NETWORKS[network].stride, pool_side(self.model.visual_pool, lsu, network)
         if not lsu and NETWORKS[network].whole_cells and crop % stride:
-            raise ValueError(
+            yield (
                 f"image.crop {crop} is not a multiple of {stride}, the pixels along a "
                 f"cell's side of model.extractor.network {network}"
             )
         side = crop // self._token_stride() if lsu else cells_along(crop, network)
         if side % pool:
-            raise ValueError(
+            yield (
                 f"model.visual_pool {pool} does not divide the {side} "
                 f"{'tokens' if lsu else 'cells'} along a view's side"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _guidance_is_trained(self) -> Params:
-        if self.decode.guidance and not self.model.image_dropout:
-            raise ValueError(
-                f"decode.guidance {self.decode.guidance:g} needs a model trained with "
-                "model.image_dropout above 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _views_fit(self) -> Params:
+    def _view_faults(self) -> Iterator[str]:
         stride, size, crop = self._token_stride(), self.image.size, self.image.crop
         if crop % stride:
-            raise ValueError(
+            yield (
                 f"image.crop {crop} is not a multiple of {stride}, the pixels along a token's side "
                 f"with dvae.source {self.dvae.source}"
             )
         if self.tokenize.views == "grid":
             if size % stride:
-                raise ValueError(
+                yield (
                     f"tokenize.views grid needs an image.size, now {size}, "
                     f"that is a multiple of {stride}"
                 )
             windows = ((size - crop) // stride + 1) ** 2
             if self.tokenize.crops > windows:
-                raise ValueError(
+                yield (
                     f"tokenize.crops {self.tokenize.crops} exceeds the {windows} windows that "
                     f"tokenize.views grid has at image.size {size} and image.crop {crop}"
                 )
-        return self
 
     def _token_stride(self) -> int:
         return token_stride(self.dvae.source, self.dvae.distill.network)

@@ -124,12 +124,12 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """Read a Parquet file, or some of its columns. Raises UserError if it is absent or damaged."""
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a Parquet file. Raises UserError if it is absent or damaged."""
     import pandas as pd  # half a second that `use` need not wait
 
     try:
-        return pd.read_parquet(existing(path), columns=columns)
+        return pd.read_parquet(existing(path))
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise

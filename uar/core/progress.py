@@ -96,11 +96,9 @@ def progress_bar(
     return bar
 
 
-def progress(
-    items: Iterable[T], title: str, total: int, unit: str = "batch", *, shown: bool = True
-) -> Iterator[T]:
+def progress(items: Iterable[T], title: str, total: int, unit: str = "batch") -> Iterator[T]:
     """The same items, with a bar."""
-    with progress_bar(title, total, unit=unit, shown=shown) as bar:
+    with progress_bar(title, total, unit=unit) as bar:
         for item in items:
             yield item
             bar.update()

@@ -89,9 +89,10 @@ def release(package: str) -> str:
     return version(package).partition("+")[0]
 
 
-def check(
+def check_origins(
     inputs: Sequence[Path],
     params: Mapping[str, Any],
+    *,
     makers: Mapping[str, str],
     records: Path,
     folder: Path = Path(),

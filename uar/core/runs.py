@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingRun:
     """One run of a training stage.
 
     Attributes:
@@ -32,21 +32,21 @@ class Run:
     finished: str
 
 
-def record_run(path: Path, run: Run) -> None:
+def record_run(path: Path, run: TrainingRun) -> None:
     """Append a line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(run)) + "\n")
 
 
-def read_runs(path: Path) -> dict[str, Run]:
+def read_runs(path: Path) -> dict[str, TrainingRun]:
     """The last run of each checkpoint, by its hash; malformed lines are skipped."""
-    runs: dict[str, Run] = {}
+    runs: dict[str, TrainingRun] = {}
     if not path.is_file():
         return runs
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            run = Run(**json.loads(line))
+            run = TrainingRun(**json.loads(line))
         except (ValueError, TypeError):
             continue
         runs[run.checkpoint] = run

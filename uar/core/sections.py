@@ -26,7 +26,7 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -37,7 +37,15 @@ _FILMS = "films"
 _OTHER = "other"
 _UNKNOWN = "unknown"
 
-_KNOWN = {
+_OTHER_NAMES = """
+    addendum, attending, cc, clinical history, clinical indication, clinical information
+    comparison, comparison exam, comparison study, comparisons, critical results
+    dictated by, dose, electronically signed by, exam, examination, final report, history
+    indication, indications, notification, patient history, preliminary report, procedure
+    reason for exam, reason for examination, recommendation, recommendation(s)
+    recommendations, reference exam, signed by, technique, type of examination, wet read
+"""
+_KNOWN: dict[str, Sequence[str]] = {
     "findings": ("findings", "finding", "chest findings", "radiographic findings"),
     "impression": ("impression", "impressions", "conclusion", "conclusions"),
     _JOINT: (
@@ -48,42 +56,7 @@ _KNOWN = {
         "findings & impression",
         "findings / impression",
     ),
-    _OTHER: (
-        "addendum",
-        "attending",
-        "cc",
-        "clinical history",
-        "clinical indication",
-        "clinical information",
-        "comparison",
-        "comparison exam",
-        "comparison study",
-        "comparisons",
-        "critical results",
-        "dictated by",
-        "dose",
-        "electronically signed by",
-        "exam",
-        "examination",
-        "final report",
-        "history",
-        "indication",
-        "indications",
-        "notification",
-        "patient history",
-        "preliminary report",
-        "procedure",
-        "reason for exam",
-        "reason for examination",
-        "recommendation",
-        "recommendation(s)",
-        "recommendations",
-        "reference exam",
-        "signed by",
-        "technique",
-        "type of examination",
-        "wet read",
-    ),
+    _OTHER: re.split(r"[,\n]\s*", _OTHER_NAMES.strip()),
 }
 _OTHER_WORDS = ("exam", "technique", "comparison", "indication", "history")
 _SECTION_OF = {name: section for section, names in _KNOWN.items() for name in names}

@@ -99,7 +99,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {name: opened.get_tensor(name) for name in names}, dict(opened.metadata() or {})
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Give a module on `meta`, which has only shapes, its weights, which must fit.
 
     Raises:

@@ -546,15 +546,11 @@ def _transformed(
         if len(np.unique(values)) < len(levels):  # the intercept swallows the values
             values = np.zeros_like(values)
     film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
-    offered = False
-    for item in film.get("VOILUTSequence", []):  # C.11.2
-        offered = True
-        yield _look_up(values, item, film)
+    luts, windows = film.get("VOILUTSequence", []), _usable_windows(film)  # C.11.2
     film.pop("VOILUTSequence", None)
-    for index in _usable_windows(film):
-        offered = True
-        yield _windowed(values, film, index)
-    if not offered:
+    yield from (_look_up(values, item, film) for item in luts)
+    yield from (_windowed(values, film, index) for index in windows)
+    if not luts and not windows:
         yield percentile_window(values, counts)
 
 

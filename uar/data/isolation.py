@@ -144,14 +144,11 @@ def _decode_films() -> None:
         except UserError as reason:
             pipe.send_bytes(json.dumps({"fault": str(reason)}).encode())
             continue
-        about = {
-            "view": film.view,
-            "header_failed": bool(film.header_failed),
-            "modality": film.modality,
-            "body_part": film.body_part,
-            "coloured": film.coloured,
+        about = vars(film) | {
+            "header_failed": bool(film.header_failed),  # numpy's otherwise
             "shape": film.pixels.shape,
         }
+        del about["pixels"]
         pipe.send_bytes(json.dumps(about).encode())
         pipe.send_bytes(squash(film.pixels, size).tobytes())
 

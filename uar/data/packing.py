@@ -119,7 +119,7 @@ def pack_films(
     workers = resolve_workers(workers, len(slots))
     array = scratch / "images.npy"
     rows = slots[-1].row + slots[-1].copies + slots[-1].blanks
-    with _Journal(scratch / "journal.jsonl", _identity(rows, size)) as journal:
+    with _Journal(scratch / "journal.jsonl", array, _identity(rows, size)) as journal:
         if not (journal.done and _is_array(array, (rows, size, size))):
             journal.done.clear()
             _create_array(array, (rows, size, size))
@@ -142,7 +142,7 @@ def pack_films(
                 packed.faults.update({task.start + i: why for i, why in result.faults.items()})
                 packed.header_failed.extend(task.start + i for i in result.header_failed)
                 if not (result.faults or result.header_failed):
-                    journal.add(task.fingerprint, result.views, array)
+                    journal.add(task.fingerprint, result.views)
                 bar.update(len(task.slots))
     faults = dict(sorted(packed.faults.items()))
     return replace(packed, faults=faults, header_failed=sorted(packed.header_failed))
@@ -209,11 +209,10 @@ def _fingerprint(root: Path, slots: Sequence[Slot]) -> str:
 class _Journal:
     """The tasks done so far: a line with the run's identity, then one JSON line a task."""
 
-    def __init__(self, path: Path, identity: dict[str, object]) -> None:
+    def __init__(self, path: Path, array: Path, identity: dict[str, object]) -> None:
         self.done: dict[str, list[View]] = {}  # fingerprint of a task: views of its films
-        self._path, self._first_line = path, json.dumps(identity) + "\n"
+        self._path, self._array, self._first_line = path, array, json.dumps(identity) + "\n"
         self._unwritten: list[str] = []
-        self._array: Path | None = None
         self._written_at = time.monotonic()
 
     def __enter__(self) -> _Journal:
@@ -227,15 +226,14 @@ class _Journal:
     def __exit__(self, *exception: object) -> None:
         self._write()
 
-    def add(self, fingerprint: str, views: list[View], array: Path) -> None:
+    def add(self, fingerprint: str, views: list[View]) -> None:
         """Record a task as done; the record is written once its rows are on the disk."""
         self._unwritten.append(json.dumps([fingerprint, views]) + "\n")
-        self._array = array
         if time.monotonic() - self._written_at >= _SYNC_SECONDS:
             self._write()
 
     def _write(self) -> None:
-        if self._array is None:
+        if not self._unwritten:
             return
         with self._array.open("r+b") as rows:
             os.fsync(rows.fileno())

@@ -11,13 +11,12 @@ import numpy as np
 
 from uar.evaluation.metrics import Metric
 
+_LEVEL = 0.95  # share of resamples within the interval
 _AT_ONCE = 250  # resamples; bounds the memory to that many rows of N counts
 
 
-def bootstrap_interval(
-    metric: Metric, *, resamples: int, seed: int, level: float = 0.95
-) -> dict[str, float]:
-    """Percentile bootstrap interval over studies (Efron and Tibshirani 1993, section 13.3).
+def bootstrap_interval(metric: Metric, *, resamples: int, seed: int) -> dict[str, float]:
+    """95 % percentile bootstrap interval over studies (Efron and Tibshirani 1993, section 13.3).
 
     Metrics with equally many studies and the same seed see the same resamples.
 
@@ -25,7 +24,6 @@ def bootstrap_interval(
         metric: of N studies.
         resamples: how many corpora of N studies to draw with replacement.
         seed: of the draws.
-        level: share of resamples within the interval.
 
     Returns:
         `low` and `high`.
@@ -37,5 +35,5 @@ def bootstrap_interval(
         metric.of_resamples(generator.multinomial(studies, even, size=size).astype(float))
         for size in [_AT_ONCE] * full + [rest] * (rest > 0)
     ]
-    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(drawn), [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     return {"low": float(low), "high": float(high)}

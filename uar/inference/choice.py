@@ -1,10 +1,10 @@
 """Choosing one of a study's sampled reports: minimum Bayes risk, and what its films are likely to
 show.
 
-Minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020) chooses the report whose expected
-score against a report drawn from the model is highest: the one most like the other samples. Likely
-reports are those of studies without findings, so that it names few; the second term prefers reports
-whose findings a model of the images alone holds for likely.
+Minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020) chooses the report of highest
+expected utility: its score against a report drawn from the model, estimated from the other samples.
+Likely reports are those of studies without findings, so that it names few; the second term prefers
+reports whose findings a model of the images alone holds for likely.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ class Candidates:
 
     Attributes:
         samples: N reports.
-        likeness: of each to the others, `(N,)`.
+        utility: of each, expected, `(N,)`.
         asserted: the findings that each asserts, `(N, K)` bool; None: not known.
     """
 
     samples: Sequence[Generated]
-    likeness: np.ndarray
+    utility: np.ndarray
     asserted: np.ndarray | None = None
 
     def best(
         self, weight: float, threshold: float, probabilities: np.ndarray | None = None
     ) -> Generated:
-        """The sample of largest likeness + weight * `findings_gain`, the first of several such.
+        """The sample of largest utility + weight * `findings_gain`, the first of several such.
 
         Args:
-            weight: lambda; 0: likeness alone.
+            weight: lambda; 0: utility alone.
             threshold: of `findings_gain`.
             probabilities: of the K findings in the study, `(K,)`, for a weight above 0.
         """
-        scores = self.likeness
+        scores = self.utility
         if weight:
             assert self.asserted is not None and probabilities is not None
             scores = scores + weight * findings_gain(self.asserted, probabilities, threshold)
         return self.samples[int(scores.argmax())]
 
 
-def likeness(texts: Sequence[str]) -> np.ndarray:
+def expected_utility(texts: Sequence[str]) -> np.ndarray:
     """Mean over the others of BLEU-4 + CIDEr / 10 of each text against them, `(N,)` in [0, 2].
 
     CIDEr counts document frequencies over the samples themselves, so that a study's choice depends

@@ -31,6 +31,7 @@ def generate(
     visual: Tensor,
     beam_size: int,
     length_penalty: float = 0.0,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
@@ -70,7 +71,16 @@ def generate(
         beams.history = beams.history.gather(1, parent.unsqueeze(2).expand_as(beams.history))
         return last, parent
 
-    beams = _write(model, visual, beam_size, extend, tables, present, guidance, branching=True)
+    beams = _write(
+        model,
+        visual,
+        beam_size,
+        extend,
+        branching=True,
+        tables=tables,
+        present=present,
+        guidance=guidance,
+    )
     best = (beams.log_probabilities / beams.lengths**length_penalty).argmax(dim=1)
     return [
         of_study[chosen] for of_study, chosen in zip(beams.generated(), best.tolist(), strict=True)
@@ -83,6 +93,7 @@ def sample(
     visual: Tensor,
     draws: Tensor,
     temperature: float,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
@@ -115,8 +126,16 @@ def sample(
         samples.ended = samples.ended | (words == EOS)
         return words, None
 
-    count = len(draws)
-    samples = _write(model, visual, count, extend, tables, present, guidance, branching=False)
+    samples = _write(
+        model,
+        visual,
+        len(draws),
+        extend,
+        branching=False,
+        tables=tables,
+        present=present,
+        guidance=guidance,
+    )
     return samples.generated()
 
 
@@ -193,11 +212,11 @@ def _write(
     visual: Tensor,
     texts: int,
     extend: Callable[[_Texts, Tensor, int], tuple[Tensor, Tensor | None]],
+    *,
+    branching: bool,
     tables: Tables | None,
     present: Tensor | None,
     guidance: float,
-    *,
-    branching: bool,
 ) -> _Texts:
     """G `texts` of each of B studies, until all have ended or have T words.
 
@@ -241,12 +260,15 @@ def generate_as(
     decode: DecodeParams,
     model: UAR,
     visual: Tensor,
+    *,
     tables: Tables | None = None,
     present: Tensor | None = None,
 ) -> list[Generated]:
     """`generate` with the settings of params.yaml, also where `evaluate` chooses among samples."""
     beams, penalty, guidance = decode.beam_size, decode.length_penalty, decode.guidance
-    return generate(model, visual, beams, penalty, tables, present, guidance)
+    return generate(
+        model, visual, beams, penalty, tables=tables, present=present, guidance=guidance
+    )
 
 
 def _guided(logits: list[Tensor], guidance: float) -> Tensor:

@@ -14,7 +14,7 @@ from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
 from uar.evaluation.calibration import AS_TRAINED
 from uar.inference.bags import common_codes, quarter_bags, token_bags
-from uar.inference.logistic import PENALTIES, Standardisation, fit, held_out
+from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_out
 
 _KIND = "judge"
 _AT_LEAST = 10  # training studies with a finding, below which its share of them is its probability
@@ -74,15 +74,8 @@ class Judge:
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        about = _About(
-            codebook=self.codebook,
-            views=self.views,
-            places=self.places,
-            penalty=self.penalty,
-            findings=list(self.findings),
-            encoder_sha256=self.encoder_sha256,
-        )
-        write_weights(path, _KIND, {"weights": torch.from_numpy(self.weights)}, about.model_dump())
+        about = {name: value for name, value in vars(self).items() if name != "weights"}
+        write_weights(path, _KIND, {"weights": torch.from_numpy(self.weights)}, about)
 
     @classmethod
     def load(cls, path: Path) -> Judge:
@@ -104,15 +97,7 @@ class Judge:
                 f"{path}: a judge with weights {tuple(weights.shape)} in {weights.dtype}, expected "
                 f"{wanted} in float32"
             )
-        return cls(
-            weights.numpy(),
-            stated.codebook,
-            stated.views,
-            stated.places,
-            stated.penalty,
-            tuple(stated.findings),
-            stated.encoder_sha256,
-        )
+        return cls(weights.numpy(), **about | {"findings": tuple(stated.findings)})
 
 
 @dataclass(frozen=True)
@@ -192,7 +177,7 @@ def _fit(features: np.ndarray, labels: np.ndarray, seed: int) -> _Fit:
         true = labels[outside]
         nats += [np.logaddexp(0, np.where(true, -of, of)).sum() for of in logits]
     best = int(nats.argmin())
-    weights = fit(x, torch.from_numpy(labels).float())[best].double()
+    weights = fit_path(x, torch.from_numpy(labels).float())[best].double()
     weight = weights[:-1] * standardised.scale
     bias = weights[-1:] - standardised.mean.double() @ weight
     return _Fit(

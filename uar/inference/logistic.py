@@ -50,7 +50,7 @@ def _floats(features: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(features)).float()
 
 
-def fit(x: Tensor, y: Tensor) -> list[Tensor]:
+def fit_path(x: Tensor, y: Tensor) -> list[Tensor]:
     """Weights `(P + 1, N)` for each of `PENALTIES`, each started from the larger one's.
 
     Args:
@@ -93,5 +93,5 @@ def held_out(
     fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)) % FOLDS)
     for left_out in progress(range(FOLDS), what, FOLDS, "fold"):
         inside = fold != left_out
-        path = fit(x[inside], torch.from_numpy(labels[inside.numpy()]).float())
+        path = fit_path(x[inside], torch.from_numpy(labels[inside.numpy()]).float())
         yield ~inside.numpy(), [(x[~inside] @ weights).numpy() for weights in path]

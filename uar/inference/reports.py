@@ -24,23 +24,21 @@ from uar.model.uar import UAR
 def sampled_candidates(
     model: UAR,
     studies: Studies,
+    *,
     vocabulary: Vocabulary,
     params: DecodeParams,
     what: str,
-    *,
     seed: int,
-    findings: bool,
 ) -> list[Candidates]:
-    """Samples of each study, of which `write_reports` would choose one.
+    """Labelled samples of each study, of which `write_reports` would choose one.
 
     Args:
         model, studies, vocabulary, params, what, seed: as `write_reports`'s.
-        findings: label them too, to choose by findings.
     """
     writer = ReportWriter(model, vocabulary, params, seed)
     candidates: list[Candidates] = []
     for batch in progress_batches(model, studies, params.batch_size, what):
-        candidates += writer.candidates(batch.visual, batch.present, findings)
+        candidates += writer.candidates(batch.visual, batch.present, findings=True)
     return candidates
 
 
@@ -48,12 +46,12 @@ def sampled_candidates(
 def write_reports(
     model: UAR,
     studies: Studies,
+    *,
     study_ids: Sequence[str],
     raw_reports: Sequence[str],
     vocabulary: Vocabulary,
     params: DecodeParams,
     what: str,
-    *,
     seed: int = 0,
     probabilities: np.ndarray | None = None,
 ) -> list[Prediction]:

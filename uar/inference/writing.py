@@ -12,9 +12,9 @@ from uar.core.config import OF_SAMPLES, DecodeParams
 from uar.core.errors import UserError
 from uar.data.text import Vocabulary
 from uar.evaluation.clinical.asserted import AssertedFindings
-from uar.inference.choice import Candidates, likeness
+from uar.inference.choice import Candidates, expected_utility
 from uar.inference.decoding import Generated, generate_as, random_draws, sample
-from uar.model.uar import UAR, Tables
+from uar.model.uar import UAR
 
 
 def in_effect(params: DecodeParams) -> dict[str, Any]:
@@ -38,19 +38,13 @@ class ReportWriter:
         vocabulary: V_R.
         params: which of the two, and its settings.
         seed: of the samples, which are the same for every batch.
-        tables: of the model; else they are made here.
     """
 
     def __init__(
-        self,
-        model: UAR,
-        vocabulary: Vocabulary,
-        params: DecodeParams,
-        seed: int = 0,
-        tables: Tables | None = None,
+        self, model: UAR, vocabulary: Vocabulary, params: DecodeParams, seed: int = 0
     ) -> None:
         self._model, self._vocabulary, self._params = model, vocabulary, params
-        self._tables = tables or model.tables()
+        self._tables = model.tables()
         self._draws = random_draws(seed, params.samples, model.sizes.max_length)
 
     def write(
@@ -72,7 +66,7 @@ class ReportWriter:
                 "judge tells from visual tokens"
             )
         if params.choose == "beam":
-            return generate_as(params, self._model, visual, self._tables, present)
+            return generate_as(params, self._model, visual, tables=self._tables, present=present)
         return [
             of_study.best(
                 params.findings_weight,
@@ -96,13 +90,17 @@ class ReportWriter:
             visual,
             self._draws,
             self._params.temperature,
-            self._tables,
-            present,
-            self._params.guidance,
+            tables=self._tables,
+            present=present,
+            guidance=self._params.guidance,
         )
         texts = [[self._vocabulary.decode(one.ids) for one in of_study] for of_study in samples]
         return [
-            Candidates(of_study, likeness(of_texts), self._asserted(of_texts) if findings else None)
+            Candidates(
+                of_study,
+                expected_utility(of_texts),
+                self._asserted(of_texts) if findings else None,
+            )
             for of_study, of_texts in zip(samples, texts, strict=True)
         ]
 

@@ -77,7 +77,7 @@ class Checkpoint:
                 present version.
         """
         params = self._params(changes)
-        self._refuse_other_weights(params)
+        self._outline(params)  # before any memory is taken
         try:
             model = UAR(params, ModelSizes(**self.sizes))
             model.load_state_dict(self.weights, strict=False)
@@ -91,10 +91,7 @@ class Checkpoint:
         Raises:
             UserError: as `build`.
         """
-        params = self._params({})
-        self._refuse_other_weights(params)
-        with torch.device("meta"):
-            return UAR(params, ModelSizes(**self.sizes))
+        return self._outline(self._params({}))
 
     def _params(self, changes: dict[str, Any]) -> ModelParams:
         if not isinstance(self.model, dict):
@@ -108,11 +105,12 @@ class Checkpoint:
                 f"({'; '.join(faults)}). Train it again, or read it with the version that wrote it."
             ) from None
 
-    def _refuse_other_weights(self, params: ModelParams) -> None:
-        """Before any memory is taken: what a file says of its sizes, its weights must prove."""
+    def _outline(self, params: ModelParams) -> UAR:
+        """What a file says of its sizes, its weights must prove."""
         try:
             with torch.device("meta"):
-                wanted = UAR(params, ModelSizes(**self.sizes)).state_dict()
+                model = UAR(params, ModelSizes(**self.sizes))
+            wanted = model.state_dict()
         except (ArithmeticError, ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"the checkpoint's model cannot be built: {error}") from None
         adds_refiner = params.tir != "none" and self.model.get("tir") == "none"
@@ -133,6 +131,7 @@ class Checkpoint:
                 f"{sorted(missing)[:5]}, unexpected {sorted(unexpected)[:5]}, of another shape "
                 f"{sorted(other)[:5]}"
             )
+        return model
 
 
 class _About(BaseModel):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_DROPOUT = 0.3  # share of the pooled features zeroed in training
+
 
 class FindingsHead(nn.Module):
     """Logits of N findings from encoded films, and the prompt of a set of findings.
@@ -17,13 +19,12 @@ class FindingsHead(nn.Module):
     Args:
         d_model: d.
         findings: N.
-        dropout: share of the pooled features zeroed in training.
     """
 
-    def __init__(self, d_model: int, findings: int, dropout: float = 0.3) -> None:
+    def __init__(self, d_model: int, findings: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(_DROPOUT)
         self.classify = nn.Linear(d_model, findings)
         self.present = nn.Parameter(torch.randn(findings, d_model))
         self.absent = nn.Parameter(torch.randn(findings, d_model))

@@ -210,9 +210,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         d = params.d_model
         self.self_norm, self.visual_norm, self.feed_forward_norm = (
-            nn.LayerNorm(d),
-            nn.LayerNorm(d),
-            nn.LayerNorm(d),
+            nn.LayerNorm(d) for _ in range(3)
         )
         self.self_attention = MultiHeadAttention(d, params.heads)
         self.visual_attention = MultiHeadAttention(d, params.heads)
@@ -285,12 +283,12 @@ class DecoderLayer(nn.Module):
         normed = self.self_norm(x)
         keys, values = self.self_attention.keys_and_values(normed)  # (B, h, G, d/h)
         if cache.ancestors is None:
-            position, end = cache.position, cache.position + 1
-            layer.keys[..., position, :] = keys.transpose(1, 2)
-            layer.values[..., position, :] = values.transpose(1, 2)
-            past = (part[..., :end, :].flatten(0, 1) for part in (layer.keys, layer.values))
+            place, end = cache.position, cache.position + 1
+            layer.keys[..., place, :] = keys.transpose(1, 2)
+            layer.values[..., place, :] = values.transpose(1, 2)
+            own = layer.keys[..., :end, :].flatten(0, 1), layer.values[..., :end, :].flatten(0, 1)
             rows = normed.flatten(0, 1).unsqueeze(1)  # (B * G, 1, d)
-            return self.self_attention(rows, tuple(past)).view_as(x)
+            return self.self_attention(rows, own).view_as(x)
         slots = cache.slots
         layer.keys[:, :, slots], layer.values[:, :, slots] = keys, values
         bias = cache.ancestors[..., : slots.stop]

@@ -19,7 +19,7 @@ from uar.core.device import autocast
 from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.core.weights import fill, refuse_absurd, write_safetensors
+from uar.core.weights import fill_module, refuse_absurd, write_safetensors
 from uar.tokens.openai import dall_e, read_dall_e
 from uar.tokens.tokenizer import Tokenizer, codebook_use
 
@@ -95,7 +95,7 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
         decoder = TokenDecoder(
             codebook_size, hidden, stride=tokenizer.stride, first=first, device="meta"
         )
-        fill(decoder.layers, weights)
+        fill_module(decoder.layers, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the decoder of a dall_e dVAE: {plainly(error)}") from None
     refuse_absurd(path, weights)

@@ -15,7 +15,7 @@ from torch import Tensor
 from uar.core.config import DistillParams
 from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
-from uar.core.weights import fill, read_safetensors, refuse_absurd
+from uar.core.weights import fill_module, read_safetensors, refuse_absurd
 from uar.networks.network import FeatureNetwork, build_network
 from uar.tokens.tokenizer import DISTILLED, Tokenizer, kmeans, nearest_codes, read_metadata
 
@@ -89,7 +89,7 @@ def load_distilled(path: Path) -> DistilledTokenizer:
         with torch.device("meta"):  # files say sizes; weights prove them
             network = build_network(read_metadata(path)[DISTILLED])
             model = DistilledTokenizer(network, codebook_size, components)
-        fill(model, weights)
+        fill_module(model, weights)
     except Exception as error:
         raise UserError(f"{path} is no distilled tokenizer: {plainly(error)}") from None
     refuse_absurd(path, weights)

@@ -18,7 +18,7 @@ from uar.core.device import autocast
 from uar.core.errors import UserError, plainly
 from uar.core.progress import progress
 from uar.core.schedule import warmup_cosine
-from uar.core.weights import fill, refuse_absurd
+from uar.core.weights import fill_module, refuse_absurd
 from uar.data.views import PackedFilms
 from uar.networks.pretrained import FeatureNetwork
 from uar.tokens.decoder import OWN_DECODER, TokenDecoder, gray, logit_laplace
@@ -80,7 +80,7 @@ def load_dvae(path: Path) -> Dvae:
         codebook_size, _, _, _ = weights["blocks.output.conv.w"].shape
         hidden = weights["blocks.input.w"].shape[0]
         model = Dvae(codebook_size, hidden, "meta")  # files say sizes; weights prove them
-        fill(model.encoder, weights)
+        fill_module(model.encoder, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the encoder of a dall_e dVAE: {plainly(error)}") from None
     refuse_absurd(path, weights)

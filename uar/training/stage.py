@@ -416,11 +416,7 @@ def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> 
 
 
 def _line(epoch: int, values: dict[str, float], select_by: str) -> str:
-    shown = [
-        *("train/loss", "val/cross_entropy", "val/image_gain", "val/BLEU-4", "val/CIDEr"),
-        "val/distinct_reports",
-    ]
-    if f"val/{select_by}" not in shown:
-        shown.append(f"val/{select_by}")
+    scores = ("cross_entropy", "image_gain", "BLEU-4", "CIDEr", "distinct_reports", select_by)
+    shown = ["train/loss", *(f"val/{name}" for name in dict.fromkeys(scores))]
     known = [f"{name} {values[name]:.4g}" for name in shown if name in values]
     return f"epoch {epoch}: " + ", ".join(known)

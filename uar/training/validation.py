@@ -134,7 +134,9 @@ class Validation:
         return terms
 
     def _write(self, model: UAR, batch: Batch, tables: Tables) -> list[str]:
-        reports = generate_as(self.params, model, batch.visual, tables, batch.present)
+        reports = generate_as(
+            self.params, model, batch.visual, tables=tables, present=batch.present
+        )
         return [self.vocabulary.decode(report.ids) for report in reports]
 
     def _values(self, parts: list[_Part]) -> dict[str, float]:

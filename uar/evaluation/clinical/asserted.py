@@ -29,10 +29,7 @@ class AssertedFindings:
         self._of_sentence |= zip(new, labels == Label.POSITIVE, strict=True)
         nothing = np.zeros(len(FINDINGS), bool)
         of_texts = [
-            np.logical_or.reduce([self._of_sentence[s] for s in of], initial=False)
-            if of
-            else nothing
-            for of in sentences
+            np.any([nothing, *(self._of_sentence[s] for s in of)], axis=0) for of in sentences
         ]
         return np.array(of_texts, bool).reshape(-1, len(FINDINGS))
 

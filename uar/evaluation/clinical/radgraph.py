@@ -29,11 +29,7 @@ INSTALLED = find_spec("radgraph") is not None  # the `radgraph` extra, which tak
 HOW_TO_INSTALL = "pip install --constraint constraints.txt --editable '.[radgraph]'"
 
 MODELS = ("radgraph", "radgraph-xl", "modern-radgraph-xl")  # the package's models for radiology
-LEVELS = (
-    "simple",
-    "partial",
-    "complete",
-)  # RG_E, RG_ER and RG_ER with a bar, in the package's order
+LEVELS = ("simple", "partial", "complete")  # RG_E, RG_ER, RG_ER with a bar: the package's order
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _WEIGHTS = ("config.json", "weights.th", "vocabulary/non_padded_namespaces.txt")
 _ENCODER = "encoder"
@@ -151,15 +147,11 @@ def _refuse_other_folders(folder: Path) -> None:
 
 def _types(config: Any) -> set[str]:
     """Every value, at any depth, that the package's registry would look up."""
-    parts = list(config.values()) if isinstance(config, dict) else config
-    if not isinstance(parts, list):
-        return set()
-    found = (
-        {str(v) for k, v in config.items() if k == "type" and v is not None}
-        if isinstance(config, dict)
-        else set()
-    )
-    return found.union(*map(_types, parts))
+    found: set[str] = set()
+    if isinstance(config, dict):
+        found = set() if config.get("type") is None else {str(config["type"])}
+        config = list(config.values())
+    return found.union(*map(_types, config)) if isinstance(config, list) else found
 
 
 def _plain(report: str) -> str:

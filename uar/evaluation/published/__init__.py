@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.resources import as_file, files
+from pathlib import Path
 
 import pandas as pd
 
@@ -31,5 +31,5 @@ def published_alignment_scores() -> dict[str, float]:
 
 
 def _read(name: str) -> pd.DataFrame:
-    with as_file(files(__package__) / f"{name}.csv") as path:
-        return pd.read_csv(path, index_col=0, keep_default_na=False, na_values=[""])
+    path = Path(__file__).with_name(f"{name}.csv")
+    return pd.read_csv(path, index_col=0, keep_default_na=False, na_values=[""])

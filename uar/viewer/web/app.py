@@ -28,7 +28,7 @@ from markupsafe import Markup
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
-from uar.bundle.report import Report, png
+from uar.bundle.report import Report, StudyFilms, png
 from uar.bundle.reporter import Prepared, Reporter
 from uar.core.errors import UserError
 from uar.data.films import LIMITS, Film, decode_film
@@ -284,7 +284,7 @@ def refusal(prepared: Prepared) -> dict[str, Any]:
     return {**prepared.refusal_json(), **_films(prepared), "side": 1}
 
 
-def _films(study: Report | Prepared) -> dict[str, Any]:
+def _films(study: StudyFilms) -> dict[str, Any]:
     several = int(study.present.sum()) > 1
     return {
         "films": [
