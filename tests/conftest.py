@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +83,15 @@ def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[key] = value
 
 
+@cache
+def read_params() -> dict[str, Any]:
+    """params.yaml as it is in the project, as nested dicts; to be copied before it is changed."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
 def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
     """The section `dataset` of params.yaml, with these values."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
-    chosen = {**raw, "name": name, "root": root, **changes}
+    chosen = {**read_params()["dataset"], "name": name, "root": root, **changes}
     if chosen["layout"] == "physionet" and "split" not in changes:
         chosen["split"] = "official"
     return DatasetParams.model_validate(chosen)
@@ -92,14 +99,13 @@ def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
 
 def decode_params(**changes: Any) -> DecodeParams:
     """The section `decode` of params.yaml, with these values."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["decode"]
-    return DecodeParams.model_validate({**raw, "choose": "beam", **changes})
+    return DecodeParams.model_validate({**read_params()["decode"], "choose": "beam", **changes})
 
 
 @pytest.fixture
 def raw_params() -> dict[str, Any]:
     """params.yaml as it is in the project, as nested dicts."""
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    return deepcopy(read_params())
 
 
 TINY = {
