@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -24,6 +24,9 @@ from uar.core.arithmetic import set_up
 from uar.core.config import DatasetParams, DecodeParams, ModelParams, Params
 from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
+
+if TYPE_CHECKING:
+    from uar.evaluation.clinical.labeller import Labeller
 
 ROOT = Path(__file__).parents[1]
 CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # that no message has for a reason
@@ -106,6 +109,19 @@ def decode_params(**changes: Any) -> DecodeParams:
 def raw_params() -> dict[str, Any]:
     """params.yaml as it is in the project, as nested dicts."""
     return deepcopy(read_params())
+
+
+@cache
+def labeller() -> Labeller:
+    """The rules, whose loading takes a second; to be put where a command loads them each time."""
+    from uar.evaluation.clinical.labeller import Labeller
+
+    return Labeller()
+
+
+def uncounted(*_: object) -> float:
+    """FLOPs of a study, for trainings of a second that would count them for as long."""
+    return 1e6
 
 
 TINY = {
