@@ -31,6 +31,22 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # that no message has for a reason
 
+# Files whose tests take longest: begun last, one would run alone while other processes are idle.
+LONGEST = (
+    "test_pipeline.py",
+    "test_training.py",
+    "test_distributed.py",
+    "test_push.py",
+    "test_dvae.py",
+    "test_arithmetic.py",
+    "test_shared_tokens.py",
+    "test_bundle.py",
+    "test_package.py",
+    "test_layout.py",
+    "test_web.py",
+    "test_iu_xray.py",
+)
+
 set_up(os.environ, "portable", 1)  # torch's kernels; the rest in tests/__init__.py
 
 # Fuzz tests: the same few hundred inputs each time, or with HYPOTHESIS_PROFILE=thorough many new.
@@ -45,6 +61,12 @@ settings.register_profile(
     "thorough", settings.get_profile("default"), max_examples=10_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put them first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def committed(path: str) -> str:
