@@ -35,7 +35,7 @@ show: venv
 	printf '%s\n' "$$table" | grep . || echo 'This commit has no experiment yet. To make one: dvc exp run -S section.key=value'
 
 test: $(VENV)/test.done
-	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 faults: $(VENV)/test.done
 	python -m tests.faults $(if $(LONG),--long --log .resume/faults.jsonl)

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -23,8 +25,27 @@ from uar.core.config import DatasetParams, DecodeParams, ModelParams, Params
 from uar.core.params_file import parse_params
 from uar.model.uar import UAR, ModelSizes
 
+if TYPE_CHECKING:
+    from uar.evaluation.clinical.labeller import Labeller
+
 ROOT = Path(__file__).parents[1]
 CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # that no message has for a reason
+
+# Files whose tests take longest: begun last, one would run alone while other processes are idle.
+LONGEST = (
+    "test_pipeline.py",
+    "test_training.py",
+    "test_distributed.py",
+    "test_push.py",
+    "test_dvae.py",
+    "test_arithmetic.py",
+    "test_shared_tokens.py",
+    "test_bundle.py",
+    "test_package.py",
+    "test_layout.py",
+    "test_web.py",
+    "test_iu_xray.py",
+)
 
 set_up(os.environ, "portable", 1)  # torch's kernels; the rest in tests/__init__.py
 
@@ -40,6 +61,12 @@ settings.register_profile(
     "thorough", settings.get_profile("default"), max_examples=10_000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put them first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def committed(path: str) -> str:
@@ -81,10 +108,15 @@ def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     raw[key] = value
 
 
+@cache
+def read_params() -> dict[str, Any]:
+    """params.yaml as it is in the project, as nested dicts; to be copied before it is changed."""
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
 def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
     """The section `dataset` of params.yaml, with these values."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["dataset"]
-    chosen = {**raw, "name": name, "root": root, **changes}
+    chosen = {**read_params()["dataset"], "name": name, "root": root, **changes}
     if chosen["layout"] == "physionet" and "split" not in changes:
         chosen["split"] = "official"
     return DatasetParams.model_validate(chosen)
@@ -92,14 +124,26 @@ def dataset_params(name: str, root: Path, **changes: Any) -> DatasetParams:
 
 def decode_params(**changes: Any) -> DecodeParams:
     """The section `decode` of params.yaml, with these values."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())["decode"]
-    return DecodeParams.model_validate({**raw, "choose": "beam", **changes})
+    return DecodeParams.model_validate({**read_params()["decode"], "choose": "beam", **changes})
 
 
 @pytest.fixture
 def raw_params() -> dict[str, Any]:
     """params.yaml as it is in the project, as nested dicts."""
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    return deepcopy(read_params())
+
+
+@cache
+def labeller() -> Labeller:
+    """The rules, whose loading takes a second; to be put where a command loads them each time."""
+    from uar.evaluation.clinical.labeller import Labeller
+
+    return Labeller()
+
+
+def uncounted(*_: object) -> float:
+    """FLOPs of a study, for trainings of a second that would count them for as long."""
+    return 1e6
 
 
 TINY = {

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
+VICTIM = b"a user's own file"
+
 
 class Bomb:
     """Pickled, it makes a file when it is loaded."""
@@ -113,7 +115,7 @@ def weight_files(folder: Path) -> dict[str, tuple[bytes, Callable[[], bool]]]:
     """
     trace, victim, patch = folder / "it-ran", folder / "victim", folder / "patched"
     bomb = Bomb(trace)
-    victim.write_bytes(b"a user's own file")
+    victim.write_bytes(VICTIM)
     script = folder / "script.pt"
     torch_script(script, victim)
     scripted = script.read_bytes()
@@ -123,7 +125,7 @@ def weight_files(folder: Path) -> dict[str, tuple[bytes, Callable[[], bool]]]:
         return trace.exists() or (folder / "storages").exists()
 
     def overwritten() -> bool:
-        return victim.read_bytes() != b"a user's own file"
+        return victim.read_bytes() != VICTIM
 
     def patched() -> bool:
         return patch.with_suffix(".patch").exists()

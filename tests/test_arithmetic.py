@@ -321,10 +321,13 @@ def test_a_bundle_is_opened_with_its_arithmetic(tmp_path: Path) -> None:
     done = fresh(code.format("", "auto"), tmp_path)
     assert done.stdout.strip() == "AVX2", done.stderr
     assert "loaded with other settings" not in done.stderr
-    late = fresh(code.format("import torch\n", "cpu"), tmp_path)
-    assert "numpy and torch had been loaded with other settings" in late.stderr
-    elsewhere = fresh(code.format("import torch\n", "cuda"), tmp_path)
-    assert "loaded with other settings" not in elsewhere.stderr
+    marked = "import sys; print('now on the CPU', file=sys.stderr)\n"
+    late = fresh(
+        code.format("import torch\n", "cuda") + "\n" + marked + code.format("", "cpu"), tmp_path
+    )
+    elsewhere, here = late.stderr.split("now on the CPU")
+    assert "loaded with other settings" not in elsewhere
+    assert "numpy and torch had been loaded with other settings" in here
 
 
 # ---- the recorded pieces and the table of CPUs

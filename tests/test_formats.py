@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from pipeline import paths
 from pipeline.__main__ import app
-from tests.conftest import ROOT, override
+from tests.conftest import ROOT, labeller, override
 from uar.core.errors import UserError
 from uar.core.files import read_json, write_table
 from uar.data.text import CLEANERS, Vocabulary
@@ -53,7 +53,8 @@ def predictions() -> list[Prediction]:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reports as test split of a data set; no Java, which takes seconds."""
+    """The reports as test split of a data set; no Java, which takes seconds, as do rules."""
+    monkeypatch.setattr("pipeline.measures.Labeller", labeller)
     raw = yaml.safe_load((ROOT / paths.PARAMS).read_text())
     changes = {"meteor": False, "protocols": ["r2gen"], "resamples": 20, "constant_candidates": 3}
     for key, value in changes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from tests.bundles import make_bundle
-from tests.hostile_weights import weight_files
+from tests.hostile_weights import VICTIM, weight_files
 from tests.test_chexbert import folder as chexbert_folder  # noqa: F401  # a fixture
 from tests.test_extractor import params_of
 from tests.test_radgraph import folder as radgraph_folder  # noqa: F401  # a fixture
@@ -29,6 +30,7 @@ from uar.networks.pretrained import load_network
 from uar.tokens.loading import load_tokenizer
 
 CPU = torch.device("cpu")
+Trap = tuple[bytes, Callable[[], bool]]  # what a file holds, and whether it has done its worst
 SECTION = "dvae.distill"
 FILES = (
     "TorchScript", "TorchScript in a ZIP", "TorchScript behind other bytes", "torch.save",
@@ -37,11 +39,28 @@ FILES = (
 )  # fmt: skip
 
 
-@pytest.fixture
-def attack(tmp_path: Path) -> Callable[[str], tuple[bytes, Callable[[], bool]]]:
-    files = weight_files(tmp_path)
+@pytest.fixture(scope="module")
+def traps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Trap]]:
+    """A folder, and files that would do something there: making them takes longer than a test."""
+    folder = tmp_path_factory.mktemp("traps")
+    files = weight_files(folder)
     assert tuple(files) == FILES
-    return files.__getitem__
+    return folder, files
+
+
+@pytest.fixture
+def tmp_path(traps: tuple[Path, dict[str, Trap]]) -> Path:
+    """That folder, with the file that some would overwrite and nothing else."""
+    folder, _ = traps
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    (folder / "victim").write_bytes(VICTIM)
+    return folder
+
+
+@pytest.fixture
+def attack(traps: tuple[Path, dict[str, Trap]], tmp_path: Path) -> Callable[[str], Trap]:
+    return traps[1].__getitem__
 
 
 def of_extractor(path: Path) -> None:

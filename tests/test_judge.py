@@ -38,6 +38,12 @@ def studies(count: int, seed: int, placed: bool = False) -> tuple[np.ndarray, np
     return tokens, labels
 
 
+@pytest.fixture(scope="module")
+def small() -> Judge:
+    """Of a hundred studies; tests do not change it."""
+    return made(*studies(100, 0))[0]
+
+
 def test_a_finding_is_told_where_a_code_tells_it() -> None:
     tokens, labels = studies(400, 0)
     judge, nats = made(tokens, labels)
@@ -80,15 +86,14 @@ def test_without_findings_there_are_shares_alone() -> None:
     np.testing.assert_allclose(judge.probabilities(tokens), 1 / 52, rtol=1e-5)
 
 
-def test_a_judge_is_read_as_it_was_written(tmp_path: Path) -> None:
-    tokens, labels = studies(100, 0)
-    judge, _ = made(tokens, labels)
+def test_a_judge_is_read_as_it_was_written(tmp_path: Path, small: Judge) -> None:
+    tokens, _ = studies(100, 0)
     path = tmp_path / "judge.safetensors"
-    judge.save(path)
+    small.save(path)
     first = path.read_bytes()
     read = Judge.load(path)
-    np.testing.assert_array_equal(read.probabilities(tokens), judge.probabilities(tokens))
-    assert (read.findings, read.encoder_sha256, read.penalty) == (NAMES, "e1", judge.penalty)
+    np.testing.assert_array_equal(read.probabilities(tokens), small.probabilities(tokens))
+    assert (read.findings, read.encoder_sha256, read.penalty) == (NAMES, "e1", small.penalty)
     read.save(path)
     assert path.read_bytes() == first
 
@@ -102,11 +107,10 @@ def test_a_judge_is_read_as_it_was_written(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_judge_whose_sizes_contradict_each_other_is_refused(
-    tmp_path: Path, key: str, value: Any
+    tmp_path: Path, key: str, value: Any, small: Judge
 ) -> None:
-    tokens, labels = studies(100, 0)
     path = tmp_path / "judge.safetensors"
-    made(tokens, labels)[0].save(path)
+    small.save(path)
     tensors, about = read_weights(path, "judge")
     write_weights(path, "judge", tensors, about | {key: value})
     with pytest.raises(UserError, match="judge"):

@@ -28,14 +28,22 @@ or line of comment after it; a comment starts in column 30, or one blank after a
 {}"""
 
 
-@pytest.fixture(params=PRESETS)
-def params(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """params.yaml with a preset merged into it, in the folder where the test runs."""
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copytree(ROOT / "presets", tmp_path / "presets")
-    monkeypatch.chdir(tmp_path)
-    use(request.param)
-    return tmp_path / "params.yaml"
+@pytest.fixture(scope="module", params=PRESETS)
+def merged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """params.yaml with a preset merged into it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copytree(ROOT / "presets", folder / "presets")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        use(request.param)
+    return folder / "params.yaml"
+
+
+@pytest.fixture
+def params(merged: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return shutil.copy(merged, tmp_path / "params.yaml")
 
 
 def value_of(raw: dict[str, Any], key: str) -> Any:
@@ -62,7 +70,8 @@ def test_every_parameter_says_what_it_is() -> None:
 
 def test_values_set_to_themselves_change_no_byte(params: Path) -> None:
     """All but floats, of which DVC writes what was typed in Python's form (1e-05)."""
-    values = {key: value_of(yaml.safe_load(params.read_text()), key) for key in known_keys()}
+    raw = yaml.safe_load(params.read_text())
+    values = {key: value_of(raw, key) for key in known_keys()}
     same = [f"{k}={json.dumps(v)}" for k, v in values.items() if not isinstance(v, float)]
     before = params.read_text()
     apply_overrides(params, same)

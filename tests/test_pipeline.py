@@ -23,6 +23,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from matplotlib.figure import Figure
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -36,8 +37,9 @@ from pipeline.experiments.rows import Ablations
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from pipeline.stages.evaluate import nearest_by_features
-from tests.conftest import ROOT, TINY, override
+from tests.conftest import ROOT, TINY, labeller, override, uncounted
 from uar.analysis.heatmap import color_levels, heatmap_ceiling
+from uar.analysis.saving import Caption, save_figure
 from uar.core.errors import UserError
 from uar.core.files import read_json, read_table, sha256, write_json, write_table
 from uar.core.params_file import known_keys, load_params
@@ -114,21 +116,50 @@ def project(
 ) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Makes the working folder one with `chain`'s data and models and changed parameters.
 
-    What takes seconds is left to `chain`: METEOR, the coco protocol's tokenizer, 1,000 resamples.
+    What takes seconds is left to `chain`: METEOR, the coco protocol's tokenizer, 1,000 resamples,
+    the counting of FLOPs, the labeller's rules loaded anew.
     """
     monkeypatch.setattr(
         "uar.evaluation.protocols.meteor_statistics",
         lambda gts, res: np.ones((len(gts), METEOR_STATISTICS)),
     )
+    monkeypatch.setattr("pipeline.measures.Labeller", labeller)
+    monkeypatch.setattr("uar.training.speed.flops_per_study", uncounted)
     monkeypatch.chdir(tmp_path)
 
     def make(overrides: dict[str, Any]) -> dict[str, Any]:
-        for name in ("data", "models", "provenance", "dvclive"):
-            shutil.copytree(chain / name, tmp_path / name, ignore=shutil.ignore_patterns("raw"))
+        copy_chain(chain, tmp_path, "data", "models", "provenance", "dvclive")
         lighter = {"evaluate.protocols": ["r2gen"], "evaluate.resamples": 20}
         return write_params(tmp_path, lighter | overrides)
 
     return make
+
+
+def copy_chain(chain: Path, to: Path, *names: str) -> None:
+    for name in names:
+        shutil.copytree(chain / name, to / name, ignore=shutil.ignore_patterns("raw"))
+
+
+@pytest.fixture
+def evaluated(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the working folder one in which `chain`'s figures are to be drawn again."""
+    copy_chain(chain, tmp_path, "data", "models", "provenance", "dvclive", "evaluation")
+    write_params(tmp_path, {})
+    monkeypatch.chdir(tmp_path)
+
+
+def render_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Lay the other figures out, and leave their files empty: rendering them takes seconds."""
+
+    def save(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
+        if png.stem in names:
+            save_figure(figure, caption, png=png, pdf=pdf)
+            return
+        figure.draw_without_rendering()
+        png.touch()
+        pdf.touch()
+
+    monkeypatch.setattr("uar.analysis.saving.save_figure", save)
 
 
 def numbers(value: Any) -> list[float]:
@@ -266,11 +297,8 @@ def test_the_chains_figures(chain: Path) -> None:
     assert metrics["grounding"]["mentions"] == len(of_model)
 
 
-def test_figures_drawn_again_are_the_same_bytes(
-    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
-) -> None:
-    project({})
-    run("evaluate")
+@pytest.mark.usefixtures("evaluated")
+def test_figures_drawn_again_are_the_same_bytes(chain: Path) -> None:
     run("analyze")
     for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
         for path in sorted((chain / folder).iterdir()):
@@ -278,18 +306,16 @@ def test_figures_drawn_again_are_the_same_bytes(
     assert paths.ANALYSIS_DETAILS.read_bytes() == (chain / paths.ANALYSIS_DETAILS).read_bytes()
 
 
-def test_the_curves_are_of_the_logs(
-    project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
-) -> None:
+@pytest.mark.usefixtures("evaluated")
+def test_the_curves_are_of_the_logs(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other logs are refused where no training made them, and drawn where one did."""
-    project({})
+    render_only(monkeypatch, "curves")
     curves = (paths.FIGURES / "curves.png", paths.CURVES)
     before = [(chain / path).read_bytes() for path in curves]
     log = paths.LOGS / "stage_one/plots/metrics/train/loss.tsv"
     table = pd.read_csv(log, sep="\t")
     table["loss"] += 1
     table.to_csv(log, sep="\t", index=False)
-    run("evaluate")
     with pytest.raises(UserError, match="dvclive/stage_one/plots has SHA-256"):
         run("analyze")
     seal()
@@ -299,12 +325,12 @@ def test_the_curves_are_of_the_logs(
     assert f"<td>{table['loss'].iloc[-1]:.5g}</td>" in paths.CURVES.read_text()
 
 
+@pytest.mark.usefixtures("evaluated")
 def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
-    project: Callable[[dict[str, Any]], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its best epoch is 0, as an untrained model's."""
-    project({})
-    run("evaluate")
+    render_only(monkeypatch)
     load = Checkpoint.load
     monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
@@ -313,11 +339,11 @@ def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
     assert metrics["retrieval"]["image_to_report"]["R@5"] >= 0
 
 
-def test_figures_without_boxes(project: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    project({})
+@pytest.mark.usefixtures("evaluated")
+def test_figures_without_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    render_only(monkeypatch)
     write_table(paths.BOXES, read_table(paths.BOXES)[:0])
     seal()
-    run("evaluate")
     run("analyze")
     assert read_json(paths.ANALYSIS_DETAILS)["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
@@ -517,8 +543,11 @@ def logged(stage: str) -> dict[str, Any]:
 
 
 def test_findings_are_labelled_seen_and_prompt_the_reports(
-    project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+    chain: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    render_only(monkeypatch, "reliability")
     project(
         {
             "model.findings": True,
@@ -621,9 +650,12 @@ def test_tune_compares_decoding_on_validation(
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_of_tables_2_to_4(
-    name: str, project: Callable[[dict[str, Any]], dict[str, Any]]
+    name: str,
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Two epochs of two steps, as the whole chain above."""
+    render_only(monkeypatch)
     raw = project(VARIANTS[name])
     model, train = raw["model"], raw["train"]
     for stage in TRAINING[:3]:

@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from moto.server import ThreadedMotoServer
 
@@ -59,6 +60,12 @@ def ran(folder: Path) -> list[str]:
     names = log.read_text().split() if log.exists() else []
     log.unlink(missing_ok=True)
     return names
+
+
+def pull() -> None:
+    """`dvc pull --run-cache`."""
+    with Repo() as repo:
+        repo.pull(run_cache=True)
 
 
 def turn(value: int, **options: bool) -> None:
@@ -144,22 +151,35 @@ CREDENTIALS = {
 }
 
 
-@pytest.fixture
-def first(tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A clone in which lambda was 1 and then 2, as its only commit knows."""
-    folder = tmp_path / "first"
+@pytest.fixture(scope="module")
+def twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository without commit or remote, in which lambda was 1 and then 2."""
+    folder = tmp_path_factory.mktemp("made") / "twice"
     folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_NO_ANALYTICS", "1")
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder.parent / "site"))
+        patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        patch.chdir(folder)
+        run("git", "init", "-q")
+        Repo.init().close()
+        stages = {name: spec(name) for name in STAGES}
+        Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+        Path("source").write_text("films\n")
+        for value in (1, 2):
+            turn(value)
+    assert ran(folder.parent) == ["prepare", "train", "evaluate", "train", "evaluate"]
+    return folder
+
+
+@pytest.fixture
+def first(twice: Path, tmp_path: Path, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A clone in which lambda was 1 and then 2, as its only commit knows."""
+    folder = shutil.copytree(twice, tmp_path / "first")
     monkeypatch.chdir(folder)
-    run("git", "init", "-q")
-    run("dvc", "init", "-q")
-    run("dvc", "remote", "add", "-d", "shared", remote.url)
-    for option, value in {"verify": "true", **remote.options}.items():
-        run("dvc", "remote", "modify", "shared", option, value)
-    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": {name: spec(name) for name in STAGES}}))
-    Path("source").write_text("films\n")
-    for value in (1, 2):
-        turn(value)
-    assert ran(tmp_path) == ["prepare", "train", "evaluate", "train", "evaluate"]
+    with Repo() as repo, repo.config.edit("repo") as config:
+        config["core"]["remote"] = "shared"
+        config["remote"]["shared"] = {"url": remote.url, "verify": True, **remote.options}
     run("git", "add", "-A")
     run("git", "commit", "-qm", "lambda 2")
     return folder
@@ -181,7 +201,7 @@ def test_a_b_a_runs_nothing_in_a_second_clone(first: Path, clone: Callable[[], P
     sent, runs = push_all(None)
     assert (sent, runs) == (4, 5)  # data, two models that are also predictions, one metric
     clone()
-    run("dvc", "pull", "--run-cache")
+    pull()
     for value in (1, 2, 1):
         turn(value, pull=True)
         assert Path("predictions").read_text() == f"films\nlambda: {value}\n"
@@ -192,9 +212,10 @@ def test_a_b_a_runs_nothing_in_a_second_clone(first: Path, clone: Callable[[], P
 
 def test_dvc_push_alone_leaves_the_earlier_run_out(first: Path, clone: Callable[[], Path]) -> None:
     """Why there is a command for it; should DVC learn it, the command can go."""
-    run("dvc", "push", "--run-cache")
+    with Repo() as repo:
+        repo.push(run_cache=True)
     clone()
-    run("dvc", "pull", "--run-cache")
+    pull()
     turn(1, pull=True)
     assert ran(first.parent) == ["train"]
 
@@ -211,7 +232,7 @@ def test_a_push_that_was_cut_off_is_finished_by_another(
     assert sent == len(cut)
     assert sorted(remote.objects()) == names
     clone()
-    run("dvc", "pull", "--run-cache")
+    pull()
     turn(1, pull=True)
     assert ran(first.parent) == []
 
@@ -228,7 +249,7 @@ def test_a_push_that_is_killed_is_finished_by_another(
     pushing.wait()
     push_all(None)
     clone()
-    run("dvc", "pull", "--run-cache")
+    pull()
     for value in (1, 2):
         turn(value, pull=True)
     assert ran(first.parent) == []
@@ -239,7 +260,7 @@ def test_two_clones_push_at_once(first: Path, clone: Callable[[str], Path]) -> N
     folders = [clone(f"clone {value}") for value in (3, 4)]
     for value, folder in zip((3, 4), folders, strict=True):
         os.chdir(folder)
-        run("dvc", "pull", "--run-cache")
+        pull()
         turn(value, pull=True)
     ran(first.parent)
     code = "from pipeline.tools.push import push_all; push_all(None)"
@@ -250,7 +271,7 @@ def test_two_clones_push_at_once(first: Path, clone: Callable[[str], Path]) -> N
     ]
     assert [process.wait() for process in pushing] == [0, 0]
     clone("last")
-    run("dvc", "pull", "--run-cache")
+    pull()
     for value in (1, 2, 3, 4):
         turn(value, pull=True)
     assert ran(first.parent) == []
@@ -265,14 +286,15 @@ def test_a_damaged_object_does_not_come_through(
     new = {"flipped": b"films\nlambda: 3\n", "cut": b"films", "empty": b""}[damage]
     remote.write(name, new)
     clone()
-    done = subprocess.run(["dvc", "pull"], capture_output=True)
-    assert done.returncode != 0
+    with pytest.raises(DvcException), Repo() as repo:
+        repo.pull()
     assert not Path("model").exists()
     assert Path("data").read_text() == "films\n"  # what is whole came
 
 
 def test_no_remote_is_a_sentence(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("dvc", "remote", "remove", "shared")
+    with Repo() as repo, repo.config.edit("repo") as config:
+        del config["core"]["remote"], config["remote"]["shared"]
     shutil.copy(ROOT / "params.yaml", paths.PARAMS)
     with pytest.raises(UserError, match="not pushed"):
         push()

@@ -34,7 +34,7 @@ from pipeline.experiments.results import (
 )
 from pipeline.experiments.rows import Ablations, Table, overridden
 from pipeline.experiments.tables import csv_text, markdown, published_evidence
-from tests.conftest import ROOT
+from tests.conftest import ROOT, labeller
 from uar.core.errors import UserError
 from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.evaluation.metrics import METRICS
@@ -621,6 +621,7 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
     monkeypatch.setattr(results, "code_of", lambda rev: "old" if rev == "rev old" else "new")
     monkeypatch.setattr(results, "is_clean", lambda commit, rev: True)
     monkeypatch.setattr(compare, "read_experiments", lambda: experiments)
+    monkeypatch.setattr("pipeline.measures.Labeller", labeller)
     monkeypatch.setenv("COLUMNS", "150")
     text = paths.PARAMS.read_text().replace("meteor: true", "meteor: false")
     paths.PARAMS.write_text(text.replace("  - r2gen\n  - coco\n", "  - r2gen\n"))

@@ -15,7 +15,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from pipeline.stages.evaluate import with_image_gain
-from tests.conftest import decode_params
+from tests.conftest import decode_params, uncounted
 from uar.core.config import Params, StageParams, TrainParams
 from uar.core.distributed import launch
 from uar.core.errors import UserError
@@ -102,8 +102,11 @@ class Scripted:
 
 
 @pytest.fixture
-def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, Logged]]:
+def train(
+    tiny_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Trained, Logged]]:
     """Runs a stage on `make_studies` in `tmp_path / scratch`."""
+    monkeypatch.setattr("uar.training.speed.flops_per_study", uncounted)
 
     def run(
         model: UAR,

@@ -28,7 +28,8 @@ def check_labeller(
     gold, reports = read_gold(root / "gold_labels_14.csv", root / "kaggle_reports.csv")
     splits = read_json(root / "annotation.json")
     test = gold.index.isin([study["id"].split("_")[0] for study in splits["test"]])
-    labels = {text: Labeller().label(join_sections(reports, text)) for text in TEXTS}
+    labeller = Labeller()
+    labels = {text: labeller.label(join_sections(reports, text)) for text in TEXTS}
     console = output()
     for name, rows in (("all studies", np.ones(len(gold), bool)), ("test split", test)):
         columns = ["studies", *(["P", "R", "F1"] * len(TEXTS))]
