@@ -158,7 +158,7 @@ def tokenize() -> None:
 
 
 def cheap_fits() -> None:
-    """One penalty and two folds; memory is that of six and five."""
+    """One penalty and two folds, which need as much memory as six and five."""
     from uar.analysis import probe
     from uar.inference import judge, logistic
 

@@ -3,7 +3,8 @@
 In a project with a trained model that reads tokens: every report of a split, as `evaluate` writes
 it and by `tests/reference.py`, which decodes each prefix anew for each word. The two sum in another
 order, so that beams whose scores agree to the last digits may come out in another one: the table
-gives the largest difference in log-probability where words differ. Scores nothing.
+gives the largest difference in log-probability where words differ. It scores nothing, of whichever
+split.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ AT_ONCE = 8  # studies that the reference writes at once
 
 
 def main(
-    split: Annotated[str, typer.Option(help="train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     first: Annotated[int | None, typer.Option(help="Only so many studies.")] = None,
 ) -> None:
     """Write a split's reports both ways and count the same ones."""

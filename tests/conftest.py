@@ -64,7 +64,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put them first."""
+    """Run those files first."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
@@ -135,14 +135,14 @@ def raw_params() -> dict[str, Any]:
 
 @cache
 def labeller() -> Labeller:
-    """The rules, whose loading takes a second; to be put where a command loads them each time."""
+    """The rules, loaded once: it takes a second. Patched in where a command loads them again."""
     from uar.evaluation.clinical.labeller import Labeller
 
     return Labeller()
 
 
 def uncounted(*_: object) -> float:
-    """FLOPs of a study, for trainings of a second that would count them for as long."""
+    """A made-up number of FLOPs a study: counting them takes as long as a tiny training."""
     return 1e6
 
 
