@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from uar.data.text import Vocabulary
 from uar.data.views import PackedFilms, held_views
 from uar.evaluation.clinical.labels import FINDINGS
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import Ensemble, refuse_other_member, together
 from uar.model.uar import UAR, ModelSizes
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
@@ -131,8 +133,17 @@ class Inputs:
         return held_views(self.split_table(split)["views"], self.params.dataset.images_per_study)
 
     def checkpoint(self, path: Path) -> Checkpoint:
-        """The checkpoint in a file. Raises UserError if its tokens are another encoder's."""
+        """The checkpoint in a file.
+
+        Raises:
+            UserError: it reads tokens of another encoder, or was trained on other words.
+        """
         checkpoint = Checkpoint.load(path)
+        if checkpoint.vocabulary_sha256 not in (None, self.vocabulary.fingerprint()):
+            raise UserError(
+                f"{path} is a model of other words than those of {paths.VOCABULARY}. Train it "
+                "again on these reports."
+            )
         if self.params.model.lsu:
             info = TokenCacheInfo.load(paths.TOKENS_INFO)
             encoder = checkpoint.encoder_sha256 or "none (it reads pixels)"
@@ -143,3 +154,26 @@ class Inputs:
         """The same with its model, in evaluation mode on the device of params.yaml."""
         checkpoint = self.checkpoint(path)
         return checkpoint, checkpoint.build().to(resolve_device(self.params.device)).eval()
+
+    def writer(self, model: UAR) -> UAR | Ensemble:
+        """The model, together with those of `decode.ensemble` where it names any."""
+        return together([model, *self.others(self.params.decode.ensemble, model)])
+
+    def others(self, files: Sequence[Path], model: UAR) -> list[UAR]:
+        """Models of other runs that can write with `model`, as `trained` gives them.
+
+        Raises:
+            UserError: as `checkpoint` and `refuse_other_member`; or a file does not say of which
+                words its model is.
+        """
+        found = []
+        for path in map(paths.external, files):
+            checkpoint, other = self.trained(path)
+            if checkpoint.vocabulary_sha256 is None:
+                raise UserError(
+                    f"{path} does not say of which words its model is: an earlier version of this "
+                    "project wrote it. Train it again."
+                )
+            refuse_other_member(model, other, str(path))
+            found.append(other)
+        return found

@@ -23,6 +23,7 @@ from uar.evaluation.predictions import Prediction
 from uar.evaluation.summary import BASELINES, MODEL
 from uar.evaluation.systems import SystemScores
 from uar.inference.word_attention import with_reports, word_attention
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 from uar.viewer.page.build import Findings, PageHead, StudyShown, render_page
 
@@ -53,7 +54,12 @@ class Evaluated:
 
 
 def write_page(
-    inputs: Inputs, *, model: UAR, studies: Studies, evaluated: Evaluated, labeller: Labeller
+    inputs: Inputs,
+    *,
+    model: UAR | Ensemble,
+    studies: Studies,
+    evaluated: Evaluated,
+    labeller: Labeller,
 ) -> None:
     """Write the page of the test studies, or of a sample of them.
 

@@ -33,6 +33,8 @@ OUTSIDE = (
     "dvae.decoder",
     "dvae.distill.weights",
     "model.extractor.weights",
+    "train.teachers",
+    "decode.ensemble",
     "evaluate.chexbert",
     "evaluate.radgraph",
 )
@@ -102,8 +104,14 @@ class Stage:
 
     def _outside(self, params: Params) -> dict[str, str]:
         values = self.values(params)
-        named = {key: paths.external(values[key]) for key in OUTSIDE if values.get(key)}
-        return {str(values[k]): sha256(path) for k, path in named.items() if path.exists()}
+        named = [name for key in OUTSIDE for name in listed(values.get(key))]
+        found = {name: paths.external(name) for name in named}
+        return {name: sha256(path) for name, path in found.items() if path.exists()}
+
+
+def listed(value: str | list[str] | None) -> list[str]:
+    """The paths in the value of one of `OUTSIDE`."""
+    return value if isinstance(value, list) else [value] if value else []
 
 
 @cache

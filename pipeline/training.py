@@ -27,6 +27,7 @@ from uar.core.provenance import Scratch
 from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.data.batches import MapSource, PixelSource
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import together
 from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR
 from uar.training.maps import Films, make_maps
@@ -115,7 +116,9 @@ def run_stage(
     if restart and fabric.is_global_zero:
         shutil.rmtree(scratch.folder, ignore_errors=True)
     fabric.barrier()
-    if model.unifier is None and model.extractor.frozen and params.train.cache_maps:
+    teachers = inputs.others(params.train.teachers, model)
+    read_maps = params.train.cache_maps and not teachers  # whose extractors may be others
+    if model.unifier is None and model.extractor.frozen and read_maps:
         inputs.visual = _make_maps(fabric, inputs, model.extractor, scratch)
     studies = inputs.studies("train")
     findings = studies.findings if params.model.findings else None
@@ -123,6 +126,8 @@ def run_stage(
         studies=studies,
         validation=Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
         encoder_sha256=inputs.encoder_sha256,
+        vocabulary_sha256=inputs.vocabulary.fingerprint(),
+        teacher=together(teachers) if teachers else None,
     )
     config = TrainingConfig(
         number=files.number,
@@ -227,7 +232,12 @@ def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR
     Live(str(paths.LOGS / files.name), dvcyaml=None, save_dvc_exp=False).make_summary()
     (paths.LOGS / files.name / "plots").mkdir(parents=True, exist_ok=True)
     untrained = Checkpoint.of(
-        model, model.state_dict(), encoder_sha256=inputs.encoder_sha256, epoch=0, validation={}
+        model,
+        model.state_dict(),
+        encoder_sha256=inputs.encoder_sha256,
+        epoch=0,
+        validation={},
+        vocabulary_sha256=inputs.vocabulary.fingerprint(),
     )
     untrained.save(files.out)
     log_run(files, fabric, seconds=0.0)

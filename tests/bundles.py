@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,3 +131,25 @@ def likeness_of(tokenizer: Dvae) -> Likeness:
     rows = np.arange(400).reshape(-1, 2)
     training = FilmSet(films, tokens[:, None], rows, np.ones_like(rows, bool))
     return Likeness.of(training, tokenizer.codebook_size)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
+    """The bundle with other parts."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    change(parts)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return path
+
+
+def sealed(parts: dict[str, bytes]) -> None:
+    """Give the manifest the hashes of the parts at hand."""
+    manifest = json.loads(parts["manifest.json"])
+    manifest["parts"] = {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in parts.items()
+        if name != "manifest.json"
+    }
+    parts["manifest.json"] = json.dumps(manifest).encode()

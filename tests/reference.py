@@ -20,6 +20,7 @@ from uar.data.batches import Batch
 from uar.inference.decoding import Generated
 from uar.model.aligner import CrossModalRepresentationAligner
 from uar.model.attention import MultiHeadAttention
+from uar.model.ensemble import Ensemble, members_of
 from uar.model.transformer import DecoderLayer, EncoderLayer
 from uar.model.uar import UAR, masked_mean
 from uar.training.losses import mask_loss, triplet_contrastive_loss
@@ -172,32 +173,39 @@ def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
 
 @torch.inference_mode()
 def generate(
-    model: UAR,
+    model: UAR | Ensemble,
     visual: Tensor,
     beam_size: int,
     length_penalty: float = 0.0,
     guidance: float = 0.0,
 ) -> list[Generated]:
     """As `uar.inference.decoding.generate`: lists of beams, prefixes decoded anew for each word."""
+    members = members_of(model)
 
     def rank(beam: tuple[list[int], float]) -> float:
         words, log_probability = beam
         return log_probability / max(1, len(words)) ** length_penalty
 
-    encoded = encode(model, image_features(model, visual), visual.shape[1])
-    prompts = prompt(model, encoded)
+    encoded = [encode(one, image_features(one, visual), visual.shape[1]) for one in members]
+    prompts = [prompt(one, of) for one, of in zip(members, encoded, strict=True)]
     kept: list[list[tuple[list[int], float]]] = [[([], 0.0)] for _ in visual]
     for position in range(model.sizes.max_length):
         rows = [study for study, beams in enumerate(kept) for _ in beams]
         prefixes = [[BOS, *words] for beams in kept for words, _ in beams]
         padded = [ids + [PAD] * (position + 1 - len(ids)) for ids in prefixes]
-        text = text_features(model, torch.tensor(padded, device=visual.device))
-        states, _ = decode(model, text + prompts[rows], encoded[rows])
-        words_after = model.head(states[:, -1]).log_softmax(-1)
+        ids_before = torch.tensor(padded, device=visual.device)
+        probabilities, unseen = 0.0, 0.0  # mean over the members
+        for one, films, found in zip(members, encoded, prompts, strict=True):
+            text = text_features(one, ids_before)
+            states, _ = decode(one, text + found[rows], films[rows])
+            probabilities = probabilities + one.head(states[:, -1]).softmax(-1) / len(members)
+            if guidance:
+                states, _ = decode(one, text, one.no_image.expand_as(films[rows]))
+                unseen = unseen + one.head(states[:, -1]).softmax(-1) / len(members)
+        words_after = probabilities.log()
         if guidance:
-            states, _ = decode(model, text, model.no_image.expand_as(encoded[rows]))
-            unseen = model.head(states[:, -1]).log_softmax(-1)
-            words_after = ((1 + guidance) * words_after - guidance * unseen).log_softmax(-1)
+            guided = (1 + guidance) * words_after - guidance * unseen.log()
+            words_after = guided.log_softmax(-1)
         ordered = words_after.sort(descending=True)
         following = zip(ordered.indices.tolist(), ordered.values.tolist(), strict=True)
         for study, beams in enumerate(kept):

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import uar
-from tests.bundles import chest, make_bundle, packed_films
+from tests.bundles import chest, make_bundle, packed_films, rewritten, sealed
 from tests.conftest import CLASS_NAME, ROOT, TINY, decode_params, override
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, hostile
@@ -65,28 +64,6 @@ def film(seed: int, side: int = 90) -> np.ndarray:
     """Blocks of gray, which differ between seeds."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 6), np.uint8)
     return coarse.repeat(side // 6, axis=0).repeat(side // 6, axis=1)
-
-
-def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """The bundle with other parts."""
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    change(parts)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in parts.items():
-            archive.writestr(name, data)
-    return path
-
-
-def sealed(parts: dict[str, bytes]) -> None:
-    """Give the manifest the hashes of the parts at hand."""
-    manifest = json.loads(parts["manifest.json"])
-    manifest["parts"] = {
-        name: hashlib.sha256(data).hexdigest()
-        for name, data in parts.items()
-        if name != "manifest.json"
-    }
-    parts["manifest.json"] = json.dumps(manifest).encode()
 
 
 # ---- the file

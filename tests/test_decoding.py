@@ -75,7 +75,7 @@ def test_cached_steps_equal_the_forward_pass(
         cache = model.start(visual, beams, tables, branching=branching)
         for position in range(LENGTH):
             words = report[:, position].view(2, beams)
-            actual = model.step(tables.words[words], cache)
+            actual = model.step(words, tables, cache)
             torch.testing.assert_close(
                 actual.flatten(0, 1), expected[:, position], atol=2e-4, rtol=1e-4
             )
@@ -99,7 +99,7 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
         cache = model.start(visual, 2, tables, branching=branching)
         past = torch.full((4, 2, 1), BOS)
         for position in range(3):
-            logits = model.step(tables.words[past[..., -1]], cache)
+            logits = model.step(past[..., -1], tables, cache)
             study = torch.arange(len(past)).repeat_interleave(2)
             images = visual if len(past) == 4 else visual[rows]
             report = torch.cat([past, torch.full_like(past[..., :1], PAD)], -1).flatten(0, 1)
@@ -222,9 +222,9 @@ def test_finished_studies_leave_the_batch(
     rows: list[int] = []
     step = model.step
 
-    def counted(features: Tensor, cache: Cache) -> Tensor:
-        rows.append(len(features))
-        return step(features, cache)
+    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
+        rows.append(len(words))
+        return step(words, tables, cache)
 
     monkeypatch.setattr(model, "step", counted)
     lengths = {len(g.ids) for g in generate(model, visual, beams)}
@@ -242,9 +242,9 @@ def test_decoding_stops_when_every_report_has_ended(
     calls: list[int] = []
     step = model.step
 
-    def counted(features: Tensor, cache: Cache) -> Tensor:
+    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
         calls.append(cache.position)
-        return step(features, cache)
+        return step(words, tables, cache)
 
     monkeypatch.setattr(model, "step", counted)
     assert [g.ids for g in generate(model, visual, beam_size=1)] == [[], [], []]
@@ -293,11 +293,11 @@ def chain_model() -> Any:
         for next_word_, probability in following.items():
             table[word, next_word_] = math.log(probability)
     return SimpleNamespace(
-        head=SimpleNamespace(weight=table),
+        device=table.device,
         sizes=SimpleNamespace(max_length=5),
         tables=lambda: Tables(image=None, words=torch.eye(7)),
         start=lambda visual, texts, *_: Cache([], texts, torch.empty(1, 1, texts, 0)),
-        step=lambda features, cache: features @ table,
+        step=lambda words, tables, cache: tables.words[words] @ table,
     )
 
 

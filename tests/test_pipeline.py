@@ -51,6 +51,8 @@ from uar.evaluation.summary import HEADLINE
 from uar.inference.word_attention import recorded_attention
 from uar.model.aligner import DualGate
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import Ensemble
+from uar.model.likelihood import report_cross_entropy
 from uar.training.stage import Trainer
 
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -429,6 +431,90 @@ def test_reports_are_chosen_among_samples(
     judged = read_json(paths.JUDGE_SUMMARY)
     assert set(judged) == {"held_out_nats", "features", "penalty", "validation", "findings"}
     assert judged["validation"]["studies"] == 2
+
+
+def other_runs(chain: Path, count: int) -> list[str]:
+    """Checkpoints of other runs in the working folder: the chain's with other heads."""
+    checkpoint = Checkpoint.load(chain / paths.STAGE_TWO)
+    generator = torch.Generator().manual_seed(0)
+    names = []
+    for number in range(count):
+        weights = {
+            name: weight + 0.5 * torch.randn(weight.shape, generator=generator)
+            if name.startswith("head.")
+            else weight
+            for name, weight in checkpoint.weights.items()
+        }
+        names.append(f"other{number}.safetensors")
+        replace(checkpoint, weights=weights).save(Path(names[-1]))
+    return names
+
+
+def test_several_runs_write_together(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    """And the bundle holds them all: it writes, of the raw films, what evaluate has written."""
+    project({})
+    others = other_runs(chain, 2)
+    write_params(Path(), {"decode.ensemble": others, "evaluate.protocols": ["r2gen"]})
+    run("evaluate")
+    details = read_json(paths.DETAILS)
+    assert "|text:beam:3,lp:1,models:3" in details["signatures"]["r2gen"]["BLEU-4"]
+    assert details["ensemble_sha256"] == [sha256(Path(name)) for name in others]
+    record = read_json(paths.PROVENANCE / "evaluate.json")
+    assert all(record["made_from"][name] == sha256(Path(name)) for name in others)
+    models = [
+        Checkpoint.load(path).build().eval() for path in (paths.STAGE_TWO, *map(Path, others))
+    ]
+    inputs = Inputs(load_params(paths.PARAMS))
+    [batch] = inputs.studies("test").batches(100)
+    with torch.no_grad():
+        output = Ensemble(models)(batch.visual, batch.report)
+    nats = report_cross_entropy(output.logits, batch.report[:, 1:])
+    predictions = read_predictions(paths.PREDICTIONS)
+    assert [p.cross_entropy for p in predictions] == pytest.approx(nats.tolist(), rel=1e-4)
+
+    run("export")
+    for name in others:
+        Path(name).unlink()  # the bundle is whole without them
+    reporter = uar.load(paths.BUNDLE)
+    assert len(reporter.bundle.members) == 2
+    studies = read_table(paths.STUDIES)
+    films = studies[studies["split"] == "test"]["image_paths"]
+    for of_study, prediction in zip(films, predictions, strict=True):
+        prepared = reporter.prepare([chain / "data/raw/demo/images" / path for path in of_study])
+        assert " ".join(reporter.write([prepared])[0].words) == prediction.generated
+    with pytest.raises(UserError, match=r"other0.safetensors is missing"):
+        run("evaluate")
+
+
+def test_a_run_learns_from_others(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    teachers = other_runs(chain, 2)
+    write_params(Path(), {"train.teachers": teachers})
+    run("train_stage_one")
+    log = paths.LOGS / "stage_one/plots/metrics/train/teachers.tsv"
+    assert (pd.read_csv(log, sep="\t")["teachers"] > 0).all()
+    plain, taught = (Checkpoint.load(folder / paths.STAGE_ONE) for folder in (chain, Path()))
+    assert taught.weights.keys() == plain.weights.keys()
+    assert not torch.equal(taught.weights["head.weight"], plain.weights["head.weight"])
+
+
+def test_runs_of_other_words_or_of_an_early_version_are_refused(
+    chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    project({})
+    checkpoint = Checkpoint.load(chain / paths.STAGE_TWO)
+    for sha, said in [
+        ("f" * 64, "is a model of other words than those of"),
+        (None, "does not say"),
+    ]:
+        replace(checkpoint, vocabulary_sha256=sha).save(Path("other.safetensors"))
+        write_params(Path(), {"decode.ensemble": ["other.safetensors"]})
+        with pytest.raises(UserError, match=f"^other.safetensors {said}"):
+            run("evaluate")
 
 
 def test_a_model_that_reads_pixels_is_not_exported_with_a_judge(

@@ -40,7 +40,7 @@ from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.evaluation.metrics import METRICS
 from uar.evaluation.predictions import Prediction, write_predictions
 from uar.evaluation.published import read_published
-from uar.evaluation.systems import per_study_nats
+from uar.evaluation.systems import Measures, per_study, score_systems
 
 WHOLE = {"model.fusion": "dual_gate"}
 ABLATIONS = Ablations(
@@ -610,7 +610,10 @@ def clone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Experiment
 
     def read(rev: str, path: Path) -> bytes | None:
         if path == paths.DETAILS:
-            return json.dumps(details(0.5) | {"per_study": per_study_nats(outputs[rev])}).encode()
+            measures = Measures({"clinical": labeller()}, {}, ["r2gen"], meteor=False)
+            scores = score_systems({"model": outputs[rev]}, measures)["model"]
+            recorded = {"per_study": per_study(outputs[rev], scores)}
+            return json.dumps(details(0.5) | recorded).encode()
         if path != paths.PREDICTIONS:
             return None
         write_predictions(folder / "copy.jsonl", outputs[rev])
@@ -700,7 +703,7 @@ def test_rows_against_one_are_corrected_for_their_number(clone: dict[str, Experi
     assert "METEOR" not in invoked.output  # not asked for
 
 
-def test_a_recorded_setting_is_tested_in_nats_where_its_predictions_are_gone(
+def test_a_recorded_setting_is_tested_as_before_where_its_predictions_are_gone(
     folder: Path, clone: dict[str, Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
@@ -711,12 +714,14 @@ def test_a_recorded_setting_is_tested_in_nats_where_its_predictions_are_gone(
     kept = group(read_results(paths.RESULT_RUNS), Ablations.load())
     known = {setting.code: setting.id for setting in kept}
 
+    against = ["compare", "--against", "base", "--setting", known["new"]]
+    before = CliRunner().invoke(app, against)
+    assert "micro F1 (clinical)" in before.output
     monkeypatch.setattr(compare, "read_experiments", dict)  # as in another clone
-    here = CliRunner().invoke(app, ["compare", "--against", "base", "--setting", known["new"]])
+    here = CliRunner().invoke(app, against)
     assert here.exception is None, here.output
-    assert "-2.000" in here.output
-    assert "image_gain (nats)" in here.output
-    assert "BLEU" not in here.output
+    assert here.output == before.output
+
     error = (
         CliRunner()
         .invoke(app, ["compare", "--against", "uar", "--setting", known["old"]])
@@ -724,7 +729,12 @@ def test_a_recorded_setting_is_tested_in_nats_where_its_predictions_are_gone(
     )
     assert "there is no row to test against uar" in str(error)
 
-    [path] = paths.RESULT_RUNS.glob("demo-new.jsonl")  # as recorded before nats were
+    [path] = paths.RESULT_RUNS.glob("demo-new.jsonl")
+    path.write_text(path.read_text().replace('"statistics"', '"no_statistics"', 1))
+    fewer = CliRunner().invoke(app, against)  # a run was recorded before any but nats were
+    assert "-2.000" in fewer.output
+    assert "image_gain (nats)" in fewer.output
+    assert "BLEU" not in fewer.output
     path.write_text(path.read_text().replace('"per_study"', '"no_study"'))
     error = CliRunner().invoke(app, ["compare", "--against", "base"]).exception
-    assert "has no recorded nats of each study" in str(error)
+    assert "has no recorded scores of each study" in str(error)

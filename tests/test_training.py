@@ -120,6 +120,7 @@ def train(
         kill_at: int | None = None,
         scores: Any = None,
         settings: TrainParams | None = None,
+        teacher: UAR | None = None,
         on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
     ) -> tuple[Trained, Logged]:
         logged: Logged = []
@@ -138,6 +139,7 @@ def train(
                 studies=make_studies(),
                 validation=scores or validation(),
                 encoder_sha256="0" * 64,
+                teacher=teacher,
             ),
             config=TrainingConfig(
                 number=number,
@@ -475,6 +477,20 @@ def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> N
     )
     with pytest.raises(UserError, match=r"aligner\.gate"):
         checkpoint.build(fusion="none")
+
+
+def test_a_model_comes_nearer_to_its_teacher(
+    tiny_params: Params, train: Callable[..., tuple[Trained, Logged]]
+) -> None:
+    teacher = make_model(tiny_params, seed=7, tir="none").eval()
+    before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
+    student = make_model(tiny_params, tir="none")
+    trained, epochs = train(student, teacher=teacher)
+    divergences = [values["train/teachers"] for _, values in epochs]
+    assert divergences[-1] < divergences[0]
+    assert set(trained.best.weights) == set(student.state_dict())
+    for name, weight in teacher.state_dict().items():
+        assert torch.equal(weight, before[name]), name
 
 
 # ---- what validation says

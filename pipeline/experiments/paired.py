@@ -10,7 +10,7 @@ from tempfile import NamedTemporaryFile
 from pipeline import paths
 from pipeline.console import new_table, number, output
 from pipeline.experiments.dvc import Experiment, read_file
-from pipeline.experiments.results import Result, Setting, nats_of
+from pipeline.experiments.results import Result, Setting, recorded_scores
 from pipeline.measures import open_measures
 from uar.core.config import Params
 from uar.core.device import resolve_device
@@ -18,17 +18,9 @@ from uar.core.errors import UserError
 from uar.evaluation.crossed import Comparison, compare_methods, corrected_p, power
 from uar.evaluation.metrics import Metric
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
-from uar.evaluation.systems import NATS, UNITS, score_systems
+from uar.evaluation.systems import NATS, RECORDED, UNITS, score_systems
 
-AGAINST = (  # what rows are tested by, in this order: group and metric
-    (NATS, "cross_entropy"),
-    (NATS, "image_gain"),
-    ("r2gen", "BLEU-4"),
-    ("r2gen", "METEOR"),
-    ("r2gen", "ROUGE-L"),
-    ("r2gen", "CIDEr"),
-    ("clinical", "micro F1"),
-)
+AGAINST = (*((NATS, name) for name in UNITS), *RECORDED)  # what rows are tested by, in this order
 
 Scores = dict[tuple[str, str], list[Metric]]  # by group and metric, one a run
 
@@ -159,15 +151,15 @@ def print_against(row: str, sources: Sources, params: Params) -> None:
 def score(
     methods: Mapping[str, Sequence[Path | Experiment | Result]], sources: Sources, params: Params
 ) -> dict[str, Scores]:
-    """Every metric of each source's runs; nats alone where predictions are not all at hand.
+    """Every metric of each source's runs; where predictions are not all at hand, those recorded.
 
     Raises:
-        UserError: other studies, or neither predictions nor nats of each study.
+        UserError: other studies, or neither predictions nor a record of each study's scores.
     """
     found = {name: [sources.predictions(run) for run in runs] for name, runs in methods.items()}
     absent = [name for name, runs in found.items() if any(rows is None for rows in runs)]
     if absent:
-        return _recorded_nats(methods, absent)
+        return _recorded(methods, absent)
     present = {name: [rows for rows in runs if rows is not None] for name, runs in found.items()}
     names = list(present)
     first = present[names[0]][0]
@@ -193,20 +185,24 @@ def score(
     return result
 
 
-def _recorded_nats(
+def _recorded(
     methods: Mapping[str, Sequence[Path | Experiment | Result]], absent: Sequence[str]
 ) -> dict[str, Scores]:
     result: dict[str, Scores] = {}
     for name, runs in methods.items():
-        nats = nats_of([run for run in runs if isinstance(run, Result)])
-        if nats is None or not all(isinstance(run, Result) for run in runs):
+        recorded = recorded_scores([run for run in runs if isinstance(run, Result)])
+        if not recorded or not all(isinstance(run, Result) for run in runs):
             raise UserError(
                 f"{absent[0]}: {paths.PREDICTIONS} of a run is not here, and {name} has no "
-                "recorded nats of each study to compare instead. `dvc fetch --run-cache` may bring "
-                "the file; running it again does."
+                "recorded scores of each study to compare instead. `dvc fetch --run-cache` may "
+                "bring the file; running it again does."
             )
-        result[name] = {(NATS, metric): of for metric, of in nats.items()}
-    return result
+        result[name] = recorded
+    common = set.intersection(*(set(of) for of in result.values()))
+    return {
+        name: {key: runs for key, runs in of.items() if key in common}
+        for name, of in result.items()
+    }
 
 
 def _cells(test: Comparison, corrected: float | None) -> list[str]:

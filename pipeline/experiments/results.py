@@ -13,20 +13,20 @@ from typing import Any
 from pipeline import paths
 from pipeline.experiments.dvc import DATA_ONLY, Experiment, code_of, is_clean, read_file
 from pipeline.experiments.rows import SEED, Ablations, digest, flat
-from pipeline.provenance import OUTSIDE
+from pipeline.provenance import OUTSIDE, listed
 from uar.core.config import OF_SAMPLES
 from uar.core.errors import UserError, form_of
 from uar.core.files import write_text
 from uar.core.runs import read_runs
-from uar.evaluation.metrics import Metric, mean_of
+from uar.evaluation.metrics import Metric
 from uar.evaluation.summary import is_collapsed, look_up
-from uar.evaluation.systems import PER_STUDY_NATS
+from uar.evaluation.systems import recorded_metrics
 
 OF_THE_MACHINE = (  # parameters that change no number
     "device",
     "dataset.root",
 )
-PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study_nats`
+PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study`
 _OF_SAMPLES = frozenset(f"decode.{name}" for name in OF_SAMPLES)
 CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
 
@@ -116,8 +116,9 @@ def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
         section: Any = kept
         for part in sections:
             section = section.get(part, {})
-        if section.get(name):
-            section[name] = Path(section[name]).name
+        if value := section.get(name):
+            names = [Path(path).name for path in listed(value)]
+            section[name] = names if isinstance(value, list) else names[0]
     return kept
 
 
@@ -300,15 +301,18 @@ def provenance(runs: Sequence[Result]) -> dict[str, str]:
     }
 
 
-def nats_of(runs: Sequence[Result]) -> dict[str, list[Metric]] | None:
-    """Cross-entropy and image gain, one metric a run; None if a run was scored before they were.
+def recorded_scores(runs: Sequence[Result]) -> dict[tuple[str, str], list[Metric]]:
+    """What every run recorded of each study, by group and metric: one metric a run.
 
-    The runs are of one setting, and so of the same studies in the same order.
+    The runs are of one setting, and so of the same studies in the same order. Runs that were scored
+    before there were such records have none.
     """
-    recorded = [run.details[PER_STUDY] for run in runs if PER_STUDY in run.details]
-    if not runs or len(recorded) < len(runs):
-        return None
-    return {name: [mean_of(of[name]) for of in recorded] for name in PER_STUDY_NATS}
+    of_runs = [recorded_metrics(run.details.get(PER_STUDY, {})) for run in runs]
+    return {
+        key: [metrics[key] for metrics in of_runs]
+        for key in (of_runs[0] if of_runs else ())
+        if all(key in metrics for metrics in of_runs)
+    }
 
 
 def collapsed(runs: Sequence[Result]) -> str:

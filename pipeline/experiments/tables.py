@@ -13,8 +13,8 @@ from pipeline.experiments.results import (
     Result,
     Setting,
     collapsed,
-    nats_of,
     provenance,
+    recorded_scores,
     values,
 )
 from pipeline.experiments.rows import Ablations, Table
@@ -26,7 +26,7 @@ from uar.evaluation.published import (
     read_published,
 )
 from uar.evaluation.summary import COLLAPSE
-from uar.evaluation.systems import UNITS
+from uar.evaluation.systems import NATS, PER_STUDY_NATS, UNITS
 
 TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
 MODEL = f"details scores model {TABLE_PROTOCOL}"
@@ -297,17 +297,24 @@ def _tests(
     setting: Setting, rows: dict[str, dict[str, Any]], ablations: Ablations
 ) -> Iterator[str]:
     """The rows of a table against its first one in nats, and what it could have shown."""
-    nats = {
-        row: found
+    name = PER_STUDY_NATS[0]
+    key = NATS, name
+    scores = {
+        row: {key: found[key]}
         for row, overrides in rows.items()
-        if (found := nats_of(setting.runs_of(overrides, ablations))) is not None
+        if key in (found := recorded_scores(setting.runs_of(overrides, ablations)))
     }
     first, *others = rows
-    if first not in nats or not (others := [row for row in others if row in nats]):
+    if first not in scores or not (others := [row for row in others if row in scores]):
         return
-    name = next(iter(nats[first]))
-    tests = {row: compare_methods(nats[first], nats[row])[name] for row in others}
-    head = [f"against {first}, {UNITS[name]}", "difference", "95 % interval", "p", "p, Holm"]
+    tests = {row: compare_methods(scores[first], scores[row])[key] for row in others}
+    head = [
+        f"against {first}, {UNITS[name]}",
+        "difference",
+        "95 % interval",
+        "p",
+        "p, Holm",
+    ]
     listed = list(tests.values())
     yield _table(
         head,

@@ -40,7 +40,7 @@ from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import COLLAPSE, headline, summarise
 from uar.evaluation.systems import (
     nats_metrics,
-    per_study_nats,
+    per_study,
     per_study_scores,
     score_systems,
 )
@@ -48,6 +48,7 @@ from uar.inference.features import finding_logits, global_features
 from uar.inference.reports import write_reports
 from uar.inference.writing import in_effect
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 from uar.tokens.cache import TokenCacheInfo, open_tokens
 
@@ -64,7 +65,8 @@ def evaluate() -> None:
     inputs = Inputs(params)
     checkpoint, model = inputs.trained(paths.STAGE_TWO)
     studies = inputs.studies("test")
-    write_test_reports(model, studies, inputs)
+    writer = inputs.writer(model)
+    write_test_reports(writer, studies, inputs)
     systems = read_systems(model, studies, inputs)
     scores = score_systems(systems, measures)
     setup = setup_of(params)
@@ -79,21 +81,21 @@ def evaluate() -> None:
     constant = systems["constant_report"][0].generated
     details = summary | origins(params, checkpoint, constant)
     if model.findings is not None:
-        details["findings_head"] = head_calibration(model, inputs)
-    details["per_study"] = per_study_nats(systems["model"])
-    per_study = per_study_scores(systems["model"], scores["model"])
-    write_csv(paths.STUDY_SCORES, per_study)
+        details["findings_head"] = head_calibration(writer, inputs)
+    details["per_study"] = per_study(systems["model"], scores["model"])
+    table = per_study_scores(systems["model"], scores["model"])
+    write_csv(paths.STUDY_SCORES, table)
     write_json(paths.DETAILS, details)
     write_json(paths.METRICS, headline(summary))
     clinical = measures.labellers["clinical"]
     assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
-    evaluated = Evaluated(systems["model"], scores["model"], per_study, details)
-    write_page(inputs, model=model, studies=studies, evaluated=evaluated, labeller=clinical)
+    evaluated = Evaluated(systems["model"], scores["model"], table, details)
+    write_page(inputs, model=writer, studies=studies, evaluated=evaluated, labeller=clinical)
     print_evaluation(summary)
     log.info(f"to read the reports beside their references: {paths.PAGE}")
 
 
-def write_test_reports(model: UAR, studies: Studies, inputs: Inputs) -> None:
+def write_test_reports(model: UAR | Ensemble, studies: Studies, inputs: Inputs) -> None:
     """What the model writes of the test studies, and given another study's images."""
     params, table = inputs.params, inputs.split_table("test")
     others = studies.with_images_of(derangement(len(studies), params.seed))
@@ -129,7 +131,7 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
     }
 
 
-def head_calibration(model: UAR, inputs: Inputs) -> dict[str, Any]:
+def head_calibration(model: UAR | Ensemble, inputs: Inputs) -> dict[str, Any]:
     """The scaling of the findings head's logits, of validation; calibration before and after."""
     batch_size, logits, true = inputs.params.decode.batch_size, {}, {}
     splits: tuple[Split, ...] = ("val", "test")
@@ -161,6 +163,8 @@ def setup_of(params: Params) -> Setup:
         if decode.findings_weight:
             text += f",findings:{decode.findings_weight:g}@{decode.findings_threshold:g}"
         text += f",seed:{params.seed}"
+    if decode.ensemble:
+        text += f",models:{1 + len(decode.ensemble)}"
     guidance = f",guidance:{decode.guidance:g}" if decode.guidance else ""
     on_cpu = resolve_device(params.device).type == "cpu"
     portable = ",arithmetic:portable" if params.arithmetic == "portable" and on_cpu else ""
@@ -223,6 +227,7 @@ def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, 
             "validation": checkpoint.validation,
         },
         "checkpoint_sha256": sha256(paths.STAGE_TWO),
+        "ensemble_sha256": [sha256(paths.external(path)) for path in params.decode.ensemble],
         "data_sha256": {str(path): sha256(path) for path in (paths.REPORTS, paths.TOKENS_INFO)},
         "systems": {
             "constant_report": {

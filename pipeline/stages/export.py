@@ -32,6 +32,7 @@ from uar.inference.judge import Judge
 from uar.inference.reports import write_reports
 from uar.inference.writing import needs_findings
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 from uar.tokens.loading import load_tokenizer
 
@@ -67,6 +68,7 @@ def export() -> None:
     provenance = describe(params, checkpoint)
     bundle = Bundle(
         checkpoint=checkpoint,
+        members=[inputs.checkpoint(paths.external(path)) for path in params.decode.ensemble],
         tokenizer=load_tokenizer(paths.DVAE_ENCODER) if params.model.lsu else None,
         vocabulary=inputs.vocabulary,
         preprocessing=Preprocessing(
@@ -82,7 +84,7 @@ def export() -> None:
         card=model_card(provenance),
         index=None if params.export.index == "none" else study_index(inputs, model),
         likeness=film_likeness(inputs),
-        evidence=evidence(inputs, model),
+        evidence=evidence(inputs, inputs.writer(model)),
         example=example(inputs) if params.dataset.name in EXAMPLES else None,
         judge=Judge.load(paths.JUDGE) if needs_findings(params.decode) else None,
         seed=params.seed,
@@ -125,7 +127,7 @@ def film_set(inputs: Inputs, split: Split) -> FilmSet:
     )
 
 
-def evidence(inputs: Inputs, model: UAR) -> Evidence:
+def evidence(inputs: Inputs, model: UAR | Ensemble) -> Evidence:
     """How often a finding that the model writes of a validation study is in its reference."""
     studies, table = inputs.studies("val"), inputs.split_table("val")
     written = write_reports(

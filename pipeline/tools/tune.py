@@ -21,6 +21,7 @@ from uar.evaluation.clinical.scores import findings_scores
 from uar.evaluation.metrics import score
 from uar.inference.choice import Candidates
 from uar.inference.reports import sampled_candidates, write_reports
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 
 SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
@@ -60,7 +61,8 @@ def tune(
         *(settings(params, by_samples, choose="samples") if "samples" in ways else []),
     ]
     inputs = Inputs(params)
-    _, model = inputs.trained(paths.STAGE_TWO)
+    _, trained = inputs.trained(paths.STAGE_TWO)
+    model = inputs.writer(trained)
     studies = inputs.studies("val")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
@@ -141,7 +143,7 @@ class Writing:
         inputs: vocabulary and parameters.
     """
 
-    def __init__(self, model: UAR, studies: Studies, inputs: Inputs) -> None:
+    def __init__(self, model: UAR | Ensemble, studies: Studies, inputs: Inputs) -> None:
         self._model, self._studies, self._inputs = model, studies, inputs
         self._sampled: tuple[tuple[float, ...], list[Candidates]] | None = None  # the last ones
 

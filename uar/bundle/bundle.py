@@ -1,9 +1,9 @@
 """A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
 
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
-text and safetensors, so that nothing in a bundle is ever executed. Five are not in every bundle:
-the tokenizer, the index of training studies, the likeness of films, the judge of findings and the
-example.
+text and safetensors, so that nothing in a bundle is ever executed. Not in every bundle are the
+tokenizer, the other members of an ensemble, the index of training studies, the likeness of films,
+the judge of findings and the example.
 
 A bundle may come from anybody: opening one costs no more than its own bytes. Nothing in it is
 compressed, text is short, and a size is believed when the weights have it.
@@ -16,7 +16,9 @@ import json
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,7 @@ from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import Likeness
 from uar.bundle.manifest import MANIFEST
-from uar.core.config import DecodeParams
+from uar.core.config import MOST_MEMBERS, DecodeParams
 from uar.core.errors import UserError, plainly
 from uar.core.files import atomic_write, sha256
 from uar.data.text import Vocabulary
@@ -35,6 +37,7 @@ from uar.evaluation.clinical.labels import FINDINGS
 from uar.inference.judge import Judge
 from uar.inference.writing import in_effect, needs_findings
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import refuse_other_member
 from uar.tokens.loading import load_tokenizer
 from uar.tokens.tokenizer import Tokenizer
 
@@ -47,6 +50,7 @@ _PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _INDEX, _LIKENESS, _JUDGE, _EXAMPLE}
 _MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
+_MEMBER = "member_{}.safetensors"  # from 1 on
 _OF_BEAMS = {  # what a bundle does not say that writes by beam search, and what has no effect then
     "choose": "beam", "samples": 30, "temperature": 0.7, "findings_weight": 10.0,
     "findings_threshold": 0.15,
@@ -86,8 +90,10 @@ class _Manifest(BaseModel):
     @field_validator("decode", mode="before")
     @classmethod
     def _completed(cls, stated: Any) -> Any:
-        by_beams = isinstance(stated, dict) and "choose" not in stated
-        return {**_OF_BEAMS, **stated} if by_beams else stated
+        if not isinstance(stated, dict) or "ensemble" in stated:  # members are parts, not paths
+            return stated
+        by_beams = _OF_BEAMS if "choose" not in stated else {}
+        return {"ensemble": (), **by_beams, **stated}
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,7 @@ class Bundle:
         evidence: what validation says of the model's findings.
         example: a study to show, where the data set's terms allow.
         judge: tells how likely findings are, where reports are chosen by that.
+        members: other models, with which this one writes as an ensemble.
         seed: of samples.
     """
 
@@ -122,6 +129,7 @@ class Bundle:
     evidence: Evidence | None = None
     example: Example | None = None
     judge: Judge | None = None
+    members: Sequence[Checkpoint] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -163,6 +171,15 @@ class Bundle:
                 f"decode.guidance is {self.decode.guidance:g}, and the model was trained without "
                 "model.image_dropout, which that needs"
             )
+        self._refuse_other_words(self.checkpoint, "the model")
+        for number, member in enumerate(self.members, 1):
+            self._refuse_other_words(member, name := f"member {number}")
+            refuse_other_member(model, member.outline(), name)
+            if member.encoder_sha256 != reads:
+                raise UserError(
+                    f"parts of two runs: {name} reads tokens of encoder "
+                    f"{_short(member.encoder_sha256)}, the model of {_short(reads)}"
+                )
         self._refuse_other_likeness(length // self.preprocessing.views)
         self._refuse_other_judge(makes)
         width = model.params.d_model
@@ -170,6 +187,14 @@ class Bundle:
             raise UserError(
                 f"parts of two runs: the model's features have {width} numbers, "
                 f"the index's {self.index.features.shape[1]}"
+            )
+
+    def _refuse_other_words(self, checkpoint: Checkpoint, name: str) -> None:
+        found, wanted = checkpoint.vocabulary_sha256, self.vocabulary.fingerprint()
+        if found not in (None, wanted):
+            raise UserError(
+                f"parts of two runs: {name} is of vocabulary {_short(found)}, the bundle's is "
+                f"{_short(wanted)}"
             )
 
     def _refuse_other_likeness(self, length: int) -> None:
@@ -212,6 +237,8 @@ class Bundle:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             self.checkpoint.save(folder / _MODEL)
+            for number, member in enumerate(self.members, 1):
+                member.save(folder / _MEMBER.format(number))
             self.vocabulary.save(folder / _WORDS)
             (folder / _CARD).write_text(self.card, encoding="utf-8")
             if self.tokenizer is not None:
@@ -229,7 +256,7 @@ class Bundle:
             "format": FORMAT,
             "parts": {part: hashlib.sha256(data).hexdigest() for part, data in parts.items()},
             "preprocessing": self.preprocessing.model_dump(),
-            "decode": in_effect(self.decode),
+            "decode": {k: v for k, v in in_effect(self.decode).items() if k != "ensemble"},
             "evidence": None if self.evidence is None else self.evidence.model_dump(),
             "provenance": self.provenance,
         }
@@ -294,6 +321,7 @@ class Bundle:
             evidence=manifest.evidence,
             example=Example.load(example) if example.is_file() else None,
             judge=Judge.load(judge) if judge.is_file() else None,
+            members=[Checkpoint.load(folder / name) for name in _members(manifest.parts)],
             seed=manifest.seed,
         )
 
@@ -336,7 +364,7 @@ def _refuse_odd_archive(archive: zipfile.ZipFile, size: int) -> None:
 def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> None:
     """Write every part that the manifest names, and there is no other, into a folder."""
     present = set(archive.namelist()) - {MANIFEST}
-    if present != set(hashes) or not present <= _PARTS:
+    if present != set(hashes) or not present <= {*_PARTS, *_members(hashes)}:
         raise UserError(
             f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. "
             "Export it again."
@@ -349,6 +377,12 @@ def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> N
                 f"{name} has SHA-256 {_short(found)}, the manifest is of {_short(wanted)}: "
                 "damaged, or parts of two bundles. Fetch or export it again."
             )
+
+
+def _members(parts: Mapping[str, str]) -> list[str]:
+    """Names of the parts that are an ensemble's other members, in their order."""
+    names = [_MEMBER.format(number) for number in range(1, MOST_MEMBERS)]
+    return list(takewhile(parts.__contains__, names))
 
 
 def _short(digest: str | None) -> str:

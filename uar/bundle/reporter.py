@@ -37,6 +37,7 @@ from uar.data.views import resize_view
 from uar.inference.decoding import Generated
 from uar.inference.word_attention import recorded_attention
 from uar.inference.writing import ReportWriter, needs_findings
+from uar.model.ensemble import together
 
 _VIEW_NAMES = ("frontal", "lateral")
 _SIMILAR = 5  # training studies beside a report
@@ -73,7 +74,8 @@ class Reporter:
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         self.bundle = bundle
         self._device = resolve_device(device)
-        self._model = bundle.checkpoint.build().to(self._device).eval()
+        models = [of.build().to(self._device).eval() for of in (bundle.checkpoint, *bundle.members)]
+        self._model = together(models)
         self._writer = ReportWriter(self._model, bundle.vocabulary, bundle.decode, bundle.seed)
         self._writing = threading.Lock()  # recorded_attention hooks into the model itself
         self._decoder: FilmDecoder | None = None  # from the first film's file on
@@ -245,10 +247,10 @@ class Reporter:
             self._report(study, beam, attention[i], chosen[i])
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
-        if model.findings is not None and output.finding_logits is not None:
+        if (limits := model.finding_thresholds) is not None and output.finding_logits is not None:
             scaling = self._scaling
             of_head = _scaled(output.finding_logits, scaling).tolist()
-            thresholds = tuple(_scaled_thresholds(model.findings.thresholds, scaling).tolist())
+            thresholds = tuple(_scaled_thresholds(limits, scaling).tolist())
             reports = [
                 replace(report, probabilities=tuple(of_study), thresholds=thresholds)
                 for report, of_study in zip(reports, of_head, strict=True)

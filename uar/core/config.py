@@ -27,6 +27,7 @@ Arithmetic = Literal["portable", "native"]  # of the CPU: the same on all x86-64
 OF_SAMPLES = (  # keys of `decode` that count where reports are chosen among samples alone
     "choose", "samples", "temperature", "findings_weight", "findings_threshold",
 )  # fmt: skip
+MOST_MEMBERS = 20  # models that write together
 CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
 if TYPE_CHECKING:
     NetworkName = str
@@ -265,6 +266,8 @@ class TrainParams(Section):
     weight_average: Decay
     label_smoothing: float = Field(ge=0, lt=1)
     r_drop: float = Field(ge=0)
+    teachers: tuple[UserPath, ...] = Field(max_length=MOST_MEMBERS)  # checkpoints
+    teacher_weight: float = Field(gt=0)
     select_by: Selection
     report_every: int = Field(ge=1)  # epochs
     accumulate: int = Field(ge=1)  # micro-batches of a batch
@@ -286,6 +289,7 @@ class DecodeParams(Section):
     beam_size: int = Field(ge=1, le=100)
     length_penalty: float = Field(ge=0, le=10)
     guidance: float = Field(ge=0, le=100)
+    ensemble: tuple[UserPath, ...] = Field(max_length=MOST_MEMBERS - 1)  # checkpoints
     samples: int = Field(ge=2, le=100)  # of a study
     temperature: float = Field(ge=0.01, le=10)
     findings_weight: float = Field(ge=0, le=1000)  # lambda

@@ -6,6 +6,7 @@ because every published number was computed on text cleaned so.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -92,6 +93,10 @@ class Vocabulary:
     def __len__(self) -> int:
         """Number of ids: the words and the special ones."""
         return len(SPECIAL_WORDS) + len(self.words)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the words and their order: models of equal fingerprints may be mixed."""
+        return hashlib.sha256("\n".join(SPECIAL_WORDS + self.words).encode()).hexdigest()
 
     def encode(self, report: str, max_length: int) -> np.ndarray:
         """Ids of a cleaned report, `(max_length + 1,)` int64: BOS, words, EOS, padding.

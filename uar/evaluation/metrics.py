@@ -103,7 +103,12 @@ def score_one(metric: str, references: Sequence[str], candidates: Sequence[str])
 def mean_of(scores: Sequence[float]) -> Metric:
     """The mean over N studies of their scores `(N,)`."""
     statistics = np.stack([np.asarray(scores, float), np.ones(len(scores))], axis=1)
-    return Metric(statistics, lambda sums: sums[..., 0] / sums[..., 1])
+    return Metric(statistics, mean_of_sums)
+
+
+def mean_of_sums(sums: np.ndarray) -> np.ndarray:
+    """The mean, given sums of scores and of ones, `(..., 2)`."""
+    return sums[..., 0] / sums[..., 1]
 
 
 def meteor_metric(statistics: np.ndarray) -> Metric:
@@ -112,7 +117,7 @@ def meteor_metric(statistics: np.ndarray) -> Metric:
     whole = (statistics[:, 20] == 1) & (statistics[:, 21:23] == statistics[:, 0:2]).all(axis=1)
     statistics = statistics.copy()
     statistics[whole, 20] = 0
-    return Metric(statistics, _meteor_of_sums)
+    return Metric(statistics, meteor_of_sums)
 
 
 # METEOR 1.5's parameters for English (Denkowski and Lavie 2014, table 1)
@@ -120,7 +125,7 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
 _MATCHERS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym, paraphrase
 
 
-def _meteor_of_sums(counts: np.ndarray) -> np.ndarray:
+def meteor_of_sums(counts: np.ndarray) -> np.ndarray:
     """METEOR 1.5's score of its summed counts (Denkowski and Lavie 2014, section 2).
 
     Args:

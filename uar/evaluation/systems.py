@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from uar.evaluation.bootstrap import bootstrap_interval
 from uar.evaluation.clinical.labels import OBSERVATIONS, Label
-from uar.evaluation.clinical.scores import ReportLabeller, Uncertain, clinical_metrics
-from uar.evaluation.metrics import Metric, mean_of
+from uar.evaluation.clinical.scores import ReportLabeller, Score, Uncertain, clinical_metrics, f1
+from uar.evaluation.metrics import Metric, mean_of, mean_of_sums, meteor_of_sums
+from uar.evaluation.pairwise import bleu_of_sums
 from uar.evaluation.predictions import Prediction
 from uar.evaluation.protocols import PROTOCOLS, Scores, protocol_metrics
 
@@ -27,6 +29,15 @@ TESTED_CLINICAL = [  # of `clinical_metrics`
 UNITS = {"cross_entropy": "nats, less is better", "image_gain": "nats"}  # of `nats_metrics`
 PER_STUDY_NATS = tuple(UNITS)  # fields of `Prediction`
 NATS = "nats"  # the group of `nats_metrics`
+RECORDED: dict[
+    tuple[str, str], Score
+] = {  # what a run's record keeps of each study besides nats, and how scores follow from it
+    ("r2gen", "BLEU-4"): partial(bleu_of_sums, order=4),
+    ("r2gen", "METEOR"): meteor_of_sums,
+    ("r2gen", "ROUGE-L"): mean_of_sums,
+    ("r2gen", "CIDEr"): mean_of_sums,
+    ("clinical", "micro F1"): f1,
+}
 PER_STUDY = ("BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 
@@ -144,19 +155,48 @@ def nats_metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
     return {name: mean_of(values) for name, values in columns.items() if None not in values}
 
 
-def per_study_nats(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """`nats_metrics` of each study, by which runs are compared whose predictions are not at hand.
+def per_study(predictions: Sequence[Prediction], scores: SystemScores) -> dict[str, Any]:
+    """What of each study runs are compared by whose predictions are not at hand.
+
+    Args:
+        predictions: of a run.
+        scores: of these predictions.
 
     Returns:
-        A list of each metric, to four decimals, in the predictions' order; and `references`, a hash
-        of that order: of study ids and references. It holds neither.
+        `nats_metrics`, a list of each, to four decimals, in the predictions' order; `statistics`,
+        of each group and metric of `RECORDED` that was computed the numbers that scores are sums of
+        (`Metric.statistics`), likewise; and `references`, a hash of that order: of study ids and
+        references. It holds neither.
     """
-    listed = {
-        name: [round(value, 4) for value in metric.of_each().tolist()]
-        for name, metric in nats_metrics(predictions).items()
-    }
+    nats = {name: metric.of_each() for name, metric in nats_metrics(predictions).items()}
+    tested = scores.tested()
+    statistics: dict[str, dict[str, Any]] = {}
+    for group, name in RECORDED:
+        if name in tested.get(group, {}):
+            statistics.setdefault(group, {})[name] = _rounded(tested[group][name].statistics)
     order = "\n".join(f"{p.study_id}\t{p.reference}" for p in predictions)
-    return {**listed, "references": hashlib.sha256(order.encode()).hexdigest()[:16]}
+    return {
+        **{name: _rounded(values) for name, values in nats.items()},
+        "statistics": statistics,
+        "references": hashlib.sha256(order.encode()).hexdigest()[:16],
+    }
+
+
+def recorded_metrics(recorded: Mapping[str, Any]) -> dict[tuple[str, str], Metric]:
+    """The metrics of what `per_study` gave, by group and metric; nats alone of early records."""
+    nats = {(NATS, name): mean_of(recorded[name]) for name in PER_STUDY_NATS if name in recorded}
+    statistics = {
+        (group, name): Metric(np.array(values, float), RECORDED[group, name])
+        for group, metrics in recorded.get("statistics", {}).items()
+        for name, values in metrics.items()
+    }
+    return nats | statistics
+
+
+def _rounded(values: np.ndarray) -> list[Any]:
+    """To four decimals, whole numbers as such: half as long in JSON."""
+    whole = bool((values == values.round()).all())
+    return (values.astype(int) if whole else values.round(4)).tolist()
 
 
 def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) -> pd.DataFrame:

@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 from uar.core.progress import progress
 from uar.data.batches import Batch, Studies
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 
 
-def progress_batches(model: UAR, studies: Studies, batch_size: int, what: str) -> Iterator[Batch]:
+def progress_batches(
+    model: UAR | Ensemble, studies: Studies, batch_size: int, what: str
+) -> Iterator[Batch]:
     """Batches in the studies' order, on the model's device; `what` names the progress bar."""
     total = -(-len(studies) // batch_size)
     for batch in progress(studies.batches(batch_size), what, total):
-        yield batch.to(model.head.weight.device)
+        yield batch.to(model.device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,10 +12,49 @@ from torch import Tensor
 
 from uar.core.config import DecodeParams
 from uar.core.special_words import BOS, EOS, PAD
-from uar.model.uar import UAR, Tables
+from uar.model.uar import ModelSizes
 
 _DRAWN_BITS = 31  # of a random number
 _WEIGHT_BITS = 30  # to which a word's probability is rounded to draw it
+
+
+class TextsCache(Protocol):
+    """What a model keeps of the texts that it is writing."""
+
+    def branch(self, parents: Tensor) -> None:
+        """See `uar.model.transformer.Cache`."""
+
+    def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
+        """See `uar.model.transformer.Cache`."""
+
+
+class ReportModel(Protocol):
+    """What decoding asks of a model: `UAR`, or several of them as an `Ensemble`.
+
+    Its tables and caches are its own: decoding only hands them back.
+    """
+
+    @property
+    def sizes(self) -> ModelSizes:
+        """Vocabulary and lengths."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    def tables(self) -> Any:
+        """See `UAR.tables`."""
+
+    def start(
+        self, visual: Tensor, texts: int, tables: Any, present: Tensor | None, branching: bool
+    ) -> TextsCache:
+        """See `UAR.start`."""
+
+    def start_without_image(self, cache: Any) -> TextsCache:
+        """See `UAR.start_without_image`."""
+
+    def step(self, words: Tensor, tables: Any, cache: Any) -> Tensor:
+        """See `UAR.step`."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +67,12 @@ class Generated:
 
 @torch.inference_mode()
 def generate(
-    model: UAR,
+    model: ReportModel,
     visual: Tensor,
     beam_size: int,
     length_penalty: float = 0.0,
     *,
-    tables: Tables | None = None,
+    tables: Any = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
 ) -> list[Generated]:
@@ -89,12 +129,12 @@ def generate(
 
 @torch.inference_mode()
 def sample(
-    model: UAR,
+    model: ReportModel,
     visual: Tensor,
     draws: Tensor,
     temperature: float,
     *,
-    tables: Tables | None = None,
+    tables: Any = None,
     present: Tensor | None = None,
     guidance: float = 0.0,
 ) -> list[list[Generated]]:
@@ -114,7 +154,7 @@ def sample(
     Returns:
         N reports of each study, in the order of `draws`.
     """
-    draws = draws.to(model.head.weight.device)
+    draws = draws.to(model.device)
 
     def extend(samples: _Texts, logits: Tensor, position: int) -> tuple[Tensor, None]:
         total = _without_specials(logits)
@@ -208,13 +248,13 @@ class _Texts:
 
 
 def _write(
-    model: UAR,
+    model: ReportModel,
     visual: Tensor,
     texts: int,
     extend: Callable[[_Texts, Tensor, int], tuple[Tensor, Tensor | None]],
     *,
     branching: bool,
-    tables: Tables | None,
+    tables: Any,
     present: Tensor | None,
     guidance: float,
 ) -> _Texts:
@@ -225,7 +265,7 @@ def _write(
             and their position. Returns those words `(B, G)`, and the text that each now goes on
             from `(B, G)`; None without `branching`, where that is itself.
     """
-    device, length = model.head.weight.device, model.sizes.max_length
+    device, length = model.device, model.sizes.max_length
     tables = tables or model.tables()
     cache = model.start(visual, texts, tables, present, branching)
     caches = [cache, model.start_without_image(cache)] if guidance else [cache]
@@ -234,7 +274,7 @@ def _write(
     waiting = torch.arange(len(visual), device=device)  # which these are
     last = torch.full((len(visual), texts), BOS, device=device)
     for position in range(length):
-        logits = [model.step(tables.words[last], cache) for cache in caches]
+        logits = [model.step(last, tables, cache) for cache in caches]
         last, parents = extend(left, _guided(logits, guidance), position)
         left.history[:, :, position] = last
 
@@ -258,10 +298,10 @@ def _write(
 
 def generate_as(
     decode: DecodeParams,
-    model: UAR,
+    model: ReportModel,
     visual: Tensor,
     *,
-    tables: Tables | None = None,
+    tables: Any = None,
     present: Tensor | None = None,
 ) -> list[Generated]:
     """`generate` with the settings of params.yaml, also where `evaluate` chooses among samples."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from uar.data.batches import Studies
 from uar.inference.batches import progress_batches
+from uar.model.ensemble import Ensemble, mean_logits, members_of
 from uar.model.uar import UAR, global_image_feature, masked_mean, words_in
 
 
@@ -28,10 +29,15 @@ def global_features(
 
 
 @torch.inference_mode()
-def finding_logits(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
-    """Logits of the findings head, `(S, N)` float32."""
-    tables = model.tables()
+def finding_logits(
+    model: UAR | Ensemble, studies: Studies, batch_size: int, what: str
+) -> np.ndarray:
+    """Logits of the findings head, `(S, N)` float32; of an ensemble, of the mean probabilities."""
+    members = [(member, member.tables()) for member in members_of(model)]
     logits = []
     for batch in progress_batches(model, studies, batch_size, what):
-        logits.append(model.finding_logits(batch.visual, tables, batch.present).cpu().numpy())
+        of_members = [
+            member.finding_logits(batch.visual, tables, batch.present) for member, tables in members
+        ]
+        logits.append(mean_logits(of_members).cpu().numpy())
     return np.concatenate(logits)

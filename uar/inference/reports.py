@@ -16,13 +16,14 @@ from uar.inference.batches import progress_batches
 from uar.inference.choice import Candidates
 from uar.inference.decoding import Generated
 from uar.inference.writing import ReportWriter
+from uar.model.ensemble import Ensemble
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR
 
 
 @torch.inference_mode()
 def sampled_candidates(
-    model: UAR,
+    model: UAR | Ensemble,
     studies: Studies,
     *,
     vocabulary: Vocabulary,
@@ -44,7 +45,7 @@ def sampled_candidates(
 
 @torch.inference_mode()
 def write_reports(
-    model: UAR,
+    model: UAR | Ensemble,
     studies: Studies,
     *,
     study_ids: Sequence[str],

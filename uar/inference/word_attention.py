@@ -14,6 +14,7 @@ from uar.data.batches import Studies
 from uar.data.text import Vocabulary
 from uar.inference.batches import progress_batches
 from uar.model.attention import MultiHeadAttention
+from uar.model.ensemble import Ensemble, members_of
 from uar.model.uar import UAR
 
 
@@ -41,7 +42,9 @@ def with_reports(
 
 
 @torch.inference_mode()
-def word_attention(model: UAR, studies: Studies, batch_size: int, what: str) -> np.ndarray:
+def word_attention(
+    model: UAR | Ensemble, studies: Studies, batch_size: int, what: str
+) -> np.ndarray:
     """Attention with which each word of the studies' reports is written, `(S, T, L)` float32.
 
     Teacher-forced; row t is of the step that predicts word t. Mean over heads and decoder layers,
@@ -78,8 +81,8 @@ def attention_weights(
 
 
 @contextmanager
-def recorded_attention(model: UAR) -> Iterator[list[Tensor]]:
-    """Text-to-image attention `(B, T, L)` of each decoder layer, mean over heads.
+def recorded_attention(model: UAR | Ensemble) -> Iterator[list[Tensor]]:
+    """Text-to-image attention `(B, T, L)` of each decoder layer of each member, mean over heads.
 
     The list yielded is filled by a forward pass in the block.
     """
@@ -91,7 +94,8 @@ def recorded_attention(model: UAR) -> Iterator[list[Tensor]]:
 
     hooks = [
         layer.visual_attention.register_forward_pre_hook(record, with_kwargs=True)
-        for layer in model.decoder.layers
+        for member in members_of(model)
+        for layer in member.decoder.layers
     ]
     try:
         yield recorded

@@ -14,12 +14,13 @@ from uar.data.text import Vocabulary
 from uar.evaluation.clinical.asserted import AssertedFindings
 from uar.inference.choice import Candidates, expected_utility
 from uar.inference.decoding import Generated, generate_as, random_draws, sample
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 
 
 def in_effect(params: DecodeParams) -> dict[str, Any]:
     """The settings; by beam search without those that count for samples alone."""
-    whole = params.model_dump()
+    whole = params.model_dump(mode="json")
     if params.choose == "beam":
         return {name: value for name, value in whole.items() if name not in OF_SAMPLES}
     return whole
@@ -41,7 +42,7 @@ class ReportWriter:
     """
 
     def __init__(
-        self, model: UAR, vocabulary: Vocabulary, params: DecodeParams, seed: int = 0
+        self, model: UAR | Ensemble, vocabulary: Vocabulary, params: DecodeParams, seed: int = 0
     ) -> None:
         self._model, self._vocabulary, self._params = model, vocabulary, params
         self._tables = model.tables()

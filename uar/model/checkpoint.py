@@ -26,6 +26,7 @@ class Checkpoint:
     epoch: int  # 0: as the stage began
     validation: dict[str, float]  # empty: untrained
     weights: dict[str, Tensor]
+    vocabulary_sha256: str | None = None  # whose words it writes; None: an early file, without it
 
     @classmethod
     def of(
@@ -36,6 +37,7 @@ class Checkpoint:
         encoder_sha256: str | None,
         epoch: int,
         validation: dict[str, float],
+        vocabulary_sha256: str | None = None,
     ) -> Checkpoint:
         """A checkpoint of `model` with a copy of `weights`, its state as it stands."""
         return cls(
@@ -45,6 +47,7 @@ class Checkpoint:
             epoch=epoch,
             validation=validation,
             weights={name: w.detach().cpu().clone() for name, w in weights.items()},
+            vocabulary_sha256=vocabulary_sha256,
         )
 
     def save(self, path: Path) -> None:
@@ -142,3 +145,4 @@ class _About(BaseModel):
     encoder_sha256: str | None
     epoch: NonNegativeInt
     validation: dict[str, float]
+    vocabulary_sha256: str | None = None

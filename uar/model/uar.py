@@ -178,6 +178,16 @@ class UAR(nn.Module):
         assert logits is not None
         return logits
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    @property
+    def finding_thresholds(self) -> Tensor | None:
+        """Probabilities above which the findings head holds its findings for present, `(N,)`."""
+        return None if self.findings is None else self.findings.thresholds
+
     def features(self, visual: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """F^(I) `(B, L, d)` of tokens or pixels and F^(R) `(B, T, d)` of word ids (Eq. 1, 2).
 
@@ -251,9 +261,9 @@ class UAR(nn.Module):
             features, cache.texts, branching=cache.ancestors is not None
         )
 
-    def step(self, features: Tensor, cache: Cache) -> Tensor:
-        """Logits `(B, G, |V_R|)` of the words after those of `features` `(B, G, d)`."""
-        return self.head(self.decoder.step(features, cache)).float()
+    def step(self, words: Tensor, tables: Tables, cache: Cache) -> Tensor:
+        """Logits `(B, G, |V_R|)` of the words after `words` `(B, G)`."""
+        return self.head(self.decoder.step(tables.words[words], cache)).float()
 
     def _align(self, e: Tensor) -> Tensor:
         return e if self.aligner is None else self.aligner(e)

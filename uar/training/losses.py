@@ -55,6 +55,29 @@ def symmetric_divergence(
     return (each * (real & counted.unsqueeze(1))).sum() / (real.sum() if words is None else words)
 
 
+def distillation_loss(
+    logits: Tensor,
+    taught: Tensor,
+    targets: Tensor,
+    *,
+    counted: Tensor,
+    words: int | None = None,
+) -> Tensor:
+    """Mean KL divergence of the model's words from its teachers' (Hinton et al. 2015, section 2).
+
+    Args:
+        logits: `(B, T, |V_R|)`.
+        taught: the teachers' log-probabilities, `(B, T, |V_R|)`.
+        targets: ids `(B, T)`; padding does not count.
+        counted: `(B,)` bool, the studies that count.
+        words: words and end tokens of the whole batch; None: this is the whole.
+    """
+    p, q = taught.float(), logits.float().log_softmax(-1)
+    each = (p.exp() * (p - q)).sum(-1)  # (B, T)
+    real = targets != PAD
+    return (each * (real & counted.unsqueeze(1))).sum() / (real.sum() if words is None else words)
+
+
 def triplet_contrastive_loss(
     image: Tensor,
     report: Tensor,

@@ -13,6 +13,7 @@ from uar.core.special_words import PAD
 from uar.data.batches import Batch
 from uar.model.uar import Output
 from uar.training.losses import (
+    distillation_loss,
     findings_loss,
     language_modeling_loss,
     mask_loss,
@@ -35,6 +36,7 @@ class Objective:
     positive_weights: Tensor | None = None  # (N,), of the findings present in that loss
     label_smoothing: float = 0.0  # of Eq. 5's targets
     r_drop: float = 0.0  # weight of the divergence between two passes
+    teacher_weight: float = 1.0  # of the divergence from the teachers, where there are any
 
     @classmethod
     def of_stage(
@@ -56,6 +58,7 @@ class Objective:
             positive_weights=positive_weights,
             label_smoothing=params.label_smoothing,
             r_drop=params.r_drop,
+            teacher_weight=params.teacher_weight,
             lambda1=params.lambda1,
             lambda2=params.lambda2,
             lambda3=params.lambda3 if with_mask else 0.0,
@@ -74,6 +77,7 @@ class Objective:
         model: Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Output],
         batch: Batch,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        taught: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (Eq. 13) of a batch, and each term by name.
 
@@ -87,13 +91,14 @@ class Objective:
             gather: concatenates the rows of all ranks, `(B, d)` to `(ranks * B, d)`. Per-study
                 terms are multiplied by `ranks`, so that the mean over the ranks is the value of
                 the whole batch.
+            taught: log-probabilities of the words by the teachers, `(B, T, |V_R|)`; None: none.
         """
         output = model(*batch.inputs)
-        loss, terms = self.of_output(output, batch, gather)
+        loss, terms = self.of_output(output, batch, gather, taught)
         if not self.r_drop:
             return loss, terms
         again = model(*batch.inputs)
-        _, terms_again = self.of_output(again, batch, gather)
+        _, terms_again = self.of_output(again, batch, gather, taught)
         terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
         targets = batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
@@ -106,7 +111,11 @@ class Objective:
         return terms["loss"], terms
 
     def of_output(
-        self, output: Output, batch: Batch, gather: Callable[[Tensor], Tensor] = lambda rows: rows
+        self,
+        output: Output,
+        batch: Batch,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+        taught: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms, given the output of a forward pass."""
         targets = batch.report[:, 1:]
@@ -128,6 +137,11 @@ class Objective:
         loss = self.lambda1 * terms["language_modeling"]
         if self.lambda2:
             loss = loss + self.lambda2 * terms["global"]
+        if taught is not None:
+            terms["teachers"] = ranks * distillation_loss(
+                output.logits, taught, targets, counted=~output.blind, words=batch.words
+            )
+            loss = loss + self.teacher_weight * terms["teachers"]
         if output.finding_logits is not None and self.positive_weights is not None:
             assert batch.findings is not None  # of a model with a findings head
             real = (targets != PAD).any(dim=1)

@@ -31,6 +31,7 @@ from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
 from uar.model.checkpoint import Checkpoint
+from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR, Output
 from uar.training.average import WeightAverage
 from uar.training.objective import Objective
@@ -65,12 +66,21 @@ class TrainingStep(nn.Module):
         fabric: the processes over which Eq. 10 gathers a batch.
         precision: of the forward pass, see `uar.core.device.autocast`.
         compiled: pass the model through `torch.compile`; shapes never change (`Shard`).
+        teacher: whose probabilities of words are learnt too, in evaluation mode; None: nobody's.
     """
 
     def __init__(
-        self, model: UAR, objective: Objective, *, fabric: Fabric, precision: str, compiled: bool
+        self,
+        model: UAR,
+        objective: Objective,
+        *,
+        fabric: Fabric,
+        precision: str,
+        compiled: bool,
+        teacher: UAR | Ensemble | None = None,
     ) -> None:
         super().__init__()
+        self.teacher = (teacher,)  # in a tuple: no module of this one, which trains and shards
         self.model = model
         self.objective = objective
         self.gather = lambda rows: gather_rows(fabric, rows)
@@ -82,8 +92,18 @@ class TrainingStep(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, `loss` among them."""
-        _, terms = self.objective(self._pass, batch, self.gather)
+        _, terms = self.objective(self._pass, batch, self.gather, self._taught(batch))
         return terms
+
+    @torch.no_grad()
+    def _taught(self, batch: Batch) -> Tensor | None:
+        """Log-probabilities of the words by the teacher, `(B, T, |V_R|)`."""
+        [teacher] = self.teacher
+        if teacher is None:
+            return None
+        with self.autocast():
+            output = teacher(batch.visual, batch.report, batch.present)
+        return output.logits.float().log_softmax(-1)
 
     def _pass(
         self, visual: Tensor, report: Tensor, present: Tensor | None, findings: Tensor | None
@@ -100,11 +120,15 @@ class TrainingData:
         studies: training split.
         validation: scores the model after each epoch.
         encoder_sha256: of the encoder that made the studies' tokens; None without tokens.
+        vocabulary_sha256: of the words that it learns; None: not recorded.
+        teacher: whose probabilities of words are learnt too; None: nobody's.
     """
 
     studies: Studies
     validation: Validation
     encoder_sha256: str | None
+    vocabulary_sha256: str | None = None
+    teacher: UAR | Ensemble | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +242,12 @@ def train_stage(
         if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
             kept = weights if average is None else average
             best = Checkpoint.of(
-                model, kept, encoder_sha256=data.encoder_sha256, epoch=epoch, validation=scores
+                model,
+                kept,
+                encoder_sha256=data.encoder_sha256,
+                epoch=epoch,
+                validation=scores,
+                vocabulary_sha256=data.vocabulary_sha256,
             )
         schedule = trainer.schedule.state_dict()
         ResumeState(weights, optimizer_state, schedule, past, best, seconds, average).save(
@@ -267,6 +296,7 @@ class Trainer:
                 fabric=fabric,
                 precision=config.precision,
                 compiled=params.compile,
+                teacher=data.teacher,
             )
         )
         self.optimizer = make_optimizer(model, params, config.stage.learning_rate)

@@ -52,33 +52,27 @@ def clinical_metrics(
     Raises:
         UserError: labels of a different number of studies.
     """
-    counts = confusion(reference, generated, uncertain)  # (N, C, 3)
-    statistics = counts.reshape(len(counts), -1).astype(float)
+    counts = confusion(reference, generated, uncertain).astype(float)  # (N, C, 3)
 
-    def metric(of_counts: Callable[[np.ndarray], np.ndarray], columns: list[int]) -> Metric:
+    def micro(of: Score, columns: list[int]) -> Metric:
+        return Metric(counts[:, columns].sum(axis=1), of)
+
+    def macro(of: Score, columns: list[int]) -> Metric:
         def of_sums(sums: np.ndarray) -> np.ndarray:
-            return of_counts(sums.reshape(*sums.shape[:-1], -1, 3)[..., columns, :])
+            return of(sums.reshape(*sums.shape[:-1], -1, 3)).mean(axis=-1)
 
-        return Metric(statistics, of_sums)
-
-    def micro(of: Score) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda c: of(c.sum(axis=-2))
-
-    def macro(of: Score) -> Callable[[np.ndarray], np.ndarray]:
-        return lambda c: of(c).mean(axis=-1)
+        return Metric(counts[:, columns].reshape(len(counts), -1), of_sums)
 
     groups: dict[str, dict[str, Metric]] = {}
     for suffix, wanted in (("", FINDINGS), ("_5", FIVE)):
         columns = [i for i, name in enumerate(observations) if name in wanted]
         if columns:
             for average, over in (("micro", micro), ("macro", macro)):
-                groups[average + suffix] = {
-                    name: metric(over(of), columns) for name, of in SCORES.items()
-                }
+                groups[average + suffix] = {name: over(of, columns) for name, of in SCORES.items()}
     if NO_FINDING in observations:
         column = [list(observations).index(NO_FINDING)]
-        groups["no_finding"] = {name: metric(micro(of), column) for name, of in SCORES.items()}
-    groups["F1"] = {name: metric(macro(f1), [i]) for i, name in enumerate(observations)}
+        groups["no_finding"] = {name: micro(of, column) for name, of in SCORES.items()}
+    groups["F1"] = {name: micro(f1, [i]) for i, name in enumerate(observations)}
     return groups
 
 
