@@ -104,9 +104,9 @@ def test_a_low_temperature_is_greedy(make_model: MakeModel, make_visual: MakeVis
 def test_words_are_drawn_as_often_as_they_are_likely() -> None:
     probabilities = torch.tensor([0.0, 0.1, 0.0, 0.6, 0.3])
     draws = torch.arange(1000) * (2**31 // 1000)  # evenly over [0, 1)
-    words = inverse_cdf(probabilities.expand(1000, -1), draws)
+    words = inverse_cdf(probabilities.expand(3, -1), torch.arange(1000) % 3, draws)
     assert words.bincount(minlength=5).tolist() == pytest.approx([0, 100, 0, 600, 300], abs=1)
-    ends = inverse_cdf(probabilities.expand(2, -1), torch.tensor([0, 2**31 - 1]))
+    ends = inverse_cdf(probabilities.expand(2, -1), torch.arange(2), torch.tensor([0, 2**31 - 1]))
     assert ends.tolist() == [1, 4]  # never a word of no probability
 
 
@@ -255,9 +255,10 @@ def test_a_heavy_weight_writes_what_is_likely(
 
 def test_settings_in_effect_are_those_that_count() -> None:
     beam = decode_params()
-    assert list(in_effect(beam)) == ["beam_size", "length_penalty", "guidance", "batch_size"]
+    kept = ["beam_size", "length_penalty", "guidance", "ensemble", "batch_size"]
+    assert list(in_effect(beam)) == kept
     samples = decode_params(choose="samples")
-    assert in_effect(samples) == samples.model_dump()
+    assert in_effect(samples) == samples.model_dump(mode="json")
     assert needs_findings(samples)
     assert not needs_findings(beam)
     assert not needs_findings(decode_params(choose="samples", findings_weight=0.0))

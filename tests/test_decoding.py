@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests import reference
 from uar.core.special_words import BOS, EOS, PAD
-from uar.inference.decoding import Generated, generate
-from uar.model.transformer import Cache
+from uar.inference.decoding import Generated, generate, random_draws, sample
+from uar.inference.decoding import _compact_rows as compact_rows
+from uar.inference.decoding import _regrouped as places_of
+from uar.model.transformer import Cache, Rows
 from uar.model.uar import UAR, Tables
 
 MakeModel = Callable[..., UAR]
@@ -55,14 +59,9 @@ def biased_to_end(model: UAR, by: float) -> UAR:
 
 
 @variants
-@pytest.mark.parametrize("branching", [True, False])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cached_steps_equal_the_forward_pass(
-    make_model: MakeModel,
-    make_visual: MakeVisual,
-    switches: dict[str, Any],
-    beams: int,
-    branching: bool,
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], beams: int
 ) -> None:
     model = make_model(SEED, **switches)
     visual = make_visual(model, 2)
@@ -72,7 +71,7 @@ def test_cached_steps_equal_the_forward_pass(
     with torch.no_grad():
         expected = reference.forward(model, visual.repeat_interleave(beams, 0), report).logits
         tables = model.tables()
-        cache = model.start(visual, beams, tables, branching=branching)
+        cache = model.start(visual, beams, tables)
         for position in range(LENGTH):
             words = report[:, position].view(2, beams)
             actual = model.step(words, tables, cache)
@@ -85,9 +84,8 @@ def test_cached_steps_equal_the_forward_pass(
 
 
 @variants
-@pytest.mark.parametrize("branching", [True, False])
 def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
-    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any], branching: bool
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
 ) -> None:
     model = make_model(SEED, **switches)
     visual = make_visual(model, 4)
@@ -96,7 +94,7 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
     rows = torch.tensor([0, 3, 2])  # study 1 leaves, the last one takes its place
     with torch.no_grad():
         tables = model.tables()
-        cache = model.start(visual, 2, tables, branching=branching)
+        cache = model.start(visual, 2, tables)
         past = torch.full((4, 2, 1), BOS)
         for position in range(3):
             logits = model.step(past[..., -1], tables, cache)
@@ -106,14 +104,94 @@ def test_beams_that_branch_and_studies_that_leave_take_their_past_along(
             expected = reference.forward(model, images[study], report).logits[:, -1]
             torch.testing.assert_close(logits.flatten(0, 1), expected, atol=2e-4, rtol=1e-4)
             if position < 2:
-                if branching:
-                    chosen = parents[position] if position == 0 else parents[position][rows]
-                    cache.branch(chosen)
-                    past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
+                chosen = parents[position] if position == 0 else parents[position][rows]
+                cache.branch(chosen)
+                past = past.gather(1, chosen.unsqueeze(2).expand_as(past))
                 past = torch.cat([past, words[: len(past), position].unsqueeze(2)], -1)
             if position == 0:
                 cache.keep(rows.tolist(), [1])
                 past = past[rows]
+
+
+ROWS_THAT_GO_ON = [  # by position: the row that each continues
+    [0, 0, 0, 1, 2, 2],
+    [0, 2, 2, 4, 4, 5],  # rows 1 and 3, the only one of study 1, have ended
+    [1, 1, 1, 1],  # study 2 has none left
+]
+
+
+@variants
+def test_rows_that_part_and_end_take_their_past_along(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    model = make_model(SEED, **switches)
+    visual = make_visual(model, 3)
+    generator = torch.Generator().manual_seed(4)
+    study, films = torch.arange(3), torch.arange(3)  # of each row; of each study that is left
+    past = torch.full((3, 1), BOS)
+    with torch.no_grad():
+        tables = model.tables()
+        cache = model.start(visual, 3, tables, branching=False)
+        for parents in (*map(torch.tensor, ROWS_THAT_GO_ON), None):
+            logits = model.step(past[:, -1], tables, cache)
+            report = torch.cat([past, torch.full_like(past[:, :1], PAD)], 1)
+            expected = reference.forward(model, visual[films[study]], report).logits[:, -1]
+            torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+            if parents is None:
+                break
+            slots, origins, places = places_of(parents)
+            before, past = past, torch.empty(len(parents), past.shape[1] + 1, dtype=torch.int64)
+            words = torch.randint(3, 11, (len(parents), 1), generator=generator)
+            past[slots] = torch.cat([before[parents], words], 1)
+            former, study = study, torch.empty_like(parents)
+            study[slots] = former[parents]
+            stay = [bool((study == one).any()) for one in range(len(films))]
+            if not all(stay):
+                kept, moved = compact_rows(stay)
+                cache.keep(kept, moved)
+                films, study = films[kept], torch.tensor([kept.index(one) for one in study])
+            cache.regroup(origins, places, Rows.of(study))
+    assert len(films) == 1
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data())
+def test_rows_are_copied_where_they_part_alone(data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 8))
+    chosen = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=12))
+    parents = torch.tensor(sorted(chosen))
+    slots, origins, places = places_of(parents)
+    assert sorted(slots.tolist()) == list(range(len(parents)))
+    kept = torch.arange(12)
+    kept[places] = kept[origins]
+    assert kept[slots].tolist() == parents.tolist()
+    staying = {row for row in chosen if row < len(parents)}
+    assert len(places) == len(parents) - len(staying)
+
+
+def test_samples_that_are_alike_are_computed_once_and_ended_ones_no_more(
+    make_model: MakeModel, make_visual: MakeVisual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = biased_to_end(make_model(SEED), by=1.0)
+    visual = make_visual(model, 5)
+    draws = random_draws(0, 20, LENGTH)
+    rows: list[int] = []
+    step = model.step
+
+    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
+        rows.append(len(words))
+        return step(words, tables, cache)
+
+    monkeypatch.setattr(model, "step", counted)
+    texts = [[one.ids for one in of_study] for of_study in sample(model, visual, draws, 0.7)]
+    needed = [  # prefixes of this length that went on, of each study
+        sum(len({tuple(ids[:length]) for ids in of_study if len(ids) >= length})
+            for of_study in texts)
+        for length in range(LENGTH)
+    ]  # fmt: skip
+    assert rows == [count for count in needed if count]
+    assert rows[0] == 5
+    assert max(rows) < 100
 
 
 @variants

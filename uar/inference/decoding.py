@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from uar.core.config import DecodeParams
 from uar.core.special_words import BOS, EOS, PAD
+from uar.model.transformer import Rows
 from uar.model.uar import ModelSizes
 
 _DRAWN_BITS = 31  # of a random number
@@ -22,6 +23,9 @@ class TextsCache(Protocol):
     """What a model keeps of the texts that it is writing."""
 
     def branch(self, parents: Tensor) -> None:
+        """See `uar.model.transformer.Cache`."""
+
+    def regroup(self, origins: Tensor, places: Tensor, rows: Rows) -> None:
         """See `uar.model.transformer.Cache`."""
 
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
@@ -95,36 +99,34 @@ def generate(
             0 it needs a model with `image_dropout`.
     """
 
-    def extend(beams: _Texts, logits: Tensor, position: int) -> tuple[Tensor, Tensor]:
-        if position == 0:
-            beams.log_probabilities[:, 1:] = -torch.inf  # beams start alike: only one counts
-        words, following = _best_words(logits, beams.ended)
-        totals = beams.log_probabilities.unsqueeze(2) + following  # (B, G, G): words after beams
-        lengths = (beams.lengths + ~beams.ended).unsqueeze(2)
-        ranked = totals / lengths**length_penalty
-        top = ranked.flatten(1).topk(beam_size, dim=1).indices
-        parent = top // words.shape[2]  # (B, G)
-        last = words.flatten(1).gather(1, top)
-        beams.log_probabilities = totals.flatten(1).gather(1, top)
-        beams.lengths = lengths.squeeze(2).gather(1, parent)
-        beams.ended = beams.ended.gather(1, parent) | (last == EOS)
-        beams.history = beams.history.gather(1, parent.unsqueeze(2).expand_as(beams.history))
-        return last, parent
+    device, length, studies = model.device, model.sizes.max_length, len(visual)
+    tables = tables or model.tables()
+    caches = _start(model, visual, beam_size, tables, present, guidance, branching=True)
+    whole = _Beams.empty(studies, beam_size, length, device)
+    beams = _Beams.empty(studies, beam_size, length, device)  # of studies still in the batch
+    waiting = torch.arange(studies, device=device)  # which these are
+    last = torch.full((studies, beam_size), BOS, device=device)
+    for position in range(length):
+        logits = _guided([model.step(last, tables, cache) for cache in caches], guidance)
+        last, parents = beams.extend(logits, position, length_penalty)
 
-    beams = _write(
-        model,
-        visual,
-        beam_size,
-        extend,
-        branching=True,
-        tables=tables,
-        present=present,
-        guidance=guidance,
-    )
-    best = (beams.log_probabilities / beams.lengths**length_penalty).argmax(dim=1)
-    return [
-        of_study[chosen] for of_study, chosen in zip(beams.generated(), best.tolist(), strict=True)
-    ]
+        # the one wait for the device in a word: whose beams have ended
+        stay = [not end for end in beams.ended.all(dim=1).tolist()] if position + 1 < length else []
+        if not all(stay) or not stay:
+            whole.put(waiting, beams)
+        if not any(stay):
+            break
+        for cache in caches:
+            cache.branch(parents)
+        if not all(stay):
+            kept, moved = _compact_rows(stay)
+            for cache in caches:
+                cache.keep(kept, moved)
+            rows = torch.tensor(kept).to(device, non_blocking=True)
+            waiting, last, beams = waiting[rows], last[rows], beams.of(rows)
+    best = (whole.log_probabilities / whole.lengths**length_penalty).argmax(dim=1)
+    chosen = torch.arange(studies, device=device), best
+    return _generated(whole.history[chosen], whole.log_probabilities[chosen])
 
 
 @torch.inference_mode()
@@ -144,6 +146,9 @@ def sample(
     study's reports do not depend on the others in its batch, and those of two studies differ only
     by their films. Log-probabilities are those of temperature 1.
 
+    Reports of a study that are alike so far are computed once, and a report that has ended is not
+    computed any more (`uar.model.transformer.Rows`).
+
     Args:
         model: in evaluation mode.
         visual: tokens or pixels of B studies, as `UAR.forward` takes them.
@@ -154,29 +159,73 @@ def sample(
     Returns:
         N reports of each study, in the order of `draws`.
     """
-    draws = draws.to(model.device)
-
-    def extend(samples: _Texts, logits: Tensor, position: int) -> tuple[Tensor, None]:
+    device, length = model.device, model.sizes.max_length
+    studies, texts = len(visual), len(draws)
+    draws, tables = draws.to(device), tables or model.tables()
+    caches = _start(model, visual, texts, tables, present, guidance, branching=False)
+    history = torch.full((studies * texts, length), PAD, device=device)
+    log_probabilities = torch.zeros(studies * texts, device=device)
+    live = torch.arange(studies * texts, device=device)  # reports that go on, study after study
+    row = live // texts  # of each: those of a study that are alike so far share one
+    study = torch.arange(studies, device=device)  # of each row, among those left
+    last = torch.full((studies,), BOS, device=device)  # word of each row
+    for position in range(length):
+        logits = _guided([model.step(last, tables, cache) for cache in caches], guidance)
         total = _without_specials(logits)
-        words = inverse_cdf((logits / temperature).softmax(-1), draws[:, position])
-        following = logits.gather(2, words.unsqueeze(2)).squeeze(2) - total.squeeze(2)
-        samples.log_probabilities += following.masked_fill(samples.ended, 0.0)
-        samples.lengths += ~samples.ended
-        words = words.masked_fill(samples.ended, PAD)
-        samples.ended = samples.ended | (words == EOS)
-        return words, None
+        probabilities = (logits / temperature).softmax(-1)
+        words = inverse_cdf(probabilities, row, draws[live % texts, position])
+        history[live, position] = words
+        log_probabilities[live] += logits[row, words] - total[row, 0]
 
-    samples = _write(
-        model,
-        visual,
-        len(draws),
-        extend,
-        branching=False,
-        tables=tables,
-        present=present,
-        guidance=guidance,
-    )
-    return samples.generated()
+        going = words != EOS
+        live, row, words = live[going], row[going], words[going]
+        if position + 1 == length or not len(live):
+            break
+        vocabulary = logits.shape[-1]
+        distinct, of_text = (row * vocabulary + words).unique(return_inverse=True)
+        parents = distinct // vocabulary
+        slots, origins, places = _regrouped(parents)
+        last, former = torch.empty_like(parents), study
+        study = torch.empty_like(parents)
+        last[slots], study[slots] = distinct % vocabulary, former[parents]
+        row = slots[of_text]
+        stay = (study.bincount(minlength=int(former.max()) + 1) > 0).tolist()
+        if not all(stay):
+            kept, moved = _compact_rows(stay)
+            for cache in caches:
+                cache.keep(kept, moved)
+            now = torch.empty(len(stay), dtype=torch.int64)
+            now[kept] = torch.arange(len(kept))
+            study = now.to(device)[study]
+        rows = Rows.of(study)
+        for cache in caches:
+            cache.regroup(origins, places, rows)
+    generated = _generated(history, log_probabilities)
+    return [generated[study * texts : (study + 1) * texts] for study in range(studies)]
+
+
+def _regrouped(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where R' rows go that continue R rows, so that few of them move.
+
+    The first that continues a row takes its place; others take places that are given up, or the
+    next free ones, and rows from behind close up what is left.
+
+    Args:
+        parents: the row that each continues, `(R',)`, ascending.
+
+    Returns:
+        The place of each, below R', `(R',)`; then, of those M rows that do not stay where their
+        parent is, the parents and the places, both `(M,)`.
+    """
+    count = len(parents)
+    first = torch.ones_like(parents, dtype=torch.bool)
+    first[1:] = parents[1:] != parents[:-1]
+    stay = first & (parents < count)
+    free = torch.ones(count, dtype=torch.bool, device=parents.device)
+    free[parents[stay]] = False
+    slots = parents.clone()
+    slots[~stay] = free.nonzero().squeeze(1)
+    return slots, parents[~stay], slots[~stay]
 
 
 def random_draws(seed: int, samples: int, length: int) -> Tensor:
@@ -188,27 +237,28 @@ def random_draws(seed: int, samples: int, length: int) -> Tensor:
     return torch.from_numpy(bits.astype(np.int64)).view(samples, length)
 
 
-def inverse_cdf(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """The word at which the cumulative distribution exceeds a number drawn from [0, 1).
+def inverse_cdf(probabilities: Tensor, row: Tensor, draws: Tensor) -> Tensor:
+    """The words at which cumulative distributions exceed numbers drawn from [0, 1).
 
     Probabilities count to 2^-30 and are summed as integers: in any order, so on any device, to the
     same sum.
 
     Args:
-        probabilities: `(..., V)`.
-        draws: that number in units of 2^-31, int64, broadcast to `(...)`.
+        probabilities: `(R, V)`.
+        row: which distribution each number is for, `(N,)`.
+        draws: the numbers in units of 2^-31, `(N,)` int64.
 
     Returns:
-        `(...)` int64.
+        `(N,)` int64.
     """
     cumulative = (probabilities * 2.0**_WEIGHT_BITS).round().long().cumsum(-1)
-    drawn = (cumulative[..., -1] * draws) >> _DRAWN_BITS
-    return (cumulative <= drawn.unsqueeze(-1)).sum(-1)
+    drawn = (cumulative[row, -1] * draws) >> _DRAWN_BITS
+    return torch.searchsorted(cumulative[row], drawn.unsqueeze(-1), right=True).squeeze(-1)
 
 
 @dataclass
-class _Texts:
-    """G texts of each of B studies, as far as they are written."""
+class _Beams:
+    """G beams of each of B studies, as far as they are written."""
 
     history: Tensor  # (B, G, T), words and then padding
     log_probabilities: Tensor  # (B, G)
@@ -216,8 +266,8 @@ class _Texts:
     ended: Tensor  # (B, G) bool
 
     @classmethod
-    def empty(cls, studies: int, texts: int, length: int, device: torch.device) -> _Texts:
-        shape = studies, texts
+    def empty(cls, studies: int, beams: int, length: int, device: torch.device) -> _Beams:
+        shape = studies, beams
         return cls(
             history=torch.full((*shape, length), PAD, device=device),
             log_probabilities=torch.zeros(shape, device=device),
@@ -225,75 +275,64 @@ class _Texts:
             ended=torch.zeros(shape, dtype=torch.bool, device=device),
         )
 
-    def of(self, rows: Tensor) -> _Texts:
-        """The texts of some of the studies."""
-        return _Texts(
+    def extend(self, logits: Tensor, position: int, length_penalty: float) -> tuple[Tensor, Tensor]:
+        """Go on with the best G of all words after all beams of a study.
+
+        Args:
+            logits: of the words at `position`, `(B, G, |V_R|)`.
+
+        Returns:
+            The words, and the beam that each goes on from, both `(B, G)`.
+        """
+        if position == 0:
+            self.log_probabilities[:, 1:] = -torch.inf  # beams start alike: only one counts
+        words, following = _best_words(logits, self.ended)
+        totals = self.log_probabilities.unsqueeze(2) + following  # (B, G, G): words after beams
+        lengths = (self.lengths + ~self.ended).unsqueeze(2)
+        ranked = totals / lengths**length_penalty
+        top = ranked.flatten(1).topk(logits.shape[1], dim=1).indices
+        parents = top // words.shape[2]  # (B, G)
+        last = words.flatten(1).gather(1, top)
+        self.log_probabilities = totals.flatten(1).gather(1, top)
+        self.lengths = lengths.squeeze(2).gather(1, parents)
+        self.ended = self.ended.gather(1, parents) | (last == EOS)
+        self.history = self.history.gather(1, parents.unsqueeze(2).expand_as(self.history))
+        self.history[:, :, position] = last
+        return last, parents
+
+    def of(self, rows: Tensor) -> _Beams:
+        """The beams of some of the studies."""
+        return _Beams(
             self.history[rows], self.log_probabilities[rows], self.lengths[rows], self.ended[rows]
         )
 
-    def put(self, rows: Tensor, others: _Texts) -> None:
-        """Take over `others` as the texts of some of the studies."""
+    def put(self, rows: Tensor, others: _Beams) -> None:
+        """Take over `others` as the beams of some of the studies."""
         for name, tensor in vars(others).items():
             getattr(self, name)[rows] = tensor
 
-    def generated(self) -> list[list[Generated]]:
-        """G texts of each study."""
-        return [
-            [
-                Generated([word for word in words if word not in (EOS, PAD)], log_probability)
-                for words, log_probability in zip(*of_study, strict=True)
-            ]
-            for of_study in zip(self.history.tolist(), self.log_probabilities.tolist(), strict=True)
-        ]
 
-
-def _write(
+def _start(
     model: ReportModel,
     visual: Tensor,
     texts: int,
-    extend: Callable[[_Texts, Tensor, int], tuple[Tensor, Tensor | None]],
-    *,
-    branching: bool,
     tables: Any,
     present: Tensor | None,
     guidance: float,
-) -> _Texts:
-    """G `texts` of each of B studies, until all have ended or have T words.
-
-    Args:
-        extend: adds to the texts all but their last words, given logits `(B, G, |V_R|)` of these
-            and their position. Returns those words `(B, G)`, and the text that each now goes on
-            from `(B, G)`; None without `branching`, where that is itself.
-    """
-    device, length = model.device, model.sizes.max_length
-    tables = tables or model.tables()
+    *,
+    branching: bool,
+) -> list[TextsCache]:
+    """The model's cache, and where there is guidance the one without films."""
     cache = model.start(visual, texts, tables, present, branching)
-    caches = [cache, model.start_without_image(cache)] if guidance else [cache]
-    whole = _Texts.empty(len(visual), texts, length, device)
-    left = _Texts.empty(len(visual), texts, length, device)  # of studies still in the batch
-    waiting = torch.arange(len(visual), device=device)  # which these are
-    last = torch.full((len(visual), texts), BOS, device=device)
-    for position in range(length):
-        logits = [model.step(last, tables, cache) for cache in caches]
-        last, parents = extend(left, _guided(logits, guidance), position)
-        left.history[:, :, position] = last
+    return [cache, model.start_without_image(cache)] if guidance else [cache]
 
-        # the one wait for the device in a word: whose reports have ended
-        stay = [not end for end in left.ended.all(dim=1).tolist()] if position + 1 < length else []
-        if not all(stay) or not stay:
-            whole.put(waiting, left)
-        if not any(stay):
-            break
-        if parents is not None:
-            for cache in caches:
-                cache.branch(parents)
-        if not all(stay):
-            kept, moved = _compact_rows(stay)
-            for cache in caches:
-                cache.keep(kept, moved)
-            rows = torch.tensor(kept).to(device, non_blocking=True)
-            waiting, last, left = waiting[rows], last[rows], left.of(rows)
-    return whole
+
+def _generated(history: Tensor, log_probabilities: Tensor) -> list[Generated]:
+    """Texts `(N, T)`, padded, with their log-probabilities `(N,)`."""
+    return [
+        Generated([word for word in words if word not in (EOS, PAD)], log_probability)
+        for words, log_probability in zip(history.tolist(), log_probabilities.tolist(), strict=True)
+    ]
 
 
 def generate_as(
@@ -337,10 +376,10 @@ def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_specials(logits: Tensor) -> Tensor:
-    """Make PAD and BOS impossible, in place; what made logits log-probabilities, `(B, G, 1)`."""
+    """Make PAD and BOS impossible, in place; what made logits log-probabilities, `(..., 1)`."""
     total = logits.logsumexp(-1, keepdim=True)
     for never in (PAD, BOS):
-        logits[:, :, never] = -torch.inf
+        logits[..., never] = -torch.inf
     return total
 
 

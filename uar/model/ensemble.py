@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from uar.core.errors import UserError
-from uar.model.transformer import Cache
+from uar.model.transformer import Cache, Rows
 from uar.model.uar import UAR, ModelSizes, Output, Tables
 
 
@@ -28,6 +28,11 @@ class EnsembleCache:
         """As `Cache.branch`."""
         for cache in self.members:
             cache.branch(parents)
+
+    def regroup(self, origins: Tensor, places: Tensor, rows: Rows) -> None:
+        """As `Cache.regroup`."""
+        for cache in self.members:
+            cache.regroup(origins, places, rows)
 
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
         """As `Cache.keep`."""
@@ -98,7 +103,7 @@ class Ensemble(nn.Module):
         return EnsembleCache([member.start_without_image(of) for member, of in pairs])
 
     def step(self, words: Tensor, tables: Sequence[Tables], cache: EnsembleCache) -> Tensor:
-        """Log-probabilities `(B, G, |V_R|)` of the words after `words` `(B, G)`."""
+        """Log-probabilities of the words after `words`, in the form of `UAR.step`'s logits."""
         parts = zip(self.members, tables, cache.members, strict=True)
         return mean_log_probabilities([member.step(words, t, c) for member, t, c in parts])
 

@@ -136,7 +136,7 @@ def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
 class LayerCache:
     """What a decoder layer keeps between the steps of decoding G texts for each of B studies."""
 
-    keys: Tensor  # filled in place: (B, h, T * G, d/h), or (B, G, h, T, d/h) if texts never branch
+    keys: Tensor  # filled in place: (B, h, T * G, d/h) of beams, (B * G, h, T, d/h) of `Rows`
     values: Tensor
     visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its texts
     visual_values: Tensor | None = None
@@ -144,19 +144,51 @@ class LayerCache:
     attended: Tensor | None = None  # (B, 1, d), replaces them if no film is seen
 
 
+@dataclass(frozen=True)
+class Rows:
+    """R texts of B studies, any number of each study's: texts that are alike so far are one row."""
+
+    study: Tensor  # (R,), whose text each row is
+    place: Tensor  # (R,), among the rows of its study, from 0 on
+    width: int  # the most rows of a study
+
+    @classmethod
+    def of(cls, study: Tensor) -> Rows:
+        """Rows of these studies `(R,)`."""
+        counts = study.bincount()
+        order = study.argsort(stable=True)
+        place = torch.empty_like(study)
+        before = (counts.cumsum(0) - counts)[study[order]]
+        place[order] = torch.arange(len(study), device=study.device) - before
+        return cls(study, place, int(counts.max()))
+
+    def padded(self, x: Tensor, studies: int) -> Tensor:
+        """`(R, d)` as `(B, width, d)`, zeros where a study has fewer rows."""
+        grid = x.new_zeros(studies, self.width, x.shape[1])
+        grid[self.study, self.place] = x
+        return grid
+
+    def flat(self, grid: Tensor) -> Tensor:
+        """`(B, width, d)` as `(R, d)`."""
+        return grid[self.study, self.place]
+
+
 @dataclass
 class Cache:
-    """What the decoder keeps between steps, of G texts for each of B studies.
+    """What the decoder keeps between steps, of up to G texts for each of B studies.
 
-    Keys and values stay in the slots to which they were written. When beams branch, only the record
-    of each beam's ancestors is copied: of its study's slots, a beam attends only to those of its
-    ancestors. Texts that never branch, as samples, have no ancestors but themselves, and attend to
-    T slots of their own, not to their study's T * G.
+    Beams: keys and values stay in the slots to which they were written. When beams branch, only the
+    record of each beam's ancestors is copied: of its study's slots, a beam attends only to those of
+    its ancestors.
+
+    Rows, of samples: each has T slots of its own. A row whose texts go on in different words is
+    copied; rows whose texts have ended are given to others (`regroup`).
     """
 
     layers: list[LayerCache]  # in the decoder's order
     texts: int  # G
-    ancestors: Tensor | None  # (B, 1, G, T * G): 0 for slots of ancestors, -inf elsewhere
+    ancestors: Tensor | None  # of beams: (B, 1, G, T * G), 0 for slots of ancestors, else -inf
+    rows: Rows | None  # of samples
     seen: Tensor | None = None  # (B, 1, 1, L), from `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
@@ -172,8 +204,19 @@ class Cache:
         past = self.ancestors[..., : self.slots.start]
         past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
 
+    def regroup(self, origins: Tensor, places: Tensor, rows: Rows) -> None:
+        """Rows `places` `(M,)` become copies of the rows `origins`, of which some are given up.
+
+        Args:
+            rows: after that.
+        """
+        for layer in self.layers:
+            for slots in (layer.keys, layer.values):
+                slots[places, :, : self.position] = slots[origins, :, : self.position]
+        self.rows = rows
+
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
-        """Keep only B' of the studies, in place.
+        """Keep only B' of the studies, in place; those that have `Rows` stay.
 
         Args:
             rows: the studies to keep, B' of them; `rows[i]` is either i or at least B'.
@@ -191,9 +234,10 @@ class Cache:
         self.ancestors = None if self.ancestors is None else closed_up(self.ancestors)
         self.seen = None if self.seen is None else closed_up(self.seen)
         self.prompt = None if self.prompt is None else closed_up(self.prompt)
+        of_rows = () if self.rows is None else ("keys", "values")
         for layer in self.layers:
             for name, tensor in vars(layer).items():
-                if tensor is not None:
+                if tensor is not None and name not in of_rows:
                     setattr(layer, name, closed_up(tensor))
 
 
@@ -249,7 +293,7 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), mask
 
     def start(self, visual: Tensor, slots: tuple[int, ...]) -> LayerCache:
-        """An empty cache for visual features `(B, L, d)`; `slots` comes from `Decoder._slots`."""
+        """An empty cache for visual features `(B, L, d)`; `slots` come from `Decoder._slots`."""
         visual_keys, visual_values = (
             part.contiguous() for part in self.visual_attention.keys_and_values(visual)
         )
@@ -266,29 +310,30 @@ class DecoderLayer(nn.Module):
         return LayerCache(*self._empty(features, slots), attended=attended)
 
     def _empty(self, visual: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Empty keys and values, `(B, h, T * G, d/h)` or `(B, G, h, T, d/h)`."""
+        """Empty keys and values, `(B, h, T * G, d/h)` of beams or `(B * G, h, T, d/h)` of rows."""
         heads = self.self_attention.heads
-        *texts, positions = slots
-        shape = len(visual), *texts, heads, positions, visual.shape[-1] // heads
+        per_study, positions = slots
+        shape = len(visual) * per_study, heads, positions, visual.shape[-1] // heads
         return visual.new_zeros(shape), visual.new_zeros(shape)
 
     def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """One text position of all beams, `(B, G, d)` -> `(B, G, d)`; its slots are filled."""
+        """One position of all texts, whose slots are filled: `(B, G, d)` or `(R, d)`, returned."""
         x = x + self._look_back(x, layer, cache)
-        x = x + (self._look(x, layer, cache) if layer.attended is None else layer.attended)
+        x = x + self._look(x, layer, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _look_back(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """Self-attention in `step`, `(B, G, d)` -> `(B, G, d)`."""
+        """Self-attention in `step`; returns as `x`."""
         normed = self.self_norm(x)
-        keys, values = self.self_attention.keys_and_values(normed)  # (B, h, G, d/h)
         if cache.ancestors is None:
+            normed = normed.unsqueeze(1)  # (R, 1, d)
+            keys, values = self.self_attention.keys_and_values(normed)  # (R, h, 1, d/h)
             place, end = cache.position, cache.position + 1
-            layer.keys[..., place, :] = keys.transpose(1, 2)
-            layer.values[..., place, :] = values.transpose(1, 2)
-            own = layer.keys[..., :end, :].flatten(0, 1), layer.values[..., :end, :].flatten(0, 1)
-            rows = normed.flatten(0, 1).unsqueeze(1)  # (B * G, 1, d)
-            return self.self_attention(rows, own).view_as(x)
+            layer.keys[: len(x), :, place:end] = keys
+            layer.values[: len(x), :, place:end] = values
+            own = layer.keys[: len(x), :, :end], layer.values[: len(x), :, :end]
+            return self.self_attention(normed, own).squeeze(1)
+        keys, values = self.self_attention.keys_and_values(normed)  # (B, h, G, d/h)
         slots = cache.slots
         layer.keys[:, :, slots], layer.values[:, :, slots] = keys, values
         bias = cache.ancestors[..., : slots.stop]
@@ -296,18 +341,25 @@ class DecoderLayer(nn.Module):
         return self.self_attention(normed, past, bias=bias)
 
     def _look(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """Text-to-image attention in `step`, `(B, G, d)` -> `(B, G, d)`.
+        """Text-to-image attention in `step`; returns as `x`.
 
-        The beams of a study share its visual keys: they are G queries at one text position.
+        The texts of a study share its visual keys: they are G queries at one text position.
         """
+        rows = cache.rows
+        if layer.attended is not None:
+            return layer.attended if rows is None else layer.attended[rows.study, 0]
         assert layer.visual_keys is not None and layer.visual_values is not None
         normed = self.visual_norm(x)
+        if rows is not None:
+            normed = rows.padded(normed, len(layer.visual_keys))
         mask = None
         if self.refiner is not None:
             queries = normed[:, :1] if isinstance(self.refiner, StaticMask) else normed
             mask = self.refiner(queries, layer.mask_keys, cache.position)
         keys_and_values = layer.visual_keys, layer.visual_values
-        return self.visual_attention(normed, keys_and_values, bias=self._bias(mask, cache.seen))
+        bias = self._bias(mask, cache.seen)
+        attended = self.visual_attention(normed, keys_and_values, bias=bias)
+        return attended if rows is None else rows.flat(attended)
 
     def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
         """k sigma(M) of Eq. 11 for all heads, minus each row's maximum, for tokens that are seen.
@@ -375,22 +427,37 @@ class Decoder(nn.Module):
         Args:
             seen: hides the tokens of missing views.
             prompt: `(B, 1, d)`, added to every word's features.
-            branching: whether `Cache.branch` will be called.
+            branching: of beams; else of `Rows`, at first one of each study.
         """
         slots = self._slots(texts, branching)
         layers = [layer.start(visual, slots) for layer in self.layers]
-        ancestors = self._ancestors(visual, texts) if branching else None
-        return Cache(layers, texts, ancestors, seen, prompt)
+        return self._cache(layers, visual, texts, branching, seen=seen, prompt=prompt)
 
     def start_without_image(self, features: Tensor, texts: int, branching: bool = True) -> Cache:
         """Like `start`, but all visual features of a study are one vector, `(B, d)`."""
         slots = self._slots(texts, branching)
         layers = [layer.start_without_image(features, slots) for layer in self.layers]
-        return Cache(layers, texts, self._ancestors(features, texts) if branching else None)
+        return self._cache(layers, features, texts, branching)
 
-    def _slots(self, texts: int, branching: bool) -> tuple[int, ...]:
-        """A study's slots: T * G of its beams together, or T of each of G texts."""
-        return (self.max_length * texts,) if branching else (texts, self.max_length)
+    def _slots(self, texts: int, branching: bool) -> tuple[int, int]:
+        """Of a study: T * G slots of its beams together, or G rows of T slots."""
+        return (1, self.max_length * texts) if branching else (texts, self.max_length)
+
+    def _cache(
+        self,
+        layers: list[LayerCache],
+        visual: Tensor,
+        texts: int,
+        branching: bool,
+        *,
+        seen: Tensor | None = None,
+        prompt: Tensor | None = None,
+    ) -> Cache:
+        """Given visual features of each study, of which only number, type and device count."""
+        if branching:
+            return Cache(layers, texts, self._ancestors(visual, texts), None, seen, prompt)
+        rows = Rows.of(torch.arange(len(visual), device=visual.device))
+        return Cache(layers, texts, None, rows, seen, prompt)
 
     def _ancestors(self, visual: Tensor, beams: int) -> Tensor:
         """The ancestors of beams that have not branched yet, `(B, 1, G, T * G)`."""
@@ -400,8 +467,10 @@ class Decoder(nn.Module):
         return ancestors.expand(len(visual), 1, -1, -1).clone()
 
     def step(self, text: Tensor, cache: Cache) -> Tensor:
-        """h_t of the next position from F^(R) of its input words, both `(B, G, d)`."""
-        text = text if cache.prompt is None else text + cache.prompt
+        """h_t of the next position from F^(R) of its input words, both `(B, G, d)` or `(R, d)`."""
+        if cache.prompt is not None:
+            of_studies = cache.prompt if cache.rows is None else cache.prompt[cache.rows.study, 0]
+            text = text + of_studies
         x = text + self.positions(cache.position, cache.position + 1)
         for layer, kept in zip(self.layers, cache.layers, strict=True):
             x = layer.step(x, kept, cache)

@@ -256,13 +256,15 @@ class UAR(nn.Module):
         It leads to the language model alone, which `image_dropout` has trained.
         """
         assert self.no_image is not None  # of a model with `image_dropout`
-        features = self.no_image.expand(len(cache.layers[0].keys), -1)
+        keys = cache.layers[0].visual_keys
+        assert keys is not None  # of a cache that `start` returned
+        features = self.no_image.expand(len(keys), -1)
         return self.decoder.start_without_image(
             features, cache.texts, branching=cache.ancestors is not None
         )
 
     def step(self, words: Tensor, tables: Tables, cache: Cache) -> Tensor:
-        """Logits `(B, G, |V_R|)` of the words after `words` `(B, G)`."""
+        """Logits `(B, G, |V_R|)` of the words after `words` `(B, G)`; of `Rows`, `(R, |V_R|)`."""
         return self.head(self.decoder.step(tables.words[words], cache)).float()
 
     def _align(self, e: Tensor) -> Tensor:
