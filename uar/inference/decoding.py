@@ -55,7 +55,7 @@ def generate(
             0 it needs a model with `image_dropout`.
     """
 
-    def extend(beams: _Texts, logits: Tensor, position: int) -> tuple[Tensor, Tensor]:
+    def extend(beams: _Texts, logits: Tensor, position: int, rows: Tensor) -> tuple[Tensor, Tensor]:
         if position == 0:
             beams.log_probabilities[:, 1:] = -torch.inf  # beams start alike: only one counts
         words, following = _best_words(logits, beams.ended)
@@ -102,12 +102,13 @@ def sample(
 
     Word t of report n is what `inverse_cdf` finds for `draws[n, t]`, whatever the study, so that a
     study's reports do not depend on the others in its batch, and those of two studies differ only
-    by their films. Log-probabilities are those of temperature 1.
+    by their films; training, which wants independent ones, has `draws` of its own for each study.
+    Log-probabilities are those of temperature 1.
 
     Args:
         model: in evaluation mode.
         visual: tokens or pixels of B studies, as `UAR.forward` takes them.
-        draws: `(N, T)`, of `random_draws`.
+        draws: `(N, T)`, of `random_draws`, or `(B, N, T)`.
         temperature: tau > 0: a word is drawn with a probability in proportion to p^(1 / tau).
         tables, present, guidance: as for `generate`.
 
@@ -116,9 +117,10 @@ def sample(
     """
     draws = draws.to(model.head.weight.device)
 
-    def extend(samples: _Texts, logits: Tensor, position: int) -> tuple[Tensor, None]:
+    def extend(samples: _Texts, logits: Tensor, position: int, rows: Tensor) -> tuple[Tensor, None]:
         total = _without_specials(logits)
-        words = inverse_cdf((logits / temperature).softmax(-1), draws[:, position])
+        drawn = (draws if draws.dim() == 2 else draws[rows])[..., position]
+        words = inverse_cdf((logits / temperature).softmax(-1), drawn)
         following = logits.gather(2, words.unsqueeze(2)).squeeze(2) - total.squeeze(2)
         samples.log_probabilities += following.masked_fill(samples.ended, 0.0)
         samples.lengths += ~samples.ended
@@ -129,7 +131,7 @@ def sample(
     samples = _write(
         model,
         visual,
-        len(draws),
+        draws.shape[-2],
         extend,
         branching=False,
         tables=tables,
@@ -211,7 +213,7 @@ def _write(
     model: UAR,
     visual: Tensor,
     texts: int,
-    extend: Callable[[_Texts, Tensor, int], tuple[Tensor, Tensor | None]],
+    extend: Callable[[_Texts, Tensor, int, Tensor], tuple[Tensor, Tensor | None]],
     *,
     branching: bool,
     tables: Tables | None,
@@ -221,9 +223,10 @@ def _write(
     """G `texts` of each of B studies, until all have ended or have T words.
 
     Args:
-        extend: adds to the texts all but their last words, given logits `(B, G, |V_R|)` of these
-            and their position. Returns those words `(B, G)`, and the text that each now goes on
-            from `(B, G)`; None without `branching`, where that is itself.
+        extend: adds to the texts all but their last words, given logits `(B, G, |V_R|)` of these,
+            their position and which studies these are, `(B,)`. Returns those words `(B, G)`, and
+            the text that each now goes on from `(B, G)`; None without `branching`, where that is
+            itself.
     """
     device, length = model.head.weight.device, model.sizes.max_length
     tables = tables or model.tables()
@@ -235,7 +238,7 @@ def _write(
     last = torch.full((len(visual), texts), BOS, device=device)
     for position in range(length):
         logits = [model.step(tables.words[last], cache) for cache in caches]
-        last, parents = extend(left, _guided(logits, guidance), position)
+        last, parents = extend(left, _guided(logits, guidance), position, waiting)
         left.history[:, :, position] = last
 
         # the one wait for the device in a word: whose reports have ended
