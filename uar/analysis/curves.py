@@ -247,7 +247,7 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
 def _validated(curves: Curves) -> list[dict[str, float]]:
     """Validation's scores of each epoch that has all of them."""
     scores = {name.partition("/")[2]: of for name, of in curves.items() if name.startswith("val/")}
-    return pd.DataFrame(scores).dropna().to_dict("records")  # type: ignore[return-value]
+    return pd.DataFrame(scores).dropna().to_dict("records")
 
 
 def _number(value: float) -> str:

@@ -169,7 +169,7 @@ class PolicyStep(nn.Module):
         compiled: bool,
     ) -> None:
         super().__init__()
-        self.model, self.params = model, params
+        self.model, self.params, self.compiled = model, params, compiled
         frozen = copy.deepcopy(model).to(fabric.device).eval().requires_grad_(False)
         self.frozen = (frozen,)  # a tuple: no part of this module that is trained, sharded or saved
         self.autocast = lambda: autocast(fabric.device, precision)
@@ -182,17 +182,20 @@ class PolicyStep(nn.Module):
 
         As elsewhere, their mean over the processes is the value of the whole step.
         """
-        targets, temperature = drawn.reports[:, 1:], self.params.temperature
+        reports, temperature = drawn.reports, self.params.temperature
+        if not self.compiled:  # whose shapes may not change; words depend on none that follow
+            reports = reports[:, : int((reports != PAD).sum(dim=1).max())]
+        targets = reports[:, 1:]
         shape = drawn.parts["reward"].shape
 
         def likely(logits: Tensor) -> Tensor:
             return log_probabilities(logits, targets, temperature).view(shape)
 
         with self.autocast():
-            logits = self.run(drawn.visual, drawn.reports, drawn.present).logits
+            logits = self.run(drawn.visual, reports, drawn.present).logits
         own = likely(logits)
         with torch.no_grad(), self.autocast():
-            before = self.frozen[0](drawn.visual, drawn.reports, drawn.present).logits
+            before = self.frozen[0](drawn.visual, reports, drawn.present).logits
         divergence = own.detach() - likely(before)
 
         def mean(values: Tensor) -> Tensor:
