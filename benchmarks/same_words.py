@@ -39,7 +39,7 @@ def main(
     if not params.model.lsu or params.dataset.missing_view == "mask":
         raise typer.BadParameter("the reference reads tokens, of studies with all their films")
     decode, inputs = params.decode, Inputs(params)
-    _, model = inputs.trained(paths.STAGE_TWO)
+    _, model = inputs.trained(paths.STAGE_THREE)
     studies = inputs.studies(split)
     device = model.head.weight.device
     visual = torch.cat([batch.visual for batch in studies.batches(decode.batch_size)])[:first]

@@ -38,6 +38,7 @@ COMMANDS: dict[
             "judge",
             "train_stage_one",
             "train_stage_two",
+            "train_stage_three",
             "evaluate",
             "export",
             "dvae_decoder",

@@ -25,7 +25,8 @@ from uar.core.files import before_naming
 
 log = logging.getLogger(__name__)
 
-_KEPT_FOR_DVC = ("train_stage_one", "train_stage_two")  # their scratch, until dvc.lock has the run
+# Their scratch stays until dvc.lock has the run.
+_KEPT_FOR_DVC = ("train_stage_one", "train_stage_two", "train_stage_three")
 _ENDED = "ended.json"  # the record of a whole run, in its scratch folder
 
 

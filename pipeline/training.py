@@ -1,4 +1,4 @@
-"""What both training stages share."""
+"""What the training stages share."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from pipeline.provenance import stages
 from uar.core.config import StageParams
 from uar.core.device import describe, seed_everything
 from uar.core.distributed import launch
-from uar.core.files import sha256, write_json
+from uar.core.files import atomic_write, existing, sha256, write_json
 from uar.core.params_file import load_params
 from uar.core.provenance import Scratch
 from uar.core.runs import TrainingRun, read_runs, record_run
 from uar.data.batches import MapSource, PixelSource
+from uar.evaluation.safeguard import CHOSEN_BY
 from uar.model.checkpoint import Checkpoint
 from uar.model.ensemble import together
 from uar.model.extractor import VisualExtractor
 from uar.model.uar import UAR
 from uar.training.maps import Films, make_maps
 from uar.training.objective import Objective
+from uar.training.self_critical import Critic
 from uar.training.stage import TrainingConfig, TrainingData, train_stage
 from uar.training.validation import Validation
 
@@ -68,7 +70,7 @@ class StageFiles:
 
     Args:
         name: of its logs.
-        number: 1 or 2.
+        number: 1, 2 or 3.
         out: the checkpoint it makes.
         start: the one it starts from, None at the beginning.
     """
@@ -81,6 +83,7 @@ class StageFiles:
 
 ONE = StageFiles("stage_one", 1, paths.STAGE_ONE)
 TWO = StageFiles("stage_two", 2, paths.STAGE_TWO, start=paths.STAGE_ONE)
+THREE = StageFiles("stage_three", 3, paths.STAGE_THREE, start=paths.STAGE_TWO)
 
 
 def begin(strategy: str) -> tuple[Fabric, Inputs]:
@@ -100,6 +103,7 @@ def run_stage(
     model: UAR,
     stage: StageParams,
     restart: bool = False,
+    critic: Critic | None = None,
 ) -> None:
     """Train `model`, log each epoch with DVCLive and save the best one.
 
@@ -110,13 +114,14 @@ def run_stage(
         model: changed in place.
         stage: length and peak learning rate.
         restart: do not resume an earlier, killed run.
+        critic: of stage three.
     """
     params = inputs.params
     scratch = stages()[f"train_{files.name}"].scratch(params)
     if restart and fabric.is_global_zero:
         shutil.rmtree(scratch.folder, ignore_errors=True)
     fabric.barrier()
-    teachers = inputs.others(params.train.teachers, model)
+    teachers = inputs.others(params.train.teachers if critic is None else (), model)
     read_maps = params.train.cache_maps and not teachers  # whose extractors may be others
     if model.unifier is None and model.extractor.frozen and read_maps:
         inputs.visual = _make_maps(fabric, inputs, model.extractor, scratch)
@@ -124,7 +129,13 @@ def run_stage(
     findings = studies.findings if params.model.findings else None
     data = TrainingData(
         studies=studies,
-        validation=Validation(inputs.studies("val"), inputs.vocabulary, params.decode, fabric),
+        validation=Validation(
+            inputs.studies("val"),
+            inputs.vocabulary,
+            params.decode,
+            fabric,
+            None if critic is None else critic.reward,
+        ),
         encoder_sha256=inputs.encoder_sha256,
         vocabulary_sha256=inputs.vocabulary.fingerprint(),
         teacher=together(teachers) if teachers else None,
@@ -135,7 +146,8 @@ def run_stage(
         objective=Objective.of_stage(params.train, model.params.tir != "none", findings),
         params=params.train,
         precision=params.precision,
-        from_trained=files.start is not None and params.train.two_stage,
+        from_trained=files.start is not None and (params.train.two_stage or critic is not None),
+        critic=critic,
     )
     with epoch_log(files.name, fabric) as record:
         trained = train_stage(
@@ -148,12 +160,16 @@ def run_stage(
             on_speed=partial(_log_speed, files.name),
         )
     if trained is not None:
-        best, select_by = trained.best, params.train.select_by
+        best = trained.best
         best.save(files.out)
         log_run(files, fabric, trained.seconds)
-        score = best.validation[select_by]
-        write_selected(files.name, {select_by: score})
-        log.info(f"{files.name}: best epoch {best.epoch}, validation {select_by} {score:.4f}")
+        shown = (params.train.select_by,) if critic is None else (CHOSEN_BY, "F1")
+        scores = {metric: best.validation[metric] for metric in shown}
+        write_selected(files.name, scores)
+        said = ", ".join(f"{metric} {score:.4f}" for metric, score in scores.items())
+        log.info(f"{files.name}: best epoch {best.epoch}, validation {said}")
+        if trained.refusal is not None:
+            log.warning(f"{files.name} {trained.refusal}")
 
 
 def _make_maps(
@@ -198,7 +214,7 @@ def _log_speed(name: str, epoch: int, values: dict[str, float]) -> None:
 
 
 def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
-    """Record where and how long a checkpoint was trained, stage one's time included."""
+    """Record where and how long a checkpoint was trained, earlier stages' time included."""
     log_path = paths.in_project(paths.RUN_LOG)
     before: str | None = None
     total: float | None = seconds
@@ -222,15 +238,16 @@ def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
 
 def write_selected(name: str, scores: dict[str, float]) -> None:
     """Write the chosen epoch's validation scores, which settings are chosen by, for DVC."""
-    prefix = {"stage_one": "val1", "stage_two": "val2"}[name]
-    values = {f"{prefix}_{SHORT[metric]}": round(value, 4) for metric, value in scores.items()}
+    prefix = {"stage_one": "val1", "stage_two": "val2", "stage_three": "val3"}[name]
+    values = {
+        f"{prefix}_{SHORT.get(metric, metric)}": round(value, 4) for metric, value in scores.items()
+    }
     write_json(paths.LOGS / name / "selected.json", values)
 
 
 def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR) -> None:
     """Save `model` as it is, with empty logs: the stage has nothing to train."""
-    Live(str(paths.LOGS / files.name), dvcyaml=None, save_dvc_exp=False).make_summary()
-    (paths.LOGS / files.name / "plots").mkdir(parents=True, exist_ok=True)
+    _log_nothing(files)
     untrained = Checkpoint.of(
         model,
         model.state_dict(),
@@ -241,4 +258,18 @@ def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR
     )
     untrained.save(files.out)
     log_run(files, fabric, seconds=0.0)
+
+
+def hand_on(files: StageFiles) -> None:
+    """The checkpoint that a stage starts from becomes its own, byte by byte, with empty logs."""
+    assert files.start is not None
+    _log_nothing(files)
+    with atomic_write(files.out) as out:
+        shutil.copyfile(existing(files.start), out)
+
+
+def _log_nothing(files: StageFiles) -> None:
+    folder = paths.LOGS / files.name
+    Live(str(folder), dvcyaml=None, save_dvc_exp=False).make_summary()
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
     write_selected(files.name, {})

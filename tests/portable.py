@@ -46,6 +46,7 @@ SMALL = {
     "model.d_ff": 64,
     "train.stage_one.epochs": 2,
     "train.stage_two.epochs": 1,
+    "train.stage_three.epochs": 1,
     "train.report_every": 2,
     "decode.batch_size": 8,
     "evaluate.constant_candidates": 3,

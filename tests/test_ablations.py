@@ -234,7 +234,7 @@ def test_no_row_and_no_seed_makes_tokens_anew() -> None:
         shared.add(stage)
         todo += [maker[d] for d in stages[stage]["deps"] if d in maker]
         assert not {*ABLATIONS.whole, SEED} & set(stages[stage]["params"])
-    assert not shared & {"train_stage_one", "train_stage_two", "evaluate"}
+    assert not shared & {"train_stage_one", "train_stage_two", "train_stage_three", "evaluate"}
     assert len(shared) == 5
 
 

@@ -156,8 +156,8 @@ def test_utility_is_the_mean_over_the_others() -> None:
 
 def test_ngrams_are_counted_within_a_text() -> None:
     single, double, *_ = ngram_counts(["a b a b", "b a"])
-    np.testing.assert_array_equal(single, [[2, 2], [1, 1]])
-    assert sorted(map(tuple, double.T)) == [(1, 1), (2, 0)]  # b a; a b
+    np.testing.assert_array_equal(single.counts, [[2, 2], [1, 1]])
+    assert sorted(map(tuple, double.counts.T)) == [(1, 1), (2, 0)]  # b a; a b
 
 
 # ---- findings

@@ -30,6 +30,7 @@ STAGES = [
     "tokenize",
     "train_stage_one",
     "train_stage_two",
+    "train_stage_three",
     "evaluate",
 ]
 

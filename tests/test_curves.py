@@ -76,6 +76,33 @@ def test_train_and_validation_share_a_colour_and_differ_in_dashes() -> None:
     assert [text.get_text() for text in reports.texts] == ["BLEU-4", "ROUGE-L", "CIDEr"]
 
 
+def rewarded(f1: float) -> dict[str, pd.Series]:
+    """Of an epoch of self-critical training."""
+    names = ("CIDEr", "BLEU-4", "shuffled_CIDEr", "F1", "precision", "distinct_share", "reward")
+    curves = {f"val/{name}": pd.Series([0.3, 0.4], [0, 1]) for name in names}
+    curves["val/F1"] = pd.Series([0.226, f1], [0, 1])
+    curves["val/distinct_reports"] = pd.Series([111.0, 111.0], [0, 1])
+    return curves | {"train/reward": pd.Series([0.5], [1])}
+
+
+def test_rewards_are_drawn_beside_what_may_be_lost_by_them() -> None:
+    figure = draw_curves({"stage two": {"val/loss": series(4, 3)}, "stage three": rewarded(0.3)})
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[3:] == ["stage three: reward", "stage three: reports", "stage three: findings"]
+    reports = figure.axes[4].get_legend()
+    assert reports is not None
+    assert "shuffled CIDEr" in [text.get_text() for text in reports.texts]
+
+
+@pytest.mark.parametrize("f1", [0.053, 0.226])
+def test_the_page_says_why_a_model_is_not_used(tmp_path: Path, f1: float) -> None:
+    stages = {"stage three": rewarded(f1)}
+    page = tmp_path / "curves.html"
+    write_page(draw_curves(stages), stages, run="The demo.", path=page)
+    said = "Stage three lowered F1 from 0.226 to 0.053 (epoch 1, where CIDEr is 0.400 instead of"
+    assert (said in page.read_text()) == (f1 < 0.1)
+
+
 def test_a_page_of_a_model_that_was_not_trained(tmp_path: Path) -> None:
     nothing = {"stage one": {}, "stage two": {}}
     page = tmp_path / "curves.html"

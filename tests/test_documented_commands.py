@@ -38,7 +38,14 @@ RUN_BY = {
     "pipeline use": "test_config.py",
     **{
         f"pipeline {stage}": "test_pipeline.py"
-        for stage in ("ingest", "tokenize", "probe", "train_stage_one", "train_stage_two")
+        for stage in (
+            "ingest",
+            "tokenize",
+            "probe",
+            "train_stage_one",
+            "train_stage_two",
+            "train_stage_three",
+        )
     },
     "dvc checkout": "test_undo.py",
     "dvc commit": "test_remote.py",

@@ -34,7 +34,7 @@ from uar.evaluation.predictions import write_predictions
 from uar.evaluation.summary import headline
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
-STAGES = ("train_stage_one", "train_stage_two", "evaluate", "analyze")
+STAGES = ("train_stage_one", "train_stage_two", "train_stage_three", "evaluate", "analyze")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OUTS = [path for name in STAGES for path in stages()[name].outs]
 
@@ -69,7 +69,7 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
         write_predictions(folder / paths.PREDICTIONS, written(*REPORTS))
         seed = raw["train"]["seed"]
         about = details(0.5 + seed / 10)
-        about["checkpoint_sha256"] = sha256(folder / paths.STAGE_TWO)
+        about["checkpoint_sha256"] = sha256(folder / paths.STAGE_THREE)
         write_json(folder / paths.DETAILS, about)
         write_json(folder / paths.METRICS, headline(about))
         write_json(folder / paths.ANALYSIS_DETAILS, {"retrieval": {}})
@@ -98,7 +98,7 @@ def test_a_run_becomes_a_result(make_run: MakeRun) -> None:
     weights = "/secret/place/evaluate-weights"
     labellers = {"evaluate__chexbert": weights}
     folder = make_run("one", train__seed=3, dataset__root="/secret", **labellers)
-    trained = sha256(folder / paths.STAGE_TWO)
+    trained = sha256(folder / paths.STAGE_THREE)
     record_run(
         folder / paths.RUN_LOG,
         TrainingRun(
@@ -208,9 +208,9 @@ def test_reports_may_be_written_otherwise_than_in_training(make_run: MakeRun) ->
 
 def test_an_evaluation_of_another_checkpoint_is_refused(make_run: MakeRun) -> None:
     folder = make_run("one")
-    (folder / paths.STAGE_TWO).write_text("trained again")
-    seal(folder, "train_stage_two")
-    with pytest.raises(UserError, match="made by evaluate from models/stage_two.safetensors"):
+    (folder / paths.STAGE_THREE).write_text("trained again")
+    seal(folder, "train_stage_three")
+    with pytest.raises(UserError, match="made by evaluate from models/stage_three.safetensors"):
         read_folder(folder, ABLATIONS)
 
 

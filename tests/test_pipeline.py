@@ -58,7 +58,8 @@ from uar.training.stage import Trainer
 DVC: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = DVC["stages"]
 PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe", "judge"]
-TRAINING = ["train_stage_one", "train_stage_two", "evaluate", "export", "analyze"]
+TRAINING = ["train_stage_one", "train_stage_two", "train_stage_three"]
+TRAINING += ["evaluate", "export", "analyze"]
 
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
 VARIANTS = ABLATIONS.models(ABLATIONS.tables)
@@ -588,6 +589,52 @@ def test_the_chains_models(chain: Path) -> None:
     torch.testing.assert_close(basis.T @ basis, torch.eye(16), atol=1e-5, rtol=0)
 
 
+def test_without_epochs_stage_three_hands_on_stage_twos_model(chain: Path) -> None:
+    three, two = ((chain / path).read_bytes() for path in (paths.STAGE_THREE, paths.STAGE_TWO))
+    assert three == two
+    assert read_json(chain / paths.LOGS / "stage_three/selected.json") == {}
+    assert not list((chain / paths.LOGS / "stage_three/plots").rglob("*.tsv"))
+    details = read_json(chain / paths.DETAILS)
+    assert details["selection"]["by"] == "CIDEr"  # of stage two: TINY's
+    runs = read_runs(chain / paths.RUN_LOG)
+    assert runs[sha256(chain / paths.STAGE_THREE)].start == sha256(chain / paths.STAGE_ONE)
+
+
+def test_a_model_trained_by_its_reports_is_the_one_that_is_used(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    render_only(monkeypatch, "curves")
+    monkeypatch.setattr("uar.evaluation.clinical.asserted.Labeller", labeller)
+    project({"train.stage_three.epochs": 2, "train.select_by": "cross_entropy"})
+    for stage in ("train_stage_three", "evaluate", "analyze"):
+        run(stage)
+    two, three = (Checkpoint.load(path) for path in (paths.STAGE_TWO, paths.STAGE_THREE))
+    begun = all(torch.equal(weight, two.weights[n]) for n, weight in three.weights.items())
+    assert (three.epoch == 0) == begun
+    assert (three.epoch == 0) == ("its model is not used" in caplog.text)
+    rewards = paths.LOGS / "stage_three/plots/metrics/val/reward.tsv"
+    assert len(rewards.read_text().splitlines()) == 1 + 3  # epoch 0 too
+    assert read_json(paths.LOGS / "stage_three/selected.json") == {
+        "val3_C": round(three.validation["CIDEr"], 4), "val3_F1": round(three.validation["F1"], 4)
+    }  # fmt: skip
+    chosen = read_json(paths.DETAILS)["selection"]
+    assert (chosen["by"], chosen["epoch"]) == ("CIDEr", three.epoch)
+    assert chosen["validation"] == three.validation
+    assert read_json(paths.DETAILS)["checkpoint_sha256"] == sha256(paths.STAGE_THREE)
+    assert {"stage_one", "stage_two", "stage_three"} == set(
+        read_json(paths.ANALYSIS_DETAILS)["alignment"]
+    )
+    score = read_json(paths.ANALYSIS_DETAILS)["alignment"]["stage_three"]["score"]
+    assert read_json(paths.ANALYSIS)["alignment"] == round(score, 4)
+    page = paths.CURVES.read_text()
+    assert "<td>stage three</td><td>validation: CIDEr with another study" in page
+    assert ("its model is not used" in page) == (three.epoch == 0)
+    runs = read_runs(paths.RUN_LOG)
+    assert runs[sha256(paths.STAGE_THREE)].start == sha256(paths.STAGE_TWO)
+
+
 def test_paired_comparison_of_a_model_and_its_control(
     project: Callable[[dict[str, Any]], dict[str, Any]], chain: Path
 ) -> None:
@@ -744,7 +791,7 @@ def test_variants_of_tables_2_to_4(
     render_only(monkeypatch)
     raw = project(VARIANTS[name])
     model, train = raw["model"], raw["train"]
-    for stage in TRAINING[:3]:
+    for stage in TRAINING[:4]:
         run(stage)
     if not train["two_stage"]:  # the variants to which not every figure applies
         run("analyze")
@@ -804,7 +851,7 @@ def test_the_training_seed_changes_the_model_alone(
     run("train_stage_one")  # initialises the model
     one, other = (Checkpoint.load(path / paths.STAGE_ONE) for path in (chain, Path()))
     assert not torch.equal(one.weights["aligner.basis"], other.weights["aligner.basis"])
-    assert [stage for stage in STAGES if "train.seed" in params_of(stage)] == TRAINING[:2]
+    assert [stage for stage in STAGES if "train.seed" in params_of(stage)] == TRAINING[:3]
 
 
 @pytest.mark.parametrize("queued", [True, False])
@@ -843,7 +890,7 @@ def test_a_stage_run_again_gives_the_same_bits(
     chain: Path, project: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     project({})
-    for stage in TRAINING[:2]:
+    for stage in TRAINING[:3]:
         run(stage)
     for path in (paths.STAGE_ONE, paths.STAGE_TWO):
         expected, actual = Checkpoint.load(chain / path), Checkpoint.load(path)
@@ -866,7 +913,7 @@ def test_masked_views_have_no_part_in_training_or_reports(
         changed[1::2] = (tokens[1::2] + offset) % 512
         np.save(paths.TOKENS, changed)
         seal()
-        for stage in TRAINING[:3]:
+        for stage in TRAINING[:4]:
             run(stage)
         results.append((Checkpoint.load(paths.STAGE_TWO), read_predictions(paths.PREDICTIONS)))
     (one, reports_one), (other, reports_other) = results
@@ -886,7 +933,7 @@ def test_a_frozen_extractor_looks_once(
     validation = []
     for cached in (True, False):
         write_params(Path(), {**frozen, "train.cache_maps": cached})
-        for stage in TRAINING[:2]:
+        for stage in TRAINING[:3]:
             run(stage)
         maps = paths.MAPS / "maps.npy"
         assert maps.is_file() == cached
@@ -896,7 +943,7 @@ def test_a_frozen_extractor_looks_once(
         validation.append(Checkpoint.load(paths.STAGE_TWO).validation["cross_entropy"])
     assert validation[0] == pytest.approx(validation[1], rel=0.01)
     assert validation[0] != validation[1]
-    run(TRAINING[2])  # it reads pixels
+    run(TRAINING[3])  # it reads pixels
 
 
 @pytest.mark.parametrize("stage", ["train_stage_two", "evaluate"])
@@ -977,7 +1024,7 @@ def test_a_missing_checkpoint_is_named(
     stage: str, project: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> None:
     project({})
-    missing = paths.STAGE_ONE if stage == "train_stage_two" else paths.STAGE_TWO
+    missing = paths.STAGE_ONE if stage == "train_stage_two" else paths.STAGE_THREE
     missing.unlink()
     with pytest.raises(UserError, match=f"{missing} is missing. `dvc repro` makes it"):
         run(stage)
@@ -1018,7 +1065,7 @@ def test_every_output_path_is_tracked() -> None:
     assert len(tracked) == len(set(tracked))
     logs = {
         f"{paths.LOGS}/stage_{n}/{what}"
-        for n in ("one", "two")
+        for n in ("one", "two", "three")
         for what in ("plots", "metrics.json", "selected.json")
     }
     records = {f"{paths.PROVENANCE}/{stage}.json" for stage in STAGES}
@@ -1051,7 +1098,7 @@ def test_every_file_that_a_stage_opens_is_its_dependency(stage: str) -> None:
     known = [Path(path) for path in [*spec["deps"], *outputs(spec)]]
     known += [paths.PARAMS, paths.SCRATCH, paths.RUN_LOG, paths.PROVENANCE]
     known += [paths.SPEED, paths.SPEED_FIGURE]  # for people to look at
-    known += [paths.LOGS / stage.removeprefix("train_")] if stage in TRAINING[:2] else []
+    known += [paths.LOGS / stage.removeprefix("train_")] if stage in TRAINING[:3] else []
     known += [Path("data/raw")] if stage == "ingest" else []  # the demo, generated and read
     opened = {path for path in OPENED[stage] if not path.name.endswith(".partial")}
     assert paths.PARAMS in opened
@@ -1098,13 +1145,14 @@ EXEMPT = {
     "uar/core/weights.py",  # how weights are written, not what
 }
 STUDY = "uar/data/study.py"  # beside ingest: names of splits and columns, wording of refusals
-# Of training: validation writes and scores reports with these, and at most chooses another epoch.
+# Of stages one and two: validation writes and scores reports with these, and at most chooses
+# another epoch.
 VALIDATION = ("uar/inference/", "uar/evaluation/")
 
 
 def exempt(stage: str, path: str) -> bool:
     """Whether dvc.yaml may leave `path` out of a stage's dependencies."""
-    in_validation = stage.startswith("train_") and path.startswith(VALIDATION)
+    in_validation = stage in TRAINING[:2] and path.startswith(VALIDATION)
     return path in EXEMPT or in_validation or (path == STUDY and stage != "ingest")
 
 

@@ -87,7 +87,7 @@ def test_a_second_clone_sees_page_and_figures_by_pull(published: Path, tmp_path:
     dvc(clone, "pull", "evaluate", "analyze")
     for path in LOOKED_AT:
         assert sha256(clone / path) == sha256(published / path)
-    assert not (clone / paths.STAGE_TWO).exists()  # nothing was trained, nor its result needed
+    assert not (clone / paths.STAGE_THREE).exists()  # nothing was trained, nor its result needed
 
 
 def test_plots_of_a_clone_need_no_network(published: Path, tmp_path: Path) -> None:

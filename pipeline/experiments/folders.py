@@ -21,7 +21,8 @@ from uar.evaluation.summary import headline
 
 log = logging.getLogger(__name__)
 
-_SCORED = ("train_stage_one", "train_stage_two", "evaluate")  # what a result is made of
+# What a result is made of; code of before there was a stage three has none.
+_SCORED = ("train_stage_one", "train_stage_two", "train_stage_three", "evaluate")
 
 
 def read_folder(folder: Path, ablations: Ablations) -> Result:
@@ -91,7 +92,7 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
     Raises:
         UserError: files of two runs, of other parameters than params.yaml's, or of other code.
     """
-    names = [*_SCORED, *(["analyze"] if _analyzed(folder) else [])]
+    names = [*_scored(root), *(["analyze"] if _analyzed(folder) else [])]
     files = [path for name in names for path in stages(root)[name].outs]
     compared = {key: value for key, value in params.items() if not key.startswith(MAY_DIFFER)}
     try:
@@ -116,8 +117,12 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
 
 def recorded(folder: Path, root: Path) -> bool:
     """Whether the records say by which code the run was made."""
-    records = (Record.load(folder / stages(root)[name].record) for name in _SCORED)
+    records = (Record.load(folder / stages(root)[name].record) for name in _scored(root))
     return all(record.code is not None for record in records)
+
+
+def _scored(root: Path) -> list[str]:
+    return [name for name in _SCORED if name in stages(root)]
 
 
 def _analyzed(folder: Path) -> bool:

@@ -27,8 +27,11 @@ OF_THE_MACHINE = (  # parameters that change no number
     "dataset.root",
 )
 PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study`
+_OF_STAGE_THREE = "train.stage_three."
 _OF_SAMPLES = frozenset(f"decode.{name}" for name in OF_SAMPLES)
-CURVES = ("cross_entropy", "image_gain", "distinct_reports")  # beside what an epoch is chosen by
+# Beside what an epoch is chosen by; F1 is of stage three alone.
+CURVES = ("cross_entropy", "image_gain", "distinct_reports", "F1")
+STAGES = ("stage_one", "stage_two", "stage_three")
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,8 @@ class Result:
         data: hash of reports and tokens.
         finished: time stamp, ISO 8601.
         seed: of the training stages.
-        device: that stage two was trained on.
-        seconds: of both training stages, by the clock.
+        device: that the last training stage ran on.
+        seconds: of all training stages, by the clock.
         params: params.yaml, nested; without dataset.root, which is of one machine.
         details: evaluation/details.json: scores, signatures, selection, packages.
         analysis: analysis/details.json; empty if that stage did not run.
@@ -98,7 +101,8 @@ class Result:
     def epoch(self) -> str:
         """That validation chose, of the last training stage's, where their number was recorded."""
         chosen = str(self.details["selection"]["epoch"])
-        last = (self.curves or {}).get("stage_two", {}).get("cross_entropy")
+        trained = [stage for stage in STAGES if stage in (self.curves or {})]
+        last = (self.curves or {})[trained[-1]].get("cross_entropy") if trained else None
         return f"{chosen}/{last[-1][0]:.0f}" if last else chosen
 
     @property
@@ -132,7 +136,7 @@ def without_reports(details: Mapping[str, Any]) -> dict[str, Any]:
 def curves(
     details: Mapping[str, Any], read: Callable[[Path], bytes | None]
 ) -> dict[str, dict[str, list[list[float]]]]:
-    """Of both training stages what says how an epoch was chosen, as `Result.curves`.
+    """Of all training stages what says how an epoch was chosen, as `Result.curves`.
 
     Args:
         details: evaluation/details.json.
@@ -140,7 +144,7 @@ def curves(
     """
     metrics = dict.fromkeys((details["selection"]["by"], *CURVES))
     found: dict[str, dict[str, list[list[float]]]] = {}
-    for stage in ("stage_one", "stage_two"):
+    for stage in STAGES:
         for metric in metrics:
             content = read(paths.LOGS / stage / "plots" / "metrics" / "val" / f"{metric}.tsv")
             if content is not None:
@@ -268,6 +272,8 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
             del common["arithmetic"]
         if common.get("decode.choose") == "beam":  # likewise
             common = {k: v for k, v in common.items() if k not in _OF_SAMPLES}
+        if common.get(f"{_OF_STAGE_THREE}epochs") == 0:  # likewise
+            common = {k: v for k, v in common.items() if not k.startswith(_OF_STAGE_THREE)}
         setting = Setting(common, result.code or f"commit {result.commit[:10]}", result.data, {})
         bare[setting.id] = setting
         latest.setdefault(setting.id, {})[model, result.seed] = result

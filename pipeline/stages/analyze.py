@@ -20,7 +20,7 @@ from uar.analysis import (
     retrieval,
     word_heatmaps,
 )
-from uar.analysis.run import TrainedRun
+from uar.analysis.run import TrainedRun, slug
 from uar.analysis.saving import Destination
 from uar.core.config import Params
 from uar.core.files import sha256, write_json
@@ -41,7 +41,8 @@ FIGURES: tuple[Callable[[TrainedRun, Destination], Mapping[str, Any]], ...] = (
     grounding.make_figures,
     reliability.make_figures,
 )  # each draws its figures and returns what details.json says of them
-HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of grounding see `analyze`
+NUMBERS = ("one", "two", "three")  # of training stages
+HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of alignment and grounding see `analyze`
     "alignment": "alignment stage_two score",
     "R@5": "retrieval image_to_report R@5",
     "pointing": "grounding with_TIR pointing",
@@ -62,7 +63,7 @@ def analyze() -> None:
     details: dict[str, Any] = {}
     for make_figures in FIGURES:
         details |= make_figures(run, to)
-    names = HEADLINE
+    names = HEADLINE | {"alignment": f"alignment {slug(run.name)} score"}
     if "with TIR" not in run.by_refiner:
         names = names | {"pointing": "grounding without_TIR pointing"}
     draw_speed()
@@ -75,7 +76,7 @@ def analyze() -> None:
 
 def draw_speed() -> None:
     """Speed and memory of the training, if it was here, beside the page of curves."""
-    folders = {f"stage {number}": paths.SPEED / f"stage_{number}" for number in ("one", "two")}
+    folders = {f"stage {number}": paths.SPEED / f"stage_{number}" for number in NUMBERS}
     speed = {name: curves.read_speed(of / "plots" / "metrics") for name, of in folders.items()}
     paths.SPEED_FIGURE.unlink(missing_ok=True)
     if trained := {name: of_stage for name, of_stage in speed.items() if of_stage}:
@@ -98,19 +99,23 @@ def read_run(params: Params) -> TrainedRun:
         evaluation=paths.DETAILS,
         logs={
             f"stage {number}": paths.LOGS / f"stage_{number}" / "plots" / "metrics"
-            for number in ("one", "two")
+            for number in NUMBERS
         },
         origin=(
             f"Data set {params.dataset.name}, train.seed {params.train.seed}, checkpoint "
-            f"{sha256(paths.STAGE_TWO)[:8]}, code of commit {(commit('analyze') or 'unknown')[:8]}."
+            f"{sha256(paths.STAGE_THREE)[:8]}, code of commit "
+            f"{(commit('analyze') or 'unknown')[:8]}."
         ),
     )
 
 
 def trained_models(inputs: Inputs) -> dict[str, UAR]:
-    """The models of both stages; stage two's alone where training had one stage."""
+    """The models of the stages that trained one; the last is the trained model."""
     models = {}
-    for name, path in (("stage one", paths.STAGE_ONE), ("stage two", paths.STAGE_TWO)):
+    of_stages = {"stage one": paths.STAGE_ONE, "stage two": paths.STAGE_TWO}
+    if sha256(paths.STAGE_THREE) != sha256(paths.STAGE_TWO):
+        of_stages["stage three"] = paths.STAGE_THREE
+    for name, path in of_stages.items():
         checkpoint, model = inputs.trained(path)
         if checkpoint.validation:  # not stage one of a one-stage run, which is untrained
             models[name] = model

@@ -36,6 +36,7 @@ from uar.evaluation.predictions import (
     write_predictions,
 )
 from uar.evaluation.protocols import PROTOCOLS
+from uar.evaluation.safeguard import CHOSEN_BY
 from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import COLLAPSE, headline, summarise
 from uar.evaluation.systems import (
@@ -63,7 +64,7 @@ def evaluate() -> None:
     params = load_params(paths.PARAMS)
     measures = open_measures(params.evaluate, resolve_device(params.device))
     inputs = Inputs(params)
-    checkpoint, model = inputs.trained(paths.STAGE_TWO)
+    checkpoint, model = inputs.trained(paths.STAGE_THREE)
     studies = inputs.studies("test")
     writer = inputs.writer(model)
     write_test_reports(writer, studies, inputs)
@@ -222,11 +223,11 @@ def origins(params: Params, checkpoint: Checkpoint, constant: str) -> dict[str, 
         "max_length": params.report.max_length,
         "selection": {
             "split": "val",
-            "by": params.train.select_by,
+            "by": CHOSEN_BY if params.train.stage_three.epochs else params.train.select_by,
             "epoch": checkpoint.epoch,
             "validation": checkpoint.validation,
         },
-        "checkpoint_sha256": sha256(paths.STAGE_TWO),
+        "checkpoint_sha256": sha256(paths.STAGE_THREE),
         "ensemble_sha256": [sha256(paths.external(path)) for path in params.decode.ensemble],
         "data_sha256": {str(path): sha256(path) for path in (paths.REPORTS, paths.TOKENS_INFO)},
         "systems": {

@@ -59,7 +59,7 @@ def export() -> None:
     """Pack the trained model and all that it needs into model.uar."""
     params = load_params(paths.PARAMS)
     inputs = Inputs(params)
-    checkpoint, model = inputs.trained(paths.STAGE_TWO)
+    checkpoint, model = inputs.trained(paths.STAGE_THREE)
     if needs_findings(params.decode) and not params.model.lsu:
         raise UserError(
             "a model that reads pixels brings no tokens of new films, by which decode.choose "
@@ -170,7 +170,7 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
         "films": FILMS.get(params.dataset.name, "chest films"),
         "index": params.export.index,
         "sha256": {
-            str(path): sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.STAGE_TWO)
+            str(path): sha256(path) for path in (paths.REPORTS, paths.VOCABULARY, paths.STAGE_THREE)
         },
         "epoch": checkpoint.epoch,
         "metrics": {

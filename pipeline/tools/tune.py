@@ -61,12 +61,12 @@ def tune(
         *(settings(params, by_samples, choose="samples") if "samples" in ways else []),
     ]
     inputs = Inputs(params)
-    _, trained = inputs.trained(paths.STAGE_TWO)
+    _, trained = inputs.trained(paths.STAGE_THREE)
     model = inputs.writer(trained)
     studies = inputs.studies("val")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
-    table = new_table(f"{paths.STAGE_TWO} on {len(studies)} validation studies", columns)
+    table = new_table(f"{paths.STAGE_THREE} on {len(studies)} validation studies", columns)
     labeller = Labeller()
     references = [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
     own, other = (Writing(model, images, inputs) for images in (studies, others))

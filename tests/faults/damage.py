@@ -121,13 +121,15 @@ def mixed(other: Path) -> dict[str, Callable[[], None]]:
         "another run's decoder": taken(paths.DVAE_DECODER),
         "another run's stage one": taken(paths.STAGE_ONE),
         "another run's stage two": taken(paths.STAGE_TWO),
+        "another run's stage three": taken(paths.STAGE_THREE),
         "another run's stage two and record": taken(
             paths.STAGE_TWO, Path("provenance/train_stage_two.json")
         ),
         "stage one in place of two": lambda: shutil.copy(paths.STAGE_ONE, paths.STAGE_TWO),
         "NaN in stage one": nan_checkpoint(paths.STAGE_ONE),
         "NaN in stage two": nan_checkpoint(paths.STAGE_TWO),
-        "stage two without a refiner": nan_checkpoint(paths.STAGE_TWO, ".refiner."),
+        "NaN in stage three": nan_checkpoint(paths.STAGE_THREE),
+        "stage three without a refiner": nan_checkpoint(paths.STAGE_THREE, ".refiner."),
         "another crop": knob("image.crop", 16),
         "one image a study": knob("dataset.images_per_study", 1),
         "another seed of the crops": knob("seed", 1),

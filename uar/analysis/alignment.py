@@ -18,7 +18,7 @@ THRESHOLD = 0.5
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 4, of both stages: the paper's scores beside ours where the data set is the same."""
+    """Figure 4, of each stage: the paper's scores beside ours where the data set is the same."""
     published = published_alignment_scores() if run.params.dataset.name == "iu_xray" else {}
     metrics = {name: alignment_metrics(cosine) for name, cosine in run.cosine.items()}
     to.save(

@@ -1,4 +1,4 @@
-"""Losses and validation scores by epoch, of both stages: as a figure, and as a page of its own."""
+"""Losses and validation scores by epoch, stage by stage: as a figure, and as a page of its own."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from uar.analysis.drawing import BLUE, GREEN, ORANGE, PAGE_WIDTH, SMALL, new_fig
 from uar.analysis.run import TrainedRun
 from uar.analysis.saving import Caption, Destination
 from uar.core.files import write_text
+from uar.evaluation.safeguard import refusal
 
 CAPTION = Caption(
     "Training curves",
@@ -37,6 +38,13 @@ PANELS: dict[str, dict[str, str]] = {
     "reports": {"BLEU-4": BLUE, "ROUGE-L": ORANGE, "CIDEr": GREEN},
 }
 
+# Of self-critical training: what is rewarded, beside what may be lost by it.
+REWARD_PANELS: dict[str, dict[str, str]] = {
+    "reward": {"reward": BLUE, "overlap": ORANGE, "findings_reward": GREEN},
+    "reports": {"BLEU-4": BLUE, "shuffled_CIDEr": ORANGE, "CIDEr": GREEN},
+    "findings": {"F1": BLUE, "precision": ORANGE, "distinct_share": GREEN},
+}
+
 SPEED_PANELS = {  # of a stage's row: title, unit of the axis
     "studies_per_second": "studies a second",
     "share_of_peak": "share of the measured peak",
@@ -44,13 +52,17 @@ SPEED_PANELS = {  # of a stage's row: title, unit of the axis
     "gpu_memory": "peak memory of the GPU, GB",
 }
 
+_REWARD = "val/reward"  # of self-critical training alone
 _CLIPPED = "train/clipped"  # share of an epoch's steps
 _QUANTITIES = {  # as DVCLive names them; others are their names
     "changed_by_mask": "reports that change when the mask M is set to 0",
     "clipped": "share of steps with a clipped gradient",
     "cross_entropy": "cross-entropy, nats per report",
+    "divergence": "divergence from stage two's model, nats per report",
     "distinct_reports": "distinct reports",
+    "distinct_share": "distinct reports, share",
     "findings": "findings loss",
+    "findings_reward": "reward of right findings less cost of wrong ones",
     "global": "triplet contrastive loss (Eq. 10)",
     "image_gain": "image gain, nats per report",
     "language_modeling": "language modelling loss (Eq. 5)",
@@ -58,14 +70,18 @@ _QUANTITIES = {  # as DVCLive names them; others are their names
     "mask_mean": "mask loss, mean (Eq. 12)",
     "mask_sum": "mask loss, sum (Eq. 12)",
     "mask_spread": "deviation of M within a row",
+    "overlap": "reward of overlap with the own report",
+    "overlap_of_others": "the same with other studies' reports",
+    "shuffled_CIDEr": "CIDEr with another study's images",
 }
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Draw the curves of both training stages, and write their page."""
+    """Draw the curves of the training stages, and write their page."""
     train = run.params.train
     stages = {name: read_curves(folder) for name, folder in run.logs.items()}
-    stages[run.name] = without_mask(stages[run.name], train.lambda3, train.mask_reduction)
+    with_mask = "stage two"  # the one whose loss has the mask's (Eq. 12)
+    stages[with_mask] = without_mask(stages[with_mask], train.lambda3, train.mask_reduction)
     to.save("curves", draw_curves(stages), CAPTION)
     write_page(draw_curves(stages), stages, run=run.origin, path=to.curves)
     return {}
@@ -123,7 +139,8 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
             axes.set_axis_off()
         figure.text(0.5, 0.5, "nothing was trained", ha="center")
     for row, (stage, curves) in zip(grid, trained.items(), strict=False):
-        for axes, (title, quantities) in zip(row, PANELS.items(), strict=True):
+        panels = REWARD_PANELS if _REWARD in curves else PANELS
+        for axes, (title, quantities) in zip(row, panels.items(), strict=True):
             for quantity, color in quantities.items():
                 _draw(axes, curves, quantity, color)
             _by_epoch(axes, f"{stage}: {title}")
@@ -196,6 +213,10 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
         "the steps exceeded <code>train.gradient_clip</code> and was clipped.</p>"
         for stage, of_stage in curves.items()
         if _CLIPPED in of_stage
+    ) + "".join(
+        f"<p>{html.escape(stage.capitalize())} {html.escape(reason)}.</p>"
+        for stage, of_stage in curves.items()
+        if _REWARD in of_stage and (reason := refusal(_validated(of_stage)))
     )
     rows = "".join(
         f"<tr><td>{html.escape(stage)}</td><td>{html.escape(_in_words(name))}</td>"
@@ -221,6 +242,12 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
         "<code>speed.svg</code> is not beside this page.</object></html>\n"
     )
     write_text(path, text)
+
+
+def _validated(curves: Curves) -> list[dict[str, float]]:
+    """Validation's scores of each epoch that has all of them."""
+    scores = {name.partition("/")[2]: of for name, of in curves.items() if name.startswith("val/")}
+    return pd.DataFrame(scores).dropna().to_dict("records")
 
 
 def _number(value: float) -> str:

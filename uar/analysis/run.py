@@ -1,4 +1,4 @@
-"""A trained run as its figures see it: both models, the validation split and its films."""
+"""A trained run as its figures see it: its models, the validation split and its films."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainedRun:
     Attributes:
         params: params.yaml.
         models: by training stage, `stage one` first, in evaluation mode; the last is the trained
-            one, and the only one where training had one stage.
+            one, of stage two or three. Where training had one stage there is none of stage one.
         studies: the validation split.
         table: the same in the table of reports (`uar.data.study.REPORT_COLUMNS`).
         vocabulary: V_R.
@@ -105,7 +105,7 @@ class TrainedRun:
 
     @property
     def by_refiner(self) -> dict[str, UAR]:
-        """The model without the refiner (stage one's) and the one with it, as far as there are."""
+        """The model without the refiner (stage one's) and the last with it, as far as there are."""
         return {
             "with TIR" if model.params.tir != "none" else "without TIR": model
             for model in self.models.values()

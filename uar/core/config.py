@@ -239,8 +239,27 @@ class StageParams(Section):
     learning_rate: float = Field(gt=0)
 
 
+class StageThreeParams(Section):
+    """Self-critical training after stage two, and what a report earns in it."""
+
+    epochs: int = Field(ge=0)  # 0: none
+    learning_rate: float = Field(gt=0)
+    samples: int = Field(ge=2, le=100)  # of a study
+    temperature: float = Field(ge=0.01, le=10)
+    cider: float = Field(ge=0, le=1000)  # of each unit
+    bleu: float = Field(ge=0, le=1000)
+    contrast: float = Field(ge=0, le=1)  # share
+    finding: float = Field(ge=0, le=1000)
+    wrong_finding: float = Field(ge=0, le=1000)
+    anchor: float = Field(ge=0, le=1000)  # of each nat
+
+    def _faults(self) -> Iterator[str]:
+        if self.epochs and not (self.cider or self.bleu or self.finding):
+            yield "cider, bleu and finding are all 0, so that no report earns anything"
+
+
 class TrainParams(Section):
-    """Objective (Eq. 13) and optimisation of both stages (sections 3.5 and 4.1)."""
+    """Objective (Eq. 13) and optimisation of the stages (sections 3.5 and 4.1)."""
 
     seed: int = Field(ge=0)
     lambda1: float = Field(ge=0)
@@ -258,6 +277,7 @@ class TrainParams(Section):
     two_stage: bool
     stage_one: StageParams
     stage_two: StageParams
+    stage_three: StageThreeParams
     batch_size: int = Field(ge=2)  # studies
     warmup: float = Field(ge=0, le=1)  # share of a stage's steps
     betas: tuple[Decay, Decay]

@@ -1,11 +1,13 @@
-"""BLEU-4 and CIDEr of a few texts against each other, without a word of any other text.
+"""BLEU-4 and CIDEr of a few texts against each other.
 
 As `uar.evaluation.metrics` computes them of one reference, over counts of n-grams.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,19 +15,48 @@ _ORDERS = 4
 _SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length, bigrams
 
 
-def pairwise_scores(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU-4 and CIDEr of each text (row) given each as the only reference (column).
+class DocumentFrequencies:
+    """In how many texts each n-gram is, of which CIDEr makes its weights.
 
-    Document frequencies, of which CIDEr makes its weights, are counted over the texts themselves:
-    an n-gram that all of them have weighs nothing.
+    Args:
+        texts: D of them, as the references of a split.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = len(texts)
+        self._with = Counter(gram for text in texts for gram in set(ngrams(text.split())))
+
+    def weights(self, grams: Sequence[tuple[str, ...]]) -> np.ndarray:
+        """log D / (texts that have it) of each n-gram `(U,)`; of one that none has, log D."""
+        known = np.array([self._with.get(gram, 0) for gram in grams], float)
+        return _idf(self._texts, known)
+
+
+def pairwise_scores(
+    texts: Sequence[str], frequencies: DocumentFrequencies | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """BLEU-4 and CIDEr of each text (row) given each as the only reference (column).
 
     Args:
         texts: N of them; words are what lies between blanks.
+        frequencies: of n-grams, for CIDEr. None: counted over the texts themselves, without a word
+            of any other; an n-gram that all of them have then weighs nothing.
 
     Returns:
         Both `(N, N)`; BLEU-4 in [0, 1], CIDEr in [0, 10].
     """
-    counts = ngram_counts(texts)
+    found = ngram_counts(texts)
+    counts = [of_order.counts for of_order in found]
+    if frequencies is None:
+        weights = [_idf(len(texts), (of_order > 0).sum(axis=0)) for of_order in counts]
+    else:
+        words = [text.split() for text in texts]
+        weights = [
+            frequencies.weights(
+                [tuple(words[row][at : at + order]) for row, at in of_order.places.tolist()]
+            )
+            for order, of_order in enumerate(found, 1)
+        ]
     words = counts[0].sum(axis=1)
     matching = np.stack([_matching(of_order, np.ones(of_order.shape[1])) for of_order in counts])
     guesses = np.stack([of_order.sum(axis=1) for of_order in counts])  # (4, N)
@@ -39,18 +70,40 @@ def pairwise_scores(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         ],
         axis=-1,
     )
-    return bleu_of_sums(sums, _ORDERS), _cider(counts)
+    return bleu_of_sums(sums, _ORDERS), _cider(counts, weights)
 
 
-def ngram_counts(texts: Sequence[str]) -> list[np.ndarray]:
-    """How often each text has each n-gram of order 1 to 4 that any has, `(N, U)` float each."""
+def ngrams(words: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every n-gram of order 1 to 4, by order and place."""
+    return [
+        tuple(words[place : place + order])
+        for order in range(1, _ORDERS + 1)
+        for place in range(len(words) - order + 1)
+    ]
+
+
+@dataclass(frozen=True)
+class NgramCounts:
+    """The n-grams of one order that any of N texts has.
+
+    Attributes:
+        counts: how often each text has each of them, `(N, U)` float.
+        places: text and word at which each one begins, somewhere, `(U, 2)`.
+    """
+
+    counts: np.ndarray
+    places: np.ndarray
+
+
+def ngram_counts(texts: Sequence[str]) -> list[NgramCounts]:
+    """N-grams of order 1 to 4, in turn."""
     words = [text.split() for text in texts]
     ids: dict[str, int] = {}
     width = max(1, *map(len, words)) if words else 1
     table = np.full((len(words), width), -1, np.int64)  # of n-grams by their first word; -1: none
     for row, text in zip(table, words, strict=True):
         row[: len(text)] = [ids.setdefault(word, len(ids)) for word in text]
-    single, grams, counts = table, table, []
+    single, grams, found = table, table, []
     for order in range(1, _ORDERS + 1):
         if order > 1:
             following = single[:, order - 1 :]
@@ -61,8 +114,10 @@ def ngram_counts(texts: Sequence[str]) -> list[np.ndarray]:
         of_order = np.zeros((len(words), int(grams.max(initial=-1)) + 1))
         rows, places = np.nonzero(grams >= 0)
         np.add.at(of_order, (rows, grams[rows, places]), 1)
-        counts.append(of_order)
-    return counts
+        where = np.zeros((of_order.shape[1], 2), np.int64)
+        where[grams[rows, places]] = np.stack([rows, places], axis=1)
+        found.append(NgramCounts(of_order, where))
+    return found
 
 
 def bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
@@ -103,14 +158,22 @@ def _matching(counts: np.ndarray, weights: np.ndarray, times: bool = False) -> n
     return total
 
 
-def _cider(counts: Sequence[np.ndarray]) -> np.ndarray:
-    """CIDEr-D of Vedantam et al. 2015 as pycocoevalcap computes it, ten times the mean cosine."""
+def _idf(texts: int, having: np.ndarray) -> np.ndarray:
+    return np.log(texts / np.maximum(1.0, having))
+
+
+def _cider(counts: Sequence[np.ndarray], weights: Sequence[np.ndarray]) -> np.ndarray:
+    """CIDEr-D of Vedantam et al. 2015 as pycocoevalcap computes it, ten times the mean cosine.
+
+    Args:
+        counts: of each order's n-grams, `(N, U)`.
+        weights: idf of each order's n-grams, `(U,)`.
+    """
     texts = len(counts[0])
     cosines = np.zeros((texts, texts))
-    for of_order in counts:
-        weights = np.log(texts / np.maximum(1.0, (of_order > 0).sum(axis=0)))  # idf
-        norms = np.sqrt(of_order**2 @ weights**2)
-        products = _matching(of_order, weights**2, times=True)
+    for of_order, idf in zip(counts, weights, strict=True):
+        norms = np.sqrt(of_order**2 @ idf**2)
+        products = _matching(of_order, idf**2, times=True)
         lengths = norms[:, None] * norms[None]
         cosines += np.divide(products, lengths, out=np.zeros_like(products), where=lengths > 0)
     bigrams = counts[1].sum(axis=1)

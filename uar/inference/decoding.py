@@ -144,7 +144,8 @@ def sample(
 
     Word t of report n is what `inverse_cdf` finds for `draws[n, t]`, whatever the study, so that a
     study's reports do not depend on the others in its batch, and those of two studies differ only
-    by their films. Log-probabilities are those of temperature 1.
+    by their films; training, which wants independent ones, has `draws` of its own for each study.
+    Log-probabilities are those of temperature 1.
 
     Reports of a study that are alike so far are computed once, and a report that has ended is not
     computed any more (`uar.model.transformer.Rows`).
@@ -152,7 +153,7 @@ def sample(
     Args:
         model: in evaluation mode.
         visual: tokens or pixels of B studies, as `UAR.forward` takes them.
-        draws: `(N, T)`, of `random_draws`.
+        draws: `(N, T)`, of `random_draws`, or `(B, N, T)`.
         temperature: tau > 0: a word is drawn with a probability in proportion to p^(1 / tau).
         tables, present, guidance: as for `generate`.
 
@@ -160,8 +161,9 @@ def sample(
         N reports of each study, in the order of `draws`.
     """
     device, length = model.device, model.sizes.max_length
-    studies, texts = len(visual), len(draws)
-    draws, tables = draws.to(device), tables or model.tables()
+    studies, texts = len(visual), draws.shape[-2]
+    draws = draws.to(device).expand(studies, -1, -1).flatten(0, 1)
+    tables = tables or model.tables()
     caches = _start(model, visual, texts, tables, present, guidance, branching=False)
     history = torch.full((studies * texts, length), PAD, device=device)
     log_probabilities = torch.zeros(studies * texts, device=device)
@@ -173,7 +175,7 @@ def sample(
         logits = _guided([model.step(last, tables, cache) for cache in caches], guidance)
         total = _without_specials(logits)
         probabilities = (logits / temperature).softmax(-1)
-        words = inverse_cdf(probabilities, row, draws[live % texts, position])
+        words = inverse_cdf(probabilities, row, draws[live, position])
         history[live, position] = words
         log_probabilities[live] += logits[row, words] - total[row, 0]
 

@@ -103,7 +103,8 @@ class UAR(nn.Module):
 
         Args:
             visual: tokens or pixels of B studies.
-            report: ids `(B, T + 1)`: BOS, words, EOS, padding.
+            report: ids `(B, T + 1)`: BOS, words, EOS, padding. `(B * G, T + 1)` is G reports of
+                each study, one study's after another's; their films are encoded once.
             present: `(B, V)` bool, the views that each study has; None: all of them.
             findings: the true ones `(B, N)` float, 0 or 1, which are the prompts in training.
         """
@@ -120,6 +121,10 @@ class UAR(nn.Module):
             blind = torch.rand(blind.shape, device=memory.device) < self.params.image_dropout
             memory = torch.where(blind, self.no_image.to(memory.dtype), memory)
             prompt = None if prompt is None else prompt.masked_fill(blind, 0)
+        if (texts := len(inputs) // len(memory)) > 1:
+            memory = memory.repeat_interleave(texts, dim=0)
+            seen = None if seen is None else seen.repeat_interleave(texts, dim=0)
+            prompt = None if prompt is None else prompt.repeat_interleave(texts, dim=0)
         states, masks = self.decoder(
             text if prompt is None else text + prompt, memory, seen
         )  # Eq. 3

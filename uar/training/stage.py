@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from uar.core.progress import Forecast, in_words, progress_bar
 from uar.core.provenance import Scratch
 from uar.core.schedule import warmup_cosine
 from uar.data.batches import Batch, Shard, Studies
+from uar.evaluation.safeguard import CHOSEN_BY, lost, refusal
 from uar.model.checkpoint import Checkpoint
 from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR, Output
@@ -37,6 +38,7 @@ from uar.training.average import WeightAverage
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
+from uar.training.self_critical import Critic, Drawn, PolicyStep, freeze_untouched
 from uar.training.speed import Speed, in_a_line
 from uar.training.validation import Validation
 
@@ -55,6 +57,7 @@ class Trained:
 
     best: Checkpoint  # of the epoch that validation chose
     seconds: float  # of all epochs by the clock, those before a kill included
+    refusal: str | None = None  # why no epoch of self-critical training is used, if none is
 
 
 class TrainingStep(nn.Module):
@@ -136,13 +139,15 @@ class TrainingConfig:
     """How a stage trains.
 
     Args:
-        number: of the stage, 1 or 2, so that no two stages draw the same random numbers.
+        number: of the stage, 1 to 3, so that no two stages draw the same random numbers.
         stage: length and peak learning rate.
-        objective: Eq. 13.
+        objective: Eq. 13, which validation logs with a critic too.
         params: optimisation; `batch_size` counts the studies of all processes together, and `seed`
             decides batch order, crops and dropout.
         precision: of the forward pass, see `uar.core.device.autocast`.
         from_trained: the model has been trained before, and as such (epoch 0) may be the best.
+        critic: rewards the reports that the model draws, whose policy gradient takes the place of
+            the objective's; epoch 0 is then what no epoch may fall behind.
     """
 
     number: int
@@ -151,10 +156,11 @@ class TrainingConfig:
     params: TrainParams
     precision: str
     from_trained: bool
+    critic: Critic | None = None
 
-    def draw_seed(self, epoch: int, stream: int) -> int:
+    def draw_seed(self, epoch: int, *stream: int) -> int:
         """A different seed for each stream of each epoch of each stage."""
-        sequence = np.random.SeedSequence((self.params.seed, self.number, epoch, stream))
+        sequence = np.random.SeedSequence((self.params.seed, self.number, epoch, *stream))
         return int(sequence.generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -174,12 +180,15 @@ def train_stage(
     on_epoch: Callable[[int, dict[str, float]], None],
     on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> Trained | None:
-    """Train and return the best epoch by `select_by` on validation.
+    """Train and return the best epoch on validation, by `select_by` or as a critic has it.
 
     The cross-entropy is computed after every epoch; reports are written and scored after every
     `report_every`-th epoch and after the last. The epochs that have the score named by `select_by`
     are candidates, and with `from_trained` so is epoch 0, the model that the stage starts from. Of
     equal scores the lower cross-entropy wins, then the later epoch.
+
+    With a critic, reports are written after every epoch, and the highest CIDEr wins, of equal ones
+    the earlier, among the epochs that have lost nothing else (`uar.evaluation.safeguard`).
 
     After each epoch everything needed to resume is in `scratch`: called again after a kill,
     training continues from there with the same result as if it had never stopped. Batch order,
@@ -202,6 +211,8 @@ def train_stage(
         UserError: the loss is not finite.
     """
     params, first = config.params, 0 if config.from_trained else 1
+    critical = config.critic is not None
+    select_by = CHOSEN_BY if critical else params.select_by
     trainer = Trainer(fabric, model, data=data, config=config)
     resume = scratch.folder / "resume.safetensors"
     past: list[dict[str, float]] = []
@@ -220,7 +231,7 @@ def train_stage(
     for epoch in range(first + len(past), trainer.epochs + 1):
         started = time.monotonic()
         means = trainer.train_epoch(epoch) if epoch else {}
-        write = epoch % params.report_every == 0 or epoch == trainer.epochs
+        write = epoch % params.report_every == 0 or epoch == trainer.epochs or critical
         scores, average = trainer.validate(write)
         weights, optimizer_state = full_state(model, trainer.optimizer)
         values = {f"train/{name}": mean for name, mean in means.items()}
@@ -237,9 +248,13 @@ def train_stage(
         shown = in_a_line(speed)
         if left := trainer.epochs - epoch:
             shown += f", about {in_words(left * took)} left"
-        log.info(f"{_line(epoch, values, params.select_by)} ({shown})")
-        candidate = params.select_by in scores
-        if candidate and (best is None or _beats(scores, best.validation, params.select_by)):
+        log.info(f"{_line(epoch, values, select_by)} ({shown})")
+        candidate = select_by in scores
+        if critical and (fallen := lost(scores, scores_of(past[0]))):
+            log.info(f"epoch {epoch} is no candidate: it lowered {' and '.join(fallen)}")
+            candidate = False
+        beats = _rises if critical else _beats
+        if candidate and (best is None or beats(scores, best.validation, select_by)):
             kept = weights if average is None else average
             best = Checkpoint.of(
                 model,
@@ -253,7 +268,15 @@ def train_stage(
         ResumeState(weights, optimizer_state, schedule, past, best, seconds, average).save(
             resume, scratch.identity
         )
-    return Trained(best, seconds) if fabric.is_global_zero and best else None
+    if not fabric.is_global_zero or best is None:
+        return None
+    return Trained(best, seconds, refusal(list(map(scores_of, past))) if critical else None)
+
+
+def scores_of(values: Mapping[str, float]) -> dict[str, float]:
+    """Validation's of an epoch's values, by its own names."""
+    of = {name.partition("/"): value for name, value in values.items()}
+    return {name: value for (part, _, name), value in of.items() if part == "val"}
 
 
 class Trainer:
@@ -281,24 +304,25 @@ class Trainer:
         self.fabric, self.model, self.data, self.config = fabric, model, data, config
         self.objective = config.objective.to(fabric.device)
         self.forecast: Forecast | None = None
+        batch, passes = next(data.studies.batches(params.batch_size)), 2 if params.r_drop else 1
+        how: dict[str, Any] = {"precision": config.precision, "compiled": params.compile}
+        step: TrainingStep | PolicyStep
+        if config.critic is None:
+            step = TrainingStep(model, self.objective, fabric=fabric, teacher=data.teacher, **how)
+        else:
+            freeze_untouched(model)
+            passes = config.critic.params.samples
+            batch = replace(batch, report=batch.report.repeat_interleave(passes, dim=0))
+            step = PolicyStep(model, config.critic.params, fabric=fabric, **how)
         self.speed = Speed(
             model,
-            next(data.studies.batches(params.batch_size)),
-            passes=2 if params.r_drop else 1,
+            batch,
+            passes=passes,
             device=fabric.device,
             precision=config.precision,
             processes=fabric.world_size,
         )
-        self.step: _FabricModule = fabric.setup_module(
-            TrainingStep(
-                model,
-                self.objective,
-                fabric=fabric,
-                precision=config.precision,
-                compiled=params.compile,
-                teacher=data.teacher,
-            )
-        )
+        self.step: _FabricModule = fabric.setup_module(step)
         self.optimizer = make_optimizer(model, params, config.stage.learning_rate)
         self.average = WeightAverage(self.step, params.weight_average)
         self.steps = data.studies.training_steps(params.batch_size)  # of an epoch
@@ -371,7 +395,7 @@ class Trainer:
         torch.manual_seed(self.config.draw_seed(epoch, 1 + fabric.global_rank))  # dropout
         title = f"epoch {epoch}/{self.epochs}"
         started = time.monotonic()
-        self.step.train()
+        self.step.train(self.config.critic is None)
         clipped = self._clipped_parameters()
         sums: dict[str, Tensor] = {}
         means: dict[str, float] = {}
@@ -381,7 +405,7 @@ class Trainer:
             self.forecast = Forecast(what, len(epochs) * self.steps)
         bar = progress_bar(title, self.steps, shown=fabric.is_global_zero, forecast=self.forecast)
         for number, parts in enumerate(prefetch(self._batches(epoch), fabric.device), 1):
-            self._train_step(parts, clipped, sums)
+            self._train_step(parts, (epoch, number), clipped, sums)
             if number % _READ_EVERY == 0 or number == self.steps:
                 totals = fabric.all_reduce(torch.stack(list(sums.values())))
                 assert isinstance(totals, Tensor)
@@ -410,13 +434,25 @@ class Trainer:
         return ([batch.pin_memory() for batch in parts] for parts in batches)
 
     def _train_step(
-        self, parts: list[Batch], clipped: list[nn.Parameter], sums: dict[str, Tensor]
+        self,
+        parts: list[Batch],
+        place: tuple[int, int],
+        clipped: list[nn.Parameter],
+        sums: dict[str, Tensor],
     ) -> None:
-        """One optimiser step; adds each term, and whether the gradient was clipped, to `sums`."""
+        """One optimiser step; adds each term, and whether the gradient was clipped, to `sums`.
+
+        Args:
+            parts: micro-batches.
+            place: epoch and step, which decide what reports a critic has drawn.
+            clipped: parameters whose gradient `gradient_clip` limits.
+        """
         self.optimizer.zero_grad(set_to_none=True)
-        for part, batch in enumerate(parts, 1):
+        for part, micro in enumerate(parts, 1):
+            batch = micro.to(self.fabric.device)
+            learnt = batch if self.config.critic is None else self._draw(batch, *place, part)
             with self.fabric.no_backward_sync(self.step, enabled=part < len(parts)):
-                terms = self.step(batch.to(self.fabric.device))
+                terms = self.step(learnt)
                 self.fabric.backward(terms["loss"])
             for name, term in terms.items():
                 sums[name] = term.detach() + sums.get(name, 0)
@@ -427,6 +463,13 @@ class Trainer:
         self.optimizer.step()
         self.schedule.step()
         self.average.update(self.schedule.last_epoch)
+
+    def _draw(self, batch: Batch, epoch: int, step: int, part: int) -> Drawn:
+        """Reports of a micro-batch, with what they earn."""
+        assert self.config.critic is not None
+        seed = self.config.draw_seed(epoch, 0, step, part)  # stream 0 is of all processes
+        with whole_parameters(self.step):
+            return self.config.critic.draw(self.model, batch, seed, self.fabric.global_rank)
 
     def _clipped_parameters(self) -> list[nn.Parameter]:
         """All but the mask's where it has its own learning rate: its gradients are long."""
@@ -445,8 +488,13 @@ def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> 
     return later >= earlier
 
 
+def _rises(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
+    """Whether a later epoch is worth leaving the model that self-critical training began with."""
+    return scores[select_by] > best[select_by]
+
+
 def _line(epoch: int, values: dict[str, float], select_by: str) -> str:
-    scores = ("cross_entropy", "image_gain", "BLEU-4", "CIDEr", "distinct_reports", select_by)
+    scores = ("cross_entropy", "image_gain", "BLEU-4", "CIDEr", "distinct_reports", "F1", select_by)
     shown = ["train/loss", *(f"val/{name}" for name in dict.fromkeys(scores))]
     known = [f"{name} {values[name]:.4g}" for name in shown if name in values]
     return f"epoch {epoch}: " + ", ".join(known)

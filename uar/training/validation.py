@@ -14,12 +14,13 @@ from uar.core.distributed import gather_in_order
 from uar.data.batches import Batch, Shard, Studies
 from uar.data.text import Vocabulary
 from uar.evaluation.baselines import derangement
-from uar.evaluation.detection import mean_auc
+from uar.evaluation.detection import mean_auc, micro_f1
 from uar.evaluation.metrics import score
 from uar.inference.decoding import generate_as
 from uar.model.likelihood import report_cross_entropy
 from uar.model.uar import UAR, Output, Tables
 from uar.training.objective import Objective
+from uar.training.reward import Reward
 from uar.training.thresholds import best_thresholds
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class _Part:
     sums: dict[str, float] = field(default_factory=dict)
     written: list[str] = field(default_factory=list)
     without_mask: list[str] = field(default_factory=list)
+    of_others: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Validation:
         vocabulary: V_R.
         params: how reports are written, as for the test split.
         fabric: the processes among which the batches are divided.
+        reward: what the reports earn in self-critical training, if that is the training.
     """
 
     studies: Studies
     vocabulary: Vocabulary
     params: DecodeParams
     fabric: Fabric
+    reward: Reward | None = None
 
     def __call__(self, model: UAR, objective: Objective, write: bool = True) -> dict[str, float]:
         """The same on every rank.
@@ -67,6 +71,10 @@ class Validation:
             `distinct_reports`, and with masks `changed_by_mask`, the reports that M = 0 changes.
             With a findings head, whose thresholds are set here to the best micro F1 on the split,
             its `findings_f1` and, where the split has enough positives, `findings_auc`.
+            With a reward, reports earn `reward` and its parts, by batches of `decode.batch_size`;
+            they have `F1`, `precision` and `recall` of findings (micro, of 13) and
+            `distinct_share`, and those of another study's images `shuffled_CIDEr`. The loss of
+            Eq. 13 is then no training's and left out.
         """
         model.eval()
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
@@ -87,6 +95,8 @@ class Validation:
                 part.sums = _fetched(terms, nats.sum(), len(batch.report))
                 if write:
                     part.written = self._write(model, batch, tables)
+                    if self.reward is not None:
+                        part.of_others = self._write(model, shuffled, tables)
                     if output.masks:
                         with model.without_mask():
                             part.without_mask = self._write(model, batch, tables)
@@ -153,7 +163,32 @@ class Validation:
         if plain:
             changed = sum(text != other for text, other in zip(texts, plain, strict=True))
             values["changed_by_mask"] = float(changed)
+        if self.reward is not None and texts:
+            of_others = [text for part in parts for text in part.of_others]
+            values["shuffled_CIDEr"] = float(score(references, of_others)["CIDEr"])
+            values["distinct_share"] = values["distinct_reports"] / len(texts)
+            values |= self._earned(self.reward, texts, references)
+            del values["loss"]
         return values
+
+    def _earned(self, reward: Reward, texts: list[str], references: list[str]) -> dict[str, float]:
+        """Mean rewards of reports, and how well they assert findings."""
+        assert self.studies.findings is not None
+        true = self.studies.findings.numpy() > 0
+        sums: dict[str, float] = {}
+        for start in range(0, len(texts), self.params.batch_size):
+            part = slice(start, start + self.params.batch_size)
+            count = len(texts[part])
+            earned = reward(texts[part], range(count), references[part], true[part])
+            sums |= {name: sums.get(name, 0) + float(of.sum()) for name, of in earned.items()}
+        said = reward.asserted(texts)
+        right = float((said & true).sum())
+        return {
+            **{name: total / len(texts) for name, total in sums.items()},
+            "F1": micro_f1(said, true),
+            "precision": right / max(1, said.sum()),
+            "recall": right / max(1, true.sum()),
+        }
 
 
 def _fetched(terms: dict[str, Tensor], nats_of_others: Tensor, studies: int) -> dict[str, float]:
