@@ -36,6 +36,7 @@ LONGEST = (
     "test_pipeline.py",
     "test_training.py",
     "test_distributed.py",
+    "test_self_critical.py",
     "test_push.py",
     "test_dvae.py",
     "test_arithmetic.py",

@@ -27,7 +27,7 @@ FOLDER = ROOT / ".mutants"
 WRITING = "training.py::test_validation_and_evaluation_write_as_decode_says"
 TESTS = {  # of each package
     "model": ["equations.py", "decoding.py", "missing_view.py", "looking.py", "weights.py"],
-    "training": ["training.py", "looking.py", "equations.py", "extractor.py"],
+    "training": ["training.py", "self_critical.py", "looking.py", "equations.py", "extractor.py"],
     "inference": ["inference.py", "decoding.py", "missing_view.py", WRITING],
     "evaluation": [
         *("metrics.py", "clinical.py", "baselines.py", "bootstrap.py", "formats.py", "summary.py"),

@@ -79,6 +79,17 @@ def test_two_processes_train_what_one_trains(
             torch.testing.assert_close(actual[kind][name], weight, atol=2e-4, rtol=1e-3, msg=name)
 
 
+def test_two_processes_are_rewarded_as_one_is(two: dict[str, Any], tmp_path: Path) -> None:
+    """For the same reports, compared with those of the whole batch."""
+    one = train(launch("cpu"), tmp_path, critical=True)
+    actual = two["critical"]
+    for values, expected in zip(actual["logged"], one["logged"], strict=True):
+        assert values == pytest.approx(expected, rel=1e-3, abs=1e-3)
+    assert one["logged"][-1]["train/overlap_of_others"] > 0
+    for name, weight in one["last"].items():
+        torch.testing.assert_close(actual["last"][name], weight, atol=2e-4, rtol=1e-3, msg=name)
+
+
 def test_a_killed_training_of_two_ends_with_the_same_bits(two: dict[str, Any]) -> None:
     whole, resumed = two["whole"], two["resumed"]
     assert resumed["logged"] == whole["logged"]

@@ -15,7 +15,8 @@ import torch
 import yaml
 
 from tests.conftest import ROOT, TINY, decode_params, override, uncounted
-from tests.test_training import VOCABULARY, Killed, make_model, make_studies
+from tests.test_self_critical import findings_of
+from tests.test_training import REPORTS, VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import StageParams
 from uar.core.distributed import launch
 from uar.core.params_file import parse_params
@@ -25,6 +26,7 @@ from uar.data.views import Views
 from uar.tokens.cache import PackedImages, TokenEncoding, tokenize_images
 from uar.tokens.dvae import Dvae
 from uar.training.objective import Objective
+from uar.training.self_critical import Critic
 from uar.training.stage import TrainingConfig, TrainingData, train_stage
 from uar.training.validation import Validation
 
@@ -36,9 +38,17 @@ VIEWS = Views(kind="crops", crops=2, crop=16, size=24, stride=8, seed=5)
 
 
 def train(
-    fabric: Fabric, folder: Path, dropout: float = 0.0, kill_at: int | None = None
+    fabric: Fabric,
+    folder: Path,
+    dropout: float = 0.0,
+    kill_at: int | None = None,
+    critical: bool = False,
 ) -> dict[str, Any]:
-    """Three epochs of stage two's losses; the last weights, the best ones and the logged values."""
+    """Three epochs of stage two's losses; the last weights, the best ones and the logged values.
+
+    Args:
+        critical: of stage three's rewards instead.
+    """
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in {**TINY, "train.batch_size": 3, "train.margin": 0.5}.items():
         override(raw, key, value)
@@ -61,9 +71,13 @@ def train(
             return super().__call__(*args)
 
     decode = decode_params(beam_size=1, length_penalty=0.0, guidance=0.0, batch_size=3)
+    studies, critic = make_studies(findings_of(REPORTS) if critical else None), None
+    if critical:
+        rewards = params.train.stage_three.model_copy(update={"samples": 3, "anchor": 0.2})
+        critic = Critic(rewards, studies, VOCABULARY)
     data = TrainingData(
-        studies=make_studies(),
-        validation=Dying(make_studies(), VOCABULARY, decode, fabric),
+        studies=studies,
+        validation=Dying(studies, VOCABULARY, decode, fabric, critic.reward if critic else None),
         encoder_sha256=None,
     )
     config = TrainingConfig(
@@ -72,7 +86,8 @@ def train(
         objective=Objective.of_stage(params.train, with_mask=True),
         params=params.train,
         precision="float32",
-        from_trained=False,
+        from_trained=critical,
+        critic=critic,
     )
     with mock.patch("uar.training.speed.flops_per_study", uncounted):
         trained = train_stage(
@@ -110,6 +125,7 @@ def main(folder: Path) -> None:
     """Everything in turn, what rank 0 has of it to `FOLDER/results.pt`."""
     fabric = launch("cpu", "ddp")
     results = {"ddp": train(fabric, folder / "ddp"), "tokens": tokenize(fabric, folder)}
+    results["critical"] = train(fabric, folder / "critical", critical=True)
     results["whole"] = train(fabric, folder / "whole", dropout=0.3)
     try:
         train(fabric, folder / "killed", dropout=0.3, kill_at=2)

@@ -7,6 +7,7 @@ import logging
 from pipeline import paths
 from pipeline.training import THREE, Restart, Strategy, begin, hand_on, run_stage
 from uar.core.config import StageParams
+from uar.core.errors import UserError
 from uar.training.self_critical import Critic
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,11 @@ def train_stage_three(restart: Restart = False, strategy: Strategy = "ddp") -> N
     """Go on from stage two's model by the reward of what it writes; off unless it has epochs."""
     fabric, inputs = begin(strategy)
     params = inputs.params.train.stage_three
+    if params.epochs and strategy == "fsdp" and fabric.world_size > 1:
+        raise UserError(
+            "stage three draws reports in every step, for which each process holds the model "
+            "whole: run it without --strategy fsdp."
+        )
     if params.epochs:
         run_stage(
             THREE,
