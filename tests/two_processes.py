@@ -86,7 +86,7 @@ def train(
         objective=Objective.of_stage(params.train, with_mask=True),
         params=params.train,
         precision="float32",
-        from_trained=critical,
+        from_trained=True,
         critic=critic,
     )
     with mock.patch("uar.training.speed.flops_per_study", uncounted):

@@ -79,7 +79,7 @@ def _shard(module: nn.Module, mesh: Any) -> Any:
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
     """Within the block each rank has whole parameters, even outside `module`'s forward."""
-    sharded: list[Any] = [part for part in module.modules() if hasattr(part, "unshard")]
+    sharded = sharded_parts(module)
     for part in sharded:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
@@ -89,6 +89,11 @@ def whole_parameters(module: nn.Module) -> Iterator[None]:
         for part in sharded:
             part.set_reshard_after_forward(True, recurse=False)
             part.reshard()
+
+
+def sharded_parts(module: nn.Module) -> list[Any]:
+    """The parts of `module` that FSDP shards; none without it."""
+    return [part for part in module.modules() if hasattr(part, "unshard")]
 
 
 def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:

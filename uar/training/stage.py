@@ -21,6 +21,7 @@ from uar.core.distributed import (
     full_state,
     gather_rows,
     load_full_state,
+    sharded_parts,
     whole_parameters,
 )
 from uar.core.errors import UserError
@@ -327,6 +328,9 @@ class Trainer:
         self.average = WeightAverage(self.step, params.weight_average)
         self.steps = data.studies.training_steps(params.batch_size)  # of an epoch
         self.epochs = config.stage.epochs
+        if sharded_parts(self.step):  # FSDP holds what runs first for the whole: not a layer
+            with torch.no_grad():
+                self.step(next(self._batches(0))[0].to(fabric.device))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, warmup_cosine(self.epochs * self.steps, params.warmup)
         )
