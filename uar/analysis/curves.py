@@ -45,6 +45,12 @@ REWARD_PANELS: dict[str, dict[str, str]] = {
     "findings": {"F1": BLUE, "precision": ORANGE, "distinct_share": GREEN},
 }
 
+_IN_LEGENDS = {  # where a quantity's name is too long
+    "distinct_share": "distinct",
+    "findings_reward": "findings",
+    "shuffled_CIDEr": "shuffled",
+}
+
 SPEED_PANELS = {  # of a stage's row: title, unit of the axis
     "studies_per_second": "studies a second",
     "share_of_peak": "share of the measured peak",
@@ -145,7 +151,10 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
                 _draw(axes, curves, quantity, color)
             _by_epoch(axes, f"{stage}: {title}")
             if len(quantities) > 1:
-                names = [_key(color, "-", name) for name, color in quantities.items()]
+                names = [
+                    _key(color, "-", _IN_LEGENDS.get(name, name))
+                    for name, color in quantities.items()
+                ]
                 low, high = axes.get_ylim()
                 axes.set_ylim(low, high + _HEADROOM * (high - low))
                 axes.legend(
