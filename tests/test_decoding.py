@@ -374,7 +374,7 @@ def chain_model() -> Any:
         device=table.device,
         sizes=SimpleNamespace(max_length=5),
         tables=lambda: Tables(image=None, words=torch.eye(7)),
-        start=lambda visual, texts, *_: Cache([], texts, torch.empty(1, 1, texts, 0)),
+        start=lambda visual, texts, *_: Cache([], texts, torch.empty(1, 1, texts, 0), None),
         step=lambda words, tables, cache: tables.words[words] @ table,
     )
 

@@ -54,6 +54,7 @@ RUN_BY = {
     "dvc exp run": "test_shared_tokens.py",
     "dvc exp show": "test_exp_show.py",
     "dvc gc": TOLD,
+    "dvc get": "test_undo.py",
     "dvc metrics diff": "test_exp_show.py",
     "dvc plots": "test_remote.py",
     "dvc pull": "test_remote.py",

@@ -23,6 +23,7 @@ CHANGED = "train.stage_one.epochs"  # one of the longest names that a knob has
 METRICS = {
     "dvclive/stage_one/selected.json": ["val1_C"],
     "dvclive/stage_two/selected.json": ["val2_C"],
+    "dvclive/stage_three/selected.json": [],  # off
     str(paths.METRICS): list(HEADLINE),
     str(paths.ANALYSIS): ["alignment", "R@5", "pointing", "chance"],
 }

@@ -66,6 +66,8 @@ def test_an_experiment_is_undone_restored_and_deleted(project: Path) -> None:
     typed(project, of_page("git restore . && dvc checkout"))
     assert epochs(project) == ("16", "16")
     assert "shorter" in typed(project, of_page("dvc exp show"))
+    typed(project, "dvc get . model --rev shorter -o members/shorter")  # as docs/models.md does
+    assert (project / "members/shorter").read_text() == "8"
     typed(project, of_page("dvc exp apply NAME").replace("NAME", "shorter"))
     assert epochs(project) == ("8", "8")
     typed(project, of_page("git restore . && dvc checkout"))
