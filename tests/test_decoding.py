@@ -58,6 +58,19 @@ def biased_to_end(model: UAR, by: float) -> UAR:
     return model
 
 
+def rows_of_steps(model: UAR, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each step of `model` computes, from now on."""
+    rows: list[int] = []
+    step = model.step
+
+    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
+        rows.append(len(words))
+        return step(words, tables, cache)
+
+    monkeypatch.setattr(model, "step", counted)
+    return rows
+
+
 @variants
 @pytest.mark.parametrize("beams", [1, 3])
 def test_cached_steps_equal_the_forward_pass(
@@ -175,14 +188,7 @@ def test_samples_that_are_alike_are_computed_once_and_ended_ones_no_more(
     model = biased_to_end(make_model(SEED), by=1.0)
     visual = make_visual(model, 5)
     draws = random_draws(0, 20, LENGTH)
-    rows: list[int] = []
-    step = model.step
-
-    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
-        rows.append(len(words))
-        return step(words, tables, cache)
-
-    monkeypatch.setattr(model, "step", counted)
+    rows = rows_of_steps(model, monkeypatch)
     texts = [[one.ids for one in of_study] for of_study in sample(model, visual, draws, 0.7)]
     needed = [  # prefixes of this length that went on, of each study
         sum(len({tuple(ids[:length]) for ids in of_study if len(ids) >= length})
@@ -297,14 +303,7 @@ def test_finished_studies_leave_the_batch(
 ) -> None:
     model = biased_to_end(make_model(SEED), by=1.0)
     visual = make_visual(model, 16)
-    rows: list[int] = []
-    step = model.step
-
-    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
-        rows.append(len(words))
-        return step(words, tables, cache)
-
-    monkeypatch.setattr(model, "step", counted)
+    rows = rows_of_steps(model, monkeypatch)
     lengths = {len(g.ids) for g in generate(model, visual, beams)}
     assert len(lengths) > 1
     assert rows[0] == 16
@@ -317,16 +316,9 @@ def test_decoding_stops_when_every_report_has_ended(
 ) -> None:
     model = biased_to_end(make_model(SEED), by=1e3)
     visual = make_visual(model, 3)
-    calls: list[int] = []
-    step = model.step
-
-    def counted(words: Tensor, tables: Tables, cache: Cache) -> Tensor:
-        calls.append(cache.position)
-        return step(words, tables, cache)
-
-    monkeypatch.setattr(model, "step", counted)
+    rows = rows_of_steps(model, monkeypatch)
     assert [g.ids for g in generate(model, visual, beam_size=1)] == [[], [], []]
-    assert calls == [0]
+    assert rows == [3]  # one step
 
 
 @pytest.mark.parametrize("beams", [1, 3])

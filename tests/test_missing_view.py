@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uar.core.special_words import BOS, EOS, PAD
-from uar.inference.decoding import generate
+from uar.inference.decoding import generate, random_draws, sample
 from uar.model.uar import UAR
 
 MakeModel = Callable[..., UAR]
@@ -117,3 +117,29 @@ def test_tokens_of_a_missing_view_get_no_gradient(
     gradient = model.unifier.visual.weight.grad.abs().sum(1)
     assert (gradient[:4] > 0).all()
     assert (gradient[4:8] == 0).all()
+
+
+@variants
+def test_samples_do_not_depend_on_a_missing_view(
+    make_model: MakeModel, make_visual: MakeVisual, switches: dict[str, Any]
+) -> None:
+    """Nor do they once other studies have left."""
+    model = make_model(SEED, **switches).double()
+    with torch.no_grad():
+        model.head.bias[EOS] += 1.0
+    visual = make_visual(model, 6)
+    visual = visual if model.params.lsu else visual.double()
+    present = torch.tensor([[True, False], [True, True]] * 3)
+    draws = random_draws(0, 5, model.sizes.max_length)
+    changed = with_other_second_view(visual)
+    hidden = [sample(model, v, draws, 1.0, present=present) for v in (visual, changed)]
+    texts = [[[one.ids for one in of_study] for of_study in drawn] for drawn in hidden]
+    assert texts[0] == texts[1]
+    for study in range(6):
+        row = slice(study, study + 1)
+        [alone] = sample(model, visual[row], draws, 1.0, present=present[row])
+        assert [one.ids for one in alone] == texts[0][study]
+    shown = [sample(model, v, draws, 1.0) for v in (visual, changed)]
+    assert [one.log_probability for one in shown[0][0]] != pytest.approx(
+        [one.log_probability for one in shown[1][0]], abs=1e-3
+    )

@@ -25,6 +25,7 @@ from tests.test_training import (
     differ,
     make_model,
     make_studies,
+    to_log,
 )
 from uar.core.config import Params, StageParams, StageThreeParams
 from uar.core.distributed import launch
@@ -352,12 +353,6 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
         **changes: Any,
     ) -> tuple[Trained, Logged]:
         logged: Logged = []
-
-        def on_epoch(epoch: int, values: dict[str, float]) -> None:
-            if epoch == kill_at:
-                raise Killed
-            logged.append((epoch, values))
-
         of = {"batch_size": batch_size, "report_every": 9}
         params = tiny_params.train.model_copy(update=of)
         critic = Critic(settings(tiny_params, **changes), with_findings(), VOCABULARY)
@@ -379,7 +374,7 @@ def train(tiny_params: Params, tmp_path: Path) -> Callable[..., tuple[Trained, L
                 critic=critic,
             ),
             scratch=Scratch(tmp_path / scratch, {}),
-            on_epoch=on_epoch,
+            on_epoch=to_log(logged, kill_at),
         )
         assert trained is not None
         return trained, logged

@@ -101,6 +101,17 @@ class Scripted:
         return scores | ({"CIDEr": self.scores[call]} if write else {})
 
 
+def to_log(logged: Logged, kill_at: int | None) -> Callable[[int, dict[str, float]], None]:
+    """Adds each epoch's values to `logged`, and ends the run at epoch `kill_at`."""
+
+    def on_epoch(epoch: int, values: dict[str, float]) -> None:
+        if epoch == kill_at:
+            raise Killed
+        logged.append((epoch, values))
+
+    return on_epoch
+
+
 @pytest.fixture
 def train(
     tiny_params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,12 +135,6 @@ def train(
         on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
     ) -> tuple[Trained, Logged]:
         logged: Logged = []
-
-        def on_epoch(epoch: int, values: dict[str, float]) -> None:
-            if epoch == kill_at:
-                raise Killed
-            logged.append((epoch, values))
-
         settings = settings or tiny_params.train.model_copy(update={"batch_size": 3})
         settings = settings.model_copy(update={"seed": seed})
         trained = train_stage(
@@ -150,7 +155,7 @@ def train(
                 from_trained=from_start,
             ),
             scratch=Scratch(tmp_path / scratch, {"run": identity}),
-            on_epoch=on_epoch,
+            on_epoch=to_log(logged, kill_at),
             on_speed=on_speed,
         )
         assert trained is not None
