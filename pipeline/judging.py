@@ -1,4 +1,4 @@
-"""Probabilities of findings, for the commands that choose among sampled reports."""
+"""What the judge says of findings in a split's images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 from pipeline import paths
 from uar.core.config import DecodeParams
 from uar.data.batches import Studies
+from uar.evaluation.calibration import AS_TRAINED
 from uar.inference.judge import Judge
 from uar.inference.writing import needs_findings
 from uar.tokens.cache import TokenCacheInfo, open_tokens
@@ -18,8 +19,15 @@ def finding_probabilities(decode: DecodeParams, studies: Studies) -> np.ndarray 
     Raises:
         UserError: the judge is missing, or of the tokens of another encoder.
     """
-    if not needs_findings(decode):
-        return None
+    return AS_TRAINED.probabilities(judge_logits(studies)) if needs_findings(decode) else None
+
+
+def judge_logits(studies: Studies) -> np.ndarray:
+    """Logits of findings in the studies' images, `(S, 13)`, of a model that reads pixels too.
+
+    Raises:
+        UserError: as `finding_probabilities`.
+    """
     judge, info = Judge.load(paths.JUDGE), TokenCacheInfo.load(paths.TOKENS_INFO)
     info.refuse_other_encoder(judge.encoder_sha256, str(paths.JUDGE))
-    return judge.probabilities(open_tokens(paths.TOKENS, info)[studies.rows, 0])
+    return judge.logits(open_tokens(paths.TOKENS, info)[studies.rows, 0])

@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import decode_params
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.bundle.evidence import Evidence, LogitScaling
+from uar.bundle.evidence import Evidence, LogitScaling, SentenceCertainty
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import FilmSet, Likeness
@@ -23,9 +23,11 @@ from uar.data.films import squash
 from uar.data.text import Vocabulary
 from uar.data.views import resize_view
 from uar.evaluation.clinical.labels import FINDINGS
+from uar.inference.judge import Judge
 from uar.model.checkpoint import Checkpoint
 from uar.model.uar import UAR, ModelSizes
 from uar.tokens.dvae import Dvae
+from uar.tokens.tokenizer import Tokenizer
 
 WORDS = (".", "clear", "effusion", "enlarged", "heart", "is", "lungs", "no", "the")
 
@@ -41,7 +43,7 @@ def make_bundle(
 
     Args:
         index: of six training studies, whose features are drawn at random.
-        likeness: of films like `chest`, with an example and counts of findings.
+        likeness: of films like `chest`, with an example, a judge and counts of findings.
     """
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
@@ -98,13 +100,24 @@ def make_bundle(
             studies=20,
             written={"Cardiomegaly": [3, 7]},
             scaling=LogitScaling(slope=0.5, shift=-1.0),
+            certainty=SentenceCertainty(
+                asserted=LogitScaling(slope=1.5, shift=0.5),
+                denied=LogitScaling(slope=0.8, shift=-1.0),
+            ),
         )
         if likeness
         else None,
         Example("e1", "val", packed_films(7), ("frontal", "lateral"), "Films of one who is well.")
         if likeness
         else None,
+        judge_of(tokenizer) if likeness else None,
     )
+
+
+def judge_of(tokenizer: Tokenizer) -> Judge:
+    """Weights drawn at random, of its codes in two views."""
+    weights = np.random.default_rng(0).normal(0, 1, (2 * 512 + 1, 13)).astype(np.float32)
+    return Judge(weights, 512, 2, False, 0.1, FINDINGS, tokenizer.fingerprint())
 
 
 def chest(number: int, view: int = 0) -> np.ndarray:

@@ -26,11 +26,22 @@ from tests.conftest import ROOT
 FOLDER = ROOT / ".mutants"
 WRITING = "training.py::test_validation_and_evaluation_write_as_decode_says"
 TESTS = {  # of each package
-    "model": ["equations.py", "decoding.py", "missing_view.py", "looking.py", "weights.py"],
-    "training": ["training.py", "self_critical.py", "looking.py", "equations.py", "extractor.py"],
-    "inference": ["inference.py", "decoding.py", "missing_view.py", WRITING],
+    "model": [
+        *("equations.py", "decoding.py", "missing_view.py", "looking.py", "weights.py"),
+        *("autocast.py", "ensemble.py", "extractor.py"),
+    ],
+    "training": [
+        *("training.py", "self_critical.py", "looking.py", "equations.py", "extractor.py"),
+        *("regularisation.py", "ensemble.py", "speed.py"),
+    ],
+    "inference": [
+        *("inference.py", "decoding.py", "missing_view.py", "choice.py", "judge.py", "probe.py"),
+        *("ensemble.py", WRITING),
+    ],
     "evaluation": [
         *("metrics.py", "clinical.py", "baselines.py", "bootstrap.py", "formats.py", "summary.py"),
+        *("calibration.py", "crossed.py", "choice.py", "judge.py", "looking.py", "radeval.py"),
+        *("self_critical.py", "tables_and_files.py"),
     ],
 }
 KILLED = {"killed", "timeout", "segfault"}

@@ -17,9 +17,9 @@ from tests.labelled_sentences import sentences
 from uar.core.errors import UserError
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.text import Vocabulary
-from uar.evaluation.clinical.asserted import AssertedFindings
 from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.clinical.labels import FINDINGS, Label
+from uar.evaluation.clinical.sentences import AssertedFindings
 from uar.evaluation.metrics import text_metrics
 from uar.evaluation.pairwise import ngram_counts, pairwise_scores
 from uar.inference.choice import Candidates, expected_utility, findings_gain

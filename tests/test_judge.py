@@ -11,6 +11,7 @@ import torch
 
 from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
+from uar.evaluation.calibration import AS_TRAINED
 from uar.evaluation.detection import auc, average_precision
 from uar.inference.bags import token_bags
 from uar.inference.judge import Judge, fit_judge
@@ -51,14 +52,16 @@ def test_a_finding_is_told_where_a_code_tells_it() -> None:
     assert judge.penalty in PENALTIES
     assert {name: len(of) for name, of in nats.items()} == {"tokens": 6, "places": 6}
     others, true = studies(300, 1)
-    found = judge.probabilities(others)
+    found = AS_TRAINED.probabilities(judge.logits(others))
     assert auc(found[:, 0], true[:, 0]) > 0.99
     assert abs(auc(found[:, 1], true[:, 1]) - 0.5) < 0.12
     assert found[:, 0][true[:, 0]].mean() > 0.7
     assert found[:, 1].mean() == pytest.approx(0.2, abs=0.06)  # its share
     np.testing.assert_allclose(found[:, 2], 3 / 402, rtol=1e-5)  # two studies: too few to fit
-    np.testing.assert_allclose(judge.probabilities(others[:5]), found[:5], rtol=1e-12)
-    assert judge.probabilities(others[:0]).shape == (0, 3)
+    np.testing.assert_allclose(
+        AS_TRAINED.probabilities(judge.logits(others[:5])), found[:5], rtol=1e-12
+    )
+    assert AS_TRAINED.probabilities(judge.logits(others[:0])).shape == (0, 3)
 
 
 def test_places_are_used_where_they_tell_more() -> None:
@@ -68,7 +71,7 @@ def test_places_are_used_where_they_tell_more() -> None:
     assert min(nats["places"].values()) < min(nats["tokens"].values())
     assert judge.weights.shape == (5 * 2 * CODES + 1, 3)
     others, true = studies(300, 1, placed=True)
-    assert auc(judge.probabilities(others)[:, 0], true[:, 0]) > 0.95
+    assert auc(AS_TRAINED.probabilities(judge.logits(others))[:, 0], true[:, 0]) > 0.95
 
 
 def test_logits_are_linear_in_the_bags() -> None:
@@ -83,7 +86,7 @@ def test_without_findings_there_are_shares_alone() -> None:
     tokens, labels = studies(50, 0)
     judge, nats = made(tokens, np.zeros_like(labels))
     assert nats == {"tokens": {}, "places": {}}
-    np.testing.assert_allclose(judge.probabilities(tokens), 1 / 52, rtol=1e-5)
+    np.testing.assert_allclose(AS_TRAINED.probabilities(judge.logits(tokens)), 1 / 52, rtol=1e-5)
 
 
 def test_a_judge_is_read_as_it_was_written(tmp_path: Path, small: Judge) -> None:
@@ -92,7 +95,10 @@ def test_a_judge_is_read_as_it_was_written(tmp_path: Path, small: Judge) -> None
     small.save(path)
     first = path.read_bytes()
     read = Judge.load(path)
-    np.testing.assert_array_equal(read.probabilities(tokens), small.probabilities(tokens))
+    np.testing.assert_array_equal(
+        AS_TRAINED.probabilities(read.logits(tokens)),
+        AS_TRAINED.probabilities(small.logits(tokens)),
+    )
     assert (read.findings, read.encoder_sha256, read.penalty) == (NAMES, "e1", small.penalty)
     read.save(path)
     assert path.read_bytes() == first

@@ -395,7 +395,7 @@ def test_the_chains_bundle_says_what_evaluate_says(chain: Path) -> None:
     predictions = read_predictions(chain / paths.PREDICTIONS)
     test = studies[studies["split"] == "test"]
     assert len(predictions) == len(test) > 1
-    root = chain / "data/raw/demo/images"
+    root, sure = chain / "data/raw/demo/images", []
     for (row, study), prediction in zip(test.iterrows(), predictions, strict=True):
         assert study["study_id"] == prediction.study_id
         prepared = reporter.prepare([root / path for path in study["image_paths"]])
@@ -403,6 +403,17 @@ def test_the_chains_bundle_says_what_evaluate_says(chain: Path) -> None:
         report = reporter.write([prepared])[0]
         assert " ".join(report.words) == prediction.generated
         assert report.log_probability == pytest.approx(prediction.log_probability, abs=1e-3)
+        sure += [certainty for certainty in report.certainties if certainty is not None]
+    details = read_json(chain / paths.DETAILS)
+    assert reporter.bundle.evidence.studies == details["evidence"]["studies"] == 2
+    assert reporter.bundle.evidence.written == details["evidence"]["written"]
+    claiming = details["certainty"]["test"]["sentences"]
+    if claiming is None:  # what so little training writes may say nothing
+        assert not sure
+    else:
+        bins = [(held["count"], held["predicted"]) for held in claiming["bins"]]
+        assert len(sure) == claiming["claiming"] == sum(count for count, _ in bins)
+        assert sum(sure) == pytest.approx(sum(count * mean for count, mean in bins), rel=1e-6)
 
 
 def test_reports_are_chosen_among_samples(
@@ -606,7 +617,7 @@ def test_a_model_trained_by_its_reports_is_the_one_that_is_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     render_only(monkeypatch, "curves")
-    monkeypatch.setattr("uar.evaluation.clinical.asserted.Labeller", labeller)
+    monkeypatch.setattr("uar.evaluation.clinical.sentences.Labeller", labeller)
     project({"train.stage_three.epochs": 2, "train.select_by": "cross_entropy"})
     for stage in ("train_stage_three", "evaluate", "analyze"):
         run(stage)

@@ -56,7 +56,7 @@ MakeVisual = Callable[..., torch.Tensor]
 
 @pytest.fixture(autouse=True)
 def rules_loaded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("uar.evaluation.clinical.asserted.Labeller", labeller)
+    monkeypatch.setattr("uar.evaluation.clinical.sentences.Labeller", labeller)
     monkeypatch.setattr("uar.training.speed.flops_per_study", uncounted)
 
 

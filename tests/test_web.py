@@ -327,9 +327,13 @@ def test_png_and_dicom_become_a_report(
     spoken = page.find_element(By.ID, "spoken")  # to screen readers
     assert spoken.get_attribute("textContent") == f"Draft report: {expected.text}"
     assert expected.origin in page.find_element(By.ID, "caveats").text
-    page.find_element(By.CSS_SELECTOR, ".report summary").click()
+    page.find_element(By.CSS_SELECTOR, "#sure summary").click()
     listed = page.find_elements(By.CSS_SELECTOR, "#sentences li > span:last-child")
     assert [line.text for line in listed] == [s.text for s in expected.sentences]
+    shown = page.find_elements(By.CSS_SELECTOR, "#sentences .certainty")
+    assert [each.text for each in shown] == [
+        "" if sure is None else f"{100 * sure:.0f} %" for sure in expected.certainties
+    ]
     captions = page.find_elements(By.CSS_SELECTOR, ".films figcaption")
     assert [caption.text for caption in captions] == list(expected.captions)
     assert captions[0].text == "film 1, taken as frontal"

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline import paths
 from pipeline.console import print_evaluation
 from pipeline.inputs import Inputs
-from pipeline.judging import finding_probabilities
+from pipeline.judging import finding_probabilities, judge_logits
 from pipeline.measures import constant_predictions, open_measures
 from pipeline.page import Evaluated, write_page
 from uar.core.config import Params
@@ -27,8 +27,11 @@ from uar.evaluation.baselines import (
     nearest_neighbours,
     token_histograms,
 )
-from uar.evaluation.calibration import AS_TRAINED, calibration, fit_scaling
+from uar.evaluation.calibration import AS_TRAINED, calibration, fit_scaling, written_and_right
+from uar.evaluation.certainty import Certainty, Sentences, shown
 from uar.evaluation.clinical.labeller import Labeller
+from uar.evaluation.clinical.labels import FINDINGS, Label
+from uar.evaluation.clinical.sentences import SentenceLabels
 from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
@@ -83,16 +86,18 @@ def evaluate() -> None:
     details = summary | origins(params, checkpoint, constant)
     if model.findings is not None:
         details["findings_head"] = head_calibration(writer, inputs)
+    clinical = measures.labellers["clinical"]
+    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
+    details |= what_to_believe(writer, systems["model"], inputs, clinical)
     details["per_study"] = per_study(systems["model"], scores["model"])
     table = per_study_scores(systems["model"], scores["model"])
     write_csv(paths.STUDY_SCORES, table)
     write_json(paths.DETAILS, details)
     write_json(paths.METRICS, headline(summary))
-    clinical = measures.labellers["clinical"]
-    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
     evaluated = Evaluated(systems["model"], scores["model"], table, details)
     write_page(inputs, model=writer, studies=studies, evaluated=evaluated, labeller=clinical)
     print_evaluation(summary)
+    log.info(shown(details["certainty"]["test"]))
     log.info(f"to read the reports beside their references: {paths.PAGE}")
 
 
@@ -151,6 +156,49 @@ def head_calibration(model: UAR | Ensemble, inputs: Inputs) -> dict[str, Any]:
                 "calibrated": calibration(logits[split], true[split], scaling),
             }
             for split in splits
+        },
+    }
+
+
+def what_to_believe(
+    model: UAR | Ensemble, of_test: list[Prediction], inputs: Inputs, labeller: Labeller
+) -> dict[str, Any]:
+    """How far what reports say of findings can be believed, as validation tells.
+
+    Returns:
+        `evidence`: of each finding, how many validation reports assert it, rightly and in all;
+        `certainty`: of sentences (`uar.evaluation.certainty`), fitted on validation, with its
+        scores there and on test.
+    """
+    params, table, studies = inputs.params, inputs.split_table("val"), inputs.studies("val")
+    of_val = write_reports(
+        model, studies, study_ids=table["study_id"], raw_reports=table["report"],
+        vocabulary=inputs.vocabulary, params=params.decode, what="generate, val", seed=params.seed,
+        probabilities=finding_probabilities(params.decode, studies),
+    )  # fmt: skip
+    labels = SentenceLabels(labeller)
+    splits: dict[Split, list[Prediction]] = {"val": of_val, "test": of_test}
+    generated, true, sentences = {}, {}, {}
+    for split, predictions in splits.items():
+        of_split = inputs.studies(split)
+        assert of_split.findings is not None  # `Inputs.studies` labels them
+        generated[split] = [prediction.generated for prediction in predictions]
+        true[split] = of_split.findings.numpy() > 0
+        sentences[split] = Sentences.of(
+            generated[split], judge_logits(of_split), true[split], labels
+        )
+    asserted = labeller.label(generated["val"])[:, : len(FINDINGS)] == Label.POSITIVE
+    certainty = Certainty.fit(sentences["val"])
+    return {
+        "evidence": {
+            "split": "val",
+            "studies": len(studies),
+            "written": written_and_right(asserted, true["val"], FINDINGS),
+        },
+        "certainty": {
+            "fitted_on": "val",
+            **{kind: scaling._asdict() for kind, scaling in certainty._asdict().items()},
+            **{split: certainty.scores(of) for split, of in sentences.items()},
         },
     }
 

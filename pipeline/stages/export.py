@@ -11,10 +11,9 @@ import torch
 import uar
 from pipeline import paths
 from pipeline.inputs import Inputs, finding_labels, open_images, study_rows
-from pipeline.judging import finding_probabilities
 from pipeline.provenance import code_date, commit
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.bundle.evidence import Evidence, LogitScaling
+from uar.bundle.evidence import Evidence
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import LEAST, FilmSet, Likeness
@@ -24,15 +23,11 @@ from uar.core.files import read_json, sha256
 from uar.core.params_file import load_params
 from uar.data.batches import TokenSource
 from uar.data.study import Split
-from uar.evaluation.calibration import written_and_right
-from uar.evaluation.clinical.labeller import Labeller
-from uar.evaluation.clinical.labels import FINDINGS, Label
+from uar.evaluation.certainty import KINDS
 from uar.inference.features import global_features
 from uar.inference.judge import Judge
-from uar.inference.reports import write_reports
 from uar.inference.writing import needs_findings
 from uar.model.checkpoint import Checkpoint
-from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 from uar.tokens.loading import load_tokenizer
 
@@ -84,9 +79,9 @@ def export() -> None:
         card=model_card(provenance),
         index=None if params.export.index == "none" else study_index(inputs, model),
         likeness=film_likeness(inputs),
-        evidence=evidence(inputs, inputs.writer(model)),
+        evidence=evidence(params),
         example=example(inputs) if params.dataset.name in EXAMPLES else None,
-        judge=Judge.load(paths.JUDGE) if needs_findings(params.decode) else None,
+        judge=Judge.load(paths.JUDGE) if params.model.lsu else None,
         seed=params.seed,
     )
     bundle.save(paths.BUNDLE)
@@ -127,22 +122,18 @@ def film_set(inputs: Inputs, split: Split) -> FilmSet:
     )
 
 
-def evidence(inputs: Inputs, model: UAR | Ensemble) -> Evidence:
-    """How often a finding that the model writes of a validation study is in its reference."""
-    studies, table = inputs.studies("val"), inputs.split_table("val")
-    written = write_reports(
-        model, studies, study_ids=table["study_id"], raw_reports=table["report"],
-        vocabulary=inputs.vocabulary, params=inputs.params.decode, what="generate, val",
-        seed=inputs.params.seed,
-        probabilities=finding_probabilities(inputs.params.decode, studies),
-    )  # fmt: skip
-    labels = Labeller().label(report.generated for report in written)[:, : len(FINDINGS)]
-    assert studies.findings is not None  # `Inputs.studies` labels them
-    head = read_json(paths.DETAILS).get("findings_head")
-    return Evidence(
-        studies=len(studies),
-        written=written_and_right(labels == Label.POSITIVE, studies.findings.numpy() > 0, FINDINGS),
-        scaling=None if head is None else LogitScaling(**head["scaling"]),
+def evidence(params: Params) -> Evidence:
+    """What `evaluate` found on validation: how far what the model says can be believed."""
+    details = read_json(paths.DETAILS)
+    counted, head = details["evidence"], details.get("findings_head")
+    certainty = {kind: details["certainty"][kind] for kind in KINDS} if params.model.lsu else None
+    return Evidence.model_validate(
+        {
+            "studies": counted["studies"],
+            "written": counted["written"],
+            "scaling": None if head is None else head["scaling"],
+            "certainty": certainty,
+        }
     )
 
 

@@ -1,16 +1,20 @@
-"""What validation says of a model's findings: how often a written one is right, and calibration."""
+"""What validation says of a model's reports: how far what they say of findings can be believed."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from uar.evaluation.calibration import Scaling
+from uar.evaluation.certainty import Certainty
 
 Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, of all that are written
 
 
 class LogitScaling(BaseModel):
-    """What makes probabilities of the findings head's logits: sigmoid(slope logit + shift)."""
+    """What makes probabilities of logits: sigmoid(slope logit + shift)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -18,14 +22,29 @@ class LogitScaling(BaseModel):
     shift: float
 
 
+class SentenceCertainty(BaseModel):
+    """Of the judge's logits, of what sentences assert and deny (`uar.evaluation.certainty`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asserted: LogitScaling
+    denied: LogitScaling
+
+    def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """As `Certainty.of_sentences`."""
+        scalings = (Scaling(of.slope, of.shift) for of in (self.asserted, self.denied))
+        return Certainty(*scalings).of_sentences(labels, logits)
+
+
 class Evidence(BaseModel):
-    """Findings in the reports of the validation split, none of which the model was trained on.
+    """What generated reports of the validation split say, on which the model was not trained.
 
     Attributes:
         studies: of the validation split.
         written: of each finding, how many generated reports assert it where the reference does too,
             and how many assert it in all.
         scaling: of the findings head's logits (`uar.evaluation.calibration`); None without a head.
+        certainty: how likely what a sentence says of findings is right; None without a judge.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +52,7 @@ class Evidence(BaseModel):
     studies: int = Field(ge=0)
     written: dict[str, Counts]
     scaling: LogitScaling | None
+    certainty: SentenceCertainty | None = None
 
     @model_validator(mode="after")
     def _counts_fit(self) -> Evidence:

@@ -30,14 +30,11 @@ class Sentence:
         text: as it is to be read.
         start: its first word's place among the report's words.
         end: one behind its last, the full stop if it has one.
-        log_probability: mean over its words, full stop included; nearer 0 is more certain. Always
-            the model's own log p(word | films): `decode.guidance` only chooses the words.
     """
 
     text: str
     start: int
     end: int
-    log_probability: float
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,8 @@ class Report(StudyFilms):
             for present while the report is written.
         similar: the training studies most like this one, most alike first; empty where the
             bundle carries no index.
-        evidence: what validation says of the model's findings.
+        evidence: what validation says of the model's reports.
+        judged: `(13,)`, logits of `FINDINGS` by the judge, from the films alone; None without one.
     """
 
     words: tuple[str, ...]
@@ -139,6 +137,7 @@ class Report(StudyFilms):
     thresholds: tuple[float, ...] | None = None
     similar: tuple[SimilarStudy, ...] = ()
     evidence: Evidence | None = None
+    judged: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def text(self) -> str:
@@ -188,6 +187,23 @@ class Report(StudyFilms):
         )
         return tuple(f for f in found if f.said is not None or f.probability is not None)
 
+    @cached_property
+    def certainties(self) -> tuple[float | None, ...]:
+        """Of each sentence, the probability that what it says of findings is right.
+
+        None where it says nothing of findings, and of films that are doubtful or of a bundle
+        without a judge, of which validation tells nothing.
+        """
+        certainty = self.evidence.certainty if self.evidence and not self.doubts else None
+        if certainty is None or self.judged is None or not self.sentences:
+            return (None,) * len(self.sentences)
+        with _LABELLING:
+            labels = _labeller().label([sentence.text for sentence in self.sentences])
+        labels = labels[:, : len(FINDINGS)]
+        judged = np.broadcast_to(self.judged, labels.shape)
+        sure = certainty.of_sentences(labels, judged).tolist()
+        return tuple(None if np.isnan(each) else each for each in sure)
+
     def as_json(self) -> dict[str, Any]:
         """Text, caveats, sentences, findings and similar studies, for a JSON file."""
         return {
@@ -197,7 +213,8 @@ class Report(StudyFilms):
             **self.films_json(),
             "log_probability": self.log_probability,
             "sentences": [
-                {"text": s.text, "mean_log_probability": s.log_probability} for s in self.sentences
+                {"text": sentence.text, "certainty": certainty}
+                for sentence, certainty in zip(self.sentences, self.certainties, strict=True)
             ],
             "findings": [vars(f) | {"interval": f.interval} for f in self.findings],
             "similar": [vars(study) for study in self.similar],
@@ -216,7 +233,7 @@ def png(film: np.ndarray) -> str:
 
 
 def _notebook_html(report: Report) -> str:
-    """Films and sentences, less certain ones underlined by dots, for a notebook."""
+    """Films and sentences, each with how sure it is when pointed at, for a notebook."""
     films = "".join(
         f'<img alt="{view} film as the model sees it" width="192" '
         f'style="image-rendering:pixelated;margin-right:4px" src="data:image/png;base64,'
@@ -225,15 +242,20 @@ def _notebook_html(report: Report) -> str:
         if there
     )
     sentences = " ".join(
-        f'<span title="mean word probability {np.exp(s.log_probability):.0%}">'
-        f"{html.escape(s.text)}</span>"
-        for s in report.sentences
+        f'<span title="{_in_words(certainty)}">{html.escape(sentence.text)}</span>'
+        for sentence, certainty in zip(report.sentences, report.certainties, strict=True)
     )
     caveats = "".join(f"<br>{html.escape(said)}" for said in report.caveats[1:])
     return (
         f'<div style="max-width:45em"><div>{films}</div><p>{sentences}</p>'
         f"<p><small>{RESEARCH}{caveats}</small></p></div>"
     )
+
+
+def _in_words(certainty: float | None) -> str:
+    if certainty is None:
+        return "how sure this is cannot be told"
+    return f"by validation, {100 * certainty:.0f} of 100 such sentences are right"
 
 
 _SAID = {

@@ -34,6 +34,7 @@ from uar.data.films import Film, squash
 from uar.data.isolation import FilmDecoder
 from uar.data.study import View, frontal_first
 from uar.data.views import resize_view
+from uar.evaluation.calibration import AS_TRAINED
 from uar.inference.decoding import Generated
 from uar.inference.word_attention import recorded_attention
 from uar.inference.writing import ReportWriter, needs_findings
@@ -146,26 +147,13 @@ class Reporter:
             UserError: as `report`.
         """
         settings = self.bundle.preprocessing
-        if not 1 <= len(study) <= settings.views:
-            most = "one film" if settings.views == 1 else f"one to {settings.views} films"
-            raise UserError(f"{len(study)} films of a study, this model takes {most}")
-        names = names or [name_of(source, i) for i, source in enumerate(study)]
-        films = [read_source(s, name, self._decode) for s, name in zip(study, names, strict=True)]
-        unstated: list[View] = ["unknown"] * len(films)
-        films = [
-            replace(film, view=view) if film.view == "unknown" else film
-            for film, view in zip(films, views or unstated, strict=True)
-        ]
-        order = frontal_first([film.view for film in films])
-        films, names = [films[i] for i in order], [names[i] for i in order]
-        notes = _view_notes([film.view for film in films], settings.views, order)
+        films, names, notes = self._read(study, names, views)
         doubts: list[str] = []
         for film, name in zip(films, names, strict=True):
             doubts += header_doubts(film, name) + form_doubts(film, name, settings.crop)
             notes += header_notes(film, name)
         packed = [squash(film.pixels, settings.image_size) for film in films]
         missing = settings.views - len(packed)
-        present = np.arange(settings.views) < len(packed)
         if missing:
             masked = settings.missing_view == "mask"
             packed += [np.zeros_like(packed[-1]) if masked else packed[-1]] * missing
@@ -175,31 +163,50 @@ class Reporter:
                     "and the report is less reliable."
                 )
         stacked = np.stack(packed)
-        pixels = resize_view(torch.from_numpy(stacked), settings.crop).to(self._device)
-        visual = pixels
-        if self._tokenizer is not None:
-            with autocast(self._device, settings.precision):
-                visual = self._tokenizer.tokenize(pixels)
-        visual = visual.cpu()
+        visual = self._visual(stacked)
         likeness = self._likeness(stacked, visual, len(films))
         for found, name, view in zip(likeness, names, _VIEW_NAMES, strict=False):
             doubts += likeness_doubts(found, name, view)
         swapped, others = view_doubts(likeness, names, _VIEW_NAMES)
-        doubts, notes = doubts + swapped, notes + others
-        stated = np.array(
-            [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
-        )
-        stated = np.append(stated, np.ones(missing, bool))
+        stated = [film.view == view for film, view in zip(films, _VIEW_NAMES, strict=False)]
         return Prepared(
             films=stacked,
             views=_VIEW_NAMES[: settings.views],
-            present=present,
-            stated=stated,
-            notes=tuple(notes),
-            doubts=tuple(doubts),
+            present=np.arange(settings.views) < len(films),
+            stated=np.array([*stated, *[True] * missing]),
+            notes=(*notes, *others),
+            doubts=(*doubts, *swapped),
             likeness=likeness,
             visual=visual,
         )
+
+    def _read(
+        self, study: Sequence[FilmSource], names: Sequence[str] | None, views: Sequence[View] | None
+    ) -> tuple[list[Film], list[str], list[str]]:
+        """Its films with their names, the frontal one first, and notes of their views."""
+        most = self.bundle.preprocessing.views
+        if not 1 <= len(study) <= most:
+            allowed = "one film" if most == 1 else f"one to {most} films"
+            raise UserError(f"{len(study)} films of a study, this model takes {allowed}")
+        names = names or [name_of(source, i) for i, source in enumerate(study)]
+        films = [read_source(s, name, self._decode) for s, name in zip(study, names, strict=True)]
+        if views is not None:
+            films = [
+                replace(film, view=view) if film.view == "unknown" else film
+                for film, view in zip(films, views, strict=True)
+            ]
+        order = frontal_first([film.view for film in films])
+        films, names = [films[i] for i in order], [names[i] for i in order]
+        return films, names, _view_notes([film.view for film in films], most, order)
+
+    def _visual(self, films: np.ndarray) -> Tensor:
+        """Of packed films `(V, size, size)`, as `Prepared` has it."""
+        settings = self.bundle.preprocessing
+        pixels = resize_view(torch.from_numpy(films), settings.crop).to(self._device)
+        if self._tokenizer is None:
+            return pixels.cpu()
+        with autocast(self._device, settings.precision):
+            return self._tokenizer.tokenize(pixels).cpu()
 
     def _decode(self, data: bytes, name: str) -> Film:
         """A film's file within `uar.data.films.LIMITS`, in another process."""
@@ -225,9 +232,10 @@ class Reporter:
     def _write(self, studies: Sequence[Prepared]) -> list[Report]:
         model, judge = self._model, self.bundle.judge
         visual = torch.stack([study.visual for study in studies])
+        judged = None if judge is None else judge.logits(visual.numpy())
         probabilities = None
-        if judge is not None and needs_findings(self.bundle.decode):
-            probabilities = judge.probabilities(visual.numpy())
+        if judged is not None and needs_findings(self.bundle.decode):
+            probabilities = AS_TRAINED.probabilities(judged)
         visual = visual.to(self._device)
         present = None
         if self.bundle.preprocessing.missing_view == "mask":
@@ -242,9 +250,8 @@ class Reporter:
         with recorded_attention(model) as layers:
             output = model(visual, rows, present)
         attention = torch.stack(layers).mean(dim=0).float().cpu()  # (B, T, L)
-        chosen = output.logits.float().log_softmax(-1).gather(2, rows[:, 1:, None]).squeeze(2).cpu()
         reports = [
-            self._report(study, beam, attention[i], chosen[i])
+            self._report(study, beam, attention[i], None if judged is None else judged[i])
             for i, (study, beam) in enumerate(zip(studies, written, strict=True))
         ]
         if (limits := model.finding_thresholds) is not None and output.finding_logits is not None:
@@ -268,7 +275,7 @@ class Reporter:
         study: Prepared,
         written: Generated,
         attention: Tensor,
-        log_probabilities: Tensor,
+        judged: np.ndarray | None,
     ) -> Report:
         words = tuple(self.bundle.vocabulary.decode(written.ids).split())
         views = len(study.views)
@@ -276,11 +283,12 @@ class Reporter:
         of_words = attention[: len(words)] * attention.shape[1]
         return Report(
             words=words,
-            sentences=tuple(_sentences(words, log_probabilities.tolist())),
+            sentences=tuple(_sentences(words)),
             log_probability=written.log_probability,
             attention=of_words.reshape(len(words), views, side, side).numpy(),
             origin=_origin(self.bundle.provenance),
             evidence=self.bundle.evidence,
+            judged=judged,
             **{name: getattr(study, name) for name in StudyFilms.__dataclass_fields__},
         )
 
@@ -355,13 +363,12 @@ def load(path: str | Path, device: str = "auto") -> Reporter:
     return Reporter(Bundle.load(Path(path)), device)
 
 
-def _sentences(words: Sequence[str], log_probabilities: Sequence[float]) -> Iterator[Sentence]:
+def _sentences(words: Sequence[str]) -> Iterator[Sentence]:
     """Words up to each full stop; a report cut at its greatest length ends without one."""
     start = 0
     for i, word in enumerate(words):
         if word == "." or i + 1 == len(words):
             said = " ".join(words[start : i + 1]).replace(" .", ".")
             if said != ".":
-                mean = sum(log_probabilities[start : i + 1]) / (i + 1 - start)
-                yield Sentence(said[0].upper() + said[1:], start, i + 1, mean)
+                yield Sentence(said[0].upper() + said[1:], start, i + 1)
             start = i + 1

@@ -39,7 +39,7 @@ from uar.data.jpeg import EARLY, Jpeg
 if TYPE_CHECKING:
     from uar.data.study import View
 
-MAX_PIXELS = 64_000_000  # of a film (`uar.data.films.FilmLimits`)
+MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
 _MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much header
 _PIECE = 2**16  # bytes
 _META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, which counts from here

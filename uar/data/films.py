@@ -17,7 +17,6 @@ from PIL import Image, ImageFile, ImageOps
 from uar.core.errors import UserError
 from uar.data.dicom import (
     DAMAGE,
-    MAX_PIXELS,
     coloured,
     kind_of,
     read_dicom,
@@ -54,13 +53,11 @@ class FilmLimits:
 
     Attributes:
         file_bytes: of its file.
-        pixels: of the film; the largest detectors have about 15 million.
         seconds: to decode it.
         memory: bytes that decoding may take.
     """
 
     file_bytes: int = 64_000_000
-    pixels: int = MAX_PIXELS
     seconds: float = 30.0
     memory: int = 3_000_000_000
 

@@ -9,6 +9,7 @@ import numpy as np
 
 _BINS = 10
 _STEPS, _RIDGE = 100, 1e-9  # of Newton's method
+_LEAST = 1e-12  # probability in a logarithm
 _Z = 1.959964  # of a 95 % interval
 
 
@@ -31,7 +32,7 @@ class Scaling(NamedTuple):
 AS_TRAINED = Scaling(1.0, 0.0)
 
 
-def fit_scaling(logits: np.ndarray, true: np.ndarray) -> Scaling:
+def fit_scaling(logits: np.ndarray, true: np.ndarray, prior: float = _RIDGE) -> Scaling:
     """The scaling of least cross-entropy (Platt 1999), of a slope between 1/20 and 20.
 
     One for all findings, since most are too rare for one of their own. The shift takes back what
@@ -40,16 +41,18 @@ def fit_scaling(logits: np.ndarray, true: np.ndarray) -> Scaling:
     finite where the logits part them. By Newton's method, the entropy being convex.
 
     Args:
-        logits: `(S, N)`, of studies that the model was not trained on.
-        true: `(S, N)` bool.
+        logits: of any shape, of studies that the model was not trained on.
+        true: bool of the same shape.
+        prior: precision of a normal prior of slope and shift about 1 and 0, the logits as they are.
     """
     x, n = logits.ravel().astype(np.float64), int(true.sum())
     target = np.where(true.ravel(), (n + 1) / (n + 2), 1 / (x.size - n + 2))
-    ones, found = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
+    ones, as_trained = np.stack([x, np.ones_like(x)]), np.array(AS_TRAINED)
+    found = as_trained
     for _ in range(_STEPS):
         likely = Scaling(*found).probabilities(x)
-        slope = ones @ (likely - target)
-        curvature = (ones * (likely * (1 - likely))) @ ones.T + _RIDGE * np.eye(2)
+        slope = ones @ (likely - target) + prior * (found - as_trained)
+        curvature = (ones * (likely * (1 - likely))) @ ones.T + prior * np.eye(2)
         step = np.linalg.solve(curvature, slope)
         found = found - step / max(1.0, np.abs(step).max())
     return Scaling(float(np.clip(found[0], 1 / 20, 20)), float(found[1]))
@@ -76,23 +79,34 @@ def reliability(predicted: np.ndarray, true: np.ndarray) -> list[dict[str, Any]]
     ]
 
 
-def calibration(logits: np.ndarray, true: np.ndarray, scaling: Scaling) -> dict[str, Any]:
-    """Calibration of all findings together, by a scaling.
+def calibration_of_probabilities(predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    """How well predicted probabilities agree with what is true.
+
+    Args:
+        predicted: of any shape.
+        true: bool of the same shape.
 
     Returns:
         `cross_entropy` in nats, `brier` (mean squared error of the probability), `ece` (expected
         calibration error: mean over predictions of |observed - predicted| of their bin) and the
         bins of `reliability`.
     """
-    predicted = scaling.probabilities(logits)
     bins = reliability(predicted, true)
     gaps = [b["count"] * abs(b["observed"] - b["predicted"]) for b in bins]
+    likely = np.where(true, predicted, 1 - predicted)
     return {
-        "cross_entropy": scaling.cross_entropy(logits, true),
+        "cross_entropy": float(-np.log(np.maximum(likely, _LEAST)).mean()),
         "brier": float(np.mean((predicted - true) ** 2)),
         "ece": sum(gaps) / predicted.size,
         "bins": bins,
     }
+
+
+def calibration(logits: np.ndarray, true: np.ndarray, scaling: Scaling) -> dict[str, Any]:
+    """The same of the probabilities that a scaling makes of logits."""
+    predicted = scaling.probabilities(logits)
+    cross_entropy = scaling.cross_entropy(logits, true)  # of logits, exact however large they are
+    return calibration_of_probabilities(predicted, true) | {"cross_entropy": cross_entropy}
 
 
 def wilson(right: int, of: int) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uar.core.errors import UserError
 from uar.core.weights import read_weights, write_weights
-from uar.evaluation.calibration import AS_TRAINED
 from uar.inference.bags import common_codes, quarter_bags, token_bags
 from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_out
 
@@ -61,10 +60,6 @@ class Judge:
         weights = self.weights.astype(float)
         of_blocks = [self._bags(block) @ weights[:-1] + weights[-1] for block in blocks]
         return np.concatenate([np.empty((0, weights.shape[1])), *of_blocks])
-
-    def probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """Of the tokens of whole views `(S, V, L)`, `(S, N)`."""
-        return AS_TRAINED.probabilities(self.logits(tokens))
 
     def _bags(self, tokens: np.ndarray) -> np.ndarray:
         parts = [token_bags(tokens, self.codebook)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from uar.core.config import OF_SAMPLES, DecodeParams
 from uar.core.errors import UserError
 from uar.data.text import Vocabulary
-from uar.evaluation.clinical.asserted import AssertedFindings
+from uar.evaluation.clinical.sentences import AssertedFindings
 from uar.inference.choice import Candidates, expected_utility
 from uar.inference.decoding import Generated, generate_as, random_draws, sample
 from uar.model.ensemble import Ensemble

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from uar.core.config import StageThreeParams
-from uar.evaluation.clinical.asserted import AssertedFindings
+from uar.evaluation.clinical.sentences import AssertedFindings
 from uar.evaluation.pairwise import DocumentFrequencies, pairwise_scores
 
 

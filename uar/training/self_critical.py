@@ -19,17 +19,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from uar.core.config import StageThreeParams
-from uar.core.device import autocast
 from uar.core.special_words import BOS, EOS, PAD
 from uar.data.batches import Batch, Studies
 from uar.data.text import Vocabulary
 from uar.inference.decoding import Generated, random_draws, sample
 from uar.model.uar import UAR
 from uar.training.reward import Reward
+from uar.training.step import Step
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -145,8 +144,8 @@ def freeze_untouched(model: UAR) -> None:
             parameter.requires_grad_(False)
 
 
-class PolicyStep(nn.Module):
-    """The policy gradient of a micro-batch as one module, for DDP or FSDP to wrap.
+class PolicyStep(Step):
+    """The policy gradient of a micro-batch.
 
     The model has to be in evaluation mode, in which the reports were drawn.
 
@@ -154,9 +153,8 @@ class PolicyStep(nn.Module):
         model: UAR, as stage two left it: a copy is what `anchor` holds it to.
         params: of the stage.
         fabric: the processes that train together.
-        precision: of the forward pass, see `uar.core.device.autocast`. In bfloat16 probabilities
-            are rounded, those of the drawing are not.
-        compiled: pass the model through `torch.compile`.
+        precision: as `Step`. In bfloat16 probabilities are rounded, those of the drawing are not.
+        compiled: as `Step`.
     """
 
     def __init__(
@@ -168,14 +166,10 @@ class PolicyStep(nn.Module):
         precision: str,
         compiled: bool,
     ) -> None:
-        super().__init__()
-        self.model, self.params, self.compiled = model, params, compiled
+        super().__init__(model, fabric=fabric, precision=precision, compiled=compiled)
+        self.params, self.compiled = params, compiled
         frozen = copy.deepcopy(model).to(fabric.device).eval().requires_grad_(False)
-        self.frozen = (frozen,)  # a tuple: no part of this module that is trained, sharded or saved
-        self.autocast = lambda: autocast(fabric.device, precision)
-        self.run = torch.compile(model.forward) if compiled else model.forward
-        fixed = [name for name, _ in self.named_buffers() if name.endswith("aligner.basis")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)
+        self.frozen = (frozen,)  # in a tuple, so that it is neither trained nor sharded
 
     def forward(self, drawn: Drawn) -> dict[str, Tensor]:
         """Terms by name: `loss`, whose gradient is the policy's, `divergence` and the rewards.

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.parallel import DistributedDataParallel
 
 from uar.core.config import StageParams, TrainParams
-from uar.core.device import autocast, make_deterministic
+from uar.core.device import make_deterministic
 from uar.core.distributed import (
     full_state,
     gather_rows,
@@ -41,6 +40,7 @@ from uar.training.optimizer import make_optimizer, mask_parameters
 from uar.training.resume import ResumeState, read_resume
 from uar.training.self_critical import Critic, Drawn, PolicyStep, freeze_untouched
 from uar.training.speed import Speed, in_a_line
+from uar.training.step import Step
 from uar.training.validation import Validation
 
 if TYPE_CHECKING:
@@ -61,15 +61,14 @@ class Trained:
     refusal: str | None = None  # why no epoch of self-critical training is used, if none is
 
 
-class TrainingStep(nn.Module):
-    """Forward pass and loss of a micro-batch as one module, for DDP or FSDP to wrap.
+class TrainingStep(Step):
+    """Forward pass and loss of a micro-batch, whose shapes never change (`Shard`).
 
     Args:
         model: UAR.
         objective: Eq. 13, of the model's output.
         fabric: the processes over which Eq. 10 gathers a batch.
-        precision: of the forward pass, see `uar.core.device.autocast`.
-        compiled: pass the model through `torch.compile`; shapes never change (`Shard`).
+        precision, compiled: as `Step`.
         teacher: whose probabilities of words are learnt too, in evaluation mode; None: nobody's.
     """
 
@@ -83,16 +82,10 @@ class TrainingStep(nn.Module):
         compiled: bool,
         teacher: UAR | Ensemble | None = None,
     ) -> None:
-        super().__init__()
-        self.teacher = (teacher,)  # in a tuple: no module of this one, which trains and shards
-        self.model = model
+        super().__init__(model, fabric=fabric, precision=precision, compiled=compiled)
+        self.teacher = (teacher,)  # in a tuple, so that it is neither trained nor sharded
         self.objective = objective
         self.gather = lambda rows: gather_rows(fabric, rows)
-        self.autocast = lambda: autocast(fabric.device, precision)
-        self.run = torch.compile(model.forward) if compiled else model.forward
-        # The basis is fixed, and every process draws the same: DDP need not send it in each step.
-        fixed = [name for name, _ in self.named_buffers() if name.endswith("aligner.basis")]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Terms by name, `loss` among them."""
@@ -328,7 +321,7 @@ class Trainer:
         self.average = WeightAverage(self.step, params.weight_average)
         self.steps = data.studies.training_steps(params.batch_size)  # of an epoch
         self.epochs = config.stage.epochs
-        if sharded_parts(self.step):  # FSDP holds what runs first for the whole: not a layer
+        if sharded_parts(self.step):  # the first module to run becomes FSDP's root: no layer may
             with torch.no_grad():
                 self.step(next(self._batches(0))[0].to(fabric.device))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -99,6 +99,7 @@ function show(report) {
     byId("own").querySelector("span").textContent = report.example.study_id;
     byId("own").querySelector("p").textContent = report.example.report;
   }
+  byId("sure").hidden = report.sentences.every(({ certainty }) => certainty === null);
   byId("sentences").replaceChildren(...report.sentences.map(drawSentence));
   const findings = result.querySelector(".findings");
   findings.replaceChildren(...report.findings.map(drawFinding));
@@ -133,10 +134,10 @@ function drawSimilar({ study_id: study, cosine, report }) {
   return line;
 }
 
-function drawSentence({ text: said, mean_log_probability }) {
+function drawSentence({ text: said, certainty }) {
   const line = element("li");
-  const mean = percent(Math.exp(mean_log_probability));
-  line.append(element("span", "probability", mean), element("span", "", said));
+  const sure = certainty === null ? "" : percent(certainty);
+  line.append(element("span", "certainty", sure), element("span", "", said));
   return line;
 }
 

@@ -1,0 +1,125 @@
+"""How sure a generated sentence is: the probability that what it says of findings is right.
+
+A sentence *claims* a finding that the labeller finds asserted or denied in it. What is asserted is
+right if the study's reference asserts it too, what is denied if the reference does not. How likely
+the reference asserts it is told by the judge's logit, scaled and shifted as is best on validation
+(Platt 1999): once for what is asserted and once for what is denied, because the text, too, knows
+something of the images. A sentence is right if all its claims are. Its probability is the product
+of theirs, as if they were independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from uar.evaluation.calibration import (
+    Scaling,
+    calibration,
+    calibration_of_probabilities,
+    fit_scaling,
+)
+from uar.evaluation.clinical.labels import FINDINGS, Label
+from uar.evaluation.clinical.sentences import SentenceLabels, sentences_of
+
+_PRIOR = 1.0  # how strongly few claims are held to the judge as it is
+KINDS = {"asserted": Label.POSITIVE, "denied": Label.NEGATIVE}
+
+
+class Sentences(NamedTuple):
+    """Sentences of generated reports, and what is true of their studies."""
+
+    labels: np.ndarray  # (N, 13) int8, of `Label`, what each says
+    logits: np.ndarray  # (N, 13), the judge's of its study
+    true: np.ndarray  # (N, 13) bool, what its study's reference asserts
+
+    @classmethod
+    def of(
+        cls, reports: Sequence[str], logits: np.ndarray, true: np.ndarray, labels: SentenceLabels
+    ) -> Sentences:
+        """Of S generated reports whose full stops are words.
+
+        Args:
+            reports: S of them.
+            logits: `(S, 13)`.
+            true: `(S, 13)` bool.
+            labels: what sentences say.
+        """
+        sentences = [sentences_of(report) for report in reports]
+        study = np.repeat(np.arange(len(reports)), [len(of) for of in sentences])
+        said = labels(sentence for of in sentences for sentence in of)
+        return cls(said, logits[study], true[study])
+
+    def claims(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Logit and truth of each finding that a sentence asserts, or denies, `(C,)` each."""
+        claimed = self.labels == KINDS[kind]
+        return self.logits[claimed], self.true[claimed]
+
+
+class Certainty(NamedTuple):
+    """How likely the reference asserts a finding that a generated sentence asserts, or denies."""
+
+    asserted: Scaling
+    denied: Scaling
+
+    @classmethod
+    def fit(cls, sentences: Sentences) -> Certainty:
+        """By maximum likelihood, of reports that the model was not trained on.
+
+        A prior holds few claims to what the judge says.
+        """
+        return cls(**{kind: fit_scaling(*sentences.claims(kind), prior=_PRIOR) for kind in KINDS})
+
+    def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        """Probability that all claims of each of N sentences are right; NaN without any claim.
+
+        Args:
+            labels: `(N, 13)`, of `Label`.
+            logits: of the judge, `(N, 13)`.
+        """
+        asserted, denied = (labels == label for label in KINDS.values())
+        right = np.ones(labels.shape)
+        right[asserted] = self.asserted.probabilities(logits[asserted])
+        right[denied] = 1 - self.denied.probabilities(logits[denied])
+        return np.where((asserted | denied).any(axis=1), right.prod(axis=1), np.nan)
+
+    def scores(self, sentences: Sentences) -> dict[str, Any]:
+        """Calibration on sentences, of validation or of other studies.
+
+        Returns:
+            `asserted` and `denied`: `claims`, how many; `true`, the share that references assert;
+            `calibration` of that probability. `sentences`: `claiming`, how many claim anything;
+            `right`, the share whose claims are all right; calibration. None where there are none.
+        """
+        scores: dict[str, Any] = {}
+        for kind in KINDS:
+            logits, true = sentences.claims(kind)
+            scores[kind] = None
+            if len(true):
+                about = calibration(logits, true, getattr(self, kind))
+                scores[kind] = {"claims": len(true), "true": float(true.mean()), **about}
+        sure = self.of_sentences(sentences.labels, sentences.logits)
+        claiming = ~np.isnan(sure)
+        labels, true = sentences.labels[claiming], sentences.true[claiming]
+        wrong = ((labels == Label.POSITIVE) & ~true) | ((labels == Label.NEGATIVE) & true)
+        right = ~wrong.any(axis=1)
+        scores["sentences"] = None
+        if len(right):
+            about = calibration_of_probabilities(sure[claiming], right)
+            scores["sentences"] = {
+                "claiming": len(right), "right": float(right.mean()), **about
+            }  # fmt: skip
+        return scores
+
+
+def shown(scores: dict[str, Any]) -> str:
+    """The scores of a split's sentences in a line."""
+    of = scores["sentences"]
+    if of is None:
+        return f"no sentence says anything of the {len(FINDINGS)} findings"
+    return (
+        f"{of['claiming']} sentences with findings, {of['right']:.1%} right, expected calibration "
+        f"error {of['ece']:.3f}"
+    )
