@@ -85,6 +85,12 @@ def committed(path: str) -> str:
 
 
 @pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same random numbers whatever has been run before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def messages(caplog: pytest.LogCaptureFixture) -> None:
     """`caplog` holds what the commands say, not only their warnings."""
     caplog.set_level(logging.INFO)

@@ -177,6 +177,8 @@ def test_findings_cannot_be_won_by_silence(labeller: Labeller) -> None:
     assert said["micro"] == pytest.approx({"precision": 0.1, "recall": 1 / 3, "F1": 2 / 13})
     assert said["macro_5"]["F1"] == pytest.approx(2 / 11 / 5)
     assert set(said["no_finding"].values()) == {0.0}
+    perhaps = findings_scores(["Possible edema."], ["edema ."], labeller)
+    assert perhaps == findings_scores(["No edema."], ["edema ."], labeller)  # as is the default
     with pytest.raises(UserError, match="10 references, 9 reports"):
         findings_scores(references, silent * 3, labeller)
 

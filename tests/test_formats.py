@@ -317,7 +317,7 @@ def test_every_format_is_read(
         ),
         ("a.json", '{"references": ["a"], "hypotheses": []}', "1 references, 0 hypotheses"),
         ("a.csv", "id,text\n1,a\n", r"found \['id', 'text'\]"),
-        ("a.csv", "study_id,report\n1,a\n1,b\n", "study 1 occurs twice"),
+        ("a.csv", "study_id,report\n1,a\n1,b\n", r"a\.csv: study 1 occurs twice"),
         ("a.jsonl", '{"ref": "a", "hyp": "b"}\n{"ref": "a"}\n', "some lines have `ref`"),
         ("a.xlsx", "", "reports are read from .json, .jsonl"),
     ],

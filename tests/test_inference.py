@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from tests import reference
+from tests.conftest import decode_params
+from uar.core.special_words import PAD
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.inference.features import global_features
+from uar.inference.reports import write_reports
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
 
@@ -52,6 +55,24 @@ def test_global_features_are_those_of_each_study(
         np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert np.abs(images[0] - images[1:]).max(axis=1).min() > 1e-2  # studies differ
     assert np.abs(reports[0] - reports[1:]).max(axis=1).min() > 1e-2
+
+
+@pytest.mark.parametrize("present", [None, PRESENT], ids=["all views", "some views"])
+def test_what_a_reference_costs_is_what_its_words_cost_one_after_another(
+    make_model: Callable[..., UAR], present: np.ndarray | None
+) -> None:
+    model, studies = make_model(3), make_studies(present)
+    decode = decode_params(beam_size=1, guidance=0.0, batch_size=2)
+    written = write_reports(
+        model, studies, study_ids="12345", raw_reports=REPORTS, vocabulary=WORDS, params=decode,
+        what="tests",
+    )  # fmt: skip
+    for prediction, (visual, report, views) in zip(written, each(model, studies), strict=True):
+        with torch.no_grad():
+            likely = model(visual, report, views).logits.double().log_softmax(-1)[0]
+        words = [word for word in report[0, 1:].tolist() if word != PAD]
+        nats = -sum(float(likely[place, word]) for place, word in enumerate(words))
+        assert prediction.cross_entropy == pytest.approx(nats, rel=1e-4)
 
 
 @torch.no_grad()

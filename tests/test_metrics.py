@@ -17,7 +17,7 @@ from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 from uar.core.errors import UserError
 from uar.evaluation.baselines import constant_report, derangement
 from uar.evaluation.meteor import java_version, ptb_tokenize
-from uar.evaluation.metrics import METRICS, score, score_one, text_metrics
+from uar.evaluation.metrics import METRICS, meteor_of_sums, score, score_one, text_metrics
 from uar.evaluation.predictions import (
     Prediction,
     read_predictions,
@@ -190,6 +190,19 @@ def test_identical_text_scores_one_and_empty_text_zero():
 def test_surplus_whitespace_changes_nothing():
     untidy = [f" {text}\n".replace(" . ", " .  ") for text in GENERATED]
     assert score(REFERENCES, untidy) == score(REFERENCES, GENERATED)
+
+
+def test_meteor_of_its_counts_by_hand() -> None:
+    """10 words against 8, of which 3 and 2 match exactly and 1 by its stem, in 2 chunks."""
+    counts = np.zeros(23)
+    counts[:4] = 10, 8, 4, 3  # function words among them
+    counts[4:8] = 3, 3, 2, 2  # exact: content words of both texts, function words
+    counts[8:12] = 1, 1, 0, 0  # stem
+    counts[20:] = 2, 6, 6
+    matched = 0.75 * 3 + 0.25 * 2 + 0.6 * 0.75 * 1
+    precision, recall = matched / (0.75 * 6 + 0.25 * 4), matched / (0.75 * 5 + 0.25 * 3)
+    f_mean = precision * recall / (0.85 * precision + 0.15 * recall)
+    assert meteor_of_sums(counts) == pytest.approx(f_mean * (1 - 0.6 * (2 / 6) ** 0.2))
 
 
 @pytest.mark.parametrize("metric", [name for name in METRICS if name != "METEOR"])
