@@ -1,7 +1,7 @@
 """The same bytes from every stage on this CPU and on others of both makers, emulated by QEMU.
 
     python -m tests.portable                        # every stage on every CPU: minutes
-    python -m tests.portable --quick                # the first training on one of them, for CI
+    python -m tests.portable --quick                # up to the first training, on one of them
     python -m tests.portable --arithmetic native    # which is seen to differ
 
 Emulated ones have neither AVX-512 nor this CPU's caches. Children of a stage, Java among them, are

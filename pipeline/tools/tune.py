@@ -66,7 +66,9 @@ def tune(
     studies = inputs.studies("val")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     columns = [*SCORES, "other's", "F1", "P", "R", "distinct", "words"]
-    table = new_table(f"{paths.STAGE_THREE} on {len(studies)} validation studies", columns)
+    several = f", one of {1 + n} models," if (n := len(params.decode.ensemble)) else ""
+    title = f"{paths.STAGE_THREE}{several} on {len(studies)} validation studies"
+    table = new_table(title, columns)
     labeller = Labeller()
     references = [inputs.vocabulary.decode(row) for row in studies.reports.tolist()]
     own, other = (Writing(model, images, inputs) for images in (studies, others))
