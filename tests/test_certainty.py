@@ -118,7 +118,9 @@ def test_scores_by_hand() -> None:
     scores = plain.scores(Sentences(labels, np.zeros((3, 13)), true))
     assert (scores["asserted"]["claims"], scores["asserted"]["true"]) == (1, 1.0)
     assert (scores["denied"]["claims"], scores["denied"]["true"]) == (2, 0.5)
+    assert (scores["asserted"]["AUC"], scores["denied"]["AUC"]) == (None, 0.5)
     sentences = scores["sentences"]
+    assert sentences["AUC"] == 1.0  # the surer sentence, of .5 against .25, is the right one
     assert (sentences["claiming"], sentences["right"]) == (2, 0.5)
     assert sentences["brier"] == pytest.approx((0.25**2 + 0.5**2) / 2)
     assert sentences["cross_entropy"] == pytest.approx(-(np.log(0.75) + np.log(0.5)) / 2)

@@ -88,7 +88,7 @@ def evaluate() -> None:
         details["findings_head"] = head_calibration(writer, inputs)
     clinical = measures.labellers["clinical"]
     assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
-    details |= what_to_believe(writer, systems["model"], inputs, clinical)
+    details |= evidence_and_certainty(writer, systems["model"], inputs, clinical)
     details["per_study"] = per_study(systems["model"], scores["model"])
     table = per_study_scores(systems["model"], scores["model"])
     write_csv(paths.STUDY_SCORES, table)
@@ -160,7 +160,7 @@ def head_calibration(model: UAR | Ensemble, inputs: Inputs) -> dict[str, Any]:
     }
 
 
-def what_to_believe(
+def evidence_and_certainty(
     model: UAR | Ensemble, of_test: list[Prediction], inputs: Inputs, labeller: Labeller
 ) -> dict[str, Any]:
     """How far what reports say of findings can be believed, as validation tells.

@@ -23,6 +23,7 @@ from uar.evaluation.calibration import (
 )
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.evaluation.clinical.sentences import SentenceLabels, sentences_of
+from uar.evaluation.detection import auc
 
 _PRIOR = 1.0  # how strongly few claims are held to the judge as it is
 KINDS = {"asserted": Label.POSITIVE, "denied": Label.NEGATIVE}
@@ -90,8 +91,9 @@ class Certainty(NamedTuple):
 
         Returns:
             `asserted` and `denied`: `claims`, how many; `true`, the share that references assert;
-            `calibration` of that probability. `sentences`: `claiming`, how many claim anything;
-            `right`, the share whose claims are all right; calibration. None where there are none.
+            `AUC` of its probability, and `calibration`. `sentences`: `claiming`, how many claim
+            anything; `right`, the share whose claims are all right; the same. None where there are
+            none, and for the AUC where all are alike.
         """
         scores: dict[str, Any] = {}
         for kind in KINDS:
@@ -99,7 +101,8 @@ class Certainty(NamedTuple):
             scores[kind] = None
             if len(true):
                 about = calibration(logits, true, getattr(self, kind))
-                scores[kind] = {"claims": len(true), "true": float(true.mean()), **about}
+                share = {"true": float(true.mean()), "AUC": _auc(logits, true)}
+                scores[kind] = {"claims": len(true), **share, **about}
         sure = self.of_sentences(sentences.labels, sentences.logits)
         claiming = ~np.isnan(sure)
         labels, true = sentences.labels[claiming], sentences.true[claiming]
@@ -108,10 +111,14 @@ class Certainty(NamedTuple):
         scores["sentences"] = None
         if len(right):
             about = calibration_of_probabilities(sure[claiming], right)
-            scores["sentences"] = {
-                "claiming": len(right), "right": float(right.mean()), **about
-            }  # fmt: skip
+            share = {"right": float(right.mean()), "AUC": _auc(sure[claiming], right)}
+            scores["sentences"] = {"claiming": len(right), **share, **about}
         return scores
+
+
+def _auc(scores: np.ndarray, true: np.ndarray) -> float | None:
+    value = auc(scores, true)
+    return None if np.isnan(value) else value
 
 
 def shown(scores: dict[str, Any]) -> str:
