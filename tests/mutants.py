@@ -59,10 +59,11 @@ class Unwrap(cst.CSTTransformer):
         decorators = updated_node.decorators
         if not decorators or not all(m.matches(each, self._OURS) for each in decorators):
             return updated_node
-        docstring, *rest = updated_node.body.body
+        first = int(updated_node.get_docstring() is not None)
+        docstring, rest = updated_node.body.body[:first], updated_node.body.body[first:]
         items = [cst.WithItem(each.decorator) for each in decorators]
         block = cst.With(items=items, body=cst.IndentedBlock(rest))
-        body = updated_node.body.with_changes(body=[docstring, block])
+        body = updated_node.body.with_changes(body=[*docstring, block])
         return updated_node.with_changes(decorators=[], body=body)
 
 
