@@ -688,7 +688,7 @@ def test_a_sentence_is_as_sure_as_its_claims_together(wary_path: Path) -> None:
     assert report.certainties == (pytest.approx(enlarged), pytest.approx(clear), None)
     stated = [sentence["certainty"] for sentence in report.as_json()["sentences"]]
     assert stated == list(report.certainties)
-    assert f"by validation, {100 * enlarged:.0f} of 100 such" in report._repr_html_()
+    assert f"by validation, {100 * enlarged:.0f} of 100 such sentences" in report._repr_html_()
     for unknown in (
         replace(report, doubts=("no chest film",)),
         replace(report, evidence=None),

@@ -255,7 +255,8 @@ def _notebook_html(report: Report) -> str:
 def _in_words(certainty: float | None) -> str:
     if certainty is None:
         return "how sure this is cannot be told"
-    return f"by validation, {100 * certainty:.0f} of 100 such sentences are right"
+    share = "more than 99" if certainty > 0.995 else f"{100 * certainty:.0f}"
+    return f"judging by validation, {share} of 100 such sentences are right"
 
 
 _SAID = {

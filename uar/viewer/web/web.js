@@ -136,7 +136,7 @@ function drawSimilar({ study_id: study, cosine, report }) {
 
 function drawSentence({ text: said, certainty }) {
   const line = element("li");
-  const sure = certainty === null ? "" : percent(certainty);
+  const sure = certainty === null ? "" : certainty > 0.995 ? "> 99 %" : percent(certainty);
   line.append(element("span", "certainty", sure), element("span", "", said));
   return line;
 }
