@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import decode_params
 from uar.bundle.bundle import Bundle, Preprocessing
-from uar.bundle.evidence import Evidence, LogitScaling, SentenceCertainty
+from uar.bundle.evidence import Evidence, LogitScaling, SentenceCertainty, ShiftedLogits
 from uar.bundle.example import Example
 from uar.bundle.index import StudyIndex
 from uar.bundle.likeness import FilmSet, Likeness
@@ -101,8 +101,8 @@ def make_bundle(
             written={"Cardiomegaly": [3, 7]},
             scaling=LogitScaling(slope=0.5, shift=-1.0),
             certainty=SentenceCertainty(
-                asserted=LogitScaling(slope=1.5, shift=0.5),
-                denied=LogitScaling(slope=0.8, shift=-1.0),
+                asserted=ShiftedLogits(slope=1.5, shifts=[i / 8 for i in range(13)]),
+                denied=ShiftedLogits(slope=0.8, shifts=[-i / 4 for i in range(13)]),
             ),
         )
         if likeness

@@ -678,11 +678,13 @@ def test_a_sentence_is_as_sure_as_its_claims_together(wary_path: Path) -> None:
     assert judge is not None
     logit = dict(zip(FINDINGS, judge.logits(tokens)[0], strict=True))
 
-    def likely(name: str, slope: float, shift: float) -> float:
+    def likely(name: str, slope: float, step: float) -> float:
+        shift = step * FINDINGS.index(name)
         return float(1 / (1 + np.exp(-(slope * logit[name] + shift))))
 
-    enlarged = likely("Cardiomegaly", 1.5, 0.5)
-    clear = (1 - likely("Pleural Effusion", 0.8, -1.0)) * (1 - likely("Pneumothorax", 0.8, -1.0))
+    enlarged = likely("Cardiomegaly", 1.5, 1 / 8)
+    clear = 1 - likely("Pleural Effusion", 0.8, -1 / 4)
+    clear *= 1 - likely("Pneumothorax", 0.8, -1 / 4)
     written = reporter.report(films)
     report = replace(written, sentences=tuple(Sentence(text, 0, 1) for text in texts))
     assert report.certainties == (pytest.approx(enlarged), pytest.approx(clear), None)

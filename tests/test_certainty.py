@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from tests.conftest import labeller
-from uar.evaluation.calibration import AS_TRAINED, Scaling
-from uar.evaluation.certainty import Certainty, Sentences, shown
+from uar.evaluation.calibration import AS_TRAINED
+from uar.evaluation.certainty import Certainty, Sentences, Shifted, shown
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.evaluation.clinical.sentences import SentenceLabels
 
 HEART, FLUID, AIR = map(FINDINGS.index, ("Cardiomegaly", "Pleural Effusion", "Pneumothorax"))
-CERTAINTY = Certainty(Scaling(2.0, 0.5), Scaling(0.5, -1.0))
 P = AS_TRAINED.probabilities
+
+
+def shifted(slope: float, **own: float) -> Shifted:
+    return Shifted(slope, tuple(own.get(name.replace(" ", "_"), 0.0) for name in FINDINGS))
+
+
+CERTAINTY = Certainty(
+    shifted(2.0, Cardiomegaly=0.5), shifted(0.5, Pleural_Effusion=-1.0, Pneumothorax=2.0)
+)
+JUDGE = Certainty(shifted(1.0), shifted(1.0))  # as it is
 
 
 def claims(of: dict[int, Label]) -> np.ndarray:
@@ -44,10 +54,11 @@ def test_sentences_claim_what_the_labeller_says_of_each() -> None:
     assert sentences.labels[1, [FLUID, AIR]].tolist() == [Label.NEGATIVE] * 2
     assert (sentences.labels[2] == Label.BLANK).all()
     np.testing.assert_array_equal(sentences.logits, logits[[0, 0, 1]])
-    found, asserted = sentences.claims("asserted")
-    assert (found.tolist(), asserted.tolist()) == ([logits[0, HEART]], [True])
-    found, denied = sentences.claims("denied")
-    assert found.tolist() == logits[0, sorted([FLUID, AIR])].tolist() and not denied.any()
+    found = [each.tolist() for each in sentences.claims("asserted")]
+    assert found == [[logits[0, HEART]], [HEART], [True]]
+    found = [each.tolist() for each in sentences.claims("denied")]
+    both = sorted([FLUID, AIR])
+    assert found == [logits[0, both].tolist(), both, [False, False]]
 
 
 def test_a_sentence_comes_to_the_labeller_once() -> None:
@@ -75,32 +86,51 @@ def test_all_claims_of_a_sentence_have_to_be_right() -> None:
         claims({HEART: Label.UNCERTAIN}),
     ])  # fmt: skip
     sure = CERTAINTY.of_sentences(labels, logits)
-    heart, air = float(P(np.array(2.5))), 1 - float(P(np.array(-2.0)))
+    heart, air = float(P(np.array(2.5))), 1 - float(P(np.array(0.5 * -2.0 + 2.0)))
     assert sure[:3] == pytest.approx([heart, heart * air, air])
     assert np.isnan(sure[3])
 
 
-def test_scalings_are_found_again_and_hold_for_other_studies() -> None:
+def test_slopes_and_shifts_are_found_again_and_hold_for_other_studies() -> None:
     found = Certainty.fit(drawn(6000))
-    for of, wanted in zip(found, CERTAINTY, strict=True):
-        assert of == pytest.approx(wanted, abs=0.15)
+    for of, wanted, finding in zip(found, CERTAINTY, (HEART, FLUID), strict=True):
+        assert of.slope == pytest.approx(wanted.slope, abs=0.15)
+        assert of.shifts[finding] == pytest.approx(wanted.shifts[finding], abs=0.15)
     scores = found.scores(drawn(6000, seed=1))
     assert scores["asserted"]["claims"] == scores["denied"]["claims"] == 3000
-    for of in scores.values():
-        assert of["ece"] < 0.03
-    raw = Certainty(AS_TRAINED, AS_TRAINED).scores(drawn(6000, seed=1))
+    for each in scores.values():
+        assert each["ece"] < 0.03
+    raw = JUDGE.scores(drawn(6000, seed=1))
     for kind in ("asserted", "denied", "sentences"):
         assert scores[kind]["cross_entropy"] < raw[kind]["cross_entropy"] - 0.005
     assert "6000 sentences" in shown(scores)
 
 
-def test_few_claims_leave_the_judge_as_it_is() -> None:
-    few = Certainty.fit(drawn(4))
-    for of in few:
-        assert of == pytest.approx(AS_TRAINED, abs=0.6)
+def test_the_fit_is_the_likeliest_given_the_priors() -> None:
+    """As scipy's search finds it: deviations 1 of the slope, 3 of the common shift, 2 of others."""
+    rng = np.random.default_rng(1)
+    logits, findings = rng.normal(0, 2, 60), rng.choice([HEART, FLUID, AIR], 60)
+    true = rng.random(60) < P(logits - 2.0 * (findings == AIR))
+
+    def improbability(found: np.ndarray) -> float:
+        slope, common, *own = found
+        z = slope * logits + common + np.array(own)[findings]
+        prior = (slope - 1) ** 2 + (common / 3) ** 2 + sum((each / 2) ** 2 for each in own)
+        return float(np.logaddexp(0, np.where(true, -z, z)).sum() + prior / 2)
+
+    best = minimize(improbability, np.zeros(2 + len(FINDINGS))).x
+    found = Shifted.fit(logits, findings, true)
+    assert found.slope == pytest.approx(best[0], abs=1e-3)
+    assert found.shifts == pytest.approx((best[1] + best[2:]).tolist(), abs=2e-3)
+    assert found.shifts[AIR] < found.shifts[HEART] - 0.5
+    unseen = FINDINGS.index("Fracture")
+    assert found.shifts[unseen] == pytest.approx(best[1], abs=2e-3)  # the common one alone
+
+
+def test_without_claims_the_judge_is_taken_as_it_is() -> None:
     labels, nothing = claims({})[None], np.zeros((1, 13))
     silent = Sentences(labels, nothing, nothing > 0)
-    assert Certainty.fit(silent) == Certainty(AS_TRAINED, AS_TRAINED)
+    assert Certainty.fit(silent) == JUDGE
     scores = CERTAINTY.scores(silent)
     assert scores == {"asserted": None, "denied": None, "sentences": None}
     assert shown(scores) == "no sentence says anything of the 13 findings"
@@ -114,8 +144,7 @@ def test_scores_by_hand() -> None:
     ])  # fmt: skip
     true = np.zeros((3, 13), bool)
     true[0, [HEART, FLUID]] = True  # the heart is right, the fluid is not
-    plain = Certainty(Scaling(1.0, 0.0), Scaling(1.0, 0.0))
-    scores = plain.scores(Sentences(labels, np.zeros((3, 13)), true))
+    scores = JUDGE.scores(Sentences(labels, np.zeros((3, 13)), true))
     assert (scores["asserted"]["claims"], scores["asserted"]["true"]) == (1, 1.0)
     assert (scores["denied"]["claims"], scores["denied"]["true"]) == (2, 0.5)
     assert (scores["asserted"]["AUC"], scores["denied"]["AUC"]) == (None, 0.5)

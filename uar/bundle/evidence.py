@@ -7,8 +7,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from uar.evaluation.calibration import Scaling
-from uar.evaluation.certainty import Certainty
+from uar.evaluation.certainty import Certainty, Shifted
+from uar.evaluation.clinical.labels import FINDINGS
 
 Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, of all that are written
 
@@ -22,18 +22,29 @@ class LogitScaling(BaseModel):
     shift: float
 
 
-class SentenceCertainty(BaseModel):
-    """Of the judge's logits, of what sentences assert and deny (`uar.evaluation.certainty`)."""
+class ShiftedLogits(BaseModel):
+    """`uar.evaluation.certainty.Shifted`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    asserted: LogitScaling
-    denied: LogitScaling
+    slope: float = Field(ge=-1000, le=1000)
+    shifts: list[Annotated[float, Field(ge=-1000, le=1000)]] = Field(
+        min_length=len(FINDINGS), max_length=len(FINDINGS)
+    )
+
+
+class SentenceCertainty(BaseModel):
+    """Of what sentences assert and deny (`uar.evaluation.certainty`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asserted: ShiftedLogits
+    denied: ShiftedLogits
 
     def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """As `Certainty.of_sentences`."""
-        scalings = (Scaling(of.slope, of.shift) for of in (self.asserted, self.denied))
-        return Certainty(*scalings).of_sentences(labels, logits)
+        kinds = (Shifted(of.slope, tuple(of.shifts)) for of in (self.asserted, self.denied))
+        return Certainty(*kinds).of_sentences(labels, logits)
 
 
 class Evidence(BaseModel):

@@ -32,7 +32,7 @@ class Scaling(NamedTuple):
 AS_TRAINED = Scaling(1.0, 0.0)
 
 
-def fit_scaling(logits: np.ndarray, true: np.ndarray, prior: float = _RIDGE) -> Scaling:
+def fit_scaling(logits: np.ndarray, true: np.ndarray) -> Scaling:
     """The scaling of least cross-entropy (Platt 1999), of a slope between 1/20 and 20.
 
     One for all findings, since most are too rare for one of their own. The shift takes back what
@@ -41,18 +41,16 @@ def fit_scaling(logits: np.ndarray, true: np.ndarray, prior: float = _RIDGE) -> 
     finite where the logits part them. By Newton's method, the entropy being convex.
 
     Args:
-        logits: of any shape, of studies that the model was not trained on.
-        true: bool of the same shape.
-        prior: precision of a normal prior of slope and shift about 1 and 0, the logits as they are.
+        logits: `(S, N)`, of studies that the model was not trained on.
+        true: `(S, N)` bool.
     """
     x, n = logits.ravel().astype(np.float64), int(true.sum())
     target = np.where(true.ravel(), (n + 1) / (n + 2), 1 / (x.size - n + 2))
-    ones, as_trained = np.stack([x, np.ones_like(x)]), np.array(AS_TRAINED)
-    found = as_trained
+    ones, found = np.stack([x, np.ones_like(x)]), np.array([1.0, 0.0])
     for _ in range(_STEPS):
         likely = Scaling(*found).probabilities(x)
-        slope = ones @ (likely - target) + prior * (found - as_trained)
-        curvature = (ones * (likely * (1 - likely))) @ ones.T + prior * np.eye(2)
+        slope = ones @ (likely - target)
+        curvature = (ones * (likely * (1 - likely))) @ ones.T + _RIDGE * np.eye(2)
         step = np.linalg.solve(curvature, slope)
         found = found - step / max(1.0, np.abs(step).max())
     return Scaling(float(np.clip(found[0], 1 / 20, 20)), float(found[1]))

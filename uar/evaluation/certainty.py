@@ -2,10 +2,11 @@
 
 A sentence *claims* a finding that the labeller finds asserted or denied in it. What is asserted is
 right if the study's reference asserts it too, what is denied if the reference does not. How likely
-the reference asserts it is told by the judge's logit, scaled and shifted as is best on validation
-(Platt 1999): once for what is asserted and once for what is denied, because the text, too, knows
-something of the images. A sentence is right if all its claims are. Its probability is the product
-of theirs, as if they were independent.
+the reference asserts it is told by the judge's logit z: sigmoid(slope z + shift), with a slope for
+all findings and a shift for each. They are fitted to reports of validation, once to what is
+asserted and once to what is denied, because the text, too, knows something of the images. A
+sentence is right if all its claims are. Its probability is the product of theirs, as if they were
+independent.
 """
 
 from __future__ import annotations
@@ -15,17 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from uar.evaluation.calibration import (
-    Scaling,
-    calibration,
-    calibration_of_probabilities,
-    fit_scaling,
-)
+from uar.evaluation.calibration import AS_TRAINED, calibration_of_probabilities
 from uar.evaluation.clinical.labels import FINDINGS, Label
 from uar.evaluation.clinical.sentences import SentenceLabels, sentences_of
 from uar.evaluation.detection import auc
 
-_PRIOR = 1.0  # how strongly few claims are held to the judge as it is
+# Standard deviations of normal priors, by which few claims are held to what the judge says: of the
+# slope about 1, of the findings' common shift about 0, of each finding's about that.
+_SLOPE, _COMMON, _OWN = 1.0, 3.0, 2.0
+_STEPS = 100  # of Newton's method
 KINDS = {"asserted": Label.POSITIVE, "denied": Label.NEGATIVE}
 
 
@@ -53,25 +52,55 @@ class Sentences(NamedTuple):
         said = labels(sentence for of in sentences for sentence in of)
         return cls(said, logits[study], true[study])
 
-    def claims(self, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Logit and truth of each finding that a sentence asserts, or denies, `(C,)` each."""
-        claimed = self.labels == KINDS[kind]
-        return self.logits[claimed], self.true[claimed]
+    def claims(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of each finding that a sentence asserts, or denies, logit, column and truth `(C,)`."""
+        sentence, finding = np.nonzero(self.labels == KINDS[kind])
+        return self.logits[sentence, finding], finding, self.true[sentence, finding]
+
+
+class Shifted(NamedTuple):
+    """What makes probabilities of the judge's logits: sigmoid(slope logit + shift)."""
+
+    slope: float
+    shifts: tuple[float, ...]  # of each of the 13 findings
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Of `(N, 13)`."""
+        return AS_TRAINED.probabilities(self.slope * logits + np.array(self.shifts))
+
+    @classmethod
+    def fit(cls, logits: np.ndarray, findings: np.ndarray, true: np.ndarray) -> Shifted:
+        """The likeliest, given the priors (maximum a posteriori).
+
+        Args:
+            logits: of C claims.
+            findings: their columns.
+            true: whether the reference asserts them, bool.
+        """
+        own = np.eye(len(FINDINGS))[findings]  # (C, 13)
+        x = np.concatenate([logits[:, None], np.ones((len(logits), 1)), own], axis=1)
+        prior = np.array([1.0, 0.0, *[0.0] * len(FINDINGS)])
+        weight = 1 / np.square([_SLOPE, _COMMON, *[_OWN] * len(FINDINGS)])
+        found = prior
+        for _ in range(_STEPS):
+            likely = AS_TRAINED.probabilities(x @ found)
+            slope = x.T @ (likely - true) + weight * (found - prior)
+            curvature = (x.T * (likely * (1 - likely))) @ x + np.diag(weight)
+            step = np.linalg.solve(curvature, slope)
+            found = found - step / max(1.0, np.abs(step).max())
+        return cls(float(found[0]), tuple((found[1] + found[2:]).tolist()))
 
 
 class Certainty(NamedTuple):
     """How likely the reference asserts a finding that a generated sentence asserts, or denies."""
 
-    asserted: Scaling
-    denied: Scaling
+    asserted: Shifted
+    denied: Shifted
 
     @classmethod
     def fit(cls, sentences: Sentences) -> Certainty:
-        """By maximum likelihood, of reports that the model was not trained on.
-
-        A prior holds few claims to what the judge says.
-        """
-        return cls(**{kind: fit_scaling(*sentences.claims(kind), prior=_PRIOR) for kind in KINDS})
+        """To reports of studies that the model was not trained on."""
+        return cls(**{kind: Shifted.fit(*sentences.claims(kind)) for kind in KINDS})
 
     def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """Probability that all claims of each of N sentences are right; NaN without any claim.
@@ -82,8 +111,8 @@ class Certainty(NamedTuple):
         """
         asserted, denied = (labels == label for label in KINDS.values())
         right = np.ones(labels.shape)
-        right[asserted] = self.asserted.probabilities(logits[asserted])
-        right[denied] = 1 - self.denied.probabilities(logits[denied])
+        right[asserted] = self.asserted.probabilities(logits)[asserted]
+        right[denied] = 1 - self.denied.probabilities(logits)[denied]
         return np.where((asserted | denied).any(axis=1), right.prod(axis=1), np.nan)
 
     def scores(self, sentences: Sentences) -> dict[str, Any]:
@@ -96,12 +125,13 @@ class Certainty(NamedTuple):
             none, and for the AUC where all are alike.
         """
         scores: dict[str, Any] = {}
-        for kind in KINDS:
-            logits, true = sentences.claims(kind)
-            scores[kind] = None
-            if len(true):
-                about = calibration(logits, true, getattr(self, kind))
-                share = {"true": float(true.mean()), "AUC": _auc(logits, true)}
+        for kind, label in KINDS.items():
+            claimed, scores[kind] = sentences.labels == label, None
+            if claimed.any():
+                likely = getattr(self, kind).probabilities(sentences.logits)[claimed]
+                true = sentences.true[claimed]
+                share = {"true": float(true.mean()), "AUC": _auc(likely, true)}
+                about = calibration_of_probabilities(likely, true)
                 scores[kind] = {"claims": len(true), **share, **about}
         sure = self.of_sentences(sentences.labels, sentences.logits)
         claiming = ~np.isnan(sure)
