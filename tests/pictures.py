@@ -53,11 +53,12 @@ def picture_serve(page: webdriver.Chrome) -> None:
     )
     (films,) = studies.loc[studies["study_id"] == chosen, "image_paths"]
     with serving(uar.load(paths.BUNDLE)) as address:
-        page.set_window_size(WIDTH, _ROOM + 1110)
+        page.set_window_size(WIDTH, _ROOM + 1300)
         page.get(address)
         upload(page, *(Path("data/raw/demo/images", film).absolute() for film in films))
+        page.find_element(By.CSS_SELECTOR, "#sure summary").click()
         point_at(page, word)
-        save(page, "serve.png", 1110)
+        save(page, "serve.png", 1300)
 
 
 def point_at(page: webdriver.Chrome, word: str) -> None:

@@ -107,7 +107,7 @@ def test_slopes_and_shifts_are_found_again_and_hold_for_other_studies() -> None:
 
 
 def test_the_fit_is_the_likeliest_given_the_priors() -> None:
-    """As scipy's search finds it: deviations 1 of the slope, 3 of the common shift, 2 of others."""
+    """As scipy's search finds it: the slope .5 +- .5, the common shift 0 +- 3, others 0 +- 1."""
     rng = np.random.default_rng(1)
     logits, findings = rng.normal(0, 2, 60), rng.choice([HEART, FLUID, AIR], 60)
     true = rng.random(60) < P(logits - 2.0 * (findings == AIR))
@@ -115,7 +115,7 @@ def test_the_fit_is_the_likeliest_given_the_priors() -> None:
     def improbability(found: np.ndarray) -> float:
         slope, common, *own = found
         z = slope * logits + common + np.array(own)[findings]
-        prior = (slope - 1) ** 2 + (common / 3) ** 2 + sum((each / 2) ** 2 for each in own)
+        prior = ((slope - 0.5) / 0.5) ** 2 + (common / 3) ** 2 + sum(each**2 for each in own)
         return float(np.logaddexp(0, np.where(true, -z, z)).sum() + prior / 2)
 
     best = minimize(improbability, np.zeros(2 + len(FINDINGS))).x
@@ -127,10 +127,10 @@ def test_the_fit_is_the_likeliest_given_the_priors() -> None:
     assert found.shifts[unseen] == pytest.approx(best[1], abs=2e-3)  # the common one alone
 
 
-def test_without_claims_the_judge_is_taken_as_it_is() -> None:
+def test_without_claims_only_the_priors_are_left() -> None:
     labels, nothing = claims({})[None], np.zeros((1, 13))
     silent = Sentences(labels, nothing, nothing > 0)
-    assert Certainty.fit(silent) == JUDGE
+    assert Certainty.fit(silent) == Certainty(shifted(0.5), shifted(0.5))
     scores = CERTAINTY.scores(silent)
     assert scores == {"asserted": None, "denied": None, "sentences": None}
     assert shown(scores) == "no sentence says anything of the 13 findings"
