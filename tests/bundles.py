@@ -31,6 +31,16 @@ from uar.tokens.tokenizer import Tokenizer
 
 WORDS = (".", "clear", "effusion", "enlarged", "heart", "is", "lungs", "no", "the")
 
+EVIDENCE = Evidence(
+    studies=20,
+    written={"Cardiomegaly": [3, 7]},
+    scaling=LogitScaling(slope=0.5, shift=-1.0),
+    certainty=SentenceCertainty(
+        asserted=ShiftedLogits(slope=1.5, shifts=[i / 8 for i in range(13)]),
+        denied=ShiftedLogits(slope=0.8, shifts=[-i / 4 for i in range(13)]),
+    ),
+)
+
 
 def make_bundle(
     tiny_raw: dict[str, Any],
@@ -96,17 +106,7 @@ def make_bundle(
         "# A test's model\n\n| metric | this model |\n|---|---|\n| BLEU-4 | 0.100 |\n",
         StudyIndex.of(features, studies, reports) if index else None,
         likeness_of(tokenizer) if likeness else None,
-        Evidence(
-            studies=20,
-            written={"Cardiomegaly": [3, 7]},
-            scaling=LogitScaling(slope=0.5, shift=-1.0),
-            certainty=SentenceCertainty(
-                asserted=ShiftedLogits(slope=1.5, shifts=[i / 8 for i in range(13)]),
-                denied=ShiftedLogits(slope=0.8, shifts=[-i / 4 for i in range(13)]),
-            ),
-        )
-        if likeness
-        else None,
+        EVIDENCE if likeness else None,
         Example("e1", "val", packed_films(7), ("frontal", "lateral"), "Films of one who is well.")
         if likeness
         else None,

@@ -28,7 +28,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.bundles import chest, make_bundle
+from tests.bundles import EVIDENCE, chest, judge_of, make_bundle
 from tests.conftest import serious_faults
 from tests.film_files import save, save_dicom
 from tests.hostile import CRASH, HANG, hostile
@@ -59,7 +59,9 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def reporter() -> Reporter:
-    return Reporter(make_bundle(tiny(), seed=2, index=True))
+    bundle = make_bundle(tiny(), seed=2, index=True)
+    assert bundle.tokenizer is not None
+    return Reporter(replace(bundle, evidence=EVIDENCE, judge=judge_of(bundle.tokenizer)))
 
 
 @pytest.fixture
