@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -27,6 +28,7 @@ from uar.core.weights import read_weights, write_weights
 from uar.data.batches import Batch, Shard, Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.evaluation.baselines import derangement
+from uar.evaluation.detection import auc
 from uar.evaluation.systems import nats_metrics
 from uar.inference.decoding import generate
 from uar.inference.reports import write_reports
@@ -35,6 +37,7 @@ from uar.model.uar import UAR, ModelSizes
 from uar.training.objective import Objective
 from uar.training.optimizer import make_optimizer
 from uar.training.stage import Trained, TrainingConfig, TrainingData, as_one_stage, train_stage
+from uar.training.thresholds import best_thresholds
 from uar.training.validation import Validation
 
 REPORTS = [
@@ -219,6 +222,8 @@ def test_an_epochs_speed_is_told_apart_from_its_values(
     assert all(value > 0 for value in speeds[1].values())
     assert not set(speeds[1]) & {name for _, values in logged for name in values}
     assert "% of the measured peak" in caplog.text
+    shown = re.findall(r"val/([\w-]+) ", caplog.messages[0])
+    assert shown == ["cross_entropy", "image_gain", "BLEU-4", "CIDEr", "distinct_reports"]
     assert ["seconds left)" in line for line in caplog.messages] == [True, True, True, False]
 
 
@@ -773,11 +778,8 @@ def test_a_filled_up_batch_has_the_loss_and_gradient_of_its_studies(
         torch.testing.assert_close(gradients[0][name], expected, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: int) -> None:
-    """Seven studies on two ranks, eight on three: with a filler each."""
-    torch.manual_seed(0)
-    findings = torch.rand(len(REPORTS), 3) < 0.4
+def model_with_head(params: Params) -> UAR:
+    """Of three findings, in evaluation mode."""
     sizes = ModelSizes(
         vocabulary=len(VOCABULARY),
         codebook=CODEBOOK,
@@ -786,7 +788,50 @@ def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: i
         findings=3,
     )
     switches = {"findings": True, "tir": "static", "dropout": 0.0}
-    model = UAR(tiny_params.model.model_copy(update=switches), sizes).eval()
+    return UAR(params.model.model_copy(update=switches), sizes).eval()
+
+
+def test_validation_scores_the_findings_head_and_sets_its_thresholds(tiny_params: Params) -> None:
+    """In batches of three, of which the last is smaller."""
+    model, findings = model_with_head(tiny_params), torch.rand(len(REPORTS), 3) < 0.4
+    objective = Objective.of_stage(tiny_params.train, with_mask=True)
+    studies = make_studies(findings.numpy())
+    decode = decode_params(beam_size=1, guidance=0.0, batch_size=3)
+    values = Validation(studies, VOCABULARY, decode, launch("cpu"))(model, objective, write=False)
+    [batch] = studies.batches(len(studies))
+    with torch.no_grad():
+        logits = model.finding_logits(batch.visual, model.tables(), None)
+    probabilities, true = logits.sigmoid().numpy(), findings.numpy()
+    thresholds, f1 = best_thresholds(probabilities, true)
+    assert values["findings_f1"] == pytest.approx(f1)
+    assert model.findings is not None
+    assert model.findings.thresholds.tolist() == pytest.approx(thresholds.tolist(), abs=1e-5)
+    assert "findings" not in values  # a loss that this objective leaves out
+
+
+def test_the_heads_auc_is_that_of_findings_that_are_frequent_enough(tiny_params: Params) -> None:
+    """Four studies at least: here twelve of 24 have each finding."""
+    studies, three = make_studies(), [*range(len(REPORTS))] * 3
+    findings = np.tile(np.arange(len(REPORTS))[:, None] % 2 == 0, (3, 3))
+    many = Studies(
+        studies.visual, studies.rows[three], [REPORTS[i] for i in three], vocabulary=VOCABULARY,
+        max_length=T, findings=findings,
+    )  # fmt: skip
+    model = model_with_head(tiny_params)
+    objective = Objective.of_stage(tiny_params.train, with_mask=True)
+    values = Validation(many, VOCABULARY, GREEDY, launch("cpu"))(model, objective, write=False)
+    [batch] = many.batches(len(many))
+    with torch.no_grad():
+        logits = model.finding_logits(batch.visual, model.tables(), None).numpy()
+    wanted = np.mean([auc(logits[:, i], findings[:, i]) for i in range(3)])
+    assert values["findings_auc"] == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: int) -> None:
+    """Seven studies on two ranks, eight on three: with a filler each."""
+    findings = torch.rand(len(REPORTS), 3) < 0.4
+    model = model_with_head(tiny_params)
     objective = Objective.of_stage(tiny_params.train, with_mask=True, findings=findings)
     studies = make_studies(findings.numpy())
 
