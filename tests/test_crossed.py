@@ -53,7 +53,16 @@ def test_of_one_run_each_the_interval_is_the_paired_t_tests_and_there_is_no_p() 
     assert found.interval == pytest.approx((theirs.low, theirs.high))
     assert found.p_value is None
     assert found.detectable() is None
-    assert compared(a, np.concatenate([b, b])).p_value is None  # nor where one side has one run
+
+
+def test_one_run_against_several_has_the_interval_of_their_mean_and_no_p() -> None:
+    generator = np.random.default_rng(1)
+    a = generator.random((1, 60))
+    b = a + generator.normal(0.1, 0.3, (3, 60))
+    found = compared(a, b)
+    theirs = stats.ttest_rel(b.mean(axis=0), a[0]).confidence_interval(0.95)
+    assert found.interval == pytest.approx((theirs.low, theirs.high))
+    assert found.p_value is None
 
 
 def test_of_one_study_shared_by_all_runs_it_is_the_two_sample_test_of_runs() -> None:

@@ -283,6 +283,18 @@ BY_PLACE = {str(i): text for i, text in enumerate(PROSE.values())}
             "reference,hypothesis\n" + "".join(f'"{REPORTS[s]}","{PROSE[s]}"\n' for s in REPORTS),
             BY_PLACE,
         ),
+        (
+            "a.jsonl",
+            "".join(
+                json.dumps(
+                    {"study_id": s, "report": REPORTS[s], "reference": "", "generated": PROSE[s]}
+                    | {"log_probability": 0.0, "cross_entropy": 1.0, "image_gain": None}
+                )
+                + "\n"
+                for s in REPORTS
+            ),
+            PROSE,
+        ),
         ("a.csv", "study_id,report\n" + "".join(f'{s},"{PROSE[s]}"\n' for s in REPORTS), PROSE),
         ("a.tok", "\n".join(PROSE.values()) + "\n\n", BY_PLACE),
     ],
@@ -294,7 +306,7 @@ def test_every_format_is_read(
     found = read_reports(tmp_path / name, "findings")
     assert found.generated == generated
     assert found.named == (generated is PROSE)
-    if "study_id" not in content and not name.endswith(".tok"):
+    if not content.startswith("study_id,report") and not name.endswith(".tok"):
         assert list(found.references.values()) == list(REPORTS.values())
 
 
@@ -328,6 +340,13 @@ def test_a_file_of_no_format_is_refused(
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_reports(tmp_path / name, "findings")
+
+
+def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl", "a.csv", "a.tok"):
+        (tmp_path / name).write_bytes("study_id,report\n1,c\u00e9phalisation\n".encode("latin-1"))
+        with pytest.raises(UserError, match=rf"{name} is not UTF-8 \(invalid continuation byte at"):
+            read_reports(tmp_path / name, "findings")
 
 
 # ---- export
