@@ -15,7 +15,7 @@ from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.predictions import Prediction, share_unchanged
 from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import HEADLINE, headline, is_collapsed, look_up, summarise
-from uar.evaluation.systems import Measures, score_systems
+from uar.evaluation.systems import Measures, per_study, score_systems
 
 SETUP = Setup(references="cleaned,cut:60,unk:yes", text="beam:3,lp:1", radgraph="radgraph-xl")
 TRUTHS = [
@@ -103,6 +103,19 @@ def test_the_datas_hash_is_of_the_references_in_order() -> None:
     assert data(rows) == data([replace(row, generated="no edema .") for row in rows])
     assert data(rows) != data(rows[::-1])
     assert data(rows) != data([replace(rows[0], reference="the heart ."), *rows[1:]])
+
+
+def test_a_record_of_each_study_has_a_hash_of_studies_and_references_in_order() -> None:
+    measures = Measures({}, {}, ["r2gen"], meteor=False)
+
+    def hashed(rows: list[Prediction]) -> str:
+        return per_study(rows, score_systems({"model": rows}, measures)["model"])["references"]
+
+    rows = said(*TRUTHS)
+    assert hashed(rows) == hashed([replace(row, generated="no edema .") for row in rows])
+    assert hashed(rows) != hashed(rows[::-1])
+    assert hashed(rows) != hashed([replace(rows[0], reference="the heart ."), *rows[1:]])
+    assert hashed(rows) != hashed([replace(rows[0], study_id="another"), *rows[1:]])
 
 
 @pytest.mark.parametrize(
