@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -919,15 +919,14 @@ def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[...
     assert written == REPORTS
 
 
-@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 def test_a_compiled_model_trains_the_same_and_is_compiled_once(
-    tiny_params: Params,
-    train: Callable[..., Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny_params: Params, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight studies by threes: the smaller last batch of an epoch has the same shape too."""
-    # Without the default backend's minutes in a C++ compiler: traced, split and run as it is.
+    """Eight studies by threes: the smaller last batch of an epoch has the same shape too.
+
+    The backend traces the model and its gradient and runs what it traced, without the minutes that
+    the default one needs to have C++ compiled.
+    """
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     torch._dynamo.reset()
     models, graphs = [], []
@@ -949,6 +948,17 @@ def test_a_compiled_model_trains_the_same_and_is_compiled_once(
     assert later == [first, first]
     for name, expected in models[0].items():
         torch.testing.assert_close(models[1][name], expected, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_an_objective_has_every_weight_of_params_yaml(tiny_params: Params) -> None:
+    names = [each.name for each in fields(Objective) if each.name != "positive_weights"]
+    values = {name: 0.1 + place / 8 for place, name in enumerate(names)} | {"mask_reduction": "sum"}
+    objective = Objective.of_stage(tiny_params.train.model_copy(update=values), with_mask=True)
+    assert {name: getattr(objective, name) for name in names} == values
+    shares = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]])
+    weights = Objective.of_stage(tiny_params.train, False, shares).positive_weights
+    assert weights is not None
+    assert weights.tolist() == pytest.approx([math.sqrt(3), math.sqrt(10), 0])
 
 
 def test_the_full_params_hold_the_papers_stages(raw_params: dict[str, Any]) -> None:
