@@ -112,7 +112,8 @@ class Bundle:
         likeness: tells films unlike those of training; None: too few training films to tell.
         evidence: what validation says of the model's findings.
         example: a study to show, where the data set's terms allow.
-        judge: tells how likely findings are, where reports are chosen by that.
+        judge: tells from tokens how likely findings are, by which samples are chosen and sentences
+            are more or less sure; None for a model that reads pixels.
         members: other models, with which this one writes as an ensemble.
         seed: of samples.
     """
