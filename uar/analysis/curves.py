@@ -88,8 +88,9 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
     stages = {name: read_curves(folder) for name, folder in run.logs.items()}
     with_mask = "stage two"  # the one whose loss has the mask's (Eq. 12)
     stages[with_mask] = without_mask(stages[with_mask], train.lambda3, train.mask_reduction)
-    to.save("curves", draw_curves(stages), CAPTION)
-    write_page(draw_curves(stages), stages, run=run.origin, path=to.curves)
+    figure = draw_curves(stages)
+    to.save("curves", figure, CAPTION)
+    write_page(figure, stages, run=run.origin, path=to.curves)
     return {}
 
 

@@ -56,9 +56,10 @@ class Destination:
 def save_figure(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
     """Write a figure for the screen, with its caption, and for print, where the page has one.
 
-    Neither file holds the metadata that tells runs apart.
+    Neither file holds the metadata that tells runs apart. The figure keeps its layout afterwards.
     """
     parts = [_image(_heading(caption, figure.get_figwidth())), _image(figure)]
+    figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
     whole = Image.new("RGB", (parts[1].width, sum(part.height for part in parts)), "white")
     whole.paste(parts[0], (0, 0))
     whole.paste(parts[1], (0, parts[0].height))
