@@ -32,7 +32,7 @@ show: venv
 	  header=$$(printf '%s\n' "$$table" | grep Experiment); \
 	  [ $${#header} -le 120 ] && break; \
 	done; \
-	printf '%s\n' "$$table" | grep . || echo 'This commit has no experiment yet. To make one: dvc exp run -S section.key=value'
+	printf '%s\n' "$$table" | grep . || echo 'This commit has no experiments yet. To run one: dvc exp run -S section.key=value'
 
 test: $(VENV)/test.done
 	OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -60,9 +60,9 @@ bench: $(VENV)/base.done
 venv: $(VENV)/base.done
 
 $(VENV)/base.done: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name it: make PYTHON=python3.11 ...")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; choose it with: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing pinned packages into $(VENV) (minutes the first time)"
+	@echo "installing pinned packages into $(VENV) (takes minutes the first time)"
 	$(PIP) --editable '.[pipeline]'
 	$(PIP) --no-deps dall-e
 	touch $@

@@ -1,1 +1,1 @@
-"""Speed against a straightforward reference, in one run: `make bench`, or one module alone."""
+"""Speed compared with a straightforward reference in the same run: `make bench`, or one module."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every benchmark in turn, and their table into benchmarks/README.md."""
+"""`python -m benchmarks`: run every benchmark and write their table to benchmarks/README.md."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = "| | fast | reference | ratio | |\n|---|---|---|---|---|\n"
 
 
 def run(module: str) -> str:
-    """The rows that a benchmark prints; the rest of its output is shown only."""
+    """Run a benchmark, show its output, and return the table rows in it."""
     command = [sys.executable, "-m", f"benchmarks.{module}"]
     print("$ python -m", command[-1], flush=True)
     rows = []
@@ -43,7 +43,7 @@ def run(module: str) -> str:
 
 
 def with_table(text: str, kind: str, table: str) -> str:
-    """`text` with `table` between the marks of a kind of device."""
+    """`text` with `table` put between the markers for a kind of device."""
     begin, end = f"<!-- {kind}: begin -->", f"<!-- {kind}: end -->"
     if begin not in text or end not in text:
         raise SystemExit(f"{README} has no place for this table: add {begin} and {end}\n\n{table}")
@@ -52,7 +52,7 @@ def with_table(text: str, kind: str, table: str) -> str:
 
 
 def main() -> None:
-    """Run all, then replace the table of this kind of device."""
+    """Run all benchmarks, then replace the table for this kind of device."""
     device = resolve_device("auto")
     rows = "".join(run(module) for module in MODULES)
     table = f"`make bench`, {date.today()}, {machine(device)}:\n\n{HEAD}{rows}"

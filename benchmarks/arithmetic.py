@@ -1,8 +1,8 @@
-"""`python -m benchmarks.arithmetic`: training steps in portable arithmetic, beside native ones.
+"""`python -m benchmarks.arithmetic`: training steps in portable and in native arithmetic.
 
-Each kind is a process of its own, since libraries read their settings when they are loaded. They
-take turns. `iu_xray_small` trains in bfloat16, which some CPUs have instructions for; portable
-arithmetic multiplies it in float32.
+Each kind runs in its own process, since libraries read their settings when they are loaded; the
+processes take turns. `iu_xray_small` trains in bfloat16, for which some CPUs have instructions;
+portable arithmetic multiplies it in float32.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from uar.core.arithmetic import PORTABLE, set_up, unsupported
 
 ROUNDS = 5
-STEPS = {"demo": 20, "iu_xray_small": 5}  # in a round
+STEPS = {"demo": 20, "iu_xray_small": 5}  # per round
 PRECISIONS = {"demo": ("float32",), "iu_xray_small": ("bfloat16", "float32")}
 
 
 class Worker:
-    """A process that takes rounds of training steps when it is asked to."""
+    """A process that runs a round of training steps on request."""
 
     def __init__(self, arithmetic: str, preset: str, precision: str) -> None:
         plain = {key: value for key, value in os.environ.items() if key not in PORTABLE}
@@ -34,7 +34,7 @@ class Worker:
         )
 
     def round(self) -> float:
-        """Seconds of one."""
+        """Run one round and return its seconds."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write("\n")
         self._process.stdin.flush()
@@ -44,11 +44,11 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate()  # its input ends, and it with it
+        self._process.communicate()  # closes its input, which ends it
 
 
 def compare(preset: str, precisions: tuple[str, str]) -> tuple[float, float]:
-    """Median seconds a step, native and portable, in these precisions."""
+    """Median seconds per step, native and portable, in these precisions."""
     with ExitStack() as stack:
         workers = [
             stack.enter_context(Worker(arithmetic, preset, precision))
@@ -62,7 +62,7 @@ def compare(preset: str, precisions: tuple[str, str]) -> tuple[float, float]:
 
 
 def work(arithmetic: str, preset: str, precision: str) -> None:
-    """A worker's process: for each line that is read, print the seconds of a round."""
+    """Run as a worker: for each line of standard input, print the seconds of a round."""
     set_up(os.environ, arithmetic, 1)
     import torch
 
@@ -83,8 +83,8 @@ def work(arithmetic: str, preset: str, precision: str) -> None:
 
 
 def main() -> None:
-    """One thread, as both presets have it."""
-    from benchmarks.common import Comparison, row  # torch, which a worker must not have loaded yet
+    """Print the rows, measured with one thread, as in both presets."""
+    from benchmarks.common import Comparison, row  # loads torch, too early for a worker
 
     if reason := unsupported():
         print(reason)

@@ -1,4 +1,4 @@
-"""What every benchmark does alike: alternating rounds, the device's peak, a row of the table."""
+"""What the benchmarks share: alternating rounds, a row of the table, a line about the machine."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from uar.core.device import describe
 
 @dataclass(frozen=True)
 class Comparison:
-    """Median seconds of two ways to do the same thing, measured in turns."""
+    """Median seconds of two ways to do the same thing, measured alternately."""
 
     fast: float
     slow: float
 
     @property
     def ratio(self) -> float:
-        """How many times faster."""
+        """How many times faster the fast way is."""
         return self.slow / self.fast
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Wall time of one call, a GPU's queued work included."""
+    """Wall time of one call, including work queued on a GPU."""
     synchronize()
     start = time.perf_counter()
     work()
@@ -42,7 +42,7 @@ def time_both(
     """Time both in each of `rounds` rounds, so that a busy machine disturbs them alike.
 
     Args:
-        warmup: untimed rounds before (compilation, memory pools).
+        warmup: untimed rounds first (for compilation and memory pools).
     """
     for _ in range(warmup):
         fast()
@@ -59,7 +59,7 @@ def row(name: str, comparison: Comparison, **more: object) -> None:
 
 
 def duration(value: float) -> str:
-    """Seconds with a fitting unit."""
+    """Format seconds in ms or s, whichever fits."""
     return f"{value * 1e3:.1f} ms" if value < 1 else f"{value:.2f} s"
 
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.cra`: CRA once for each distinct id, and on every token."""
+"""`python -m benchmarks.cra`: CRA once for each distinct id, compared with CRA on every token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WIDTHS = {192: 4, 256: 8, 512: 8}  # d: heads
 
 
 def main() -> None:
-    """Batch 16 of IU X-Ray, 392 visual tokens and 60 words a study, 2,048 rows of B, float32."""
+    """Time 16 studies as in IU X-Ray: 392 visual tokens, 60 words, 2,048 rows of B, float32."""
     device = resolve_device("auto")
     params = iu_xray_params()
     batch = make_batch(params, params.train.batch_size, device)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def backward(image: Tensor, text: Tensor) -> None:
-    """Gradients of something that every feature has a part in."""
+    """Compute gradients of a value to which every feature contributes."""
     (image.square().mean() + text.square().mean()).backward()
 
 

@@ -1,7 +1,7 @@
 """`python -m benchmarks.distributed`: training in two processes against one, a core each.
 
-The same steps on the same whole batches, by the same code; one thread a process, started by
-torchrun in turns. Each process reports its seconds for an epoch after a first, untimed one.
+Both take the same steps on the same whole batches with the same code, in turn, started by torchrun
+with one thread per process. Rank 0 reports the seconds of an epoch after a first, untimed one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ROUNDS = 3
 
 
 def random_studies(params: Params, count: int) -> tuple[Studies, Vocabulary]:
-    """Studies of random tokens and random words, and these."""
+    """Studies of random tokens and random words, and the vocabulary of these words."""
     generator = np.random.default_rng(0)
     per_study = params.dataset.images_per_study
     shape = count * per_study, 1 + params.tokenize.crops, tokens_per_image(params)
@@ -43,7 +43,7 @@ def random_studies(params: Params, count: int) -> tuple[Studies, Vocabulary]:
 
 
 def measure() -> None:
-    """One process of those that train: rank 0 prints the seconds of an epoch."""
+    """Train as one of the processes; rank 0 prints the seconds of an epoch."""
     torch.set_num_threads(1)
     fabric = launch("cpu")
     params = iu_xray_params()
@@ -72,7 +72,7 @@ def measure() -> None:
 
 
 def run(processes: int) -> float:
-    """Seconds of an epoch in so many processes."""
+    """Seconds of an epoch in this number of processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc_per_node={processes}", "-m", "benchmarks.distributed", "measure"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -83,7 +83,7 @@ def run(processes: int) -> float:
 
 
 def main() -> None:
-    """The row; with `measure`, one of its processes."""
+    """Print the row; with the argument `measure`, train as one of its processes."""
     if sys.argv[1:] == ["measure"]:
         measure()
         return

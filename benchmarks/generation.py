@@ -1,7 +1,7 @@
 """`python -m benchmarks.generation`: IU X-Ray's test split, beam 3, every report 60 words long.
 
 Weights are random and the end token is ruled out, so that both ways write all 60 words: no study
-leaves early. The reference writes a few studies; its time is scaled to the split's size.
+leaves early. The reference writes only a few reports; its time is scaled to the split's size.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REFERENCE_STUDIES = 8
 
 
 def main() -> None:
-    """The whole split at the sizes of `iu_xray_small`, float32."""
+    """Measure the whole split at the sizes of `iu_xray_small`, in float32."""
     device = resolve_device("auto")
     params = iu_xray_params()
     model = make_model(params, device).eval()

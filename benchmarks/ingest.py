@@ -1,6 +1,6 @@
-"""Speed and memory of packing films, on generated ones: `python -m benchmarks.ingest`.
+"""`python -m benchmarks.ingest`: speed and memory of packing films, measured on generated films.
 
-Speed is compared with a plain loop of Pillow and pydicom in one process, on the same files in the
+Speed is compared with a plain loop with Pillow and pydicom in one process, on the same files in the
 same run; the two must give the same pixels. Memory is the largest sum of the resident sizes of the
 main process and its workers, for 1, 4 and 16 times as many films.
 """
@@ -33,9 +33,9 @@ from tqdm import tqdm
 from uar.data.packing import Slot, pack_films, resolve_workers
 
 SIZE = 128  # pixels, side of a packed image
-FILM = (1280, 1024)  # pixels, height and width where speed is measured
-SMALL_FILM = (256, 256)  # where memory is measured
-DISTINCT = 8  # films drawn; the others are further links to their files
+FILM = (1280, 1024)  # pixels, height and width, for measuring speed
+SMALL_FILM = (256, 256)  # for measuring memory
+DISTINCT = 8  # films generated; the others are hard links to their files
 
 Write = Callable[[Path, np.ndarray], None]
 
@@ -45,7 +45,7 @@ def write_pillow(path: Path, film: np.ndarray) -> None:
 
 
 def dicom_writer(syntax: pydicom.uid.UID) -> Write:
-    """Writes 12 bits in 16 with a window."""
+    """Return a writer of DICOM films with 12 bits stored in 16, and a window."""
 
     def write(path: Path, film: np.ndarray) -> None:
         dicom = pydicom.Dataset()
@@ -71,7 +71,7 @@ KINDS: dict[str, tuple[str, Write]] = {
 
 
 def make_films(folder: Path, kind: str, count: int, shape: tuple[int, int]) -> list[Slot]:
-    """Smooth films with noise, 12 bits before they are written."""
+    """Write smooth films with noise, generated with 12 bits, and return their slots."""
     ending, write = KINDS[kind]
     folder.mkdir()
     rows, columns = np.mgrid[: shape[0], : shape[1]]
@@ -87,7 +87,7 @@ def make_films(folder: Path, kind: str, count: int, shape: tuple[int, int]) -> l
 
 
 def plain_loop(folder: Path, slots: list[Slot]) -> np.ndarray:
-    """What one would write first."""
+    """Pack the films with the code that one would write first."""
     rows = []
     for slot in tqdm(slots, desc="plain loop", unit="image"):
         path = folder / slot.path
@@ -105,7 +105,7 @@ def plain_loop(folder: Path, slots: list[Slot]) -> np.ndarray:
 
 @contextmanager
 def resident_peak() -> Iterator[list[float]]:
-    """Yields a list of one item, which becomes the peak in MB of this process and its children."""
+    """Yield a one-item list that will hold the peak memory, in MB, of this process and children."""
     peak, ended, main = [0.0], threading.Event(), psutil.Process()
 
     def watch() -> None:
@@ -132,8 +132,8 @@ def main(
     small_films: Annotated[int, typer.Option(help="Films of 1x for the memory.")] = 400,
     workers: Annotated[int, typer.Option(help="Processes; 0 is one a core.")] = 0,
 ) -> None:
-    """Print the rows of memory and of speed."""
-    import torch  # not above: workers import this file, and need no torch
+    """Print the rows for memory and for speed."""
+    import torch  # not at the top: workers import this file and need no torch
 
     from benchmarks.common import Comparison, machine, row
 

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.level`: how often equal methods are "different" at p < 0.05.
+"""`python -m benchmarks.level`: how often equal methods are called "different" at p < 0.05.
 
-Invented runs of two equal methods: a score of each study, what each method makes of it, what each
-run (seed of training) adds to all studies alike and to each. The spread of runs is given in
-standard errors of the difference over studies. `uar.evaluation.crossed` claims 5 %; beside it,
-how often the interval over studies of one run of each leaves 0 out: why one run has no p-value.
+Runs of two equal methods are simulated: each study has a score, to which each method adds a value
+per study, and each run (training seed) one shift for all studies and a value per study. The spread
+of runs is in standard errors of the difference over studies. `uar.evaluation.crossed` claims 5 %.
+How often the interval over studies, of one run each, excludes 0 shows why one run has no p-value.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from uar.evaluation.metrics import Metric, mean_of
 RUNS = (1, 3, 5)
 SPREADS = (0.0, 0.5, 1.0, 2.0, 4.0)
 STUDIES = 180
-Kind = Callable[[np.ndarray], Metric]  # of invented scores (N,) to a metric
+Kind = Callable[[np.ndarray], Metric]  # from simulated scores (N,) to a metric
 
 
 class Shares(NamedTuple):
-    """Of `repeats` pairs of equal methods, those that are called different."""
+    """Shares of `repeats` pairs of equal methods that are called different."""
 
     crossed: float | None  # None: no p-value is given
-    one_run: float  # whose interval over studies leaves 0 out
+    one_run: float  # by an interval over studies that excludes 0
 
 
 def nats(scores: np.ndarray) -> Metric:
@@ -35,20 +35,20 @@ def nats(scores: np.ndarray) -> Metric:
 
 
 def f1(scores: np.ndarray) -> Metric:
-    """A ratio of sums, as F1: a study with a finding is right where its score is above 0."""
+    """A ratio of sums like F1: every second study has a finding; a score above 0 is right."""
     right, found = scores > 0, np.arange(len(scores)) % 2 == 0
     counts = np.stack([right & found, ~right & ~found, ~right & found], axis=1).astype(float)
     return Metric(counts, lambda s: 2 * s[..., 0] / (2 * s[..., 0] + s[..., 1] + s[..., 2]))
 
 
 def simulate(runs: int, spread: float, repeats: int, seed: int, kind: Kind = nats) -> Shares:
-    """Equal methods of `runs` runs each, `repeats` times.
+    """Compare two equal methods of `runs` runs each, `repeats` times.
 
     Args:
-        spread: standard deviation of a run, in standard errors of the difference over studies.
+        spread: standard deviation of runs, in standard errors of the difference over studies.
     """
     generator = np.random.default_rng(seed)
-    error = np.sqrt(2 / STUDIES)  # of methods that differ by a deviation of 1 in each study
+    error = np.sqrt(2 / STUDIES)  # of methods that each deviate by 1 on a study
     crossed = alone = 0
     for _ in range(repeats):
         study = generator.normal(0, 2, STUDIES)
@@ -66,7 +66,7 @@ def simulate(runs: int, spread: float, repeats: int, seed: int, kind: Kind = nat
 
 
 def main(repeats: int = 2000) -> None:
-    """The table."""
+    """Print a table for each kind of metric."""
     for kind in (nats, f1):
         print(f"\n{kind.__name__}, {STUDIES} studies, {repeats} pairs of equal methods a cell\n")
         print(

@@ -1,8 +1,8 @@
 """`python -m benchmarks.likeness PROJECT [--strangers FOLDER]`: which pictures get no report.
 
-PROJECT holds what `dvc repro export` makes: model.uar and data/. Its test films are read for the
-share that is refused in error; what is done to films is done to validation films. FOLDER holds
-other data sets' films, a folder a study.
+PROJECT holds what `dvc repro export` makes: model.uar and data/. Its test films show the share that
+is refused in error; altered films are made from its validation films. FOLDER holds films of other
+data sets, with one folder per study.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from uar.data.study import IMAGE_SUFFIXES
 from uar.evaluation.calibration import wilson
 
 _LARGE = (2000, 2000)
-_KINDS = {  # what a doubt begins with, behind the film's name
+_KINDS = {  # how a doubt begins, after the film's name
     "its header": "header",
     "a colour": "colour",
     "taken as": "swapped",
@@ -42,7 +42,7 @@ Study = Sequence[Film]
 
 
 def quarter(pixels: np.ndarray) -> np.ndarray:
-    """The film's upper left quarter, in its size."""
+    """The film's upper left quarter, enlarged to the film's size."""
     half = len(pixels) // 2
     return np.asarray(Image.fromarray(pixels[:half, :half]).resize(pixels.shape[::-1]))
 
@@ -58,7 +58,7 @@ ALTERED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def rows_of(project: Path, split: str) -> list[list[int]]:
-    """Rows in the packed array of the films that each study has."""
+    """For each study of a split, the rows of its films in the packed array."""
     table = pd.read_parquet(project / "data/reports.parquet")
     per_study = len(np.load(project / "data/images.npy", mmap_mode="r")) // len(table)
     return [
@@ -68,14 +68,14 @@ def rows_of(project: Path, split: str) -> list[list[int]]:
 
 
 def studies_of(project: Path, split: str) -> Iterator[Study]:
-    """A split's films as packed."""
+    """Yield the packed films of each study of a split."""
     films = np.load(project / "data/images.npy", mmap_mode="r")
     for rows in rows_of(project, split):
         yield [Film(np.array(films[row]), "unknown") for row in rows]
 
 
 def altered(studies: Sequence[Study], change: Callable[[np.ndarray], np.ndarray]) -> list[Study]:
-    """Each film changed."""
+    """The studies with every film changed."""
     return [
         [replace(film, pixels=np.ascontiguousarray(change(film.pixels))) for film in study]
         for study in studies
@@ -83,7 +83,7 @@ def altered(studies: Sequence[Study], change: Callable[[np.ndarray], np.ndarray]
 
 
 def of_folder(folder: Path, views: int, most: int) -> list[Study]:
-    """Other data sets' films, a folder a study."""
+    """Films of another data set: up to `views` from each of `most` folders, one per study."""
     studies = []
     for inside in sorted({path.parent for path in folder.rglob("*") if path.is_file()}):
         paths = [p for p in sorted(inside.iterdir()) if p.suffix.lower() in IMAGE_SUFFIXES]
@@ -95,7 +95,7 @@ def of_folder(folder: Path, views: int, most: int) -> list[Study]:
 
 
 def of_pydicom() -> dict[str, list[Study]]:
-    """pydicom's own test files that hold one picture, by the modality of their headers."""
+    """pydicom's own test files that hold a single picture, by the modality in their headers."""
     found: dict[str, list[Study]] = {}
     root = Path(pydicom.data.__file__).parent / "test_files"
     for path in sorted(root.rglob("*")):
@@ -109,7 +109,7 @@ def of_pydicom() -> dict[str, list[Study]]:
 
 
 def drawn() -> dict[str, list[Study]]:
-    """Pictures that no data set holds."""
+    """Generated pictures, of kinds that no data set holds."""
     rng = np.random.default_rng(0)
     noise = [rng.integers(0, 256, (512, 512), np.uint8) for _ in range(20)]
     clouds = [
@@ -133,7 +133,7 @@ def drawn() -> dict[str, list[Study]]:
 
 
 def count(reporter: Reporter, name: str, studies: Sequence[Study]) -> None:
-    """A row of studies that are prepared as for a report."""
+    """Print a row for studies, prepared as for a report."""
     outcomes = []
     for study in studies:
         doubts = reporter.prepare(study).doubts
@@ -146,7 +146,7 @@ def count(reporter: Reporter, name: str, studies: Sequence[Study]) -> None:
 
 
 def count_test_films(reporter: Reporter, project: Path) -> None:
-    """A row of the test studies, by their cached tokens."""
+    """Print the row for the test studies, measured with their cached tokens."""
     likeness, outcomes, films, noted = reporter.bundle.likeness, [], 0, 0
     if likeness is None:
         raise UserError(f"{project}/model.uar cannot tell: too few training films")
@@ -178,7 +178,7 @@ def kind_of(doubt: str) -> str:
 
 
 def row(name: str, outcomes: Sequence[tuple[Sequence[str], Sequence[str]]]) -> None:
-    """Studies, refused in all and by likeness alone, and why."""
+    """Print a row: studies, how many are refused in all and by likeness alone, and why."""
     refused = sum(bool(doubts) for doubts, _ in outcomes)
     unlike = sum(bool(alone) for _, alone in outcomes)
     why = Counter(kind for doubts, _ in outcomes for kind in {kind_of(d) for d in doubts})

@@ -1,8 +1,8 @@
 """`python -m benchmarks.scale --memory`: each stage's data path on invented data like MIMIC's.
 
-One frontal film of 32 pixels a study, random tokens of the full size, reports of 90 random words,
-the official split's shares. A data path is what a stage holds of a data set: networks are left out,
-or stand in as one that is none. Each runs in a process of its own, whose peak it prints.
+Each study has one frontal film of 32 pixels, random tokens of full size and a report of 90 random
+words; splits have the official shares. A data path is what a stage holds of a data set: networks
+are left out, or replaced by a stand-in. Each runs in a process of its own, which prints its peak.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from uar.tokens.cache import tokenize_images as tokenize_packed
 from uar.tokens.tokenizer import Tokenizer
 
 COUNTS = (20_000, 80_000, 320_000)
-HELD_OUT = (0.008, 0.014)  # of all studies: validation, test
+HELD_OUT = (0.008, 0.014)  # shares of all studies: validation, test
 WORDS, REPORT, FILM = 5_000, 90, 32
 CODES, LENGTH, VIEWS = 8192, 196, 4
 _PIECE = 10_000  # studies invented at once
 
 
 class Brightness(Tokenizer):
-    """In place of a network: a token is the mean of its cell."""
+    """A stand-in for a network: a token is the mean of its cell."""
 
     stride = 8
     codebook_size = CODES
@@ -59,12 +59,12 @@ class Brightness(Tokenizer):
         return (cells * (CODES - 1)).long()
 
     def encoder_state(self) -> dict[str, Tensor]:
-        """Nothing is learned."""
+        """Empty: nothing is learned."""
         return {}
 
 
 def invent(folder: Path, studies: int) -> None:
-    """The files that the stages read, written piece by piece."""
+    """Write the files that the stages read, piece by piece."""
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     merge(raw, yaml.safe_load((ROOT / "presets/mimic_cxr.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
@@ -103,7 +103,7 @@ def invent(folder: Path, studies: int) -> None:
 
 
 def ingest() -> None:
-    """The study table; films are packed one by one (`benchmarks.ingest`)."""
+    """Write the study table; films are packed one by one (see `benchmarks.ingest`)."""
     texts = pd.read_parquet(paths.STUDIES)
     studies = [
         Study(row.study_id, row.split, row.report, (f"p/{row.study_id}.jpg",), ("frontal",))
@@ -113,7 +113,7 @@ def ingest() -> None:
 
 
 def preprocess() -> None:
-    """The stage with a labeller that finds nothing."""
+    """Run the stage with a labeller that finds nothing."""
     import pipeline.stages.preprocess as stage
     from uar.evaluation.clinical import labeller
     from uar.evaluation.clinical.labels import OBSERVATIONS
@@ -128,14 +128,14 @@ def preprocess() -> None:
 
 
 def vocabulary() -> None:
-    """The stage."""
+    """Run the stage."""
     from pipeline.stages.vocabulary import vocabulary as stage
 
     stage()
 
 
 def dvae() -> None:
-    """The films that codes are fitted to, and batches of those that a dVAE learns from."""
+    """Read the films to which codes are fitted, and batches of those on which a dVAE is trained."""
     params, generator = load_params(paths.PARAMS), torch.Generator().manual_seed(0)
     fitted_views(params, generator)
     films = training_films(params)
@@ -144,7 +144,7 @@ def dvae() -> None:
 
 
 def tokenize() -> None:
-    """Every film's whole view through a tokenizer that is none."""
+    """Tokenize every film's whole view with the stand-in."""
     count = len(np.load(paths.IMAGES, mmap_mode="r"))
     in_training = np.zeros(count, bool)
     in_training[image_rows(load_params(paths.PARAMS), "train").ravel()] = True
@@ -158,7 +158,7 @@ def tokenize() -> None:
 
 
 def cheap_fits() -> None:
-    """One penalty and two folds, which need as much memory as six and five."""
+    """Reduce fits to one penalty and two folds, which need as much memory as six and five."""
     from uar.analysis import probe
     from uar.inference import judge, logistic
 
@@ -168,7 +168,7 @@ def cheap_fits() -> None:
 
 
 def probe() -> None:
-    """The stage, with cheap fits."""
+    """Run the stage with cheap fits."""
     from pipeline.stages.probe import probe as stage
 
     cheap_fits()
@@ -176,7 +176,7 @@ def probe() -> None:
 
 
 def judge() -> None:
-    """The stage, with cheap fits."""
+    """Run the stage with cheap fits."""
     from pipeline.stages.judge import judge as stage
 
     cheap_fits()
@@ -184,7 +184,7 @@ def judge() -> None:
 
 
 def train() -> None:
-    """One epoch of batches, and the validation split's."""
+    """Read the batches of one epoch and those of the validation split."""
     params = load_params(paths.PARAMS)
     inputs = Inputs(params)
     studies, generator = inputs.studies("train"), torch.Generator().manual_seed(0)
@@ -195,7 +195,7 @@ def train() -> None:
 
 
 def evaluate() -> None:
-    """The nearest training study by tokens, for a few of the test studies."""
+    """Find the nearest training study by tokens for a few of the test studies."""
     inputs = Inputs(load_params(paths.PARAMS))
     studies = inputs.studies("test")
     studies.rows = studies.rows[:64]
@@ -216,7 +216,7 @@ STAGES: dict[str, Callable[[], None]] = {
 
 
 def measure(stage: str) -> None:
-    """Run a data path here; print peak and mapped MiB, and seconds of CPU time (Linux)."""
+    """Run a data path in this process; print peak and mapped MiB, and CPU seconds (Linux)."""
     threads = torch.get_num_threads()
     torch.set_num_threads(min(threads, 2))
     before = time.process_time()
@@ -230,7 +230,7 @@ def measure(stage: str) -> None:
 
 
 def measure_all(counts: tuple[int, ...] = COUNTS) -> None:
-    """Print a row a stage: peak and CPU seconds at each count, and the last step's slope."""
+    """Print a row per stage: peak and CPU seconds at each count, and the slope of the last step."""
     found: dict[str, list[tuple[float, ...]]] = {stage: [] for stage in STAGES}
     for count in counts:
         with tempfile.TemporaryDirectory() as name:

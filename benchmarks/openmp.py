@@ -1,8 +1,8 @@
 """`python -m benchmarks.openmp`: how long torch's threads may spin while they wait.
 
-A thread that spins keeps its core from whoever has work: on a busy machine a step then waits for
-threads that are not running. Real training steps under each setting, in turns, with the machine as
-it is and beside as many computing processes as it has cores.
+A spinning thread keeps its core from whoever has work: on a busy machine, a step then waits for
+threads that are not running. Real training steps are run under each setting in turn, with the
+machine as it is and next to as many computing processes as it has cores.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ SETTINGS = {
     **{f"GOMP_SPINCOUNT={n}": {"GOMP_SPINCOUNT": str(n)} for n in (1000, 5000, 10_000)},
 }
 PRESETS = ("demo", "iu_xray_small")
-_SECONDS = 2.0  # of steps in a turn
+_SECONDS = 2.0  # of steps per turn
 _ROUNDS = 3
 
 
 class Stepper:
-    """A process of its own that takes real training steps under a setting when it is told to."""
+    """A separate process that takes real training steps under a setting on request."""
 
     def __init__(self, preset: str, setting: Mapping[str, str]) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
@@ -42,7 +42,7 @@ class Stepper:
         self.step_seconds(0)  # warm
 
     def step_seconds(self, seconds: float = _SECONDS) -> float:
-        """Mean wall time of the steps of a turn."""
+        """Take a turn's steps and return their mean wall time."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(seconds, file=self.process.stdin, flush=True)
@@ -54,7 +54,7 @@ class Stepper:
 
 
 def take_turns(preset: str) -> None:
-    """A stepper's process: for each line of standard input, steps for so many seconds."""
+    """Run as a stepper: for each line of standard input, take steps for that many seconds."""
     import torch
 
     from benchmarks.iu_xray import iu_xray_params
@@ -73,7 +73,7 @@ def take_turns(preset: str) -> None:
 
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
-    """Other processes that compute."""
+    """Run other processes that compute all the time."""
     spin = [sys.executable, "-c", "while True: sum(range(10000))"]
     running = [subprocess.Popen(spin) for _ in range(processes)]
     try:
@@ -85,7 +85,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def main() -> None:
-    """Every setting beside libgomp's default."""
+    """Compare every setting with libgomp's default."""
     cores = os.cpu_count() or 1
     for preset in PRESETS:
         steppers = {name: Stepper(preset, setting) for name, setting in SETTINGS.items()}

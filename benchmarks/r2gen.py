@@ -1,10 +1,10 @@
-"""`python -m benchmarks.r2gen CLONE`: against R2Gen's own modules, at the paper's size.
+"""`python -m benchmarks.r2gen CLONE`: UAR against R2Gen's own modules, at the paper's size.
 
-CLONE is a folder with https://github.com/zhjohnchan/R2Gen. Its Transformer with relational memory
+CLONE is a clone of https://github.com/zhjohnchan/R2Gen. Its Transformer with relational memory
 (Chen et al. 2020) is run as it stands there, with its own defaults: d 512, 3 + 3 layers, 8 heads,
-beam 3, reports of up to 60 words. Both begin with what a visual encoder gives: R2Gen with features
-`(N, L, 2048)`, UAR with tokens `(N, V, L/V)`. Weights are random, and the end token is ruled out,
-so that both write 60 words. This project holds nothing of R2Gen's code.
+beam 3, reports of up to 60 words. Both start from the output of a visual encoder: R2Gen from
+features `(N, L, 2048)`, UAR from tokens `(N, V, L/V)`. Weights are random, and the end token is
+ruled out, so that both write 60 words. This project contains none of R2Gen's code.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from uar.core.device import resolve_device
 from uar.core.special_words import EOS, PAD
 from uar.inference.decoding import generate
 
-CROPS = {98: 56, 392: 112}  # L, the cells of two views together, by pixels of a crop
+CROPS = {98: 56, 392: 112}  # L, the cells of both views together -> side of the crop in pixels
 DEFAULTS = {  # of its main_train.py
     "d_model": 512,
     "d_ff": 512,
@@ -66,7 +66,7 @@ DEFAULTS = {  # of its main_train.py
 
 
 def load_r2gen(clone: Path, device: torch.device) -> tuple[nn.Module, Callable[..., Tensor]]:
-    """Its `EncoderDecoder`, random weights, and its `compute_loss`.
+    """R2Gen's `EncoderDecoder` with random weights, and its `compute_loss`.
 
     Raises:
         typer.BadParameter: this folder is no clone of R2Gen.
@@ -74,7 +74,7 @@ def load_r2gen(clone: Path, device: torch.device) -> tuple[nn.Module, Callable[.
     if not (clone / "modules/encoder_decoder.py").is_file():
         raise typer.BadParameter(f"{clone} has no modules/encoder_decoder.py: clone R2Gen there")
     sys.path.insert(0, str(clone.resolve()))
-    sys.modules.setdefault("cv2", ModuleType("cv2"))  # OpenCV, which it imports to draw with
+    sys.modules.setdefault("cv2", ModuleType("cv2"))  # OpenCV, which it imports for drawing
     words = SimpleNamespace(idx2token=dict.fromkeys(range(1, VOCABULARY)))
     torch.manual_seed(0)
     network = importlib.import_module("modules.encoder_decoder").EncoderDecoder
@@ -85,7 +85,7 @@ def load_r2gen(clone: Path, device: torch.device) -> tuple[nn.Module, Callable[.
 def compare_generation(
     theirs: nn.Module, params: Params, studies: int, device: torch.device
 ) -> None:
-    """Reports of `studies` studies; R2Gen's batches hold 16 of them, as in its scripts."""
+    """Compare writing reports; R2Gen writes only `studies`, in batches of 16 as in its scripts."""
     ours = make_model(params, device).eval()
     theirs.eval()
     with torch.no_grad():
@@ -117,7 +117,7 @@ def compare_generation(
 def compare_steps(
     theirs: nn.Module, loss: Callable[..., Tensor], params: Params, device: torch.device
 ) -> None:
-    """One training step on a batch of 16, R2Gen's in float32 as in its scripts."""
+    """Compare one training step on a batch of 16; R2Gen's is in float32, as in its scripts."""
     theirs.train()
     batch = make_batch(params, params.train.batch_size, device)
     cells = batch.visual[0].numel()
@@ -141,7 +141,7 @@ def main(
     clone: Annotated[Path, typer.Argument(help="A clone of R2Gen.")],
     studies: Annotated[int, typer.Option(help="Studies that R2Gen writes reports of.")] = 16,
 ) -> None:
-    """Generation and a training step, at 98 cells (R2Gen's) and at 392 (the paper's)."""
+    """Compare generation and a training step at 98 cells (R2Gen's) and at 392 (the paper's)."""
     device = resolve_device("auto")
     print(machine(device))
     theirs, loss = load_r2gen(clone, device)
@@ -149,7 +149,7 @@ def main(
         params = iu_xray_params("iu_xray")
         params = params.model_copy(update={"image": params.image.model_copy(update={"crop": crop})})
         assert params.dataset.images_per_study * tokens_per_image(params) == cells
-        with patch.object(Tensor, "cuda", lambda tensor: tensor.to(device)):  # its beam search's
+        with patch.object(Tensor, "cuda", lambda tensor: tensor.to(device)):  # in its beam search
             compare_generation(theirs, params, studies, device)
         compare_steps(theirs, loss, params, device)
 

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.same_words`: whether fast decoding writes the plain one's words.
+"""`python -m benchmarks.same_words`: whether fast decoding writes the same words as plain decoding.
 
-In a project with a trained model that reads tokens: every report of a split, as `evaluate` writes
-it and by `tests/reference.py`, which decodes each prefix anew for each word. The two sum in another
-order, so that beams whose scores agree to the last digits may come out in another one: the table
-gives the largest difference in log-probability where words differ. It scores nothing, of whichever
-split.
+Run it in a project with a trained model that reads tokens. Every report of a split is written as
+`evaluate` does it and by `tests/reference.py`, which decodes each prefix anew for each word. The
+two sum in different orders, so beams whose scores agree to the last digits may be ranked in another
+order: the table gives the largest difference in log-probability where words differ. Nothing is
+scored, whichever the split.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def main(
     split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
     first: Annotated[int | None, typer.Option(help="Only so many studies.")] = None,
 ) -> None:
-    """Write a split's reports both ways and count the same ones."""
+    """Write a split's reports both ways and count the identical ones."""
     if split not in get_args(Split):
         raise typer.BadParameter(f"{split}: one of {', '.join(get_args(Split))}")
     params = load_params(paths.PARAMS)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.scale`: what MIMIC-CXR at the paper's size takes, counted and measured.
+"""`python -m benchmarks.scale`: the cost of MIMIC-CXR at the paper's size, counted and measured.
 
 FLOPs are counted (matrix products and convolutions) on one image and on two and four studies; bytes
-follow from the shapes. The rates are measured on the device at hand, or given:
+follow from the shapes. The rates are measured on this machine's device, or given:
 
     python -m benchmarks.scale                            # this machine
     python -m benchmarks.scale --tflops 200 --devices 8   # a plan for others
@@ -33,14 +33,14 @@ STUDIES = 270_000  # for training, likewise
 
 
 def counted(work: Callable[[], object]) -> int:
-    """FLOPs of matrix products and convolutions, attention's included."""
+    """FLOPs of matrix products and convolutions, including those of attention."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def encoding(params: Params, device: torch.device) -> tuple[float, Callable[[], float]]:
-    """FLOPs of one view through the dVAE's encoder; measures the FLOP/s of a batch of them."""
+    """FLOPs of one view in the dVAE's encoder, and a function that measures a batch's FLOP/s."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden).to(device).eval()
     pixels = torch.rand(1, params.image.crop, params.image.crop, device=device)
 
@@ -55,7 +55,7 @@ def encoding(params: Params, device: torch.device) -> tuple[float, Callable[[], 
 
 
 def training(params: Params, device: torch.device) -> tuple[float, Callable[[], float]]:
-    """FLOPs of a study's part in a training step; measures the FLOP/s of steps."""
+    """FLOPs per study of a training step, and a function that measures the FLOP/s of steps."""
     model = make_model(params, device)
     objective = Objective.of_stage(params.train, with_mask=True)
 
@@ -83,7 +83,7 @@ def kept_for_backward(params: Params) -> int:
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in weights:
-            kept[storage._cdata] = storage  # held, so that no other one takes its place
+            kept[storage._cdata] = storage  # held, so that no other takes its address
         return tensor
 
     batch = make_batch(params, params.train.batch_size, shapes)
@@ -94,7 +94,7 @@ def kept_for_backward(params: Params) -> int:
 
 
 def least_seconds(work: Callable[[], object]) -> float:
-    """Of three, after one to warm up."""
+    """Seconds of the fastest of three calls, after one to warm up."""
     return min([seconds(work) for _ in range(4)][1:])
 
 
@@ -139,7 +139,7 @@ def main(
         seed=0,
     ).encoded
     line(f"tokenize, `crops`, K = {crops}: views", FILMS * views, per_view, encoding_rate)
-    larger = (size / crop) ** 2  # the grid's one encoding, of the whole packed image
+    larger = (size / crop) ** 2  # the grid's single encoding, of the whole packed image
     every = (
         (size - crop) // token_stride(params.dvae.source, params.dvae.distill.network) + 1
     ) ** 2

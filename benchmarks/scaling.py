@@ -30,14 +30,14 @@ from uar.inference.decoding import generate
 
 HERE = Path(__file__).parent
 ROUNDS = 2  # the fastest counts
-CELLS = (4, 8, 14, 20)  # along a side of a view, for L = 32, 128, 392, 800 of two images
+CELLS = (4, 8, 14, 20)  # along a side of a view: L = 32, 128, 392, 800 for two images
 BEAMS = (1, 2, 3, 5, 8)
 BASIS_SIZES = (512, 1024, 2048, 4096, 8192)
 STUDIES = (16, 32, 64, 128, 256)
 
 
 def by_tokens(params: Params, device: torch.device) -> dict[int, float]:
-    """A training step, by L."""
+    """Seconds of a training step by L."""
     times = {}
     stride = token_stride(params.dvae.source, params.dvae.distill.network)
     for cells in CELLS:
@@ -50,7 +50,7 @@ def by_tokens(params: Params, device: torch.device) -> dict[int, float]:
 
 
 def by_basis_size(params: Params, device: torch.device) -> dict[int, float]:
-    """CRA of a batch, forward and backward, by rows of B."""
+    """Seconds of CRA on a batch, forward and backward, by rows of B."""
     batch = make_batch(params, params.train.batch_size, device)
     times = {}
     for size in BASIS_SIZES:
@@ -65,19 +65,19 @@ def by_basis_size(params: Params, device: torch.device) -> dict[int, float]:
 
 
 def by_beams(params: Params, device: torch.device) -> dict[int, float]:
-    """32 reports of 60 words, by beams."""
+    """Seconds to write 32 reports of 60 words, by number of beams."""
     return {beams: written(params, device, 32, beams) for beams in BEAMS}
 
 
 def by_studies(params: Params, device: torch.device) -> dict[int, float]:
-    """Reports of 60 words with the preset's beams, by studies."""
+    """Seconds to write reports of 60 words with the preset's beams, by number of studies."""
     return {
         studies: written(params, device, studies, params.decode.beam_size) for studies in STUDIES
     }
 
 
 def written(params: Params, device: torch.device, studies: int, beams: int) -> float:
-    """Seconds to write every study's report, the tables included."""
+    """Seconds to write every study's report, including the time for the tables."""
     model = make_model(params, device).eval()
     with torch.no_grad():
         model.head.bias[EOS] = -1e4
@@ -92,7 +92,7 @@ def written(params: Params, device: torch.device, studies: int, beams: int) -> f
 
 
 def fastest(work: Callable[[], object]) -> float:
-    """The fastest of `ROUNDS` calls after one untimed, seconds."""
+    """Seconds of the fastest of `ROUNDS` calls, after an untimed one."""
     work()
     return min(seconds(work) for _ in range(ROUNDS))
 
@@ -106,7 +106,7 @@ PANELS = {  # panel: (what is timed, what grows, how it is measured)
 
 
 def draw(table: pd.DataFrame, title: str, path: Path) -> None:
-    """One panel for each thing that grows."""
+    """Draw one panel for each quantity that grows."""
     figure = Figure(figsize=(14, 3.4), layout="constrained")
     axes = figure.subplots(1, len(PANELS))
     for axis, (name, (what, grows, _)) in zip(axes, PANELS.items(), strict=True):

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.step`: one training step, as trained and the straightforward way."""
+"""`python -m benchmarks.step`: one training step, as in training and the straightforward way."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def training_step(params: Params, device: torch.device, precision: str) -> Calla
 
 
 def reference_step(params: Params, device: torch.device) -> Callable[[], None]:
-    """The same in float32 with `tests.reference` and AdamW parameter by parameter."""
+    """The same step in float32 with `tests.reference` and with AdamW parameter by parameter."""
     model = make_model(params, device)
     batch = make_batch(params, params.train.batch_size, device)
     objective = Objective.of_stage(params.train, with_mask=True)
@@ -62,14 +62,14 @@ def reference_step(params: Params, device: torch.device) -> Callable[[], None]:
 
 
 def arithmetic(step: Callable[[], None]) -> int:
-    """FLOPs of a step's matrix products, attention's included."""
+    """FLOPs of a step's matrix products, including those of attention."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops()
 
 
 def main() -> None:
-    """`iu_xray_small` on a CPU, and the paper's size on a GPU."""
+    """Measure `iu_xray_small` on a CPU, or the paper's size on a GPU."""
     device = resolve_device("auto")
     params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
     print(machine(device))

@@ -1,8 +1,8 @@
-"""`python -m benchmarks.tokenization`: against the encoder alone, against a plain loop; memory.
+"""`python -m benchmarks.tokenization`: speed against its encoder alone and a plain loop; memory.
 
-The rows' references: the encoder's own forward passes on tensors that lie ready (ratio 1: nothing
-is lost around it); the `dall_e` package's usage, one image at a time; the peak memory for fewer
-images (ratio 1: it does not grow).
+The references of the rows: the encoder's own forward passes on tensors in memory (ratio 1: nothing
+is lost around it); the usage shown by the `dall_e` package, one image at a time; the peak memory
+for fewer images (ratio 1: it does not grow).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FEW, MANY = 1_000, 16_000
 
 
 def random_films(path: Path, count: int, size: int) -> None:
-    """A packed array of noise, written piece by piece."""
+    """Write a packed array of noise, piece by piece."""
     films = open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, size, size))
     generator = np.random.default_rng(0)
     for start in range(0, count, 1000):
@@ -44,7 +44,7 @@ def random_films(path: Path, count: int, size: int) -> None:
 
 
 def tokenized(folder: Path, model: Dvae, count: int, views: Views, batch_size: int = 16) -> None:
-    """The stage's work on `folder/images.npy`, every image a training one."""
+    """Do the stage's work on `folder/images.npy`, where every image is a training image."""
     images = PackedImages(folder / "images.npy", np.ones(count, dtype=bool), views)
     scratch = Scratch(folder / "unfinished", {})
     encoder = TokenEncoding(launch("auto"), model, batch_size=batch_size, precision="float32")
@@ -54,7 +54,7 @@ def tokenized(folder: Path, model: Dvae, count: int, views: Views, batch_size: i
 
 
 def speed(folder: Path) -> None:
-    """Rows against the encoder alone and against the plain loop."""
+    """Print the rows against the encoder alone and against the plain loop."""
     device = resolve_device("auto")
     params = iu_xray_params("iu_xray" if device.type == "cuda" else "iu_xray_small")
     views = Views(
@@ -97,7 +97,7 @@ def speed(folder: Path) -> None:
 
 
 def memory(folder: Path) -> None:
-    """The row of peak resident memory, each count in a process of its own."""
+    """Print the row of peak resident memory, measuring each count in a process of its own."""
     peaks = {}
     for count in (FEW, MANY):
         random_films(folder / "images.npy", count, 64)
@@ -112,7 +112,7 @@ def memory(folder: Path) -> None:
 def measure_memory(folder: Path, count: int) -> None:
     """Tokenize with the smallest encoder and print this process's peak in KiB (Linux).
 
-    Not `getrusage`: its peak counts the memory of the process that started this one.
+    `getrusage` will not do: its peak includes memory of the process that started this one.
     """
     views = Views(kind="crops", crops=1, crop=8, size=64, stride=8, seed=0)
     tokenized(folder, Dvae(512, 64), count, views, batch_size=128)
@@ -121,7 +121,7 @@ def measure_memory(folder: Path, count: int) -> None:
 
 
 def main() -> None:
-    """All rows; with a folder and a count, the measured process of the last."""
+    """Print all rows; with a folder and a count, run as a measured process of the last row."""
     if len(sys.argv) == 3:
         measure_memory(Path(sys.argv[1]), int(sys.argv[2]))
         return

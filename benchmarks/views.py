@@ -1,7 +1,7 @@
-"""`python -m benchmarks.views ROOT`: how well `ingest` tells the view of films that no table knows.
+"""`python -m benchmarks.views ROOT`: how well `ingest` tells the views of films in no table.
 
-ROOT holds IU X-Ray in R2Gen's packaging, two films a study, whose views a table states. They are
-hidden of a fifth of the studies at a time, and told by what the others teach.
+ROOT holds IU X-Ray in R2Gen's packaging: two films per study, and a table of their views. The views
+of a fifth of the studies at a time are hidden, and told by what is learned from the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
         found = np.array([study.views for study in tell_views(hidden, workers=1).studies])
         told[fold::_FOLDS] = found[fold::_FOLDS]
     frontal = stated == "frontal"
-    first = np.argmax(told == "frontal", axis=1)  # the film that one film a study would be
+    first = np.argmax(told == "frontal", axis=1)  # the film taken where a study has one
     none = (told == "lateral").all(axis=1)
     lateral = ~np.take_along_axis(frontal, first[:, None], axis=1)[:, 0]
     possible = frontal.any(axis=1)

@@ -85,7 +85,7 @@ class LazyCommands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """Import a command, and with it torch where it needs it."""
+    """Import a command, along with torch if it needs that."""
     module, heading = _MODULES[name]
     limit_spinning(os.environ)
     if heading in ("Stages", "Evidence"):
@@ -99,9 +99,9 @@ def load_command(name: str) -> Any:
 
 
 def set_up_arithmetic(path: Path) -> None:
-    """Have libraries compute as params.yaml says, before they are loaded.
+    """Make libraries compute as params.yaml says, before they are loaded.
 
-    A stage refuses to run where that cannot be (`pipeline.run`).
+    A stage refuses to run if that is impossible (`pipeline.run`).
     """
     from uar.core.params_file import load_params
 
@@ -111,7 +111,7 @@ def set_up_arithmetic(path: Path) -> None:
 
 
 def _summary(module: str) -> str:
-    """The docstring of the function that a module is named for."""
+    """The docstring of the function that a module is named after."""
     path = Path(__file__).parents[1] / f"{module.replace('.', '/')}.py"
     name = path.stem
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

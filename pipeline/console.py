@@ -1,4 +1,4 @@
-"""What the commands print at their end."""
+"""What the commands print when they end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELLERS = {"clinical": "rule-based labels", "chexbert": "CheXbert's labels"}
 
 
 def set_up_logging() -> None:
-    """Messages go to standard error: by rich on a terminal, else as plain lines."""
+    """Send messages to standard error: through rich on a terminal, otherwise as plain lines."""
     handler: logging.Handler
     if sys.stderr.isatty():
         handler = _BesideBars(
@@ -46,7 +46,7 @@ class _BesideBars(RichHandler):
 
 
 def output() -> Console:
-    """Standard output: 120 columns wide where it is not a terminal, so that none is cut off."""
+    """Standard output: 120 columns wide if it is not a terminal, so that nothing is cut off."""
     wide = not (sys.stdout.isatty() or "COLUMNS" in os.environ)
     return Console(width=120 if wide else None)
 
@@ -66,10 +66,10 @@ def number(value: float | None) -> str:
 
 
 def print_evaluation(summary: Mapping[str, Any]) -> None:
-    """The closing tables of an evaluation: this model with its intervals, baselines, control.
+    """Print the closing tables of an evaluation: model with intervals, baselines, control.
 
     Args:
-        summary: what `uar.evaluation.summary.summarise` gives.
+        summary: what `uar.evaluation.summary.summarise` returns.
     """
     console, model = output(), summary["scores"][MODEL]
     texts = [name for name in PROTOCOLS if name in model]
@@ -97,9 +97,9 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
     text = summary["text"][MODEL]
     console.print(
         f"{text['distinct_reports']} distinct reports of {summary['studies']} (same: word for "
-        "word, given another study's images; in brackets, of studies with a finding), "
-        f"{text['words_used']} words used, {text['mean_length']:.1f} words a report (references: "
-        f"{text['reference_words']} words, {text['reference_mean_length']:.1f} a report)"
+        "word the same with another study's images; in brackets, of studies with a finding), "
+        f"{text['words_used']} words used, {text['mean_length']:.1f} words per report (references: "
+        f"{text['reference_words']} words, {text['reference_mean_length']:.1f} per report)"
     )
     if summary["collapsed"]:
         console.print(f"[bold]collapsed:[/bold] {COLLAPSE}")
@@ -108,13 +108,13 @@ def print_evaluation(summary: Mapping[str, Any]) -> None:
 
 
 def shown_signatures(summary: Mapping[str, Any]) -> list[str]:
-    """The signatures that stand for a group each: the others differ in their first word."""
+    """One signature for each group: the others differ from it in their first word."""
     first = {"r2gen": "BLEU-4", "coco": "BLEU-4", "clinical": "micro", "chexbert": "micro"}
     return [of[first.get(group, next(iter(of)))] for group, of in summary["signatures"].items()]
 
 
 def _systems(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Label to key of those that were scored, the model first."""
+    """Labels and keys of the systems that were scored, the model first."""
     known = {label: key for label, key in BASELINES.items() if key in summary["scores"]}
     return {"this model": MODEL} | known
 
@@ -122,13 +122,13 @@ def _systems(summary: Mapping[str, Any]) -> dict[str, str]:
 def _add_systems(
     table: Table, summary: Mapping[str, Any], group: str, columns: Mapping[str, str]
 ) -> None:
-    """A row for each system; below the model's its intervals, and whether it looks at images.
+    """Add a row for each system; below the model's, its intervals and whether it uses images.
 
     Args:
-        table: to add to.
+        table: the one to add to.
         summary: of the evaluation.
-        group: of scores.
-        columns: heading -> score, with its average where the group has several.
+        group: which group of scores.
+        columns: heading -> score, after its average where the group has several.
     """
     for label, key in _systems(summary).items():
         scores = summary["scores"][key][group]
@@ -151,7 +151,7 @@ def _nats(summary: Mapping[str, Any]) -> str:
 
 
 def _looking(summary: Mapping[str, Any]) -> str:
-    """`56 distinct, 31% same (4%)`: reports, and those that other images leave as they are."""
+    """`56 distinct, 31% same (4%)`: distinct reports, and those unchanged by other images."""
     same, of_findings = (
         summary.get(f"unchanged_with_{what}") for what in ("other_images", "findings")
     )

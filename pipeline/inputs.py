@@ -35,7 +35,7 @@ def open_images() -> np.ndarray:
 
 
 def image_rows(params: Params, split: Split) -> np.ndarray:
-    """Rows in the packed and the token array of each study's images, `(S, V)`."""
+    """Rows of each study's images in the packed and the token array, `(S, V)`."""
     return study_rows(read_checked(paths.STUDIES, ("study_id", "split")), params, split)
 
 
@@ -67,10 +67,10 @@ def finding_labels(reports: pd.DataFrame) -> np.ndarray:
 
 
 class Inputs:
-    """Vocabulary and visual input as params.yaml asks for them.
+    """Vocabulary and visual input, as params.yaml specifies them.
 
     Raises:
-        UserError: a file is missing, or the token cache is not of the images and encoder at hand.
+        UserError: a file is missing, or the array of tokens or images does not fit the reports.
     """
 
     def __init__(self, params: Params) -> None:
@@ -95,10 +95,10 @@ class Inputs:
             length = per_study * side**2
         if len(films) != per_study * len(self.reports):
             raise UserError(
-                f"{paths.REPORTS} has {len(self.reports)} studies and the films of {per_study} a "
-                f"study would be {per_study * len(self.reports)} rows, but "
+                f"{paths.REPORTS} has {len(self.reports)} studies, which with {per_study} films "
+                f"per study need {per_study * len(self.reports)} rows, but "
                 f"{paths.TOKENS if params.model.lsu else paths.IMAGES} has {len(films)}. The two "
-                "are not of one run: `dvc repro` makes them anew."
+                "files are from different runs: `dvc repro` makes them again."
             )
         self.sizes = ModelSizes(
             vocabulary=len(self.vocabulary),
@@ -133,7 +133,7 @@ class Inputs:
         return held_views(self.split_table(split)["views"], self.params.dataset.images_per_study)
 
     def checkpoint(self, path: Path) -> Checkpoint:
-        """The checkpoint in a file.
+        """Load the checkpoint in a file.
 
         Raises:
             UserError: it reads tokens of another encoder, or was trained on other words.
@@ -141,7 +141,7 @@ class Inputs:
         checkpoint = Checkpoint.load(path)
         if checkpoint.vocabulary_sha256 not in (None, self.vocabulary.fingerprint()):
             raise UserError(
-                f"{path} is a model of other words than those of {paths.VOCABULARY}. Train it "
+                f"{path} was trained with a vocabulary other than {paths.VOCABULARY}. Train it "
                 "again on these reports."
             )
         if self.params.model.lsu:
@@ -151,7 +151,7 @@ class Inputs:
         return checkpoint
 
     def trained(self, path: Path) -> tuple[Checkpoint, UAR]:
-        """The same with its model, in evaluation mode on the device of params.yaml."""
+        """Load a checkpoint and its model, in evaluation mode on the device of params.yaml."""
         checkpoint = self.checkpoint(path)
         return checkpoint, checkpoint.build().to(resolve_device(self.params.device)).eval()
 
@@ -160,19 +160,19 @@ class Inputs:
         return together([model, *self.others(self.params.decode.ensemble, model)])
 
     def others(self, files: Sequence[Path], model: UAR) -> list[UAR]:
-        """Models of other runs that can write with `model`, as `trained` gives them.
+        """Load models of other runs that can write together with `model`, as `trained` does.
 
         Raises:
-            UserError: as `checkpoint` and `refuse_other_member`; or a file does not say of which
-                words its model is.
+            UserError: as in `checkpoint` and `refuse_other_member`; or a file does not say which
+                words its model knows.
         """
         found = []
         for path in map(paths.external, files):
             checkpoint, other = self.trained(path)
             if checkpoint.vocabulary_sha256 is None:
                 raise UserError(
-                    f"{path} does not say of which words its model is: an earlier version of this "
-                    "project wrote it. Train it again."
+                    f"{path} does not say which vocabulary its model was trained with: an earlier "
+                    "version of this project wrote it. Train it again."
                 )
             refuse_other_member(model, other, str(path))
             found.append(other)

@@ -1,4 +1,4 @@
-"""What the judge says of findings in a split's images."""
+"""What the judge says about findings in a split's images."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from uar.tokens.cache import TokenCacheInfo, open_tokens
 
 
 def finding_probabilities(decode: DecodeParams, studies: Studies) -> np.ndarray | None:
-    """What the judge says of the studies' images, `(S, 13)`; None where `decode` does not ask.
+    """Probabilities of findings in the studies' images, `(S, 13)`; None if `decode` needs none.
 
     Raises:
-        UserError: the judge is missing, or of the tokens of another encoder.
+        UserError: the judge is missing, or reads tokens of another encoder.
     """
     return AS_TRAINED.probabilities(judge_logits(studies)) if needs_findings(decode) else None
 
 
 def judge_logits(studies: Studies) -> np.ndarray:
-    """Logits of findings in the studies' images, `(S, 13)`, of a model that reads pixels too.
+    """Logits of findings in the studies' images, `(S, 13)`, also for a model that reads pixels.
 
     Raises:
-        UserError: as `finding_probabilities`.
+        UserError: as in `finding_probabilities`.
     """
     judge, info = Judge.load(paths.JUDGE), TokenCacheInfo.load(paths.TOKENS_INFO)
     info.refuse_other_encoder(judge.encoder_sha256, str(paths.JUDGE))

@@ -1,4 +1,4 @@
-"""What params.yaml asks to be computed of reports, opened before any work."""
+"""The measures of reports that params.yaml asks for, opened before any work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def constant_predictions(
     val: Sequence[str],
     params: EvaluateParams,
 ) -> list[Prediction]:
-    """The same studies, each with the constant report that these references choose."""
+    """The same studies, each with the constant report chosen by these references."""
     constant = constant_report(
         train, val, select_by=params.constant_by, candidates=params.constant_candidates
     )
@@ -29,17 +29,17 @@ def constant_predictions(
 
 
 def open_measures(params: EvaluateParams, device: torch.device) -> Measures:
-    """Everything that is asked for.
+    """Open every measure that is asked for.
 
     Raises:
         UserError: a package, weights or Java is missing or does not work.
     """
     if params.meteor or "coco" in params.protocols:
-        java_version()  # refuses here, before any work, where Java does not start
+        java_version()  # refuses here, before any work, if Java does not start
     labellers: dict[str, ReportLabeller] = {"clinical": Labeller()}
     graphs: dict[str, GraphScorer] = {}
     if params.chexbert is not None:
-        from uar.evaluation.clinical.chexbert import Chexbert  # seconds, of transformers
+        from uar.evaluation.clinical.chexbert import Chexbert  # takes seconds: transformers
 
         labellers["chexbert"] = Chexbert(params.chexbert, device)
     if params.radgraph is not None:

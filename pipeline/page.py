@@ -27,7 +27,7 @@ from uar.model.ensemble import Ensemble
 from uar.model.uar import UAR
 from uar.viewer.page.build import Findings, PageHead, StudyShown, render_page
 
-SHOWN = 600  # most studies on the page; of more, a random sample
+SHOWN = 600  # at most so many studies on the page; of more, a random sample
 DATASETS = {
     "demo": "Demo phantoms",
     "iu_xray": "IU X-Ray",
@@ -38,12 +38,12 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a model wrote of the test split, and its scores.
+    """What a model wrote for the test split, and its scores.
 
     Attributes:
-        predictions: of the S test studies.
+        predictions: for the S test studies.
         scores: of these predictions.
-        per_study: the same, `uar.evaluation.systems.per_study_scores`.
+        per_study: scores of each study, from `uar.evaluation.systems.per_study_scores`.
         details: the content of details.json.
     """
 
@@ -67,7 +67,7 @@ def write_page(
         inputs: the stage's.
         model: in evaluation mode.
         studies: the S test studies.
-        evaluated: what `model` wrote of them.
+        evaluated: what `model` wrote for them.
         labeller: marks findings.
     """
     params = inputs.params
@@ -97,7 +97,7 @@ def write_page(
         for i, of_words in zip(chosen, attention, strict=True)
     ]
     head = PageHead(
-        title=f"{DATASETS[params.dataset.name]}, test split",
+        title=f"{DATASETS.get(params.dataset.name, params.dataset.name)}, test split",
         rows=headline_rows(evaluated.details),
         notes=notes(params, len(chosen), len(studies)),
     )
@@ -112,7 +112,7 @@ def sample(studies: int, wanted: int, seed: int) -> list[int]:
 
 
 def known_boxes() -> dict[str, list[dict[str, Any]]]:
-    """Places of findings that the data set knows, by study, as `StudyShown.boxes`."""
+    """Places of findings that the data set knows, by study, as in `StudyShown.boxes`."""
     by_study = read_checked(paths.BOXES, BOX_COLUMNS).groupby("study_id")
     return {study: rows[BOX_COLUMNS[1:]].to_dict("records") for study, rows in by_study}
 
@@ -143,14 +143,15 @@ def headline_rows(details: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def notes(params: Params, shown: int, total: int) -> list[str]:
-    """What a reader of the page has to know."""
+    """What a reader of the page needs to know."""
     size = params.image.size
     said = [
         "Research output, not for clinical use.",
-        f"Films are {size} x {size} pixels, all that the model is given. References are shown "
-        "whole; scores are under the r2gen protocol, which cuts them and knows no rare words.",
-        "Attention is the mean over heads and decoder layers. It says where the decoder read, not "
-        "why it chose a word.",
+        f"Films are {size} x {size} pixels, which is all that the model is given. References are "
+        "shown whole; scores follow the r2gen protocol, which cuts them short and replaces rare "
+        "words.",
+        "Attention is the mean over heads and decoder layers. It shows where the decoder looked, "
+        "not why it chose a word.",
     ]
     if shown < total:
         said.append(f"{shown} of {total} studies, drawn at random.")

@@ -1,4 +1,4 @@
-"""Where the stages read and write, relative to the project's folder. dvc.yaml names the same."""
+"""Where the stages read and write, relative to the project's folder; as in dvc.yaml."""
 
 import os
 from pathlib import Path
@@ -32,11 +32,11 @@ JUDGE_SUMMARY = Path("models/judge.json")
 STAGE_ONE = Path("models/stage_one.safetensors")
 STAGE_TWO = Path("models/stage_two.safetensors")
 STAGE_THREE = Path("models/stage_three.safetensors")  # the trained model
-LOGS = Path("dvclive")  # a folder a training stage
-SPEED = Path("dvclive/speed")  # a folder a training stage, outside version control
-SCRATCH = Path(".resume")  # a folder a stage, outside version control
+LOGS = Path("dvclive")  # a folder for each training stage
+SPEED = Path("dvclive/speed")  # a folder for each training stage, outside version control
+SCRATCH = Path(".resume")  # a folder for each stage, outside version control
 MAPS = Path(".resume/maps")  # of a frozen extractor, for all training stages
-PROVENANCE = Path("provenance")  # a record a stage
+PROVENANCE = Path("provenance")  # a record for each stage
 PREDICTIONS = Path("evaluation/predictions.jsonl")
 SHUFFLED_PREDICTIONS = Path("evaluation/predictions_shuffled.jsonl")
 STUDY_SCORES = Path("evaluation/scores.csv")
@@ -54,7 +54,7 @@ ANALYSIS_DETAILS = Path("analysis/details.json")
 
 
 def external(path: Path | str) -> Path:
-    """A file or folder from outside version control; what is not here is in the project's folder.
+    """Find a file or folder outside version control: here, or else in the project's folder.
 
     DVC runs queued experiments in copies of the project that lack such files, and says in the
     environment where the project is.
@@ -64,5 +64,5 @@ def external(path: Path | str) -> Path:
 
 
 def in_project(path: Path) -> Path:
-    """Where a file outside version control is written: in the project, not in such a copy of it."""
+    """Where to write a file outside version control: in the project, not in a copy of it."""
     return Path(os.environ.get("DVC_ROOT", "")) / path

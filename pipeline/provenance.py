@@ -22,10 +22,10 @@ from uar.core.files import sha256
 from uar.core.params_file import known_keys
 from uar.core.provenance import Record, Scratch, check_origins
 
-ROOT = Path(__file__).parents[1]  # of dvc.yaml and the code
+ROOT = Path(__file__).parents[1]  # holds dvc.yaml and the code
 _CODE = ("uar/", "pipeline/")
 _LIBRARIES = ("torch", "numpy", "safetensors")
-# How validation writes and chooses reports: evaluate may write them in another way.
+# How validation writes and chooses reports: evaluate may write them differently.
 MAY_DIFFER = ("decode.", "train.select_by")
 # Parameters that name files from outside version control.
 OUTSIDE = (
@@ -42,17 +42,17 @@ OUTSIDE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage as dvc.yaml has it."""
+    """A stage as dvc.yaml describes it."""
 
     name: str
     code: tuple[Path, ...]  # files and folders, relative to the project's folder
     inputs: tuple[Path, ...]
-    outs: tuple[Path, ...]  # and metrics that a stage reads, without its record
+    outs: tuple[Path, ...]  # with metrics that a stage reads, without its record
     params: tuple[str, ...]  # dotted keys
 
     @property
     def record(self) -> Path:
-        """Where its record lies."""
+        """The path of its record."""
         return paths.PROVENANCE / f"{self.name}.json"
 
     def values(self, params: Params) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Stage:
         """Compare its inputs with their records, and params.yaml with the parameters in them.
 
         Raises:
-            UserError: as `uar.core.provenance.check_origins`.
+            UserError: as in `uar.core.provenance.check_origins`.
         """
         compared = [key for key in known_keys() if not key.startswith(MAY_DIFFER)]
         expected = values_of(params, compared)
@@ -91,7 +91,7 @@ class Stage:
         return Scratch(paths.SCRATCH / self.name, self.identity(params))
 
     def code_files(self, root: Path = ROOT) -> dict[str, str]:
-        """SHA-256 of each file of its code, which lies in `root`."""
+        """SHA-256 of each file of its code, which is in `root`."""
         return {
             file.relative_to(root).as_posix(): sha256(file)
             for path in self.code
@@ -99,7 +99,7 @@ class Stage:
         }
 
     def code_hash(self, root: Path = ROOT) -> str:
-        """SHA-256 that stands for all of them."""
+        """One SHA-256 for all files of its code."""
         return hashlib.sha256(json.dumps(self.code_files(root)).encode()).hexdigest()
 
     def _outside(self, params: Params) -> dict[str, str]:
@@ -134,7 +134,7 @@ def makers(root: Path = ROOT) -> dict[str, str]:
 
 
 def code_up_to(name: str) -> list[Path]:
-    """Code, as dvc.yaml names it, of a stage and of all stages whose outputs it is made from."""
+    """Code, as dvc.yaml names it, of a stage and of all stages that its inputs depend on."""
     waiting, seen = [name], {name}
     code: set[Path] = set()
     while waiting:
@@ -149,8 +149,8 @@ def code_up_to(name: str) -> list[Path]:
 def commit(name: str) -> str | None:
     """The last commit that changed code of the stages up to `name`; None outside a git repository.
 
-    A later one, of dvc.lock say, leaves it, so that the same result is the same file there. As with
-    `git describe`, "-dirty" stands for changes that no commit holds.
+    A later commit, of dvc.lock say, does not change it, so that the same result is the same file.
+    As with `git describe`, "-dirty" marks uncommitted changes.
     """
     last = _last_commit("%H", name)
     if last is None:
@@ -160,9 +160,9 @@ def commit(name: str) -> str | None:
 
 
 def code_date(name: str) -> str | None:
-    """The day of that commit, as `2026-11-30`.
+    """The date of the commit that `commit` names, as `2026-11-30`.
 
-    No file says when a model was trained: a run that is repeated gives the same bytes.
+    No file says when a model was trained, so that a repeated run gives the same bytes.
     """
     return _last_commit("%cs", name)
 

@@ -25,15 +25,15 @@ from uar.core.files import before_naming
 
 log = logging.getLogger(__name__)
 
-# Their scratch stays until dvc.lock has the run.
+# Stages whose scratch folder stays until dvc.lock records the run.
 _KEPT_FOR_DVC = ("train_stage_one", "train_stage_two", "train_stage_three")
-_ENDED = "ended.json"  # the record of a whole run, in its scratch folder
+_ENDED = "ended.json"  # the record of a finished run, in its scratch folder
 
 
 def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
-    """A stage's function, run between the check of its inputs and the record of its outputs.
+    """Wrap a stage's function: check its inputs before it runs, record its outputs afterwards.
 
-    Its scratch folder goes last: killed at any time before, the stage finds its work again.
+    The scratch folder is removed last: a stage killed at any time before finds its work again.
     """
 
     @functools.wraps(function)
@@ -44,8 +44,8 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
         params = load_params(paths.PARAMS)
         if reason := set_up(os.environ, params.arithmetic, params.threads):
             raise UserError(
-                f"{reason} Set arithmetic: native in {paths.PARAMS}: results are then this "
-                "machine's own, not the recorded ones (docs/reproducibility.md)."
+                f"{reason} Set arithmetic: native in {paths.PARAMS}; results are then specific to "
+                "this machine, not the recorded ones (docs/reproducibility.md)."
             )
         stage = stages()[name]
         scratch = paths.SCRATCH / name
@@ -55,9 +55,9 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
                 forget_recorded_runs()
             stage.check(params)
             if "threads" in stage.params:
-                from uar.core.device import make_deterministic  # torch, which text stages lack
+                from uar.core.device import make_deterministic  # loads torch; text stages do not
 
-                make_deterministic(True)  # training asks params.yaml
+                make_deterministic(True)  # training follows params.yaml
             function(*arguments, **options)
             if _first_process():
                 stage.write_record(params)
@@ -70,10 +70,10 @@ def as_stage(name: str, function: Callable[..., None]) -> Callable[..., None]:
 
 
 def forget_recorded_runs() -> None:
-    """Remove the scratch folders of whole runs that dvc.lock holds.
+    """Remove the scratch folders of finished runs that dvc.lock records.
 
-    DVC writes dvc.lock after a stage has ended; killed in between, it runs the stage again, and a
-    training finds its last epoch. Once the run is in dvc.lock, another one is meant to be anew.
+    DVC writes dvc.lock after a stage has ended. If killed in between, it reruns the stage, which
+    finds its last epoch. Once the run is in dvc.lock, another one is meant to start afresh.
     """
     ended = {name: paths.SCRATCH / name / _ENDED for name in _KEPT_FOR_DVC}
     ended = {name: record for name, record in ended.items() if record.is_file()}
@@ -96,10 +96,10 @@ def forget_recorded_runs() -> None:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold the lock of a stage or a command, which ends with the process however it ends.
+    """Hold the lock of a stage or a command, which is released however the process ends.
 
     Raises:
-        UserError: another process runs it in this folder.
+        UserError: another process is running it in this folder.
     """
     if not _first_process():
         yield
@@ -112,7 +112,7 @@ def alone(name: str) -> Iterator[None]:
     except Timeout:
         holder = path.read_text(encoding="utf-8").strip() or "unknown"
         raise UserError(
-            f"{name} is running in this folder already (process {holder}). Wait for it or stop "
+            f"{name} is already running in this folder (process {holder}). Wait for it or stop "
             "it; two at once would write the same files."
         ) from None
     with lock:
@@ -125,7 +125,7 @@ def end_with_dvc() -> None:
     """End this process when the DVC that started it ends, before another output takes its name.
 
     Otherwise a second `dvc repro` would run, or hash files, while this one still writes them. A
-    shell may stand between the two, so that Linux's signal of a parent's death says too little.
+    shell may stand between the two, so Linux's signal of a parent's death is not enough.
     """
     if "DVC_STAGE" not in os.environ:
         return
@@ -135,7 +135,7 @@ def end_with_dvc() -> None:
 
     def check() -> None:
         if not _runs(dvc):
-            os._exit(1)  # as killed: what is done is kept
+            os._exit(1)  # as if killed: what is done is kept
 
     def follow() -> None:
         while True:
@@ -147,12 +147,12 @@ def end_with_dvc() -> None:
 
 
 def _who_set(variable: str) -> psutil.Process | None:
-    """The nearest process above this one without a variable that this one's environment has."""
+    """The nearest ancestor process whose environment lacks a variable that this one's has."""
     try:
         for parent in psutil.Process().parents():
             if variable not in parent.environ():
                 return parent
-    except psutil.Error:  # of another user, or gone
+    except psutil.Error:  # it belongs to another user, or is gone
         pass
     return None
 
@@ -166,15 +166,15 @@ def _runs(process: psutil.Process) -> bool:
 
 @contextmanager
 def interruption_explained(scratch: Path) -> Iterator[None]:
-    """Say in one line what Ctrl-C left."""
+    """Say in one line what Ctrl-C has left behind."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = "; what is done is kept, and the same command goes on from there"
-        log.info(f"stopped{kept if scratch.is_dir() else ', with nothing half written'}")
+        kept = "; finished work is kept, and the same command continues from there"
+        log.info(f"stopped{kept if scratch.is_dir() else '; no half-written files are left'}")
         raise typer.Exit(128 + 2) from None
 
 
 def _first_process() -> bool:
-    """Whether this is the process that writes, of those that torchrun or Slurm started."""
+    """Whether this is the one that writes among the processes that torchrun or Slurm started."""
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0

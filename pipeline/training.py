@@ -46,7 +46,7 @@ Restart = Annotated[bool, typer.Option(help="Do not resume a killed run.")]
 Strategy = Annotated[
     Literal["ddp", "fsdp"],
     typer.Option(
-        help="Of several processes: ddp, each holds the model whole; fsdp, it is sharded over them."
+        help="With several processes: ddp, each holds the whole model; fsdp, it is sharded."
     ),
 ]
 SHORT = {  # in the names of metrics that DVC lists, so that they fit a terminal
@@ -72,7 +72,7 @@ class StageFiles:
         name: of its logs.
         number: 1, 2 or 3.
         out: the checkpoint it makes.
-        start: the one it starts from, None at the beginning.
+        start: the one it starts from; None for the first stage.
     """
 
     name: str
@@ -87,7 +87,7 @@ THREE = StageFiles("stage_three", 3, paths.STAGE_THREE, start=paths.STAGE_TWO)
 
 
 def begin(strategy: str) -> tuple[Fabric, Inputs]:
-    """The processes that train together and what they read; every generator is seeded."""
+    """Start the processes that train together, open what they read and seed every generator."""
     params = load_params(paths.PARAMS)
     fabric = launch(params.device, strategy)
     inputs = Inputs(params)
@@ -122,7 +122,7 @@ def run_stage(
         shutil.rmtree(scratch.folder, ignore_errors=True)
     fabric.barrier()
     teachers = inputs.others(params.train.teachers if critic is None else (), model)
-    read_maps = params.train.cache_maps and not teachers  # whose extractors may be others
+    read_maps = params.train.cache_maps and not teachers  # which may have other extractors
     if model.unifier is None and model.extractor.frozen and read_maps:
         inputs.visual = _make_maps(fabric, inputs, model.extractor, scratch)
     studies = inputs.studies("train")
@@ -175,7 +175,7 @@ def run_stage(
 def _make_maps(
     fabric: Fabric, inputs: Inputs, extractor: VisualExtractor, of_stage: Scratch
 ) -> MapSource:
-    """The maps of the films; stages and experiments with the same extractor share them."""
+    """Make the maps of the films, shared by stages and experiments with the same extractor."""
     assert isinstance(inputs.visual, PixelSource)
     code, images = of_stage.identity["code"], str(paths.IMAGES)
     identity = {
@@ -190,7 +190,7 @@ def _make_maps(
 
 @contextmanager
 def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    """Yields a function that logs an epoch's values with DVCLive, on the first process only."""
+    """Yield a function that logs an epoch's values with DVCLive, on the first process only."""
     if not fabric.is_global_zero:
         yield lambda epoch, values: None
         return
@@ -198,7 +198,7 @@ def epoch_log(name: str, fabric: Fabric) -> Iterator[Callable[[int, dict[str, fl
 
         def record(epoch: int, values: dict[str, float]) -> None:
             live.step = epoch
-            for metric, value in sorted(values.items()):  # the order that a resumed run has
+            for metric, value in sorted(values.items()):  # the same order as in a resumed run
                 live.log_metric(metric, value)
             live.make_summary()
 
@@ -214,7 +214,7 @@ def _log_speed(name: str, epoch: int, values: dict[str, float]) -> None:
 
 
 def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
-    """Record where and how long a checkpoint was trained, earlier stages' time included."""
+    """Record where and for how long a checkpoint was trained, including earlier stages."""
     log_path = paths.in_project(paths.RUN_LOG)
     before: str | None = None
     total: float | None = seconds
@@ -237,7 +237,7 @@ def log_run(files: StageFiles, fabric: Fabric, seconds: float) -> None:
 
 
 def write_selected(name: str, scores: dict[str, float]) -> None:
-    """Write the chosen epoch's validation scores, which settings are chosen by, for DVC."""
+    """Write the chosen epoch's validation scores, by which settings are chosen, for DVC."""
     prefix = {"stage_one": "val1", "stage_two": "val2", "stage_three": "val3"}[name]
     values = {
         f"{prefix}_{SHORT.get(metric, metric)}": round(value, 4) for metric, value in scores.items()
@@ -261,7 +261,7 @@ def save_untrained(files: StageFiles, fabric: Fabric, inputs: Inputs, model: UAR
 
 
 def hand_on(files: StageFiles) -> None:
-    """The checkpoint that a stage starts from becomes its own, byte by byte, with empty logs."""
+    """Copy the checkpoint that a stage starts from as its own, byte for byte, with empty logs."""
     assert files.start is not None
     _log_nothing(files)
     with atomic_write(files.out) as out:

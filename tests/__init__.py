@@ -1,4 +1,4 @@
-"""Tests compute as the demo does, so that a threshold holds on every CPU that can."""
+"""Tests use the demo's portable arithmetic, so that thresholds hold on every CPU that can do it."""
 
 import os
 

@@ -49,11 +49,12 @@ def make_bundle(
     likeness: bool = False,
     **changes: Any,
 ) -> Bundle:
-    """Two films of 32 pixels a study, 16 tokens each; `changes` are of its preprocessing.
+    """Make a bundle for studies of two films of 32 pixels, 16 tokens each.
 
     Args:
-        index: of six training studies, whose features are drawn at random.
-        likeness: of films like `chest`, with an example, a judge and counts of findings.
+        index: add an index of six training studies, whose features are drawn at random.
+        likeness: add one for films like `chest`, with an example, a judge and counts of findings.
+        changes: settings of its preprocessing that differ.
     """
     torch.manual_seed(seed)
     settings: dict[str, Any] = {
@@ -85,7 +86,7 @@ def make_bundle(
         model.head.weight.mul_(6)
         if model.findings is not None:
             for prompt in (model.findings.present, model.findings.absent):
-                prompt.mul_(0.1)  # films tell in which words, not prompts
+                prompt.mul_(0.1)  # films, not prompts, decide the words
             model.findings.thresholds.copy_(torch.linspace(0.2, 0.8, len(FINDINGS)))
     studies = [f"train{i}" for i in range(6)]
     reports = [f"Report of {name}." for name in studies]
@@ -115,13 +116,13 @@ def make_bundle(
 
 
 def judge_of(tokenizer: Tokenizer) -> Judge:
-    """Weights drawn at random, of its codes in two views."""
+    """A judge with random weights for the tokenizer's codes in two views."""
     weights = np.random.default_rng(0).normal(0, 1, (2 * 512 + 1, 13)).astype(np.float32)
     return Judge(weights, 512, 2, False, 0.1, FINDINGS, tokenizer.fingerprint())
 
 
 def chest(number: int, view: int = 0) -> np.ndarray:
-    """A lop-sided pattern of 64 x 64 pixels, another one a view, a little different each time."""
+    """A lopsided pattern of 64 x 64 pixels for each view, a little different for each number."""
     rng = np.random.default_rng([number, view])
     y, x = np.mgrid[0:64, 0:64] / 64
     shift = rng.normal(0, 0.02, 2)
@@ -132,12 +133,12 @@ def chest(number: int, view: int = 0) -> np.ndarray:
 
 
 def packed_films(number: int) -> np.ndarray:
-    """Both films of a study as packed, `(2, 40, 40)`."""
+    """Both films of a study in packed form, `(2, 40, 40)`."""
     return np.stack([squash(chest(number, view), 40) for view in (0, 1)])
 
 
 def likeness_of(tokenizer: Dvae) -> Likeness:
-    """Of 200 films of each view."""
+    """A likeness fitted to 200 films of each view."""
     films = np.concatenate([packed_films(number) for number in range(200)])
     with torch.inference_mode():
         tokens = tokenizer.tokenize(resize_view(torch.from_numpy(films), 32)).numpy()
@@ -147,7 +148,7 @@ def likeness_of(tokenizer: Dvae) -> Likeness:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    """The bundle with other parts."""
+    """Change the parts of the bundle file and return its path."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     change(parts)
@@ -158,7 +159,7 @@ def rewritten(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
 
 
 def sealed(parts: dict[str, bytes]) -> None:
-    """Give the manifest the hashes of the parts at hand."""
+    """Give the manifest the hashes of the current parts."""
     manifest = json.loads(parts["manifest.json"])
     manifest["parts"] = {
         name: hashlib.sha256(data).hexdigest()

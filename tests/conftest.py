@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from uar.evaluation.clinical.labeller import Labeller
 
 ROOT = Path(__file__).parents[1]
-CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # that no message has for a reason
+CLASS_NAME = re.compile(r"\(\w+(Error|Exception|Warning)\b")  # no message may give one as reason
 
-# Files whose tests take longest: begun last, one would run alone while other processes are idle.
+# Files with the slowest tests: started last, one would run alone while other processes are idle.
 LONGEST = (
     "test_pipeline.py",
     "test_training.py",
@@ -48,9 +48,9 @@ LONGEST = (
     "test_iu_xray.py",
 )
 
-set_up(os.environ, "portable", 1)  # torch's kernels; the rest in tests/__init__.py
+set_up(os.environ, "portable", 1)  # torch's kernels; the rest is in tests/__init__.py
 
-# Fuzz tests: the same few hundred inputs each time, or with HYPOTHESIS_PROFILE=thorough many new.
+# Fuzz tests: the same 200 inputs each time, or many new ones with HYPOTHESIS_PROFILE=thorough.
 settings.register_profile(
     "default",
     max_examples=200,
@@ -65,15 +65,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run those files first."""
+    """Run the files in `LONGEST` first."""
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def committed(path: str) -> str:
-    """A file as HEAD has it: recorded results, whatever has been run here since.
+    """A file as committed in HEAD: the recorded results, whatever has been run here since.
 
-    Outside a git checkout the test is skipped, but not in CI.
+    Outside a git checkout the test is skipped; in CI it fails.
     """
     done = subprocess.run(
         ["git", "show", f"HEAD:./{path}"], cwd=ROOT, capture_output=True, text=True
@@ -86,18 +86,18 @@ def committed(path: str) -> str:
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """A test draws the same random numbers whatever has been run before it."""
+    """Let a test draw the same random numbers whatever has been run before it."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def messages(caplog: pytest.LogCaptureFixture) -> None:
-    """`caplog` holds what the commands say, not only their warnings."""
+    """Let `caplog` hold everything that the commands log, not only warnings."""
     caplog.set_level(logging.INFO)
 
 
 def run_code(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Python code in a process of its own that begins in `folder` and imports this project."""
+    """Run Python code in a process of its own, in `folder`, that can import this project."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -117,7 +117,7 @@ def override(raw: dict[str, Any], dotted: str, value: Any) -> None:
 
 @cache
 def read_params() -> dict[str, Any]:
-    """params.yaml as it is in the project, as nested dicts; to be copied before it is changed."""
+    """params.yaml as it is in the project, as nested dicts; copy it before you change it."""
     return yaml.safe_load((ROOT / "params.yaml").read_text())
 
 
@@ -142,14 +142,14 @@ def raw_params() -> dict[str, Any]:
 
 @cache
 def labeller() -> Labeller:
-    """The rules, loaded once: it takes a second. Patched in where a command loads them again."""
+    """The rules, loaded once, as it takes a second; patched in where a command would load them."""
     from uar.evaluation.clinical.labeller import Labeller
 
     return Labeller()
 
 
 def uncounted(*_: object) -> float:
-    """A made-up number of FLOPs a study: counting them takes as long as a tiny training."""
+    """A made-up number of FLOPs per study: counting them takes as long as a tiny training."""
     return 1e6
 
 
@@ -181,7 +181,7 @@ TINY = {
     "train.stage_two.epochs": 2,
     "train.batch_size": 7,
     "evaluate.constant_candidates": 3,
-    # The paper's form and each epoch's reports, whatever the demo's recipe is.
+    # The paper's settings, and reports in every epoch, whatever the demo's recipe is.
     "model.word_dropout": 0.0,
     "train.smoothness": 0.0,
     "train.mask_reduction": "sum",
@@ -216,9 +216,9 @@ def tiny_params(tiny_raw: dict[str, Any]) -> Params:
 
 @pytest.fixture
 def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
-    """Builds an untrained tiny model, in evaluation mode, in which every part changes the output.
+    """Build an untrained tiny model, in evaluation mode, in which every part affects the output.
 
-    Two images a study: 4 tokens each, or 32 x 32 pixels (one ResNet cell each) without LSU.
+    A study has two images of 4 tokens, or without LSU of 32 x 32 pixels (one ResNet cell each).
     """
 
     def make(seed: int = 0, **changes: Any) -> UAR:
@@ -233,7 +233,7 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
             for name, parameter in model.named_parameters():
                 if name.startswith("extractor.network"):
                     continue
-                if ".refiner." in name:  # k = 1,000 makes much of little
+                if ".refiner." in name:  # k = 1,000 amplifies small changes
                     parameter.add_(torch.randn_like(parameter) * 0.02)
                 elif "norm" in name or name.endswith(("gain", "bias")):
                     parameter.add_(torch.randn_like(parameter) * 0.3)
@@ -252,7 +252,7 @@ def make_model(tiny_raw: dict[str, Any]) -> Callable[..., UAR]:
 
 @pytest.fixture
 def make_visual() -> Callable[..., torch.Tensor]:
-    """Builds random visual input of a `make_model` model."""
+    """Build random visual input for a model from `make_model`."""
 
     def make(model: UAR, studies: int, seed: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
@@ -266,7 +266,7 @@ def make_visual() -> Callable[..., torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[webdriver.Chrome]:
-    """Headless Chromium; without one the tests are skipped, but not in CI."""
+    """Headless Chromium; without it the tests are skipped, and in CI they fail."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("no chromium and chromedriver")
     with start_browser() as started:
@@ -274,7 +274,7 @@ def browser() -> Iterator[webdriver.Chrome]:
 
 
 def start_browser() -> webdriver.Chrome:
-    """Headless Chromium, which keeps its logs."""
+    """Start a headless Chromium that keeps its logs."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or "chromium"
     for argument in ("headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage"):
@@ -284,9 +284,9 @@ def start_browser() -> webdriver.Chrome:
 
 
 def serious_faults(page: webdriver.Chrome) -> list[str]:
-    """What axe-core finds serious or critical on the page that is open, as `rule: element`.
+    """What axe-core finds serious or critical on the open page, as `rule: element`.
 
-    Without axe-core (`npm install --no-save axe-core`) the test is skipped, but not in CI.
+    Without axe-core (`npm install --no-save axe-core`) the test is skipped, and in CI it fails.
     """
     script = ROOT / "node_modules/axe-core/axe.min.js"
     if not script.is_file():

@@ -1,4 +1,4 @@
-"""Seconds and memory of something, done in a process of its own."""
+"""CPU seconds and memory that some work takes in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """How something ended, and what it took."""
+    """How some work ended, and what it took."""
 
     ended: str
     seconds: float  # of CPU
@@ -18,11 +18,11 @@ class Cost(NamedTuple):
 
 
 def cost_of(work: Callable[[], str], who: int = resource.RUSAGE_SELF) -> Cost:
-    """Do it in a forked process.
+    """Do some work in a forked process and measure its cost.
 
     Args:
         work: returns how it ended.
-        who: `RUSAGE_CHILDREN` where processes that it starts, and waits for, do the work.
+        who: `RUSAGE_CHILDREN` where the work is done by processes that it starts and waits for.
     """
     reading, writing = os.pipe()
     child = os.fork()

@@ -21,7 +21,7 @@ def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: Any
 
 
 def save_dicom(path: Path, pixels: np.ndarray | None, **tags: Any) -> Path:
-    """A DICOM file of 8 or 16 bit `pixels`, `tags` set over the defaults; None leaves one out."""
+    """Write a DICOM file of 8- or 16-bit `pixels`; `tags` override the defaults, None drops one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     film = dicom(pixels)
     for tag, value in tags.items():
@@ -34,7 +34,7 @@ def save_dicom(path: Path, pixels: np.ndarray | None, **tags: Any) -> Path:
 
 
 def dicom(pixels: np.ndarray | None) -> pydicom.Dataset:
-    """A film of 8 or 16 bit `pixels`."""
+    """A DICOM film of 8- or 16-bit `pixels`."""
     film = pydicom.Dataset()
     film.file_meta = FileMetaDataset()
     film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

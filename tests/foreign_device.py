@@ -1,7 +1,7 @@
-"""A device that is not the CPU, for tests: tensors that say so and are computed by the CPU.
+"""A device other than the CPU, for tests: tensors claim to be there, but the CPU computes them.
 
-Within `foreign_device`, a tensor made with, or moved to, `DEVICE` is a `Foreign` one. An operator
-that gets one together with a tensor of the CPU is an error, as on a GPU; a number, `(,)`, may stay.
+Within `foreign_device`, a tensor made on or moved to `DEVICE` is a `Foreign` one. An operator that
+gets one together with a CPU tensor raises an error, as on a GPU; a scalar `()` may be on the CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _setup_privateuseone_for_python_backend(_NAME)
 aten = torch.ops.aten
 DEVICE = torch.device(_NAME, 0)
 _MOVES = {aten._to_copy.default, aten.copy_.default}
-# What returns only when the device has caught up: values, and shapes that hang on values.
+# What returns only when the device has caught up: values, and shapes that depend on values.
 _WAITS = {
     aten._local_scalar_dense.default,
     aten.nonzero.default,
@@ -34,7 +34,7 @@ _WAITS = {
 
 
 class Foreign(Tensor):
-    """A tensor of `DEVICE`; `held` has its values."""
+    """A tensor on `DEVICE`; `held` has its values."""
 
     held: Tensor
 
@@ -53,7 +53,7 @@ class Foreign(Tensor):
         self.held = held
 
     def tolist(self) -> Any:
-        """As a GPU's: by way of the CPU."""
+        """Go by way of the CPU, as for a tensor on a GPU."""
         return self.cpu().tolist()
 
     def __repr__(self, **_: Any) -> str:
@@ -88,7 +88,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     own = {id(tensor.held): tensor for tensor in tensors if isinstance(tensor, Foreign)}
 
     def outside(leaf: Any) -> Any:
-        if id(leaf) in own:  # an operator in place returns its argument
+        if id(leaf) in own:  # an in-place operator returns its argument
             return own[id(leaf)]
         return Foreign(leaf) if isinstance(leaf, Tensor) else leaf
 
@@ -100,7 +100,7 @@ def _enter(mode: Any) -> None:
     mode.instead.__enter__()
 
 
-# `inference_mode` has no views of such tensors.
+# `inference_mode` does not support views of such tensors.
 _NO_GRAD = {"__enter__": _enter, "__exit__": lambda mode, *error: mode.instead.__exit__(*error)}
 
 
@@ -124,7 +124,7 @@ class _Device(TorchDispatchMode):
 
 @contextmanager
 def foreign_device() -> Iterator[Counter[str]]:
-    """Have the device in here; what is yielded counts the waits for it, by operator."""
+    """Provide the device in this context, and yield a count of the waits for it, by operator."""
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     device = _Device()

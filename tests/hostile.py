@@ -1,4 +1,4 @@
-"""A decoder that some files crash, hang or fill, for tests; imports little, as its process does."""
+"""A test decoder that some files crash, hang or bloat; it imports little, as its process does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CRASH, HANG, HUNGRY, LEAK, LOUD = b"crash", b"hang", b"hungry", b"leak", b"loud"
 
 
 def hostile(stream: BinaryIO, name: str) -> Film:
-    """A decoder with faults that some files set off."""
+    """Decode a film, with faults that some files set off."""
     data = stream.read()
     stream.seek(0)
     if data == CRASH:

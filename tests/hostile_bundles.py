@@ -1,7 +1,7 @@
-"""Bundles whose makers mean harm: to memory, to time, to whoever believes a report.
+"""Bundles made to do harm: to memory, to time, or to whoever believes a report.
 
-All but the damaged have the right hashes: their maker writes the manifest, too. What opening each
-costs: `python -m tests.faults --measure`.
+All but the damaged ones have the right hashes, since their maker writes the manifest, too.
+`python -m tests.faults --measure` prints what opening each of them costs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from uar.core.weights import read_weights, write_weights
 
 Parts = dict[str, bytes]
 Change = Callable[[Parts], None]
-BOMB = 200_000_000  # bytes that a few hundred thousand unpack to
+BOMB = 200_000_000  # bytes, unpacked from a few hundred thousand
 
 
 def whole_parts() -> Parts:
@@ -47,7 +47,7 @@ def whole_parts() -> Parts:
 
 
 def in_manifest(*keys: str, value: Any) -> Change:
-    """Another value under a key of the manifest."""
+    """A change of the value under a key of the manifest."""
 
     def change(parts: Parts) -> None:
         manifest = json.loads(parts["manifest.json"])
@@ -63,7 +63,7 @@ def in_manifest(*keys: str, value: Any) -> Change:
 def in_file(
     part: str, kind: str, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], None]
 ) -> Change:
-    """Other weights or another description in a part; its digest fits them."""
+    """A change of the weights or the description in a part, whose digest is made to fit."""
 
     def rewrite(parts: Parts) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def in_file(
 
 
 def in_model(*keys: str, value: Any) -> Change:
-    """Another value in the checkpoint's description."""
+    """A change of a value in the checkpoint's description."""
 
     def change(_: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
         place = about
@@ -90,7 +90,7 @@ def in_model(*keys: str, value: Any) -> Change:
 
 
 def weights(change: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> Change:
-    """Every float tensor of the model through a function, or those named."""
+    """A change, by a function, of every float tensor of the model whose name contains `name`."""
 
     def rewrite(tensors: dict[str, torch.Tensor], _: dict[str, Any]) -> None:
         for key, tensor in tensors.items():
@@ -101,7 +101,7 @@ def weights(change: Callable[[torch.Tensor], torch.Tensor], name: str = "") -> C
 
 
 def in_tokenizer(part: str, name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Change:
-    """Another tensor in half of the tokenizer."""
+    """A change of a tensor in one half of the tokenizer."""
 
     def rewrite(parts: Parts) -> None:
         tensors = load(parts[part])
@@ -112,12 +112,12 @@ def in_tokenizer(part: str, name: str, change: Callable[[torch.Tensor], torch.Te
 
 
 def text(part: str, content: bytes) -> Change:
-    """Another content of a part."""
+    """A change of the whole content of a part."""
     return lambda parts: parts.update({part: content})
 
 
 def of_index(key: str, value: Any) -> Change:
-    """Another description of the index."""
+    """A change of a value in the description of the index."""
 
     def change(_: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
         about[key] = value
@@ -134,7 +134,7 @@ def deep(levels: int) -> bytes:
 
 
 def many_tensors(parts: Parts) -> None:
-    """A header of millions of bytes over no bytes of weights."""
+    """Make the model a header of millions of bytes without any bytes of weights."""
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"{i}": empty for i in range(300_000)}).encode()
     parts["model.safetensors"] = len(header).to_bytes(8, "little") + header
@@ -267,7 +267,7 @@ def sealed(parts: Parts) -> bytes:
 def archived(
     parts: Parts, deflated: str | None = None, zeros: int = 0, twice: str | None = None
 ) -> bytes:
-    """A ZIP archive of parts, one of them there twice, or deflated with millions of zeros."""
+    """A ZIP archive of parts; one may be there twice, or be deflated with millions of zeros."""
     buffer = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
         warnings.simplefilter("ignore")
@@ -285,7 +285,7 @@ def archived(
 
 
 def one_over_another(parts: Parts) -> bytes:
-    """The card's entry is the model's bytes too."""
+    """An archive in which the index's entry points to the model's bytes."""
     content = bytearray(archived(parts))
     places: dict[bytes, int] = {}
     at = content.find(b"PK\1\2")
@@ -294,13 +294,13 @@ def one_over_another(parts: Parts) -> bytes:
         places[bytes(content[at + 46 : at + 46 + length])] = at
         at = content.find(b"PK\1\2", at + 46)
     card, model = places[b"index.safetensors"], places[b"model.safetensors"]
-    for start, size in ((16, 12), (42, 4)):  # CRC and sizes, place
+    for start, size in ((16, 12), (42, 4)):  # CRC and sizes, offset
         content[card + start : card + start + size] = content[model + start : model + start + size]
     return bytes(content)
 
 
 def hostile_bundles(zeros: int = BOMB) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Names, and what makes each file's bytes.
+    """Yield the name of each bundle, and what makes its bytes.
 
     Args:
         zeros: bytes that a deflated part unpacks to.
@@ -321,7 +321,7 @@ def _changed(whole: Parts, change: Change) -> bytes:
 
 
 def opened(path: Path) -> str:
-    """How opening a bundle ended."""
+    """Open a bundle and return how that ended."""
     try:
         Reporter(Bundle.load(path), "cpu")
     except UserError as error:
@@ -332,5 +332,5 @@ def opened(path: Path) -> str:
 
 
 def cost_of_opening(path: Path) -> Cost:
-    """How opening it in another process ended, its seconds, and bytes of memory that it took."""
+    """How opening a bundle in another process ended, its CPU seconds and bytes of memory."""
     return cost_of(partial(opened, path))

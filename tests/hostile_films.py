@@ -29,7 +29,7 @@ END = b"\xff\xd9"  # of a JPEG
 
 
 def jpeg(**options: object) -> bytes:
-    """300 x 300 pixels of smooth gray."""
+    """A JPEG of 300 x 300 pixels of smooth gray."""
     coarse = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
     stream = io.BytesIO()
     Image.fromarray(coarse).resize((300, 300)).save(stream, "JPEG", **options)
@@ -37,7 +37,7 @@ def jpeg(**options: object) -> bytes:
 
 
 def with_size(data: bytes, width: int, height: int) -> bytes:
-    """A JPEG whose header says another size."""
+    """The JPEG with another size in its header."""
     frame = re.search(rb"\xff[\xc0\xc2]\x00\x0b\x08", data)
     assert frame is not None
     size = height.to_bytes(2, "big") + width.to_bytes(2, "big")
@@ -45,7 +45,7 @@ def with_size(data: bytes, width: int, height: int) -> bytes:
 
 
 def with_scans(count: int) -> bytes:
-    """A progressive JPEG whose first scan is there many times."""
+    """A progressive JPEG whose first scan is repeated `count` times."""
     data = jpeg(progressive=True)
     first = data.index(b"\xff\xda")
     scan = data[first : data.index(b"\xff\xc4", first)]
@@ -53,14 +53,14 @@ def with_scans(count: int) -> bytes:
 
 
 def cut_between_scans() -> bytes:
-    """A progressive JPEG of its first two scans."""
+    """A progressive JPEG with only its first two scans."""
     data = jpeg(progressive=True)
     third = [found.start() for found in re.finditer(b"\xff\xda", data)][2]
     return data[:third] + END
 
 
 def png(width: int, height: int, bits: int, colour: int, pixels: bytes, text: bytes = b"") -> bytes:
-    """A PNG of zlib's `pixels`, and of `text` as the content of a deflated text chunk."""
+    """A PNG of deflated `pixels`, and of deflated `text`, if any, in a text chunk."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         ending = struct.pack(">I", zlib.crc32(kind + content))
@@ -73,13 +73,13 @@ def png(width: int, height: int, bits: int, colour: int, pixels: bytes, text: by
 
 
 def deflated(pieces: Iterator[bytes]) -> bytes:
-    """zlib's form of what never is in memory as a whole."""
+    """Compress, in zlib's format, data that is never in memory as a whole."""
     press = zlib.compressobj(1)
     return b"".join([*map(press.compress, pieces), press.flush()])
 
 
 def deep_colour_png() -> bytes:
-    """16 bits, three colours, each row predicted by Paeth's filter, the slowest."""
+    """A PNG of 16 bits and three colours, each row predicted by Paeth's filter, the slowest."""
     row = b"\4" + bytes(6 * SIDE)
     rows = (row if y else b"\4" + bytes(6 * SIDE - 1) + b"\1" for y in range(SIDE))
     return png(SIDE, SIDE, 16, 2, deflated(rows))
@@ -92,7 +92,7 @@ def text_bomb() -> bytes:
 
 
 def file_of(film: Dataset) -> bytes:
-    """A DICOM film as a file."""
+    """The bytes of a DICOM film's file."""
     stream = io.BytesIO()
     film.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
@@ -136,12 +136,12 @@ FILMS: dict[str, Callable[[], bytes]] = {
     ),
     "deflated DICOM of 1 GB": dicom_bomb,
 }
-# As large as a film may be: decoded, or refused once the seconds are over.
+# As large as a film may be: decoded, or refused once the time is up.
 LARGEST = {f"PNG of 16-bit colour, {SIDE} x {SIDE}": deep_colour_png}
 
 
 def decoded(data: bytes) -> str:
-    """How decoding it ended, as `serve`, `report` and Python do."""
+    """Decode a film as `serve`, `report` and Python do, and return how that ended."""
     decoder = FilmDecoder(128)
     try:
         decoder.decode(data, "film")
@@ -153,12 +153,12 @@ def decoded(data: bytes) -> str:
 
 
 def cost_of_decoding(data: bytes) -> Cost:
-    """How it ended, seconds and bytes of the process that decodes, its own start included."""
+    """How decoding ended, with seconds and bytes of the decoding process, including its start."""
     return cost_of(partial(decoded, data), resource.RUSAGE_CHILDREN)
 
 
 def main() -> None:
-    """Print what each costs; in a small process, whose size its children's peak would include."""
+    """Print what each costs, in a small process, as its children's peaks would include its size."""
     print("| film | ended | s of CPU | MB |\n|---|---|---|---|")
     for name, make in ({"a whole one": jpeg} | FILMS | LARGEST).items():
         ended, seconds, memory = cost_of_decoding(make())

@@ -1,4 +1,4 @@
-"""Weight files that would do something if they were loaded without care."""
+"""Weight files that would do harm if they were loaded without care."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VICTIM = b"a user's own file"
 
 
 class Bomb:
-    """Pickled, it makes a file when it is loaded."""
+    """An object whose pickle creates a file when it is loaded."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -30,7 +30,7 @@ class Bomb:
 
 
 def torch_script(path: Path, victim: Path) -> None:
-    """A scripted module that overwrites `victim` as it is loaded; it must be there."""
+    """Save a scripted module that overwrites `victim`, which must exist, when it is loaded."""
 
     class Overwrites(nn.Module):
         def __init__(self) -> None:
@@ -59,14 +59,14 @@ def torch_script(path: Path, victim: Path) -> None:
 
 
 def saved(content: Any, zipped: bool) -> bytes:
-    """`content` by torch.save."""
+    """The bytes of `content` saved by torch.save."""
     buffer = io.BytesIO()
     torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
 
 
 def tar(bomb: Bomb) -> bytes:
-    """The form of torch before 0.4: three pickles in a tar archive, and a path that leads out."""
+    """The format of torch before 0.4: three pickles in a tar archive; one more path leads out."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name in ("storages", "tensors", "pickle", "../storages"):
@@ -87,13 +87,13 @@ def nested(inner: bytes, name: str = "archive/data.pkl") -> bytes:
 
 
 def patch_writer(target: Path, named: tuple[str, str]) -> bytes:
-    """A module of old torch that has torch write `target`.patch, where it may set attributes.
+    """A module saved by old torch that makes torch write `target`.patch, if it may set attributes.
 
     torch compares a pickled module's source with that of the class here, and writes a patch
-    under the class's name if its attribute `dump_patches` says so.
+    under the class's name if its attribute `dump_patches` is true.
 
     Args:
-        named: module and name of what the pickle sets these attributes of.
+        named: module and name of the object whose attributes the pickle sets.
     """
 
     def text(value: str) -> bytes:
@@ -108,7 +108,7 @@ def patch_writer(target: Path, named: tuple[str, str]) -> bytes:
 
 
 def weight_files(folder: Path) -> dict[str, tuple[bytes, Callable[[], bool]]]:
-    """Files by name, and whether what each would do has been done.
+    """Files by name: the bytes of each, and a function that says whether it has done its harm.
 
     Args:
         folder: where they would do it.

@@ -1,7 +1,7 @@
 """Sentences with the labels that a radiologist would give; all are invented.
 
-Each line: letters of what is said, a tab, the text. A letter stands for an observation (`LETTERS`)
-and is followed by + (asserted), - (denied) or ? (uncertain). Text escapes: \\n, \\t.
+A line holds letters for what is said, a tab, and the text. A letter stands for an observation
+(`LETTERS`) and is followed by + (asserted), - (denied) or ? (uncertain). Text escapes: \\n, \\t.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ E-	No edema.
 E?	Possible edema.
 """
 
-# The same of several findings, by kind: what is said of X, and how. From invented sentences.
+# The same for several findings, by kind: the sign of X, and invented sentences that give it.
 KINDS = {
     "excluded in other words": (
         "?",

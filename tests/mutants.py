@@ -1,10 +1,10 @@
-"""Mutants of the model, training, inference and evaluation, and which of them no test sees.
+"""Mutants of the model, training, inference and evaluation, and which of them no test notices.
 
 python -m tests.mutants [PACKAGE ...] [--each 40] [--seed 0]
 
-mutmut makes and runs them in copies of the tracked files, `.mutants/PACKAGE`: a random share of
+mutmut makes and runs them in copies of the tracked files, `.mutants/PACKAGE`: a random sample of
 each package's, with those of its tests that reach the changed function. results.csv and
-survivors.diff are written there; docs/mutation.md judges the survivors.
+survivors.diff are written there; docs/mutation.md discusses the survivors.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ KILLED = {"killed", "timeout", "segfault"}
 
 
 class Unwrap(cst.CSTTransformer):
-    """`@torch.inference_mode()` becomes a block in its function: mutmut skips decorated ones."""
+    """Turn `@torch.inference_mode()` into a block: mutmut skips decorated functions."""
 
     _OURS = m.Decorator(m.Call(m.Attribute(m.Name("torch"))))
 
@@ -68,7 +68,7 @@ class Unwrap(cst.CSTTransformer):
 
 
 def copy_tracked_files(package: str) -> None:
-    """The files that git tracks, to the folder of `package`, which is ready for mutmut."""
+    """Copy the files that git tracks to the folder of `package`, and prepare it for mutmut."""
     folder = FOLDER / package
     shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
@@ -79,13 +79,13 @@ def copy_tracked_files(package: str) -> None:
     for path in (folder / "uar" / package).rglob("*.py"):
         path.write_text(cst.parse_module(path.read_text()).visit(Unwrap()).code)
     tests = [f"tests/test_{name}" for name in TESTS[package]]
-    with (folder / "pyproject.toml").open("a") as file:  # [tool.mutmut] stands last
+    with (folder / "pyproject.toml").open("a") as file:  # [tool.mutmut] is its last section
         file.write(f'only_mutate = ["uar/{package}/*"]\n')
         file.write(f"pytest_add_cli_args_test_selection = {tests}\n")
 
 
 def sample(each: int, seed: int) -> list[str]:
-    """Names of some mutants of the package whose folder this is."""
+    """Draw names of mutants of the package whose folder is the current one."""
     from mutmut.configuration import config, reset_config
     from mutmut.mutation.file_mutation import mutate_file_contents
     from mutmut.utils.format_utils import get_mutant_name
@@ -103,7 +103,7 @@ def sample(each: int, seed: int) -> list[str]:
 
 
 def write_results(names: list[str]) -> None:
-    """A row for each mutant to results.csv, what the survivors change to survivors.diff."""
+    """Write a row for each mutant to results.csv, and the survivors' changes to survivors.diff."""
     from mutmut.mutation.diff_apply import find_mutant, get_diff_for_mutant
     from mutmut.stats import status_by_exit_code
 

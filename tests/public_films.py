@@ -1,6 +1,6 @@
-"""What becomes of the files that pydicom's package brings: `python -m tests.public_films`.
+"""`python -m tests.public_films`: whether the files in pydicom's package are read, or why not.
 
-A table in docs/data.md, of pydicom's release in constraints.txt.
+The table is in docs/data.md, for pydicom's release in constraints.txt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOLDER = Path(pydicom.__file__).parent / "data"
 
 
 def files() -> list[Path]:
-    """DICOM files and directories; no text, table or archive."""
+    """DICOM files and DICOM directories, but no texts, tables or archives."""
     return sorted(
         path
         for path in FOLDER.rglob("*")
@@ -28,7 +28,7 @@ def files() -> list[Path]:
 
 
 def outcome(path: Path) -> str:
-    """ "read", or why not, numbers left out."""
+    """Return "read", or why a file is refused, with numbers left out."""
     try:
         read_film(path)
     except UserError as reason:
@@ -38,7 +38,7 @@ def outcome(path: Path) -> str:
 
 
 def table() -> str:
-    """Counted outcomes, the most frequent first, in Markdown."""
+    """A Markdown table of the counted outcomes, the most frequent first."""
     counts = Counter(map(outcome, files()))
     rows = sorted(counts.items(), key=lambda row: (-row[1], row[0]))
     return "\n".join(["| outcome | files |", "|---|---|", *(f"| {why} | {n} |" for why, n in rows)])

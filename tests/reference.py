@@ -1,9 +1,9 @@
-"""UAR the straightforward way, over the same weights: what the fast paths must equal and beat.
+"""UAR computed the straightforward way, with the same weights: fast paths must equal and beat it.
 
 CRA runs on every token, attention is written out, every report is padded to the full length, and
 decoding passes each beam's whole prefix through the decoder again for each word, over a copy of the
-encoder's output, as R2Gen (https://github.com/zhjohnchan/R2Gen) does. The tests use these as the
-slow twins, the benchmarks as the denominators.
+encoder's output, as R2Gen (https://github.com/zhjohnchan/R2Gen) does. Tests compare the fast paths
+with these functions, and benchmarks give speed relative to them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def attend(
     bias: Tensor | None = None,
     causal: bool = False,
 ) -> Tensor:
-    """softmax(QKᵀ / sqrt(d/h) + bias) V, from `(B, T, d)` to `(B, S, d)`; `(B, T, d)`."""
+    """softmax(QKᵀ / sqrt(d/h) + bias) V, `(B, T, d)`, for x `(B, T, d)` and memory `(B, S, d)`."""
     q, k, v = (
         projection(tokens).unflatten(-1, (weights.heads, -1)).transpose(1, 2)
         for projection, tokens in (
@@ -105,7 +105,7 @@ def pool(model: UAR, image: Tensor, views: int) -> Tensor:
 
 
 def encode(model: UAR, image: Tensor, views: int) -> Tensor:
-    """F^(I) `(B, L, d)` of `views` images to encoded visual features, pooled first."""
+    """Pool F^(I) `(B, L, d)` of `views` images, and encode it to visual features."""
     encoder = model.encoder
     image = pool(model, image, views)
     x = drop(encoder, image + encoder.positions(0, image.shape[1]))
@@ -118,7 +118,7 @@ def encode(model: UAR, image: Tensor, views: int) -> Tensor:
 
 
 def prompt(model: UAR, encoded: Tensor) -> Tensor:
-    """What the findings head tells the decoder of each study, `(B, 1, d)`; zeros without one."""
+    """What the findings head tells the decoder of each study, `(B, 1, d)`; zeros without a head."""
     head = model.findings
     if head is None:
         return encoded.new_zeros(len(encoded), 1, encoded.shape[2])
@@ -147,7 +147,7 @@ def decode(model: UAR, text: Tensor, visual: Tensor) -> tuple[Tensor, list[Tenso
 
 
 def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
-    """As `UAR.forward`."""
+    """The same as `UAR.forward`."""
     inputs = report[:, :-1]
     image, text = image_features(model, visual), text_features(model, inputs)
     encoded = encode(model, image, visual.shape[1])
@@ -157,7 +157,7 @@ def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
 
 
 def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
-    """Eq. 13."""
+    """The loss of Eq. 13."""
     output, targets = forward(model, batch.visual, batch.report), batch.report[:, 1:]
     total = objective.lambda1 * F.cross_entropy(
         output.logits.flatten(0, 1), targets.flatten(), ignore_index=PAD
@@ -179,7 +179,7 @@ def generate(
     length_penalty: float = 0.0,
     guidance: float = 0.0,
 ) -> list[Generated]:
-    """As `uar.inference.decoding.generate`: lists of beams, prefixes decoded anew for each word."""
+    """`uar.inference.decoding.generate`, with lists of beams and each prefix decoded anew."""
     members = members_of(model)
 
     def rank(beam: tuple[list[int], float]) -> float:
@@ -229,7 +229,7 @@ def generate(
 def sample(
     model: UAR, visual: Tensor, draws: Tensor, temperature: float, guidance: float = 0.0
 ) -> list[list[Generated]]:
-    """As `uar.inference.decoding.sample`: one report after the other, each word's prefix anew."""
+    """`uar.inference.decoding.sample`, one report after another, with each prefix decoded anew."""
     encoded = encode(model, image_features(model, visual), visual.shape[1])
     prompts = prompt(model, encoded)
     return [
@@ -249,7 +249,7 @@ def _draw(
     temperature: float,
     guidance: float,
 ) -> Generated:
-    """One report, for numbers in [0, 1)."""
+    """Draw one report, from numbers in [0, 1)."""
     words: list[int] = []
     total = 0.0
     for drawn in draws:

@@ -163,7 +163,7 @@ def test_watching_prints_one_line_for_each_experiment(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        ({"model.fusion": "none"}, "--set model.fusion: the rows and --seeds decide this key"),
+        ({"model.fusion": "none"}, "--set model.fusion: the rows and --seeds set this key"),
         ({SEED: 4}, "--set train.seed: the rows"),
         ({"train.lamda3": 1}, "train.lamda3: unknown key. Did you mean train.lambda3?"),
         ({"train.batch_size": "many"}, "train.batch_size: found 'many'"),
@@ -190,7 +190,7 @@ def test_some_rows_in_the_order_asked() -> None:
     models = ABLATIONS.models(["table2"])
     assert choose_rows(models, None) == models
     assert list(choose_rows(models, "uar, base")) == ["uar", "base"]
-    with pytest.raises(UserError, match="no row 'orthogonal'; there are: base, a"):
+    with pytest.raises(UserError, match="no row 'orthogonal'; available: base, a"):
         choose_rows(models, "base,orthogonal")
 
 

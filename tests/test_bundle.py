@@ -160,14 +160,14 @@ def test_an_index_of_another_run_is_refused_naming_both(
         mine["index.safetensors"] = parts.read("index.safetensors")
         sealed(mine)
 
-    with pytest.raises(UserError, match="parts of two runs: the index") as refusal:
+    with pytest.raises(UserError, match="mixes parts of two runs: the index was") as refusal:
         uar.load(rewritten(mine, change))
     for model in models:
         assert hashlib.sha256(model).hexdigest()[:12] in str(refusal.value)
 
 
 def test_an_index_of_another_width_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(UserError, match="features have 16 numbers, the index's 5"):
+    with pytest.raises(UserError, match="features have 16 numbers, but the index's have 5"):
         replace(bundle, index=StudyIndex.of(torch.randn(2, 5), ["a", "b"], None))
 
 
@@ -408,10 +408,10 @@ def test_a_bundle_that_writes_by_beam_search_says_nothing_of_samples(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (None, "no judge of findings"),
+        (None, "needs a judge of findings, but the bundle has none"),
         ({"encoder_sha256": "0" * 64}, "the judge reads tokens of encoder 000000000000"),
-        ({"codebook": 1024}, "the judge is of codes, views and findings"),
-        ({"findings": FINDINGS[::-1]}, "the judge is of codes, views and findings"),
+        ({"codebook": 1024}, "the judge is for codes, views and findings"),
+        ({"findings": FINDINGS[::-1]}, "the judge is for codes, views and findings"),
     ],
 )
 def test_a_judge_that_does_not_fit_is_refused(
@@ -459,7 +459,7 @@ def test_a_huge_dicom_film(bundle: Bundle, tmp_path: Path) -> None:
     ("films", "reason"),
     [
         ([], "0 films"),
-        ([film(1)] * 3, "3 films of a study, this model takes one to 2"),
+        ([film(1)] * 3, "3 films for one study, but this model takes one to 2"),
         ([np.zeros((2, 3, 3))], r"film 1: an array \(2, 3, 3\)"),
         ([np.full((3, 3), np.nan)], "not finite"),
         ([np.zeros((0, 3))], r"\(0, 3\)"),
@@ -502,7 +502,7 @@ def test_a_script_without_a_guard_runs_once(path: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     begun, text = done.stdout.splitlines()
     assert (begun, done.stderr) == ("begun", "")
-    with pytest.warns(UserWarning, match="One film where"):
+    with pytest.warns(UserWarning, match="Only one film was given"):
         assert text == uar.load(path, "cpu").report(tmp_path / "a.png").text
 
 
@@ -565,7 +565,7 @@ def test_a_likeness_of_another_model_is_refused(bundle: Bundle, wary_path: Path)
     likeness = Bundle.load(wary_path).likeness
     assert likeness is not None and likeness.token_costs is not None
     fewer = replace(likeness, token_costs=likeness.token_costs[:, :5])
-    with pytest.raises(UserError, match=r"likeness is of 2 views and tokens \(2, 5, 512\)"):
+    with pytest.raises(UserError, match=r"likeness is for 2 views and tokens \(2, 5, 512\)"):
         replace(bundle, likeness=fewer)
 
 
@@ -600,8 +600,8 @@ def test_a_mirrored_film_is_named_as_such(wary_path: Path) -> None:
         ({"Modality": "CT"}, r"says CT \(computed tomography\), not a radiograph", None),
         ({"Modality": "MR"}, "says MR", None),
         ({"Modality": "DOE^JANE"}, None, "names a modality other than a radiograph's"),
-        ({"BodyPartExamined": "HAND"}, None, "says HAND, not chest"),
-        ({"BodyPartExamined": "DOE^JANE"}, None, "says another body part, not chest"),
+        ({"BodyPartExamined": "HAND"}, None, "names HAND, not the chest"),
+        ({"BodyPartExamined": "DOE^JANE"}, None, "names another body part, not the chest"),
     ],
 )
 def test_what_a_header_says_of_the_picture(
@@ -639,7 +639,7 @@ def test_a_colour_picture_and_a_tiny_one_are_doubtful(bundle: Bundle, tmp_path: 
         ((None, None), ("frontal", "lateral"), ("frontal", "lateral"), None),
         (("LL", "AP"), ("frontal", "lateral"), ("frontal", "lateral"), "was put second"),
         (("PA", "AP"), None, ("frontal", "film 2, taken as lateral"), "Both films are frontal"),
-        (("LL",), None, ("film 1, taken as frontal", "lateral"), "A lateral film alone"),
+        (("LL",), None, ("film 1, taken as frontal", "lateral"), "Only a lateral film was given"),
     ],
 )
 def test_which_view_a_film_is_taken_for(
@@ -778,9 +778,9 @@ def test_a_table_of_studies(path: Path, tmp_path: Path, caplog: pytest.LogCaptur
     assert [json.loads(line)["study"] for line in done.stdout.splitlines()] == ["s1"]
     assert done.exit_code == 1 and "s2: " in caplog.text and "9.png: no such file" in caplog.text
     for content, message in {
-        "id,film\n1,2\n": "columns id, film; expected study, frontal, lateral",
-        "study,frontal\ns1,films/1.png,films/2.png\n": "row 1.*3 cells found, 2 expected",
-        "study,frontal,lateral\ns1,films/1.png\n": "row 1.*2 cells found, 3 expected",
+        "id,film\n1,2\n": "found columns id, film; expected study, frontal, lateral",
+        "study,frontal\ns1,films/1.png,films/2.png\n": "row 1.*found 3 cells, expected 2",
+        "study,frontal,lateral\ns1,films/1.png\n": "row 1.*found 2 cells, expected 3",
     }.items():
         table.write_text(content)
         error = run(table, "--bundle", path).exception
@@ -813,5 +813,5 @@ def test_a_table_says_which_view_a_film_is(path: Path, tmp_path: Path) -> None:
     table.write_text("study,frontal,lateral\ns1,,l.png\ns2,l.png,l.png\n")
     done = run(table, "--bundle", path, "--json")
     alone, both = (json.loads(line) for line in done.stdout.splitlines())
-    assert "A lateral film alone" in alone["notes"][0]
+    assert "Only a lateral film was given" in alone["notes"][0]
     assert both["films"] == ["frontal", "lateral"]

@@ -133,7 +133,7 @@ def test_without_claims_only_the_priors_are_left() -> None:
     assert Certainty.fit(silent) == Certainty(shifted(0.5), shifted(0.5))
     scores = CERTAINTY.scores(silent)
     assert scores == {"asserted": None, "denied": None, "sentences": None}
-    assert shown(scores) == "no sentence says anything of the 13 findings"
+    assert shown(scores) == "no sentence says anything about the 13 findings"
 
 
 def test_scores_by_hand() -> None:

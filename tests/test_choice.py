@@ -222,7 +222,7 @@ def test_the_writer_chooses_the_best_of_the_samples(
     beams = ReportWriter(model, VOCABULARY, decode_params(beam_size=2, length_penalty=0.5))
     assert beams.write(visual, None) == generate(model, visual, 2, 0.5)
     weighed = ReportWriter(model, VOCABULARY, decode_params(choose="samples"))
-    with pytest.raises(UserError, match="stage judge"):
+    with pytest.raises(UserError, match="which the judge stage predicts"):
         weighed.write(visual, None)
 
 

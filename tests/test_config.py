@@ -76,7 +76,7 @@ def preset(name: str) -> dict[str, Any]:
         ("image.crop", 60, "image.crop: found 60. Input should be a multiple of 8."),
         ("image.crop", 72, "image: crop 72 is larger than size 64."),
         ("dvae.train.crop", 128, "dvae.train.crop 128 exceeds image.size 64."),
-        ("train.accumulate", 5, "train: accumulate 5 leaves less than two of batch_size 8"),
+        ("train.accumulate", 5, "train: accumulate 5 leaves fewer than two of batch_size 8"),
         ("dvae.codebook_size", 65537, "dvae.codebook_size: found 65537. Input should be less than"),
         ("dvae.source", "openai", "dvae: source openai needs encoder and decoder"),
     ],
@@ -101,7 +101,7 @@ def test_crops_of_a_dvae_that_a_network_teaches_have_whole_cells(
     override(raw_params, "dvae.train.crop", 40)
     assert parse_params(raw_params, "params.yaml").dvae.train.crop == 40
     override(raw_params, "dvae.train.feature_weight", 0.3)
-    with pytest.raises(UserError, match="train.crop, now 40, that is a multiple of 16"):
+    with pytest.raises(UserError, match="train.crop, now 40, to be a multiple of 16"):
         parse_params(raw_params, "params.yaml")
 
 
@@ -110,7 +110,7 @@ def test_crops_of_a_dvae_that_a_network_teaches_have_whole_cells(
     [
         (64, 4, None),
         (64, 5, "tokenize.crops 5 exceeds the 4 windows that tokenize.views grid has"),
-        (60, 1, "tokenize.views grid needs an image.size, now 60, that is a multiple of 8"),
+        (60, 1, "tokenize.views grid needs image.size, now 60, to be a multiple of 8"),
         (128, 9, None),
         (128, 10, "tokenize.crops 10 exceeds the 9 windows"),
     ],
@@ -131,7 +131,7 @@ def test_a_grid_has_so_many_windows(
 
 def test_reports_of_credentialed_data_are_not_handed_on(raw_params: dict[str, Any]) -> None:
     raw_params["dataset"]["name"] = "mimic_cxr"
-    with pytest.raises(UserError, match="export.index reports .* mimic_cxr.*: none or ids"):
+    with pytest.raises(UserError, match="export.index reports .* mimic_cxr.*: choose none or ids"):
         parse_params(raw_params, "params.yaml")
     for kept in ("none", "ids"):
         raw_params["export"]["index"] = kept
@@ -364,7 +364,7 @@ def test_layout_option_names_the_layout(project: Path, tmp_path: Path) -> None:
             "dataset.layout: found 'opeani', expected one of ['kaggle', 'openi', 'r2gen'] for "
             "iu_xray.",
         ),
-        ("iu_xray", None, "openi", "dataset.root: no folder data/raw/iu_xray."),
+        ("iu_xray", None, "openi", "dataset.root: there is no folder data/raw/iu_xray."),
         ("iu_xray", "held", "openi", "This looks like dataset.name: iu_xray with dataset.layout: "),
         (
             "mimic_cxr",
@@ -383,14 +383,14 @@ def test_layout_option_names_the_layout(project: Path, tmp_path: Path) -> None:
             "mimic_cxr",
             "iu",
             "r2gen",
-            "iu/annotation.json is iu_xray's, by its first film CXR1_IM-0001/0.png; "
+            "iu/annotation.json is of iu_xray, judging by its first film CXR1_IM-0001/0.png; "
             "dataset.name: found mimic_cxr.",
         ),
         (
             "iu_xray_small",
             "mimic",
             None,
-            "mimic/annotation.json is mimic_cxr's, by its first film p1",
+            "mimic/annotation.json is of mimic_cxr, judging by its first film p1",
         ),
         ("iu_xray", "mimic", "kaggle", "dataset.name: mimic_cxr with dataset.layout: r2gen."),
     ],
@@ -443,7 +443,7 @@ def test_unknown_preset_names_the_existing_ones(project: Path) -> None:
     with pytest.raises(UserError) as caught:
         use("iu_xry")
     assert str(caught.value) == (
-        f"no preset 'iu_xry' in presets/; there are: {', '.join(PRESETS)}."
+        f"no preset 'iu_xry' in presets/; available: {', '.join(PRESETS)}."
     )
     assert project.read_bytes() == before
 
@@ -506,7 +506,7 @@ def test_two_uses_at_once_leave_one_of_their_files(project: Path) -> None:
     assert project.read_text() in texts
     for process, error in zip(running, said, strict=True):
         assert "Traceback" not in error
-        assert process.returncode == 0 or "use is running in this folder already" in error
+        assert process.returncode == 0 or "use is already running in this folder" in error
     assert 0 in [process.returncode for process in running]
 
 
@@ -536,7 +536,7 @@ def test_a_params_yaml_that_cannot_be_read_is_one_sentence(project: Path, kind: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"protocols": ["coco"]}, r"r2gen is missing in \['coco'\]: it is always computed"),
+        ({"protocols": ["coco"]}, r"r2gen is missing from \['coco'\]: it is always computed"),
         ({"protocols": ["r2gen", "roco"]}, "evaluate.protocols"),
     ],
 )

@@ -59,7 +59,7 @@ def test_train_and_validation_share_a_colour_and_differ_in_dashes() -> None:
         {"stage one": {}, "stage two": {"train/loss": series(3, 2), "val/loss": series(4, 3)}}
     )
     assert [axes.get_title() for axes in figure.axes] == [
-        "stage two: loss", "stage two: its terms", "stage two: reports"
+        "stage two: loss", "stage two: loss terms", "stage two: reports"
     ]  # fmt: skip
     train, validation = figure.axes[0].lines
     assert train.get_color() == validation.get_color()
@@ -126,7 +126,7 @@ def test_speed_is_beside_the_page_and_not_in_it(tmp_path: Path) -> None:
     assert list(speed) == ["studies_per_second", "host_memory"]
     assert read_speed(tmp_path / "nothing") == {}
     rate, memory = draw_speed({"stage one": speed}).axes
-    assert rate.get_title() == "stage one:\nstudies a second"
+    assert rate.get_title() == "stage one:\nstudies per second"
     assert list(rate.lines[0].get_ydata()) == [20, 22]
     assert list(memory.lines[0].get_xdata()) == [0, 1]
     page = tmp_path / "curves.html"

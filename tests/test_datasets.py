@@ -149,19 +149,19 @@ FAULTS: list[tuple[Any, str]] = [
     ({}, "id None lacks id, report, image_path, split"),
     (record("a", "train"), "id 'a' is repeated or not text"),
     (record("x", "train", id=7), "id 7 is repeated or not text"),
-    (record("x", "train", id=""), "id '' of 0 characters; expected 1 to 200 printable ones"),
-    (record("x", "train", id=" "), "id ' ' of 1 characters; expected 1 to 200 printable ones"),
+    (record("x", "train", id=""), "id '' has 0 characters; expected 1 to 200 printable ones"),
+    (record("x", "train", id=" "), "id ' ' has 1 characters; expected 1 to 200 printable ones"),
     (
         record("x", "train", id="a\0b"),
-        "id 'a\\x00b' of 3 characters; expected 1 to 200 printable ones",
+        "id 'a\\x00b' has 3 characters; expected 1 to 200 printable ones",
     ),
     (
         record("x", "train", id="a\nb"),
-        "id 'a\\nb' of 3 characters; expected 1 to 200 printable ones",
+        "id 'a\\nb' has 3 characters; expected 1 to 200 printable ones",
     ),
     (
         record("x", "train", id="x" * 100_000),
-        f"id {'x' * 40!r} of 100000 characters; expected 1 to 200 printable ones",
+        f"id {'x' * 40!r} has 100000 characters; expected 1 to 200 printable ones",
     ),
     (record("x", "val"), "id 'x' says split 'val'"),
     (record("x", "train", report=" \n"), "id 'x' has an empty report"),
@@ -170,7 +170,7 @@ FAULTS: list[tuple[Any, str]] = [
     (record("x", "train", image_path=[0, 1]), "id 'x': image_path is not a list of paths"),
     (
         record("x", "train", image_path=["x/0.png"]),
-        "id 'x' has 1 images, dataset.images_per_study is 2",
+        "id 'x' has 1 images, but dataset.images_per_study is 2",
     ),
     (
         record("x", "train", image_path=["../../etc/x", "x/1.png"]),
@@ -294,7 +294,7 @@ def share_films(images: Path) -> None:
         (images / f"{target}.png").write_bytes((images / f"{source}.png").read_bytes())
 
 
-LEAK = "study a (train) and study e (test) have one film: a/1.png, e/0.png"
+LEAK = "study a (train) and study e (test) share a film: a/1.png, e/0.png"
 
 
 def test_films_that_are_there_twice_are_told(
@@ -303,8 +303,8 @@ def test_films_that_are_there_twice_are_told(
     share_films(project())
     ingest()
     assert f"1 films are in two splits: {LEAK}; dataset.on_shared_film" in caplog.text
-    assert "study b (train) and study c (train) have one film: b/0.png, c/1.png" in caplog.text
-    assert "study d (val) has one film twice: d/0.png, d/1.png" in caplog.text
+    assert "study b (train) and study c (train) share a film: b/0.png, c/1.png" in caplog.text
+    assert "study d (val) has the same film twice: d/0.png, d/1.png" in caplog.text
     assert read_json(Path("data/ingest.json"))["shared_films"] == {
         "across_splits": 1, "across_studies": 1, "within_studies": 1,
     }  # fmt: skip

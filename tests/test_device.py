@@ -15,9 +15,9 @@ def test_a_device_that_is_not_there_is_a_sentence(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     for name in ("cuda", "mps"):
-        with pytest.raises(UserError, match=f"device {name}: .* none on this machine, but cpu"):
+        with pytest.raises(UserError, match=f"device {name}: .* none on this machine, only cpu"):
             resolve_device(name)
-    with pytest.raises(UserError, match="device 'gpu' is unknown; there are: auto, cuda, mps, cpu"):
+    with pytest.raises(UserError, match="device 'gpu' is unknown; expected auto, cuda, mps, cpu"):
         resolve_device("gpu")
     assert resolve_device("auto") == resolve_device("cpu") == torch.device("cpu")
 

@@ -196,7 +196,7 @@ def test_a_file_brings_the_same_tokenizer_back(model: DistilledTokenizer, tmp_pa
 def test_other_files_are_refused(model: DistilledTokenizer, tmp_path: Path) -> None:
     path = tmp_path / "dvae.safetensors"
     Dvae(512, 64).save(path)
-    with pytest.raises(UserError, match=r"dvae.safetensors is no distilled tokenizer"):
+    with pytest.raises(UserError, match=r"dvae.safetensors is not a distilled tokenizer"):
         load_distilled(path)
     with pytest.raises(UserError, match="dvae.safetensors holds no code vectors"):
         read_code_vectors(path)
@@ -204,7 +204,7 @@ def test_other_files_are_refused(model: DistilledTokenizer, tmp_path: Path) -> N
         load_distilled(tmp_path / "gone.safetensors")
     weights = {**model.encoder_state(), "codes": model.codes[:, :3].contiguous()}
     save_file(weights, tmp_path / "short.safetensors", model.metadata)
-    with pytest.raises(UserError, match=r"short.safetensors is no distilled tokenizer"):
+    with pytest.raises(UserError, match=r"short.safetensors is not a distilled tokenizer"):
         load_tokenizer(tmp_path / "short.safetensors")
 
 
@@ -212,7 +212,7 @@ def test_other_files_are_refused(model: DistilledTokenizer, tmp_path: Path) -> N
 def test_damaged_files_are_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "encoder.safetensors"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"encoder.safetensors is no whole safetensors file"):
+    with pytest.raises(UserError, match=r"encoder.safetensors is not a complete safetensors file"):
         load_tokenizer(path)
     with pytest.raises(UserError, match=r"encoder.safetensors: found no weights of a network"):
         load_network(LITE0, path, SECTION)
@@ -227,7 +227,7 @@ def test_network_weights_by_path(tmp_path: Path) -> None:
     assert torch.equal(loaded(films(1)), random(films(1)))
     state.pop("_conv_stem.weight")
     save_file(state, tmp_path / "short.safetensors")
-    with pytest.raises(UserError, match="1 of .* are absent or of another shape, _conv_stem"):
+    with pytest.raises(UserError, match="1 of .* are absent or have another shape, _conv_stem"):
         load_network(LITE0, tmp_path / "short.safetensors", SECTION)
     with pytest.raises(UserError, match="dvae.distill.weights names the weight file"):
         load_network(LITE0, tmp_path / "gone.safetensors", SECTION)
@@ -323,7 +323,9 @@ def test_a_densenet_pickled_whole_is_read_without_its_code(
     loaded = load_network("densenet121", path, SECTION)
     pixels = films(1, 64)
     assert torch.equal(loaded(pixels), network(pixels))
-    with pytest.raises(UserError, match="no weights of efficientnet_lite0.*distill.network says"):
+    with pytest.raises(
+        UserError, match="not hold weights of efficientnet_lite0.*Set dvae.distill.network to"
+    ):
         load_network(LITE0, path, SECTION)
 
 
@@ -371,7 +373,7 @@ def test_tokens_of_a_densenet_come_back_from_files(tmp_path: Path) -> None:
             {"network": "densenet121", "weights": "w.pt", "components": 513},
             "components 513 exceeds the 512 channels of densenet121",
         ),
-        ({"network": "resnet"}, "network resnet has no form that codes are made of"),
+        ({"network": "resnet"}, "codes cannot be made from network resnet"),
     ],
 )
 def test_parameters_that_do_not_fit_the_network(changes: dict[str, Any], message: str) -> None:
@@ -384,7 +386,7 @@ def test_the_parameters_know_every_network() -> None:
         widest = {"network": name, "weights": "w.pt", "components": NETWORKS[name].channels}
         DistillParams.model_validate({**PARAMS.model_dump(), **widest})
         assert token_stride("distill", name) == NETWORKS[name].stride == 16
-    with pytest.raises(ValueError, match="network resnet has no form"):
+    with pytest.raises(ValueError, match="codes cannot be made from network resnet"):
         DistillParams.model_validate({**PARAMS.model_dump(), "network": "resnet"})
 
 

@@ -143,11 +143,11 @@ def arithmetic_check(arithmetic: str, monkeypatch: pytest.MonkeyPatch, others: l
 
 def test_this_machines_arithmetic_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "unsupported", lambda: None)
-    same = "this machine computes what the recorded results were computed with"
+    same = "this machine computes just as the one that recorded the results"
     assert arithmetic_check("portable", monkeypatch, []) == f"arithmetic: {same} | None"
     assert "native" in arithmetic_check("native", monkeypatch, [])
     said = arithmetic_check("portable", monkeypatch, ["MKL", "oneDNN"])
-    assert said.startswith("arithmetic: MKL, oneDNN gives other results here")
+    assert said.startswith("arithmetic: results of MKL, oneDNN differ here from the recorded ones")
     assert "constraints.txt" in said
     monkeypatch.setattr(doctor, "unsupported", lambda: "It needs AVX2.")
     assert "Set arithmetic: native" in arithmetic_check("portable", monkeypatch, [])

@@ -259,7 +259,7 @@ def test_a_member_of_another_run_is_refused(several: Bundle) -> None:
     first, second = several.members
     for change, said in [
         ({"encoder_sha256": "f" * 64}, "member 2 reads tokens of encoder ffffffffffff"),
-        ({"vocabulary_sha256": "e" * 64}, "member 2 is of vocabulary eeeeeeeeeeee"),
+        ({"vocabulary_sha256": "e" * 64}, "member 2 was trained with vocabulary eeeeeeeeeeee"),
     ]:
         with pytest.raises(UserError, match=said):
             replace(several, members=[first, replace(second, **change)])

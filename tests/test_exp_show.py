@@ -107,7 +107,7 @@ def test_make_show_says_that_there_is_no_experiment_yet(project: Path, tmp_path:
         (tmp_path / "clone" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "clone" / name).touch()
     said = run(tmp_path / "clone", "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
-    assert said.startswith("This commit has no experiment yet.")
+    assert said.startswith("This commit has no experiments yet.")
 
 
 def test_queued_experiments_widen_no_table(project: Path) -> None:

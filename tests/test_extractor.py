@@ -163,7 +163,7 @@ def test_other_weights_are_named(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for network in ("efficientnet_lite0", "densenet121"):
         extractor = VisualExtractor(params_of(network), 8)
-        with pytest.raises(UserError, match=r"other.safetensors.*model.extractor.network says"):
+        with pytest.raises(UserError, match=r"other.safetensors.*Set model.extractor.network to"):
             extractor.load_pretrained(str(tmp_path / "other.safetensors"))
         with pytest.raises(UserError, match=r"model.extractor.weights names the weight file"):
             extractor.load_pretrained(str(tmp_path / "gone.safetensors"))
@@ -179,7 +179,7 @@ def test_a_resnet_by_path(tmp_path: Path) -> None:
     pixels = films()[0]
     with torch.inference_mode():
         assert torch.equal(one.network(pixels), other.network(pixels))
-    with pytest.raises(UserError, match=r"model.extractor.depths' blocks"):
+    with pytest.raises(UserError, match=r"whose blocks are those of model.extractor.depths"):
         VisualExtractor(params_of("resnet", depths=[1, 2, 1, 1]), 8).load_pretrained(str(tmp_path))
 
 
@@ -420,9 +420,9 @@ def test_every_parameter_is_in_one_group(
 @pytest.mark.parametrize(
     ("changes", "found"),
     [
-        ({"network": "densenet121", "weights": "imagenet"}, "takes no weights imagenet"),
+        ({"network": "densenet121", "weights": "imagenet"}, "has no weights imagenet"),
         ({"network": "vgg"}, "model.extractor.network: found 'vgg'. Input should be 'resnet'"),
-        ({"network": LITE0}, "image.crop 56 is not a multiple of 16, the pixels along a cell's"),
+        ({"network": LITE0}, "image.crop 56 is not a multiple of 16, the side in pixels of a cell"),
     ],
 )
 def test_parameters_that_do_not_fit(
@@ -492,7 +492,7 @@ def test_a_network_of_another_stride_is_one_registration(
     cells = VisualExtractor(params.model.extractor, 8)(torch.rand(1, 1, 56, 56)).shape[1]
     assert cells == cells_along(56, "efficientnet_lite0") ** 2 == 49
     monkeypatch.setitem(NETWORKS, "efficientnet_lite0", fine._replace(stride=16))
-    with pytest.raises(UserError, match="not a multiple of 16, the pixels along a cell's side"):
+    with pytest.raises(UserError, match="not a multiple of 16, the side in pixels of a cell"):
         parse_params(raw_params, "params.yaml")
 
 

@@ -173,7 +173,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path: Path, kind: str, damage: st
 
 def test_objects_are_no_array(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
-    with pytest.raises(UserError, match="no whole array"):
+    with pytest.raises(UserError, match="not a complete array"):
         open_array(tmp_path / "x.npy")
 
 

@@ -255,7 +255,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "DICOM without preamble": (
         "a.dcm",
         lambda p: p.write_bytes(save_dicom(p, NOISE).read_bytes()[132:]),
-        "like a DICOM file without its preamble of 128 bytes and DICM",
+        "looks like a DICOM file that lacks its preamble of 128 bytes and DICM",
     ),
     "text as PNG": ("a.png", lambda p: p.write_text("this is a report"), NO_FILM),
     "text as JPEG": ("a.jpg", lambda p: p.write_text("this is a report"), NO_FILM),

@@ -187,7 +187,7 @@ def test_another_parameter_is_refused(make_run: MakeRun, key: str) -> None:
     raw = yaml.safe_load((folder / paths.PARAMS).read_text())
     override(raw, key, "BLEU-4" if key == "train.select_by" else 2)
     (folder / paths.PARAMS).write_text(yaml.safe_dump(raw))
-    with pytest.raises(UserError, match=rf"with {key} .*, params.yaml says"):
+    with pytest.raises(UserError, match=rf"with {key} .*, but params.yaml says"):
         read_folder(folder, ABLATIONS)
 
 
@@ -217,7 +217,8 @@ def test_an_evaluation_of_another_checkpoint_is_refused(make_run: MakeRun) -> No
 def test_metrics_of_another_evaluation_are_refused(make_run: MakeRun) -> None:
     folder = make_run("one")
     write_json(folder / paths.METRICS, headline(details(0.25)))
-    with pytest.raises(UserError, match=r"metrics.json and .*details.json are of two evaluations"):
+    said = r"metrics.json and .*details.json are from two evaluations"
+    with pytest.raises(UserError, match=said):
         read_folder(folder, ABLATIONS)
 
 
@@ -236,7 +237,7 @@ def test_a_run_whose_records_hold_no_code_has_none(
     seal(folder, "train_stage_two", code=None)
     found = read_folder(folder, ABLATIONS)
     assert (found.code, found.clean, found.commit) == (None, None, COMMIT)
-    assert "records do not hold its code" in caplog.text
+    assert "records do not name its code" in caplog.text
 
 
 def test_code_of_no_commit_is_not_clean(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:

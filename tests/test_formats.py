@@ -198,12 +198,14 @@ def test_reports_without_the_section_are_counted_aloud(
     project: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     impressions = {study: f"Impression: {text}" for study, text in REPORTS.items()}
-    with pytest.raises(UserError, match=r"peer.json: 5 of 5 reports have no findings section, s1"):
+    refused = r"peer.json: 5 of 5 reports have no findings section \(first: s1\)"
+    with pytest.raises(UserError, match=refused):
         scores_of(impressions)
     scores_of({**REPORTS, "s2": impressions["s2"], "s4": "FINDINGS:\nIMPRESSION: Normal."})
-    assert "2 of 5 reports have no findings section, s2 first, and count as empty" in caplog.text
+    assert "2 of 5 reports have no findings section (first: s2) and count as empty" in caplog.text
     scores_of({**REPORTS, "s3": "PA view. Findings: Cardiomegaly."})
-    assert "1 of 5 reports have text before their first head, s3 first" in caplog.text
+    cut = "1 of 5 reports have text before their first header, which is not scored (first: s3)"
+    assert cut in caplog.text
 
 
 @pytest.mark.parametrize("empty", ["None.", "nan", "NULL", "...", "", "___"])
@@ -216,7 +218,7 @@ def test_references_without_words_are_left_out(
     details = read_json(Path("details.json"))
     assert details["studies"] == 5
     assert details["scores"]["model"]["r2gen"]["BLEU-4"] == pytest.approx(1)
-    assert "1 of 6 references have no words, 5 first, and are left out" in caplog.text
+    assert "1 of 6 references have no words and are left out, first 5" in caplog.text
     peer = rexrank()
     peer["s2"]["section_findings"] = empty
     Path("peer.json").write_text(json.dumps(peer))
@@ -228,10 +230,10 @@ def test_references_without_words_are_left_out(
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("s1,Heart, size, within normal limits.", "row 1, which ends in line 2: 4 cells found, 2 "),
-        ('s1,"Clear, lungs."\ns2,Clear, lungs.', "row 2, which ends in line 3: 3 cells found, 2 "),
-        ('s1,"Clear,\nlungs."\ns2,Clear,', "row 2, which ends in line 4: 3 cells found, 2 "),
-        ("s1", "row 1, which ends in line 2: 1 cells found, 2 expected"),
+        ("s1,Heart, size, within normal limits.", "row 1, which ends on line 2: found 4 cells, "),
+        ('s1,"Clear, lungs."\ns2,Clear, lungs.', "row 2, which ends on line 3: found 3 cells, "),
+        ('s1,"Clear,\nlungs."\ns2,Clear,', "row 2, which ends on line 4: found 3 cells, "),
+        ("s1", "row 1, which ends on line 2: found 1 cells, expected 2"),
         ('s1,"Clear lungs.\ns2,Clear.\n', "row 1, line 3: unexpected end of data"),
         ('s1,"Clear" lungs.', "row 1, line 2: ',' expected after"),
     ],
@@ -314,24 +316,29 @@ def test_every_format_is_read(
     ("name", "content", "message"),
     [
         ("a.json", "{", "a.json: Expecting"),
-        ("a.json", "[]", "neither ReXrank's studies"),
+        ("a.json", "[]", "contains neither ReXrank's studies"),
         ("a.json", '{"s1": {"context": ""}}', "no study has a model_prediction or a section_"),
         ("a.json", '{"s1": {"model_prediction": null}}', "study s1: found None where a report"),
         (
             "a.json",
             '{"s1": {"model_prediction": "a"}, "s2": {"section_findings": "b"}}',
-            "study s2 has no model_prediction, others have",
+            "study s2 has no model_prediction, but others do",
         ),
         (
             "a.json",
             '{"s1": {"model_prediction": "a"}, "s1": {"model_prediction": "b"}}',
             "study s1 occurs twice",
         ),
-        ("a.json", '{"references": ["a"], "hypotheses": []}', "1 references, 0 hypotheses"),
+        ("a.json", '{"references": ["a"], "hypotheses": []}', "1 references but 0 hypotheses"),
+        (
+            "a.json",
+            '{"references": ["a"], "hypotheses": ["b"], "study_ids": []}',
+            "0 study_ids but 1 hypotheses",
+        ),
         ("a.csv", "id,text\n1,a\n", r"found \['id', 'text'\]"),
         ("a.csv", "study_id,report\n1,a\n1,b\n", r"a\.csv: study 1 occurs twice"),
         ("a.jsonl", '{"ref": "a", "hyp": "b"}\n{"ref": "a"}\n', "some lines have `ref`"),
-        ("a.xlsx", "", "reports are read from .json, .jsonl"),
+        ("a.xlsx", "", "expected a file that ends in .json, .jsonl"),
     ],
 )
 def test_a_file_of_no_format_is_refused(
@@ -340,6 +347,12 @@ def test_a_file_of_no_format_is_refused(
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         read_reports(tmp_path / name, "findings")
+
+
+def test_a_file_without_either_section_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"s1": {"context": ""}}')
+    with pytest.raises(UserError, match="or a section_findings or section_impression$"):
+        read_reports(tmp_path / "a.json", "findings+impression")
 
 
 def test_a_file_in_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -425,7 +438,7 @@ def test_references_from_others_files(project: Path, caplog: pytest.LogCaptureFi
         invoke("score", "peer.json", "--references", name, "--out", "details.json")
         found[name] = read_json(Path("details.json"))
     assert list(found["annotation.json"]["scores"])[-1] == "constant_report"
-    assert "no constant report beside it" in caplog.text
+    assert "no constant report to compare with" in caplog.text
     signature = found["annotation.json"]["signatures"]["r2gen"]["BLEU-1"]
     assert "unk:yes" in signature
     assert "unk:no" in found["peer.json"]["signatures"]["r2gen"]["BLEU-1"]
@@ -456,7 +469,7 @@ def test_sentences_that_end_with_their_line_are_sentences(project: Path) -> None
 def test_a_file_with_references_of_its_own_says_how_to_use_them(project: Path) -> None:
     peer = {f"other {study}": entry for study, entry in rexrank().items()}
     Path("peer.json").write_text(json.dumps(peer))
-    with pytest.raises(UserError, match="lacks 5 of 5 .* of its own: --references peer.json"):
+    with pytest.raises(UserError, match="lacks 5 of 5 .* own references: --references peer.json"):
         invoke("score", "peer.json")
 
 
@@ -474,13 +487,13 @@ def test_another_systems_reports_are_a_row_beside(project: Path) -> None:
     beside = read_json(Path("d.json"))["scores"]["beside"]["r2gen"]
     expected = score([p.reference for p in predictions()], [SAID[t] for t in said])
     assert beside == pytest.approx(expected)
-    assert "beside it" in output
+    assert "other system" in output
 
 
 def test_studies_that_a_file_lacks(project: Path, caplog: pytest.LogCaptureFixture) -> None:
     fewer = [*predictions()[1:], Prediction("s9", "A.", "a .", "a .", 0.0)]
     write_predictions(Path("fewer.jsonl"), fewer)
-    with pytest.raises(UserError, match=r"lacks 1 of 5 studies, s1 first.*--partial"):
+    with pytest.raises(UserError, match=r"lacks 1 of 5 studies, first s1.*--partial"):
         invoke("score", "fewer.jsonl")
     caplog.set_level(logging.INFO)
     invoke("score", "fewer.jsonl", "--partial", "--out", "details.json")
@@ -488,12 +501,12 @@ def test_studies_that_a_file_lacks(project: Path, caplog: pytest.LogCaptureFixtu
     assert "|n:4|" in read_json(Path("details.json"))["signatures"]["r2gen"]["CIDEr"]
     assert "1 studies that the references lack are left out" in caplog.text
     Path("lines.tok").write_text("a\nb\n")
-    with pytest.raises(UserError, match="2 reports without study names, the references 5"):
+    with pytest.raises(UserError, match="has 2 reports, but there are 5 references"):
         invoke("score", "lines.tok")
     Path("references.json").write_text(
         json.dumps({s: {"section_findings": text} for s, text in REPORTS.items()})
     )
-    with pytest.raises(UserError, match="has references alone"):
+    with pytest.raises(UserError, match="has only references"):
         invoke("score", "references.json")
 
 

@@ -193,7 +193,7 @@ def test_films_whose_header_failed_are_named_where_they_are_kept(
     run(studies, on_bad_image="skip")
     kept = ["train/0.dcm", "train/1.dcm", "val/1.dcm", "test/0.dcm", "test/1.dcm"]
     assert read_json(paths.INGEST_SUMMARY)["header_failed"] == kept
-    assert "5 films have a header that leaves one gray value" in caplog.text
+    assert "5 films have a header that leaves only one gray value" in caplog.text
     packed = np.load(paths.IMAGES)
     assert packed.shape == (6, SIZE, SIZE)
     assert all(np.ptp(film) > 200 for film in packed)  # none is black

@@ -219,7 +219,9 @@ def test_a_study_with_one_film(tmp_path: Path, layout: str) -> None:
         read_dataset(params)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{tmp_path}: 1 faults"
-    assert lines[1].endswith("study CXR2384_IM-0942 has 1 images, dataset.images_per_study is 2")
+    assert lines[1].endswith(
+        "study CXR2384_IM-0942 has 1 images, but dataset.images_per_study is 2"
+    )
     assert "dataset.missing_view may be repeat or mask" in lines[2]
     for choice in ("repeat", "mask"):
         study = read_dataset(params.model_copy(update={"missing_view": choice})).studies[0]
@@ -297,7 +299,7 @@ OUTSIDE = (
         ),
         (
             report_xml(3030, "Twice.", "", []).encode(),
-            "38.xml: 3030.xml has the uId CXR3030 too",
+            "38.xml: 3030.xml also has the uId CXR3030",
         ),
         (
             report_xml(38, "Out.", "", ["x"]).replace("CXR38_x", "../../etc/x").encode(),
@@ -320,7 +322,7 @@ def test_linked_report_outside_the_root_is_refused(tmp_path: Path) -> None:
     inside = tmp_path / "raw/ecgen-radiology/38.xml"
     inside.rename(outside)
     inside.symlink_to(outside)
-    assert refused(params)[1] == "  38.xml: a link out of dataset.root"
+    assert refused(params)[1] == "  38.xml: a link that leads out of dataset.root"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -329,7 +331,9 @@ def test_linked_images_folder_outside_the_root_is_refused(tmp_path: Path, layout
     folder = images_folder(tmp_path / "raw", layout)
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    assert refused(params)[0].startswith(f"{folder} is a link out of {tmp_path / 'raw'}.")
+    assert refused(params)[0].startswith(
+        f"{folder} is a link that leads out of {tmp_path / 'raw'}."
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -341,7 +345,7 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path, layout: str) -> None:
     shutil.copy(folder / path, folder / "again")
     name = path.rpartition("/")[2]
     first, second = sorted([path, f"again/{name}"], key=lambda p: (p.count("/"), p))
-    assert refused(params)[1] == f"  {name} lies at {first} and at {second}"
+    assert refused(params)[1] == f"  {name} is both at {first} and at {second}"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -380,7 +384,7 @@ CSV_FAULTS: list[tuple[str, Callable[[str], bytes], str]] = [
     (
         "indiana_reports.csv",
         lambda text: text.replace("2384,", "CXR2384,").encode(),
-        "1 faults\n  row 4: uid 'CXR2384' is no number\nRestore the file.",
+        "1 faults\n  row 4: uid 'CXR2384' is not a number\nRestore the file.",
     ),
     (
         "indiana_projections.csv",

@@ -125,7 +125,7 @@ def test_a_judge_whose_sizes_contradict_each_other_is_refused(
     with pytest.raises(UserError, match="float64"):
         Judge.load(path)
     write_weights(path, "judge", {"other": torch.ones(2, 2)}, about)
-    with pytest.raises(UserError, match="no judge"):
+    with pytest.raises(UserError, match="is not a judge"):
         Judge.load(path)
 
 

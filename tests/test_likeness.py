@@ -55,7 +55,7 @@ def test_films_of_the_same_kind_are_alike(likeness: Likeness) -> None:
         ("turned by 90° to the right", lambda film: np.rot90(film, -1)),
         ("turned by 90° and mirrored", np.transpose),
         ("mirrored and turned by 90°", lambda film: film[::-1, ::-1].T),
-        ("inverted, bone dark", lambda film: 255 - film),
+        ("inverted (bones dark)", lambda film: 255 - film),
     ],
 )
 def test_a_turned_film_is_told_and_how(likeness: Likeness, way: str, turn) -> None:  # type: ignore[no-untyped-def]
@@ -254,6 +254,6 @@ def test_what_is_noted_of_a_header() -> None:
     film = Film(chest(0), "unknown", modality="another", body_part="HAND")
     assert header_notes(film, "f") == [
         "f: its header names a modality other than a radiograph's (CR, DX).",
-        "f: its header says HAND, not chest.",
+        "f: its header names HAND, not the chest.",
     ]
     assert header_notes(Film(chest(0), "unknown"), "f") == []

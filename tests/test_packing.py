@@ -284,8 +284,8 @@ def test_a_crash_is_a_fault_of_one_film(
     monkeypatch.setattr(packing, "_pool", crashing_pool)
     slots = slots_of(images)
     packed = pack(images, slots, tmp_path / "scratch", films_per_task=2)
-    why = f"{images}/5.dcm: decoding it crashed, ran out of 3 GB of memory or took more than 30 "
-    why += "seconds"
+    why = f"{images}/5.dcm: decoding it crashed, needed more than 3 GB of memory or took more than "
+    why += "30 seconds"
     assert packed.faults == {5: why}
     rows, good = np.load(packed.array), [i for i in range(FILMS) if i != 5]
     np.testing.assert_array_equal(rows[good], expected_rows(images, [slots[i] for i in good]))

@@ -211,7 +211,7 @@ def test_two_frontal_films_where_there_are_two(lay_out: LayOut, choice: str) -> 
 def test_one_film_where_two_are_asked(lay_out: LayOut) -> None:
     lines = refused(lay_out(images_per_study=2))
     assert [line.split(": ", 1)[1] for line in lines[1:-1]] == [
-        f"study s{study} has 1 images, dataset.images_per_study is 2"
+        f"study s{study} has 1 images, but dataset.images_per_study is 2"
         for study in (50000003, 50000004)
     ]
     assert "dataset.missing_view may be repeat or mask" in lines[-1]
@@ -260,15 +260,21 @@ def changed(name: str, row: int, **values: Any) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (changed(SPLIT, 5, split="val"), "row 6: split 'val' is none of train, validate, test"),
-        (changed(SPLIT, 1, split="test"), "row 2: study 50000001 has another split before"),
-        (changed(SPLIT, 2, subject_id=9), "row 3: study 50000001 has another subject_id before"),
-        (changed(SPLIT, 5, study_id="../9"), "row 6: study_id '../9' is no id"),
-        (changed(SPLIT, 5, subject_id=""), "row 6: subject_id '' is no id"),
-        (changed(SPLIT, 5, dicom_id="../../x"), "row 6: dicom_id '../../x' is no id"),
-        (changed(SPLIT, 5, dicom_id="a\0b"), "row 6: dicom_id 'a\\x00b' is no id"),
-        (changed(SPLIT, 5, dicom_id="c" * 100_000), f"row 6: dicom_id '{'c' * 39} is no id"),
-        (changed(SPLIT, 5, study_id="1" * 100_000), f"row 6: study_id '{'1' * 39} is no id"),
+        (changed(SPLIT, 5, split="val"), "row 6: split 'val' is not one of train, validate, test"),
+        (
+            changed(SPLIT, 1, split="test"),
+            "row 2: study 50000001 has another split in an earlier row",
+        ),
+        (
+            changed(SPLIT, 2, subject_id=9),
+            "row 3: study 50000001 has another subject_id in an earlier row",
+        ),
+        (changed(SPLIT, 5, study_id="../9"), "row 6: study_id '../9' is not an id"),
+        (changed(SPLIT, 5, subject_id=""), "row 6: subject_id '' is not an id"),
+        (changed(SPLIT, 5, dicom_id="../../x"), "row 6: dicom_id '../../x' is not an id"),
+        (changed(SPLIT, 5, dicom_id="a\0b"), "row 6: dicom_id 'a\\x00b' is not an id"),
+        (changed(SPLIT, 5, dicom_id="c" * 100_000), f"row 6: dicom_id '{'c' * 39} is not an id"),
+        (changed(SPLIT, 5, study_id="1" * 100_000), f"row 6: study_id '{'1' * 39} is not an id"),
         (changed(SPLIT, 5, dicom_id="c3"), "row 6: dicom_id 'c3' is repeated"),
         (changed(SPLIT, 5, dicom_id="zz"), "dicom_id zz has no row in the metadata"),
         (changed(RECORDS, 5, path="../../etc/x.dcm"), "row 6: path '../../etc/x.dcm' leaves the"),
@@ -336,7 +342,7 @@ def test_linked_report_outside_the_root_is_refused(lay_out: LayOut, tmp_path: Pa
         table.rename(tmp_path / "link" / table.name)
     (tmp_path / "link/files").symlink_to(inside)
     lines = refused(params)
-    assert lines[1].endswith(f"s50000003.txt is a link out of {tmp_path / 'link'}")
+    assert lines[1].endswith(f"s50000003.txt is a link that leads out of {tmp_path / 'link'}")
 
 
 def test_a_tree_of_drawn_films(tmp_path: Path) -> None:

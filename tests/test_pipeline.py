@@ -152,17 +152,18 @@ def evaluated(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def render_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Lay the other figures out, and leave their files empty: rendering them takes seconds."""
+    """Compose the other figures, but leave their files empty: rendering them takes seconds."""
 
     def save(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
         if png.stem in names:
             save_figure(figure, caption, png=png, pdf=pdf)
             return
-        figure.draw_without_rendering()
         png.touch()
         pdf.touch()
 
     monkeypatch.setattr("uar.analysis.saving.save_figure", save)
+    if "curves" not in names:
+        monkeypatch.setattr("pipeline.stages.analyze.draw_speed", lambda: None)
 
 
 def numbers(value: Any) -> list[float]:
@@ -301,11 +302,19 @@ def test_the_chains_figures(chain: Path) -> None:
 
 
 @pytest.mark.usefixtures("evaluated")
-def test_figures_drawn_again_are_the_same_bytes(chain: Path) -> None:
+def test_figures_drawn_again_are_the_same_bytes(
+    chain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines and legends, films and text; and the numbers behind every figure."""
+    drawn = ("curves", "figure6_reconstruction")
+    render_only(monkeypatch, *drawn)
     run("analyze")
-    for folder in (paths.FIGURES, paths.FIGURE_NUMBERS):
-        for path in sorted((chain / folder).iterdir()):
-            assert (folder / path.name).read_bytes() == path.read_bytes(), path.name
+    same = [folder / name for name in drawn for folder in (paths.FIGURES, paths.FIGURES_PDF)]
+    same = [next((chain / path.parent).glob(f"{path.name}.*")) for path in same]
+    same += sorted((chain / paths.FIGURE_NUMBERS).iterdir())
+    for path in same:
+        assert path.relative_to(chain).read_bytes() == path.read_bytes(), path.name
+    assert paths.CURVES.read_bytes() == (chain / paths.CURVES).read_bytes()
     assert paths.ANALYSIS_DETAILS.read_bytes() == (chain / paths.ANALYSIS_DETAILS).read_bytes()
 
 
@@ -520,7 +529,7 @@ def test_runs_of_other_words_or_of_an_early_version_are_refused(
     project({})
     checkpoint = Checkpoint.load(chain / paths.STAGE_TWO)
     for sha, said in [
-        ("f" * 64, "is a model of other words than those of"),
+        ("f" * 64, "was trained with a vocabulary other than"),
         (None, "does not say"),
     ]:
         replace(checkpoint, vocabulary_sha256=sha).save(Path("other.safetensors"))
@@ -747,6 +756,18 @@ def test_findings_are_labelled_seen_and_prompt_the_reports(
         assert torch.equal(likely[below] > found[below], exceeded)
 
 
+def test_a_data_set_that_only_its_reader_knows_is_evaluated_and_exported(
+    project: Callable[[dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Its name stands where others have a title or terms."""
+    project({"dataset.name": "theirs", "evaluate.meteor": False})
+    seal()
+    for stage in ("evaluate", "export"):
+        run(stage)
+    assert "<title>theirs, test split" in paths.PAGE.read_text()
+    assert uar.load(paths.BUNDLE).bundle.provenance["dataset"] == "theirs"
+
+
 def test_tune_compares_decoding_on_validation(
     project: Callable[[dict[str, Any]], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
@@ -967,7 +988,7 @@ def test_a_token_cache_of_another_encoder_is_refused(
     with pytest.raises(UserError, match=r"data/tokens.json has SHA-256 \w+, but tokenize made \w+"):
         run(stage)
     stages()["tokenize"].write_record(load_params(paths.PARAMS))
-    message = "stage_one.*from data/tokens.json .*the data/tokens.json at hand is"
+    message = "stage_one.*from data/tokens.json .*but data/tokens.json is now"
     with pytest.raises(UserError, match=message):
         run(stage)
 

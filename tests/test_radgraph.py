@@ -105,7 +105,7 @@ def test_the_closing_table_has_its_rows(capsys: pytest.CaptureFixture[str]) -> N
     assert ".25-.62" in rows
     assert rows.count("0.123") == len(BASELINES)
     assert "1 distinct reports of 20" in rows
-    assert "collapsed: A run is collapsed where" in rows
+    assert "collapsed: A run has collapsed if" in rows
     assert "radgraph,partial|model:radgraph-xl" in rows
     model.pop("radgraph")
     print_evaluation(summary | {"signatures": {}, "collapsed": False})
@@ -119,7 +119,7 @@ def test_what_is_asked_for_and_cannot_be_had_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raw_params: dict[str, Any]
 ) -> None:
     asked = raw_params["evaluate"] | {"radgraph": tmp_path}
-    with pytest.raises(UserError, match="does not have the name of a model of the package"):
+    with pytest.raises(UserError, match="is not named after one of the package's models"):
         open_measures(EvaluateParams.model_validate(asked), CPU)
     monkeypatch.setattr("uar.evaluation.clinical.radgraph.INSTALLED", False)
     with pytest.raises(UserError, match=r"needs the package radgraph: pip install .*\[radgraph\]"):

@@ -53,7 +53,7 @@ def test_what_is_needed_is_said() -> None:
         (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), "x{200}[.]{3}: .*shorter"),
         (OSError(errno.ELOOP, "Too many levels", "x"), "cannot open x: .*in a circle"),
         (OSError(errno.EIO, "Input/output error", "x"), "cannot open x: Input/output error"),
-        (MemoryError(), "memory .* is not enough"),
+        (MemoryError(), "does not have enough memory"),
     ],
 )
 def test_what_the_system_refuses_is_a_sentence(error: Exception, said: str) -> None:
@@ -67,7 +67,7 @@ def test_an_input_that_may_not_be_read_does_not_ask_for_room(
     (tmp_path / "input.npy").touch()
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "input.npy"))
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)  # root may read all
-    said = "cannot open .*input.npy: .*Let this user read it"
+    said = "cannot open .*input.npy: .*Give this user permission to read it"
     with pytest.raises(UserError, match=said), errors_explained():
         raise error
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
@@ -92,9 +92,12 @@ def test_other_errors_stay_what_they_are() -> None:
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "it is not UTF-8"),
         (RecursionError("maximum recursion depth exceeded"), "it is nested too deeply"),
         (EOFError(), "it ends early"),
-        (TypeError("Index.__init__() got an unexpected keyword"), "a part of it is missing or has"),
+        (
+            TypeError("Index.__init__() got an unexpected keyword"),
+            "a part of it is missing or does not",
+        ),
         (AttributeError("'NoneType' object has no attribute 'x'"), "a part of it is missing or"),
-        (IndexError("list index out of range"), "a part of it is missing or has another form"),
+        (IndexError("list index out of range"), "a part of it is missing or does not have the"),
         (BadZipFile("File is not a zip file"), "File is not a zip file"),
         (RuntimeError(), "it is damaged"),
     ],

@@ -429,7 +429,7 @@ model.d_model: 8
         in first
     )
     assert "| SentSAT+KG ‡ |  |  | (0.441) | (0.291) | (0.203) | (0.417) |" in first
-    assert first.count("‡ SentSAT+KG: printed so in the paper") == 1
+    assert first.count("‡ SentSAT+KG: as printed in the paper") == 1
     cells = "| 0.300 ± 0.071 " * 7
     label = "UAR, this project †1/2"
     own = "| 50 3 of 100 | 75% 75% | 25% – | 1.250 ± 0.000 | 0.300 ± 0.071 "
@@ -438,7 +438,7 @@ model.d_model: 8
     zeros = "| 0.000 ± 0.000 " * 3
     for label, said in {"constant report": zeros, "another study's images": "| – | – | – "}.items():
         assert f"| {label}, {setting.id} |  |  {cells}|  |  |  |  |  {said}|  | 0 1 |\n" in first
-    assert "† A run is collapsed where its distinct reports are fewer than 5 %" in first
+    assert "† A run has collapsed if its distinct reports are fewer than 5 %" in first
 
 
 def test_the_csv_has_every_cell_and_digit() -> None:
@@ -661,7 +661,7 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
         return str(error)
 
     unknown = refusal("--paired", "uar", "nobody")
-    assert unknown.startswith("'nobody' is not a file, nor a row or experiment of this clone")
+    assert unknown.startswith("'nobody' is neither a file nor a row or experiment of this clone")
     assert "a, base, uar, a-s0" in unknown
     write_predictions(folder / "own.jsonl", written(*REPORTS))
     for number, change in enumerate(({"study_id": "9"}, {"reference": "the heart ."})):
@@ -672,7 +672,7 @@ def test_what_cannot_be_paired_is_named(folder: Path, clone: dict[str, Experimen
         assert f"own.jsonl and other.jsonl, line 4: {found}" in message
     write_predictions(folder / "fewer.jsonl", written(*REPORTS)[1:])
     assert "4 studies against 3" in refusal("--paired", "own.jsonl", "fewer.jsonl")
-    assert "no setting 'f00'; there are: " in refusal("--against", "uar", "--setting", "f00")
+    assert "no setting 'f00'; available: " in refusal("--against", "uar", "--setting", "f00")
     assert "no finished run of row 'f'" in refusal("--against", "f")
     assert CliRunner().invoke(app, ["compare", "--paired", "a.jsonl"]).exit_code == 2
 
@@ -681,7 +681,7 @@ def test_rows_against_one_are_corrected_for_their_number(clone: dict[str, Experi
     invoked = CliRunner().invoke(app, ["compare", "--against", "base"])
     assert invoked.exception is None, invoked.output
     words = " ".join(invoked.output.split())
-    assert words.startswith("cross_entropy (nats, less is better), each row against base")
+    assert words.startswith("cross_entropy (nats, lower is better), each row against base")
     table = invoked.output.split("image_gain")[0]
     lines = {line.split()[0]: line.split() for line in table.splitlines() if line.strip()}
     for row, change in (("a", "-1.000"), ("uar", "-2.000")):
@@ -708,7 +708,7 @@ def test_a_recorded_setting_is_tested_as_before_where_its_predictions_are_gone(
 ) -> None:
     assert CliRunner().invoke(app, ["compare", "--save"]).exit_code == 0
     page = (paths.RESULTS / "RESULTS.md").read_text()
-    assert "| against base, nats, less is better | difference |" in page
+    assert "| against base, nats, lower is better | difference |" in page
     assert "| uar | -2.000 |" in page
     assert "Smallest difference that this table could have shown (80 % power, Holm): " in page
     kept = group(read_results(paths.RESULT_RUNS), Ablations.load())
@@ -727,7 +727,7 @@ def test_a_recorded_setting_is_tested_as_before_where_its_predictions_are_gone(
         .invoke(app, ["compare", "--against", "uar", "--setting", known["old"]])
         .exception
     )
-    assert "there is no row to test against uar" in str(error)
+    assert "there is no other row to test against uar" in str(error)
 
     [path] = paths.RESULT_RUNS.glob("demo-new.jsonl")
     path.write_text(path.read_text().replace('"statistics"', '"no_statistics"', 1))
@@ -737,4 +737,4 @@ def test_a_recorded_setting_is_tested_as_before_where_its_predictions_are_gone(
     assert "BLEU" not in fewer.output
     path.write_text(path.read_text().replace('"per_study"', '"no_study"'))
     error = CliRunner().invoke(app, ["compare", "--against", "base"]).exception
-    assert "has no recorded scores of each study" in str(error)
+    assert "has no recorded per-study scores" in str(error)

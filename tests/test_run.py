@@ -74,7 +74,8 @@ def test_two_runs_of_a_stage_are_refused_until_the_first_has_ended(folder: Path)
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(UserError, match=rf"already \(process {holder.pid}\)"), alone("ingest"):
+        said = rf"already running in this folder \(process {holder.pid}\)"
+        with pytest.raises(UserError, match=said), alone("ingest"):
             pass
         with alone("tokenize"):  # another stage's lock is another
             pass
@@ -145,7 +146,7 @@ def test_a_stage_by_hand_follows_no_parent(monkeypatch: pytest.MonkeyPatch) -> N
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize(("kept", "said"), [(True, "the same command"), (False, "nothing")])
+@pytest.mark.parametrize(("kept", "said"), [(True, "the same command"), (False, "no half-written")])
 def test_ctrl_c_is_one_line(
     folder: Path, caplog: pytest.LogCaptureFixture, kept: bool, said: str
 ) -> None:

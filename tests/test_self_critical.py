@@ -532,7 +532,7 @@ def test_the_epoch_is_chosen_among_those_that_lost_nothing(
     assert scripted.wrote == [True] * 4  # whatever report_every is
     if not best:
         assert "lowered F1 from 0.200 to 0.100" in trained.refusal
-        assert "epoch 1 is no candidate: it lowered F1" in caplog.text
+        assert "epoch 1 is not a candidate: it lowered F1" in caplog.text
 
 
 def test_a_reward_of_nothing_is_refused(tiny_params: Params) -> None:

@@ -87,7 +87,7 @@ def test_a_line_of_speed() -> None:
     values = {"seconds": 61.4, "studies_per_second": 20.04, "share_of_peak": 0.31}
     assert in_a_line({**values, "host_memory": 1.26, "gpu_memory": 4.0}) == (
         "20.0 studies/s, 31% of the measured peak, 61 s with validation, 1.3 GB of host memory, "
-        "4.0 GB of the GPU's"
+        "4.0 GB of GPU memory"
     )
     assert in_a_line({"seconds": 2.0, "host_memory": 1.0}) == (
         "2 s with validation, 1.0 GB of host memory"

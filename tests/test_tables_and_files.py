@@ -105,7 +105,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     ),
     "val 5": ("x.json", b'{"train": [], "val": 5, "test": []}', "val is not a list of studies"),
     "a record that is a number": (
-        "x.json", b'{"train": [], "val": [], "test": [7]}', "test, place 0: no study with an id",
+        "x.json", b'{"train": [], "val": [], "test": [7]}', "test, place 0: not a study with an id",
     ),
     "a record without a report": (
         "x.json", b'{"train": [], "val": [], "test": [{"id": "a"}]}', "study a: found None where",
@@ -127,8 +127,8 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     ),
     "lines of words without end": ("x.txt", LONG.encode(), "more than 10,000: not a report"),
     "Excel's CSV": ("x.csv", "study_id,report\n1,café\n".encode("cp1252"), "not UTF-8.*Save it"),
-    "a CSV of more cells": ("x.csv", b"a,b\n1,2,3\n", "3 cells found, 2 expected"),
-    "a CSV of fewer cells": ("x.csv", b"study_id,report\n1\n", "1 cells found, 2 expected"),
+    "a CSV of more cells": ("x.csv", b"a,b\n1,2,3\n", "found 3 cells, expected 2"),
+    "a CSV of fewer cells": ("x.csv", b"study_id,report\n1\n", "found 1 cells, expected 2"),
     "a CSV with a cell without end": (
         "x.csv", b"study_id,report\n1," + b"x" * 200_000, "field larger than",
     ),

@@ -176,7 +176,7 @@ def test_grid_views_are_windows_of_the_whole_images_tokens(
     for row in range(6):
         agreement.append((tokens_of(model, crops[row]) == windows[row]).mean())
     assert info.pixel_crop_agreement == pytest.approx(np.mean(agreement))
-    assert "of the grid's as from crops of pixels" in info.agreement
+    assert "of the grid's the same from crops of pixels" in info.agreement
 
 
 def test_bfloat16_says_how_many_tokens_it_changes(
@@ -184,7 +184,7 @@ def test_bfloat16_says_how_many_tokens_it_changes(
 ) -> None:
     _, info = tokenized(model, images, tmp_path / "tokens.npy", precision="bfloat16")
     assert 0.3 < info.float32_agreement <= 1.0
-    assert info.agreement == f"{info.float32_agreement:.2%} of them as in float32"
+    assert info.agreement == f"{info.float32_agreement:.2%} of them the same in float32"
 
 
 class Killed(Exception):
@@ -253,7 +253,7 @@ def test_open_tokens_refuses_another_shape_or_dtype(cache: Cache, tmp_path: Path
     for part in (str(path), "uint16 (5, 3, 4)", "uint16 (6, 3, 4)", "re-run tokenize"):
         assert part in str(caught.value)
     np.save(path, tokens.astype(np.int32))
-    with pytest.raises(UserError, match=r"int32 \(6, 3, 4\), its JSON says uint16 \(6, 3, 4\)"):
+    with pytest.raises(UserError, match=r"int32 \(6, 3, 4\), but its JSON says uint16 \(6, 3, 4\)"):
         open_tokens(path, info)
 
 

@@ -321,7 +321,7 @@ def test_a_damaged_resume_file_is_moved_aside_and_the_stage_begins_anew(
     scores = Scripted(0.1, 0.2, 0.3)
     _, log = train(make_model(tiny_params), scores=scores)
     assert len(scores.weights) == len(log) == 3
-    assert "training begins anew" in caplog.text
+    assert "training starts over" in caplog.text
     assert (tmp_path / "scratch" / "resume.safetensors.damaged").is_file()
 
 

@@ -98,7 +98,7 @@ def test_damaged_unfinished_work_is_moved_aside_and_begun_anew(
     assert array.open({"run": 1}).tolist() == [0, 1, 2]
     assert not np.load(array.array).any()
     assert (tmp_path / "scratch.damaged").is_dir()
-    assert "begins anew" in caplog.text
+    assert "the work starts again" in caplog.text
 
 
 def test_the_log_says_in_what_another_run_differs(

@@ -355,7 +355,7 @@ def test_a_threshold_that_none_exceeds_is_no_percentage(
     monkeypatch.setitem(head._buffers, "thresholds", never)
     upload(page, *films)
     for line in page.find_elements(By.CSS_SELECTOR, ".findings li"):
-        assert line.text.endswith("% (never found: too rare on validation)")
+        assert line.text.endswith("% (never found: too rare in validation)")
 
 
 def test_findings_and_similar_studies_are_listed(

@@ -1,4 +1,4 @@
-"""What test_distributed.py starts under torchrun: the stages' work in two processes, to a folder.
+"""What test_distributed.py runs under torchrun: the stages' work in two processes.
 
 torchrun --standalone --nproc_per_node 2 -m tests.two_processes FOLDER
 """
@@ -44,10 +44,10 @@ def train(
     kill_at: int | None = None,
     critical: bool = False,
 ) -> dict[str, Any]:
-    """Three epochs of stage two's losses; the last weights, the best ones and the logged values.
+    """Train three epochs on stage two's losses; return last and best weights and logged values.
 
     Args:
-        critical: of stage three's rewards instead.
+        critical: train on stage three's rewards instead.
     """
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     for key, value in {**TINY, "train.batch_size": 3, "train.margin": 0.5}.items():
@@ -60,7 +60,7 @@ def train(
         logged.append(values)
 
     class Dying(Validation):
-        """Ends every process in the same epoch."""
+        """A validation that ends every process in the same epoch."""
 
         calls = 0
 
@@ -105,7 +105,7 @@ def train(
 
 
 def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
-    """Tokens of eleven images by a random encoder."""
+    """Tokenize eleven images with a random encoder."""
     torch.manual_seed(0)
     model = Dvae(codebook_size=512, hidden=64)
     images = folder / "images.npy"
@@ -122,7 +122,7 @@ def tokenize(fabric: Fabric, folder: Path) -> np.ndarray | None:
 
 
 def main(folder: Path) -> None:
-    """Everything in turn, what rank 0 has of it to `FOLDER/results.pt`."""
+    """Run everything in turn; rank 0 writes its results to `FOLDER/results.pt`."""
     fabric = launch("cpu", "ddp")
     results = {"ddp": train(fabric, folder / "ddp"), "tokens": tokenize(fabric, folder)}
     results["critical"] = train(fabric, folder / "critical", critical=True)

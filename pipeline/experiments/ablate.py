@@ -30,10 +30,10 @@ from uar.core.params_file import load_params, read_raw
 
 log = logging.getLogger(__name__)
 
-SHARED = ("vocabulary", "tokenize")  # with what they need: all that no row and no seed changes
-_EVERY = 10  # seconds between two queries of the queue's state, at least
-_POLLING_SHARE = 0.05  # of the time that queries may take; they take longer as experiments add up
-_START = 120  # seconds that workers may take before they run something
+SHARED = ("vocabulary", "tokenize")  # and what they need: all that no row or seed changes
+_EVERY = 10  # seconds at least between two queries of the queue's state
+_POLLING_SHARE = 0.05  # of the time that queries may take; they slow down as experiments add up
+_START = 120  # seconds that workers may take to start running something
 
 
 def ablate(
@@ -43,7 +43,9 @@ def ablate(
         list[str] | None,
         typer.Option("--set", "-S", help="Override a key of params.yaml in every run, KEY=VALUE."),
     ] = None,
-    rows: Annotated[str | None, typer.Option(help="Some of the rows only, as base,a,uar.")] = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only some of the rows, such as base,a,uar.")
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Experiments at a time.")] = 1,
 ) -> None:
     """Run a table's rows, each with several seeds; what has finished before is not run again."""
@@ -51,7 +53,7 @@ def ablate(
     ablations = Ablations.load()
     if table != "all" and table not in ablations.tables:
         there = ", ".join(ablations.tables)
-        raise UserError(f"no table {table!r} in {paths.ABLATIONS}; there are: {there}, and all.")
+        raise UserError(f"no table {table!r} in {paths.ABLATIONS}; choose {there} or all.")
     tables = ablations.tables if table == "all" else [table]
     extra = parse_overrides(set_ or [])
     raw, code = read_raw(paths.PARAMS), code_in(Path())
@@ -65,7 +67,7 @@ def ablate(
     if new:
         data = dvc.DATA_ONLY + digest([overridden(raw, extra), code])
         if state(known, data) != "success":
-            log.info(f"first {data}: data and tokens, which all of them share; it trains no model")
+            log.info(f"first {data}: the data and tokens that they all share; it trains no model")
             dvc.run_apart(data, SHARED, extra)
         for run in new:
             dvc.queue(run.name, run.overrides)
@@ -75,27 +77,27 @@ def ablate(
             f"{len(failed)} of {len(runs)} experiments failed. `dvc queue logs {failed[0]}` says "
             "why; the same command runs them again."
         )
-    log.info("python -m pipeline compare shows them; --save writes them beside the paper's")
+    log.info("python -m pipeline compare shows them; --save writes them next to the paper's")
 
 
 def to_queue(runs: Iterable[Run], known: dict[str, Experiment]) -> list[Run]:
-    """Runs that are neither finished nor queued nor running; failed ones again."""
+    """Runs that are neither finished nor queued nor running; failed ones are queued again."""
     return [run for run in runs if state(known, run.name) in (None, "failed")]
 
 
 def state(known: dict[str, Experiment], name: str) -> State | None:
-    """An experiment's state; None if there is none of this name."""
+    """The state of the experiment of this name; None if there is no such experiment."""
     return known[name].state if name in known else None
 
 
 def watch(runs: list[Run], jobs: int) -> list[str]:
-    """One line for each experiment when it ends; returns the names of those that failed."""
+    """Log one line for each experiment when it ends; return the names of those that failed."""
     left = {run.name: run for run in runs}
     failed: list[str] = []
     started = -math.inf
     while True:
         queried = time.monotonic()
-        known = read_experiments()  # one that is being fetched from the queue is in no list
+        known = read_experiments()  # an experiment being fetched from the queue is in no list
         for name in [name for name in left if state(known, name) in ("success", "failed")]:
             run = left.pop(name)
             counted = f"[{len(runs) - len(left):{len(str(len(runs)))}}/{len(runs)}]"

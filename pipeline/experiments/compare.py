@@ -1,4 +1,4 @@
-"""Measured runs beside the paper's numbers, and systems against each other."""
+"""Measured runs compared with the paper's numbers, and systems with each other."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from uar.evaluation.summary import COLLAPSE
 
 log = logging.getLogger(__name__)
 
-_SHOWN = {  # column on the terminal -> where a result has it, with how many decimals
+_SHOWN = {  # column on the terminal -> its path in a result, and number of decimals
     "\nnats": (IN_NATS["cross-entropy, nats"], 2),
     "image\ngain": (IN_NATS["image gain, nats"], 2),
     "\nBLEU-4": (f"{MODEL} BLEU-4", 3),
@@ -57,19 +57,21 @@ def compare(
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
-            help="Test of two methods: each a file of predictions, an experiment, or a row of the "
+            help="Test two methods: each a file of predictions, an experiment, or a row of the "
             "tables with all its runs.",
         ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="ROW", help="Tests of all rows against this one, p-values corrected."),
+        typer.Option(
+            metavar="ROW", help="Test all rows against this one, with corrected p-values."
+        ),
     ] = None,
     setting: Annotated[
         str | None,
         typer.Option(
             metavar="ID",
-            help="The setting that rows are of, as `compare` lists them; by default the newest.",
+            help="The setting whose rows are meant, as `compare` lists it; by default the newest.",
         ),
     ] = None,
     save: Annotated[
@@ -94,7 +96,7 @@ def compare(
     new = new_results(experiments, apart.values(), kept)
     settings = group([*kept, *new], ablations)
     if paired is not None or against is not None:
-        from pipeline.experiments import paired as tests  # spaCy and more, for the labels' sake
+        from pipeline.experiments import paired as tests  # loads spaCy and more, for labels
 
         sources = tests.Sources(chosen(settings, setting), experiments, apart)
         if paired is not None:
@@ -106,7 +108,7 @@ def compare(
         if setting in (None, of.id):
             show(of, ablations)
     runs = sum(len(of.runs) for of in settings)
-    log.info(f"{runs} runs of {len(settings)} settings, {len(new)} of them not yet saved")
+    log.info(f"{runs} runs in {len(settings)} settings, {len(new)} of them not yet saved")
     if save:
         append_results(paths.RESULT_RUNS, new)
         for name, text in (
@@ -114,11 +116,11 @@ def compare(
             ("RESULTS.csv", csv_text(settings, ablations)),
         ):
             write_text(paths.RESULTS / name, text)
-        log.info(f"{paths.RESULT_RUNS}, {paths.RESULTS}/RESULTS.md and RESULTS.csv are written")
+        log.info(f"wrote {paths.RESULT_RUNS}, {paths.RESULTS}/RESULTS.md and RESULTS.csv")
 
 
 def chosen(settings: list[Setting], wanted: str | None) -> Setting | None:
-    """The setting of this id; without one the newest, None if there is none at all.
+    """The setting with this id, or without an id the newest; None if there are no settings.
 
     Raises:
         UserError: no setting has that id.
@@ -129,13 +131,13 @@ def chosen(settings: list[Setting], wanted: str | None) -> Setting | None:
         if of.id == wanted:
             return of
     known = ", ".join(of.id for of in settings) or "none"
-    raise UserError(f"--setting: no setting {wanted!r}; there are: {known}.")
+    raise UserError(f"--setting: no setting {wanted!r}; available: {known}.")
 
 
 def new_results(
     experiments: dict[str, Experiment], apart: Iterable[Result], kept: list[Result]
 ) -> list[Result]:
-    """Finished experiments, and runs apart from them, that results/runs lacks."""
+    """Finished experiments, and runs made without DVC, that results/runs lacks."""
     known = {(result.experiment, result.finished) for result in kept}
     found = [
         result
@@ -151,12 +153,12 @@ def new_results(
 
 
 def show(setting: Setting, ablations: Ablations) -> None:
-    """A setting's rows on the terminal, means over seeds; what --save writes has more."""
+    """Print a setting's rows as means over seeds; what --save writes has more."""
     by = " ".join(sorted({run.details["selection"]["by"] for run in setting.runs}))
     studies = " ".join(sorted({str(run.details["studies"]) for run in setting.runs}))
     title = (
         f"{setting.dataset}, setting {setting.id}, code {setting.code}\n"
-        f"{studies} test studies; epochs chosen by validation's {by}"
+        f"{studies} test studies; epochs chosen by validation {by}"
     )
     table = new_table(title, ["\nseeds", *_SHOWN, "distinct\nreports", "\nsame", "\nepoch"])
     for model in ablations.models(ablations.tables):
@@ -174,6 +176,8 @@ def show(setting: Setting, ablations: Ablations) -> None:
             )
     console = output()
     console.print(table)
-    console.print("same: of studies with a finding, with another study's images", style="dim")
+    console.print(
+        "same: unchanged with another study's images, of studies with a finding", style="dim"
+    )
     if any(run.collapsed for run in setting.runs):
         console.print(f"† {COLLAPSE}", style="dim")

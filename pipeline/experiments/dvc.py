@@ -1,4 +1,4 @@
-"""Experiments of DVC: read, queued and run, by its commands."""
+"""DVC experiments, read, queued and run with DVC's commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CODE = ("pipeline/", "uar/")
 State = Literal["success", "running", "queued", "failed"]
-DATA_ONLY = "data-"  # begins the names of experiments that run what others share, and no model
+DATA_ONLY = "data-"  # prefix of experiments that run only what others share, and no model
 _BEST_FIRST = ("success", "running", "queued", "failed")
 _RETRIES = 4
 _BASELINE = re.compile(r"refs/exps/([0-9a-f]{2})/([0-9a-f]{38})/")
@@ -38,13 +38,13 @@ class Experiment:
     """One experiment of `dvc exp show`.
 
     Attributes:
-        name: its name.
-        state: of a name that was queued again after a failure, the better one.
-        rev: its own commit; the name where it has none.
+        name: its name, or its own commit where it has none.
+        state: the better one, for a name that was queued again after a failure.
+        rev: its own commit.
         commit: the commit it was made from.
         finished: time stamp, ISO 8601.
         params: params.yaml, nested.
-        metrics: path of a metrics file to its content; files that it lacks are absent.
+        metrics: path of a metrics file -> its content; files that it lacks are absent.
     """
 
     name: str
@@ -70,7 +70,7 @@ def read_experiments() -> dict[str, Experiment]:
 
 
 def parse_experiments(shown: list[dict[str, Any]]) -> dict[str, Experiment]:
-    """What `dvc exp show --json` prints, by name of the experiment."""
+    """Turn what `dvc exp show --json` prints into experiments by name."""
     experiments: dict[str, Experiment] = {}
     for experiment in _experiments(shown):
         other = experiments.get(experiment.name)
@@ -116,23 +116,23 @@ def queue(name: str, overrides: dict[str, Any]) -> None:
 
 
 def start_workers(jobs: int) -> None:
-    """Let up to this many processes of DVC work the queue off, in the background."""
+    """Have up to this many DVC processes work through the queue in the background."""
     command = ["dvc", "queue", "start", "--jobs", str(jobs)]
     started = subprocess.run(
         command,
         env=_environment(),
         stdout=subprocess.DEVNULL,  # not a pipe: workers keep it open, and reading it would wait
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for them
+        start_new_session=True,  # Ctrl-C shall not reach them
         check=False,
     )
     if started.returncode:
-        raise UserError(f"`{' '.join(command)}` failed; type it to see why.")
+        raise UserError(f"`{' '.join(command)}` failed; run it yourself to see why.")
 
 
 def read_file(rev: str, path: Path) -> bytes | None:
     """A file as an experiment left it, from git or from DVC's cache; None if it has none."""
-    from dvc.scm import RevError  # half a second
+    from dvc.scm import RevError  # takes half a second to import
 
     try:
         return _files_of(rev).read_bytes(path.as_posix())
@@ -148,13 +148,13 @@ def _files_of(rev: str) -> DVCFileSystem:
 
 
 def code_of(rev: str) -> str:
-    """Hash of the code that the stages name as dependencies, in a commit."""
+    """Hash of the code in a commit that its stages name as dependencies."""
     named = _stages_code(_checked(["git", "show", f"{rev}:{paths.DVC}"]))
     return _code_hash(_checked(["git", "ls-tree", "-r", rev, "--", *named]).splitlines())
 
 
 def code_in(folder: Path) -> str:
-    """The same of a folder's files: equal to that of a commit whose code these are."""
+    """The same hash for a folder's files: equal to `code_of` a commit that has the same code."""
     listed = {}
     for named in _stages_code((folder / paths.DVC).read_text(encoding="utf-8")):
         path = folder / named
@@ -169,7 +169,7 @@ def code_in(folder: Path) -> str:
 
 
 def commit_of(code: str) -> str | None:
-    """The last commit of this clone's branches that has code of this hash; None if none has."""
+    """The last commit on this clone's branches whose code has this hash; None if none has it."""
     command = ["git", "rev-list", "HEAD", "--branches", "--", *CODE, str(paths.DVC)]
     return next((rev for rev in _checked(command).split() if code_of(rev) == code), None)
 
@@ -213,6 +213,9 @@ def _checked(command: list[str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """With this Python's `dvc` and `python` first, activated or not: workers start by name."""
+    """os.environ with this Python's folder first in PATH: workers start `dvc` and `python` by name.
+
+    This holds whether or not its virtual environment is activated.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path}

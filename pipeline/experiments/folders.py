@@ -1,4 +1,4 @@
-"""Runs made stage by stage in folders of their own, without DVC, as results."""
+"""Results of runs made stage by stage in folders of their own, without DVC."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from uar.evaluation.summary import headline
 
 log = logging.getLogger(__name__)
 
-# What a result is made of; code of before there was a stage three has none.
+# The stages behind a result; code from before there was a stage three lacks that one.
 _SCORED = ("train_stage_one", "train_stage_two", "train_stage_three", "evaluate")
 
 
 def read_folder(folder: Path, ablations: Ablations) -> Result:
-    """The run in a folder that is laid out as the project's.
+    """Read the run in a folder that is laid out like the project's.
 
     Its code is the folder's, if it has any, else the code that is running.
 
     Raises:
-        UserError: something is missing; its files are not of one run, of its params.yaml and of
-            its code; or its parameters match no row of any table.
+        UserError: something is missing; its files do not belong to one run, to its params.yaml and
+            to its code; or its parameters match no row of any table.
     """
     root = folder.resolve() if (folder / "pipeline").is_dir() else ROOT
     flat_params = read_params(folder, root)
@@ -44,13 +44,13 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
     details = read_json(folder / paths.DETAILS)
     if headline(details) != read_json(folder / paths.METRICS):
         raise UserError(
-            f"{folder}: {paths.METRICS} and {paths.DETAILS} are of two evaluations; "
-            "`python -m pipeline evaluate` in that folder writes both."
+            f"{folder}: {paths.METRICS} and {paths.DETAILS} are from two evaluations; "
+            "`python -m pipeline evaluate` in that folder writes both again."
         )
     code = code_in(root)
     commit, known = commit_of(code), recorded(folder, root)
     if not known:
-        log.warning(f"{folder}: its records do not hold its code; the commit is that of its files")
+        log.warning(f"{folder}: its records do not name its code; the commit is that of its files")
     run = read_runs(paths.RUN_LOG) | read_runs(folder / paths.RUN_LOG)
     trained = run.get(details["checkpoint_sha256"])
     return Result(
@@ -71,10 +71,10 @@ def read_folder(folder: Path, ablations: Ablations) -> Result:
 
 
 def read_params(folder: Path, root: Path) -> dict[str, Any]:
-    """Flat params.yaml of a folder in the form that records have.
+    """A folder's params.yaml, flat, in the form that records have.
 
     The folder's own code, in `root`, may be older or newer than the code that is running: keys that
-    the latter does not know stay as they are written, and keys that came later are absent.
+    the running code does not know stay as written, and keys that were added later are absent.
     """
     path = folder / paths.PARAMS
     if root == ROOT:
@@ -87,10 +87,10 @@ def read_params(folder: Path, root: Path) -> dict[str, Any]:
 
 
 def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
-    """Compare everything of a folder's training and evaluation with its records.
+    """Compare all files of a folder's training and evaluation with its records.
 
     Raises:
-        UserError: files of two runs, of other parameters than params.yaml's, or of other code.
+        UserError: files are of two runs, of parameters other than params.yaml's, or of other code.
     """
     names = [*_scored(root), *(["analyze"] if _analyzed(folder) else [])]
     files = [path for name in names for path in stages(root)[name].outs]
@@ -105,18 +105,18 @@ def refuse_mixed(folder: Path, params: dict[str, Any], root: Path) -> None:
         for key in () if of_training else set(record.params) & params.keys() - compared.keys():
             if record.params[key] != params[key]:
                 raise UserError(
-                    f"{folder}: {name} was run with {key} {record.params[key]}, {paths.PARAMS} "
+                    f"{folder}: {name} was run with {key} {record.params[key]}, but {paths.PARAMS} "
                     f"says {params[key]}. Run the stage again."
                 )
         if record.code is not None and record.code != stage.code_hash(root):
             raise UserError(
-                f"{folder}: {name} was run with code other than {root} holds now. Restore "
-                "that code, or run the stage again."
+                f"{folder}: {name} was run with code other than what {root} holds now. Restore "
+                "the earlier code, or run the stage again."
             )
 
 
 def recorded(folder: Path, root: Path) -> bool:
-    """Whether the records say by which code the run was made."""
+    """Whether the records say which code made the run."""
     records = (Record.load(folder / stages(root)[name].record) for name in _scored(root))
     return all(record.code is not None for record in records)
 
@@ -130,7 +130,7 @@ def _analyzed(folder: Path) -> bool:
 
 
 def _finished(folder: Path, trained: TrainingRun | None) -> str:
-    """In this machine's time, as DVC gives it."""
+    """When the run finished, in this machine's time, as DVC gives it."""
     if trained is not None:
         then = datetime.fromisoformat(trained.finished).astimezone()
     else:

@@ -1,4 +1,4 @@
-"""Methods against each other: rows of the tables, experiments, and files of predictions."""
+"""Tests of methods against each other: table rows, experiments, and files of predictions."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from uar.evaluation.metrics import Metric
 from uar.evaluation.predictions import Prediction, read_predictions, refuse_other_studies
 from uar.evaluation.systems import NATS, RECORDED, UNITS, score_systems
 
-AGAINST = (*((NATS, name) for name in UNITS), *RECORDED)  # what rows are tested by, in this order
+AGAINST = (*((NATS, name) for name in UNITS), *RECORDED)  # metrics of row tests, in this order
 
-Scores = dict[tuple[str, str], list[Metric]]  # by group and metric, one a run
+Scores = dict[tuple[str, str], list[Metric]]  # by group and metric, one per run
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Sources:
     """Where the methods to compare are found.
 
     Attributes:
-        setting: whose rows are meant; None where there is none.
-        experiments: of this clone, by name.
-        folders: runs apart from DVC, by their folder.
+        setting: the setting whose rows are meant; None where there is none.
+        experiments: this clone's experiments, by name.
+        folders: runs made without DVC, by their folder.
     """
 
     setting: Setting | None
@@ -45,7 +45,7 @@ class Sources:
         return {} if self.setting is None else self.setting.models
 
     def runs(self, source: str) -> list[Path | Experiment | Result]:
-        """The file, experiment or row of this name, as its runs.
+        """The runs of the file, experiment or row of this name.
 
         Raises:
             UserError: there is none.
@@ -58,12 +58,12 @@ class Sources:
             return list(self.rows[source])
         offered = ", ".join([*self.rows, *sorted(self.experiments)]) or "none"
         raise UserError(
-            f"{source!r} is not a file, nor a row or experiment of this clone. There are: "
+            f"{source!r} is neither a file nor a row or experiment of this clone. Available: "
             f"{offered}."
         )
 
     def predictions(self, run: Path | Experiment | Result) -> list[Prediction] | None:
-        """Of a file, else as an experiment or a folder has them; None if they are not here.
+        """The predictions in a file, an experiment or a folder; None if they are not here.
 
         Raises:
             UserError: the file cannot be read.
@@ -87,16 +87,16 @@ class Sources:
 
 
 def print_paired(a: str, b: str, sources: Sources, params: Params) -> None:
-    """Every metric of two methods: difference, 95 % interval and p-value.
+    """Print every metric of two methods: difference, 95 % interval and p-value.
 
     Args:
         a: predictions.jsonl of one system, an experiment, or a row.
         b: the other.
-        sources: of experiments and rows.
-        params: what is scored.
+        sources: where experiments and rows are found.
+        params: how reports are scored.
 
     Raises:
-        UserError: a source is none of these, or they hold other studies.
+        UserError: a source is none of these, or they hold different studies.
     """
     scores = score({name: sources.runs(name) for name in (a, b)}, sources, params)
     tests = compare_methods(scores[a], scores[b])
@@ -118,18 +118,19 @@ def print_paired(a: str, b: str, sources: Sources, params: Params) -> None:
 
 
 def print_against(row: str, sources: Sources, params: Params) -> None:
-    """Every other row against one: a table for each metric, p-values corrected over its rows.
+    """Test every other row against one: a table per metric, p-values corrected over its rows.
 
     Raises:
         UserError: the row has no finished runs, or there is no other.
     """
     if row not in sources.rows:
         raise UserError(
-            f"no finished run of row {row!r} here; there are: {', '.join(sources.rows) or 'none'}"
+            f"no finished run of row {row!r} here; rows with one: "
+            f"{', '.join(sources.rows) or 'none'}"
         )
     others = [name for name in sources.rows if name != row]
     if not others:
-        raise UserError(f"there is no row to test against {row}; `ablate` runs them")
+        raise UserError(f"there is no other row to test against {row}; `ablate` runs more")
     scores = score({name: sources.runs(name) for name in (row, *others)}, sources, params)
     results = {name: compare_methods(scores[row], scores[name]) for name in others}
     console = output()
@@ -151,10 +152,10 @@ def print_against(row: str, sources: Sources, params: Params) -> None:
 def score(
     methods: Mapping[str, Sequence[Path | Experiment | Result]], sources: Sources, params: Params
 ) -> dict[str, Scores]:
-    """Every metric of each source's runs; where predictions are not all at hand, those recorded.
+    """Every metric of each method's runs; only the recorded ones if any predictions are missing.
 
     Raises:
-        UserError: other studies, or neither predictions nor a record of each study's scores.
+        UserError: studies differ, or there are neither predictions nor records of their scores.
     """
     found = {name: [sources.predictions(run) for run in runs] for name, runs in methods.items()}
     absent = [name for name, runs in found.items() if any(rows is None for rows in runs)]
@@ -193,9 +194,9 @@ def _recorded(
         recorded = recorded_scores([run for run in runs if isinstance(run, Result)])
         if not recorded or not all(isinstance(run, Result) for run in runs):
             raise UserError(
-                f"{absent[0]}: {paths.PREDICTIONS} of a run is not here, and {name} has no "
-                "recorded scores of each study to compare instead. `dvc fetch --run-cache` may "
-                "bring the file; running it again does."
+                f"{absent[0]}: {paths.PREDICTIONS} of a run is missing here, and {name} has no "
+                "recorded per-study scores to compare instead. `dvc fetch --run-cache` may bring "
+                "the file; otherwise, run it again."
             )
         result[name] = recorded
     common = set.intersection(*(set(of) for of in result.values()))
@@ -223,5 +224,5 @@ def _method(scores: Mapping[str, Scores]) -> str:
     runs = ", ".join(f"{name} {count}" for name, count in counts.items())
     return (
         f"{studies} studies; runs: {runs}. Interval and p: studies and runs as crossed random "
-        "effects (Obuchowski and Rockette); of a single run, over studies alone and no p."
+        "effects (Obuchowski and Rockette); for a single run, only studies, and no p."
     )

@@ -1,4 +1,4 @@
-"""Measured runs: gathered from experiments and results/runs, grouped, never across code."""
+"""Measured runs, gathered from experiments and results/runs and grouped, but never across code."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ OF_THE_MACHINE = (  # parameters that change no number
 PER_STUDY = "per_study"  # in details.json, see `uar.evaluation.systems.per_study`
 _OF_STAGE_THREE = "train.stage_three."
 _OF_SAMPLES = frozenset(f"decode.{name}" for name in OF_SAMPLES)
-# Beside what an epoch is chosen by; F1 is of stage three alone.
+# In addition to what an epoch is chosen by; only stage three has F1.
 CURVES = ("cross_entropy", "image_gain", "distinct_reports", "F1")
 STAGES = ("stage_one", "stage_two", "stage_three")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run, a line in results/runs. None stands for what was not recorded.
+    """A finished run, one line in results/runs. None stands for what was not recorded.
 
     Attributes:
         experiment: its name.
@@ -46,12 +46,12 @@ class Result:
         data: hash of reports and tokens.
         finished: time stamp, ISO 8601.
         seed: of the training stages.
-        device: that the last training stage ran on.
-        seconds: of all training stages, by the clock.
-        params: params.yaml, nested; without dataset.root, which is of one machine.
+        device: the one that the last training stage ran on.
+        seconds: wall time of all training stages.
+        params: params.yaml, nested; without dataset.root, which belongs to one machine.
         details: evaluation/details.json: scores, signatures, selection, packages.
         analysis: analysis/details.json; empty if that stage did not run.
-        curves: validation's values: stage -> metric -> `[epoch, value]` for each epoch that has it.
+        curves: validation values: stage -> metric -> `[epoch, value]` for each epoch that has it.
     """
 
     experiment: str
@@ -70,8 +70,8 @@ class Result:
 
     @classmethod
     def of_experiment(cls, experiment: Experiment) -> Result | None:
-        """None if it is not finished, or if it did not train and evaluate."""
-        inherited = experiment.name.startswith(DATA_ONLY)  # the metrics that its commit holds
+        """Read an experiment's result; None if it is unfinished or did not train and evaluate."""
+        inherited = experiment.name.startswith(DATA_ONLY)  # its metrics are its commit's
         seed = flat(experiment.params).get(SEED)
         if inherited or experiment.state != "success" or seed is None:
             return None
@@ -99,7 +99,7 @@ class Result:
 
     @property
     def epoch(self) -> str:
-        """That validation chose, of the last training stage's, where their number was recorded."""
+        """The last training stage's chosen epoch, as `7/10` where its epochs were recorded."""
         chosen = str(self.details["selection"]["epoch"])
         trained = [stage for stage in STAGES if stage in (self.curves or {})]
         last = (self.curves or {})[trained[-1]].get("cross_entropy") if trained else None
@@ -107,12 +107,12 @@ class Result:
 
     @property
     def collapsed(self) -> bool:
-        """By the rule of `uar.evaluation.summary`."""
+        """Whether the run collapsed, by the rule of `uar.evaluation.summary`."""
         return is_collapsed(self.details)
 
 
 def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested parameters without paths of one machine; of weights, the names stay."""
+    """Nested parameters without paths of one machine; of weight files, the names stay."""
     kept = deepcopy(dict(params))
     kept.get("dataset", {}).pop("root", None)
     for key in OUTSIDE:
@@ -127,7 +127,7 @@ def without_places(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_reports(details: Mapping[str, Any]) -> dict[str, Any]:
-    """details.json without the constant report, which is one of the data set's: git keeps none."""
+    """details.json without the constant report: it is from the data set, so not for git to keep."""
     kept = deepcopy(dict(details))
     kept.get("systems", {}).get("constant_report", {}).pop("report", None)
     return kept
@@ -136,11 +136,11 @@ def without_reports(details: Mapping[str, Any]) -> dict[str, Any]:
 def curves(
     details: Mapping[str, Any], read: Callable[[Path], bytes | None]
 ) -> dict[str, dict[str, list[list[float]]]]:
-    """Of all training stages what says how an epoch was chosen, as `Result.curves`.
+    """The validation values that show how each training stage's epoch was chosen: `Result.curves`.
 
     Args:
         details: evaluation/details.json.
-        read: gives a file of the run; None if it has none.
+        read: returns a file of the run, or None if there is no such file.
     """
     metrics = dict.fromkeys((details["selection"]["by"], *CURVES))
     found: dict[str, dict[str, list[list[float]]]] = {}
@@ -159,10 +159,10 @@ def _json_at(rev: str, path: Path) -> dict[str, Any] | None:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """All lines of a folder's files; none if there is no such folder.
+    """Read all lines of a folder's files; there are none if there is no such folder.
 
     Raises:
-        UserError: a line is no result.
+        UserError: a line is not a result.
     """
     return [
         _parse(line, f"{path}, line {number}")
@@ -187,7 +187,7 @@ def _parse(line: str, where: str) -> Result:
 
 
 def append_results(folder: Path, results: Iterable[Result]) -> None:
-    """Add lines, to one file for each data set and code; those that are there stay as they are."""
+    """Append lines to one file per data set and code; existing lines stay as they are."""
     lines: dict[Path, list[str]] = {}
     for result in results:
         name = f"{result.params['dataset']['name']}-{result.code or result.commit[:10]}.jsonl"
@@ -200,11 +200,11 @@ def append_results(folder: Path, results: Iterable[Result]) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in their row and seed alone: same parameters, code and data.
+    """Runs that differ only in row and seed: same parameters, code and data.
 
     Attributes:
-        params: what they share, flat.
-        code: hash of their code; where none was recorded, `commit` and the commit.
+        params: the parameters that they share, flat.
+        code: hash of their code; where none was recorded, the word `commit` and the commit.
         data: hash of their data, where one was recorded.
         models: for each model of `Ablations.models`, its runs, one for each seed.
         scored_before: other recipes (parameters that are not a row's, or code) whose scores on this
@@ -224,7 +224,7 @@ class Setting:
 
     @property
     def id(self) -> str:
-        """Stands for parameters, code and data."""
+        """Hash of parameters, code and data."""
         return digest([self.params, self.code, self.data])
 
     def runs_of(self, overrides: dict[str, Any], ablations: Ablations) -> list[Result]:
@@ -246,7 +246,7 @@ class Cell:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Cell:
-        """No mean where a seed lacks its score, no deviation of one seed."""
+        """Summarise values: no mean where a seed lacks its score, no deviation for one seed."""
         known = [value for value in values if value is not None]
         if not known or len(known) < len(values):
             return cls(None, None)
@@ -258,7 +258,7 @@ class Cell:
 
 
 def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
-    """Settings by data set and time, oldest first; of runs that differ in time alone, the last."""
+    """Settings by data set and time, oldest first; of runs that differ only in time, the last."""
     latest: dict[str, dict[tuple[str, int], Result]] = {}
     bare: dict[str, Setting] = {}  # without runs
     for result in sorted(results, key=lambda result: result.finished):
@@ -268,7 +268,7 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
             continue
         apart = {*ablations.whole, *OF_THE_MACHINE, SEED}
         common = {key: value for key, value in sorted(params.items()) if key not in apart}
-        if common.get("arithmetic") == "native":  # as in records of before there was a choice
+        if common.get("arithmetic") == "native":  # as in records from before there was a choice
             del common["arithmetic"]
         if common.get("decode.choose") == "beam":  # likewise
             common = {k: v for k, v in common.items() if k not in _OF_SAMPLES}
@@ -288,12 +288,12 @@ def group(results: Iterable[Result], ablations: Ablations) -> list[Setting]:
 
 
 def values(runs: Iterable[Result], path: str) -> list[float | None]:
-    """The value at a path of keys of each run; None where its model or data set has none."""
+    """Each run's value at a path of keys; None where its model or data set has none."""
     return [look_up({"details": run.details, "analysis": run.analysis}, path) for run in runs]
 
 
 def provenance(runs: Sequence[Result]) -> dict[str, str]:
-    """Seeds, chosen epochs, cleanliness, commits, devices and the mean time of runs."""
+    """Seeds, chosen epochs, commits, state of the trees, devices and the mean time of runs."""
     times = [run.seconds for run in runs if run.seconds is not None]
     trees = {"?" if run.clean is None else "clean" if run.clean else "changed" for run in runs}
     return {
@@ -308,10 +308,10 @@ def provenance(runs: Sequence[Result]) -> dict[str, str]:
 
 
 def recorded_scores(runs: Sequence[Result]) -> dict[tuple[str, str], list[Metric]]:
-    """What every run recorded of each study, by group and metric: one metric a run.
+    """The per-study scores that every run recorded, by group and metric: one `Metric` per run.
 
     The runs are of one setting, and so of the same studies in the same order. Runs that were scored
-    before there were such records have none.
+    before such records were kept have none.
     """
     of_runs = [recorded_metrics(run.details.get(PER_STUDY, {})) for run in runs]
     return {
@@ -322,6 +322,6 @@ def recorded_scores(runs: Sequence[Result]) -> dict[tuple[str, str], list[Metric
 
 
 def collapsed(runs: Sequence[Result]) -> str:
-    """` †` behind a row's name, with the number of collapsed runs; nothing where there is none."""
+    """A row name's suffix ` †` with the number of collapsed runs; empty if there are none."""
     count = sum(run.collapsed for run in runs)
     return f" †{count}/{len(runs)}" if count else ""

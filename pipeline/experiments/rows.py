@@ -1,4 +1,4 @@
-"""The rows of the paper's tables, and which runs they ask for."""
+"""The rows of the paper's tables, and the runs that they call for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Table(BaseModel):
     Attributes:
         title: its heading.
         published: its name in `uar.evaluation.published`.
-        rows: name to overrides of params.yaml.
+        rows: name -> overrides of params.yaml.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +67,7 @@ class Ablations:
         return cls(whole, tables)
 
     def models(self, tables: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Overrides of each different model in these tables, under the first name it has in any."""
+        """Overrides of the distinct models in these tables, each under its first name in any."""
         wanted = [row for table in tables for row in self.tables[table].rows.values()]
         named: dict[str, dict[str, Any]] = {}
         for table in self.tables.values():
@@ -77,7 +77,7 @@ class Ablations:
         return {name: row for name, row in named.items() if row in wanted}
 
     def name_of(self, params: dict[str, Any]) -> str | None:
-        """The model that flat `params` describe; None if no row is like that."""
+        """The name of the model that flat `params` describe; None if they match no row."""
         for name, row in self.models(self.tables).items():
             if all(params.get(key) == value for key, value in row.items()):
                 return name
@@ -103,16 +103,16 @@ def plan_runs(
     tracked: Collection[str],
     code: str,
 ) -> list[Run]:
-    """Every model with every seed.
+    """Plan a run of every model with every seed.
 
     An experiment's name says what it depends on, so that one with the same name need not run again.
 
     Args:
-        models: name to overrides.
-        seeds: of the training stages.
-        extra: overrides of all runs alike.
+        models: name -> overrides.
+        seeds: seeds of the training stages.
+        extra: overrides that all runs share.
         raw: params.yaml.
-        tracked: the keys of it that decide what the stages compute.
+        tracked: its keys that decide what the stages compute.
         code: hash of the stages' code.
 
     Raises:
@@ -121,7 +121,7 @@ def plan_runs(
     """
     apart = {key for row in models.values() for key in row} | {SEED}
     if clash := sorted(apart & set(extra)):
-        raise UserError(f"--set {clash[0]}: the rows and --seeds decide this key. Leave it out.")
+        raise UserError(f"--set {clash[0]}: the rows and --seeds set this key. Leave it out.")
     runs: list[Run] = []
     for seed in seeds:
         for model, row in models.items():
@@ -135,31 +135,31 @@ def plan_runs(
 
 
 def run_name(model: str, params: dict[str, Any], *, tracked: Collection[str], code: str) -> str:
-    """A row's name with its seed and a hash of code and of those flat `params` that decide."""
+    """A row's name with its seed and a hash of the code and of its flat `params` in `tracked`."""
     decisive = {key: params[key] for key in sorted(tracked)}
     return f"{model}-s{params[SEED]}-{digest([decisive, code])}"
 
 
 def choose_rows(models: dict[str, dict[str, Any]], wanted: str | None) -> dict[str, dict[str, Any]]:
-    """The models that `wanted` names, as `base,a,uar`; all without it.
+    """The models that `wanted` names, as in `base,a,uar`; all models if it is None.
 
     Raises:
-        UserError: a name that no model has.
+        UserError: no model has one of the names.
     """
     names = models.keys() if wanted is None else [name.strip() for name in wanted.split(",")]
     if unknown := [name for name in names if name not in models]:
         raise UserError(
-            f"--rows: no row {unknown[0]!r}; there are: {', '.join(models)}. Rows that are the "
+            f"--rows: no row {unknown[0]!r}; available: {', '.join(models)}. Rows that are the "
             "same model go by the first one's name."
         )
     return {name: models[name] for name in names}
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`3` is three seeds from 0 on; `1,5` (or `7,`) are these.
+    """Parse seeds: `3` means three seeds from 0 on, `1,5` (or `7,`) just these.
 
     Raises:
-        UserError: something else, or a seed twice.
+        UserError: the text is something else, or has a seed twice.
     """
     try:
         if "," in text:
@@ -174,10 +174,10 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
-    """`key=value` texts; values are YAML.
+    """Parse `key=value` texts, whose values are YAML.
 
     Raises:
-        UserError: a text without `=` or whose value is not YAML.
+        UserError: a text has no `=`, or its value is not YAML.
     """
     overrides: dict[str, Any] = {}
     for text in texts:
@@ -187,7 +187,9 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             found = ""
         if not found:
-            raise UserError(f"--set: found {text!r}, expected KEY=VALUE, as train.batch_size=8.")
+            raise UserError(
+                f"--set: found {text!r}, expected KEY=VALUE, such as train.batch_size=8."
+            )
     return overrides
 
 
@@ -204,7 +206,7 @@ def overridden(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted keys."""
+    """Flatten nested sections into dotted keys."""
     values: dict[str, Any] = {}
     for key, value in nested.items():
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Measured runs beside the paper's numbers, as Markdown and CSV."""
+"""Measured runs next to the paper's numbers, as Markdown and CSV."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from uar.evaluation.published import (
 from uar.evaluation.summary import COLLAPSE
 from uar.evaluation.systems import NATS, PER_STUDY_NATS, UNITS
 
-TABLE_PROTOCOL = "r2gen"  # the one of the paper's tables
+TABLE_PROTOCOL = "r2gen"  # the protocol of the paper's tables
 MODEL = f"details scores model {TABLE_PROTOCOL}"
 COLUMNS = (
     "setting", "dataset", "table", "row", "metric", "mean", "sd", "paper", "collapsed",
@@ -39,7 +39,7 @@ IN_NATS = {  # of a test report; first in every table
     "cross-entropy, nats": "details scores model nats cross_entropy",
     "image gain, nats": "details scores model nats image_gain",
 }
-RUN_BY_RUN = {  # heading to where a result has it
+RUN_BY_RUN = {  # heading -> its path in a result
     "distinct reports": "details text model distinct_reports",
     "same with other images": "details unchanged_with_other_images",
     "same, studies with a finding": "details unchanged_with_findings",
@@ -49,7 +49,7 @@ CLINICAL = {
     "precision": "clinical micro precision",
     "recall": "clinical micro recall",
 }
-LOOKING = {  # whether the images matter, and what of them is said: columns of every table
+LOOKING = {  # whether the images matter, and how right the findings are: columns of every table
     **RUN_BY_RUN,
     "image gain, validation": "details selection validation image_gain",
     "CIDEr, another study's images": f"details scores shuffled_images {TABLE_PROTOCOL} CIDEr",
@@ -82,7 +82,7 @@ CONTROLS = {"constant report": "constant_report", "another study's images": "shu
 
 
 def published_evidence(model: str, heading: str) -> float | None:
-    """What the paper prints of a column of `EVIDENCE`."""
+    """The paper's value of a column of `EVIDENCE`; None where it prints none."""
     return published_alignment_scores().get(model) if heading == ALIGNMENT else None
 
 
@@ -96,7 +96,7 @@ def changes(overrides: dict[str, Any], whole: dict[str, Any]) -> str:
 
 
 def csv_text(settings: list[Setting], ablations: Ablations) -> str:
-    """One line for each cell of each table; Table 1's first."""
+    """CSV with one line for each cell of each table, those of Table 1 first."""
     rows: list[dict[str, Any]] = [
         {"dataset": dataset, "table": "table1", "row": system, "metric": metric, "paper": paper}
         for dataset in ("iu_xray", "mimic_cxr")
@@ -130,7 +130,7 @@ def csv_text(settings: list[Setting], ablations: Ablations) -> str:
 def _cells(
     ablations: Ablations,
 ) -> Iterator[tuple[str, str, dict[str, Any], str, str, float | None]]:
-    """Table, row, its overrides, metric, where a result has it, and what the paper prints."""
+    """Yield table, row, its overrides, metric, its path in a result, and the paper's value."""
     for name, table in ablations.tables.items():
         published = read_published(table.published)
         for row, overrides in table.rows.items():
@@ -146,24 +146,24 @@ def _cells(
 
 _HEAD = f"""# Results
 
-Written by `python -m pipeline compare --save`; RESULTS.csv beside it has every digit, runs/ every
-run. Test split, protocol `r2gen`: ours as mean ± sample standard deviation over training seeds, the
-paper's number as printed in brackets. The paper's Tables 2-4 are of IU X-Ray at full size, whatever
-ours are of. A setting is one code, one data set and one recipe: runs of different code are never
-averaged. Of each data set the newest setting comes first. Time is that of both training stages by
-the clock, mean over seeds. – was not measured or not recorded. Findings are the 13 of CheXpert's 14
-observations that are findings, by rule-based labels; No Finding is apart. Alignment, retrieval and
-pointing game are of the validation split (`analyze`); the paper's alignment scores are those of its
-Figure 4 (a). Cross-entropy: nats that a test report costs, less is better. Image gain: how many
-more with another study's images; 0 says that the model does without them. That of validation is
-of the chosen epoch. Epoch: the one that validation chose, of how many, by what; of each seed.
-Tests below a table are of its rows against its first, in nats: studies and runs are crossed random
-effects (Obuchowski and Rockette), p is corrected over the table (Holm), and of rows with one run
-there is none.
+Written by `python -m pipeline compare --save`; RESULTS.csv has every digit, runs/ every run.
+Scores are for the test split, protocol `r2gen`: ours as mean ± sample standard deviation over
+training seeds, the paper's as printed, in brackets. The paper's Tables 2-4 are for IU X-Ray at full
+size, whichever data set ours are for. A setting is one version of the code, one data set and one
+recipe: runs of different code are never averaged. The newest setting of each data set comes first.
+Time is the wall time of all training stages, mean over seeds. – was not measured or not recorded.
+Findings are the 13 of CheXpert's 14 observations that are findings, by rule-based labels; No
+Finding is listed separately. Alignment, retrieval and pointing game are for the validation split
+(`analyze`); the paper's alignment scores are those of its Figure 4 (a). Cross-entropy: nats that a
+test report costs, lower is better. Image gain: how many more it costs with another study's images;
+0 means that the model makes no use of them. On validation, it is that of the chosen epoch. Epoch:
+for each seed, the one chosen on validation, out of how many, and by what. Below each table, its
+rows are tested against the first, in nats: studies and runs are crossed random effects (Obuchowski
+and Rockette), p is corrected over the table (Holm), and rows with one run have none.
 
-† {COLLAPSE} The count beside it is of the row's runs; nothing is concluded from such rows. Of runs
-whose share of the same reports (of studies with a finding) was not recorded, the first half of the
-rule alone is applied.
+† {COLLAPSE} The count next to it is that of the row's collapsed runs; no conclusions are drawn from
+such rows. For runs whose share of unchanged reports (of studies with a finding) was not recorded,
+only the first half of the rule is applied.
 """
 
 
@@ -171,7 +171,7 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
     """The page: Table 1 with every setting's whole model, then Tables 2-4 of each setting.
 
     Args:
-        settings: of one data set the oldest first (`group`); the page begins with the newest.
+        settings: oldest first within a data set (`group`); the page begins with the newest.
     """
     parts = [_HEAD]
     settings = sorted(reversed(settings), key=lambda setting: setting.dataset)
@@ -201,7 +201,7 @@ def markdown(settings: list[Setting], ablations: Ablations) -> str:
 
 
 def _origin(setting: Setting) -> str:
-    """Code, data, signature, packages, and what of the test split was known before."""
+    """Code, data, signature, packages, and how many test scores were known before."""
     first = setting.runs[0]
     signature = first.details.get("signatures", {}).get(TABLE_PROTOCOL, {}).get("BLEU-4")
     packages = first.details.get("packages")
@@ -259,9 +259,9 @@ def _cells_of(
     Columns of `RUN_BY_RUN` have every run's value, the first of them with the number of studies.
 
     Args:
-        runs: of the row.
-        columns: heading to where a result has it.
-        paper: its numbers, for the headings that it has; None for one that is not printed.
+        runs: the row's runs.
+        columns: heading -> its path in a result.
+        paper: the paper's numbers by heading, where it has any; None for one that is not printed.
     """
     cells = []
     for heading, path in columns.items():
@@ -296,7 +296,7 @@ def _rows(setting: Setting, table: Table, ablations: Ablations) -> Iterator[Sequ
 def _tests(
     setting: Setting, rows: dict[str, dict[str, Any]], ablations: Ablations
 ) -> Iterator[str]:
-    """The rows of a table against its first one in nats, and what it could have shown."""
+    """Yield a table of tests of each row against the first, in nats, and the power of the tests."""
     name = PER_STUDY_NATS[0]
     key = NATS, name
     scores = {

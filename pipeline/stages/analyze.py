@@ -1,4 +1,4 @@
-"""The paper's Figures 3 to 7 and grounding, on the validation split, with the numbers behind."""
+"""The paper's Figures 3 to 7 and grounding, on the validation split, with their numbers."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ FIGURES: tuple[Callable[[TrainedRun, Destination], Mapping[str, Any]], ...] = (
     word_heatmaps.make_figures,
     grounding.make_figures,
     reliability.make_figures,
-)  # each draws its figures and returns what details.json says of them
+)  # each draws its figures and returns what details.json says about them
 NUMBERS = ("one", "two", "three")  # of training stages
-HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of alignment and grounding see `analyze`
+HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; for alignment and grounding see `analyze`
     "alignment": "alignment stage_two score",
     "R@5": "retrieval image_to_report R@5",
     "pointing": "grounding with_TIR pointing",
@@ -53,7 +53,7 @@ HEADLINE = {  # as `uar.evaluation.summary.HEADLINE`; of alignment and grounding
 def analyze() -> None:
     """Draw the paper's figures on the validation split; only `evaluate` reads the test split.
 
-    How well the findings head is calibrated is shown on both, as `evaluate` counted it.
+    The calibration of the findings head is shown on both splits, as `evaluate` measured it.
     """
     run = read_run(load_params(paths.PARAMS))
     to = Destination(paths.FIGURES, paths.FIGURES_PDF, paths.FIGURE_NUMBERS, paths.CURVES)
@@ -70,12 +70,12 @@ def analyze() -> None:
     write_json(paths.ANALYSIS_DETAILS, details)
     write_json(paths.ANALYSIS, headline(details, names))
     drawn = sorted(path.stem for path in to.screen.iterdir())
-    log.info(f"analyze: the validation split, {to.screen}: {', '.join(drawn)}")
+    log.info(f"analyze: figures of the validation split in {to.screen}: {', '.join(drawn)}")
     log.info(f"analyze: training curves: {to.curves}")
 
 
 def draw_speed() -> None:
-    """Speed and memory of the training, if it was here, beside the page of curves."""
+    """Draw speed and memory of training, if it ran here, next to the page of curves."""
     folders = {f"stage {number}": paths.SPEED / f"stage_{number}" for number in NUMBERS}
     speed = {name: curves.read_speed(of / "plots" / "metrics") for name, of in folders.items()}
     paths.SPEED_FIGURE.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def draw_speed() -> None:
 
 
 def read_run(params: Params) -> TrainedRun:
-    """The run that params.yaml and the files at hand are of."""
+    """The run that params.yaml and the stages' files belong to."""
     inputs = Inputs(params)
     return TrainedRun(
         params=params,

@@ -45,7 +45,7 @@ def dvae() -> None:
 
 
 def _train(films: PackedFilms, params: Params) -> Tokenizer:
-    """Encoder and decoder are trained together and saved in one file."""
+    """Train encoder and decoder together and save them in one file."""
     model = Dvae(params.dvae.codebook_size, params.dvae.hidden)
     decoder = TokenDecoder(params.dvae.codebook_size, params.dvae.hidden, stride=model.stride)
     device, train = resolve_device(params.device), params.dvae.train
@@ -86,7 +86,7 @@ def _bring_in(params: Params) -> Tokenizer:
 
 
 def _network(params: Params) -> FeatureNetwork:
-    """The pretrained network, which trains no further."""
+    """The pretrained network, which is not trained further."""
     chosen = params.dvae.distill
     weights = None if chosen.weights is None else paths.external(chosen.weights)
     return load_network(chosen.network, weights, "dvae.distill").requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Reports for the test split and their scores, beside what any model has to beat."""
+"""Reports for the test split and their scores, compared with what any model has to beat."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def evaluate() -> None:
     if model.findings is not None:
         details["findings_head"] = head_calibration(writer, inputs)
     clinical = measures.labellers["clinical"]
-    assert isinstance(clinical, Labeller)  # it alone says where in a report a finding stands
+    assert isinstance(clinical, Labeller)  # only it says where in a report a finding stands
     details |= evidence_and_certainty(writer, systems["model"], inputs, clinical)
     details["per_study"] = per_study(systems["model"], scores["model"])
     table = per_study_scores(systems["model"], scores["model"])
@@ -98,11 +98,11 @@ def evaluate() -> None:
     write_page(inputs, model=writer, studies=studies, evaluated=evaluated, labeller=clinical)
     print_evaluation(summary)
     log.info(shown(details["certainty"]["test"]))
-    log.info(f"to read the reports beside their references: {paths.PAGE}")
+    log.info(f"the reports, next to their references: {paths.PAGE}")
 
 
 def write_test_reports(model: UAR | Ensemble, studies: Studies, inputs: Inputs) -> None:
-    """What the model writes of the test studies, and given another study's images."""
+    """Write the model's reports of the test studies, also when given another study's images."""
     params, table = inputs.params, inputs.split_table("test")
     others = studies.with_images_of(derangement(len(studies), params.seed))
     own, shuffled = (
@@ -138,7 +138,7 @@ def read_systems(model: UAR, studies: Studies, inputs: Inputs) -> dict[str, list
 
 
 def head_calibration(model: UAR | Ensemble, inputs: Inputs) -> dict[str, Any]:
-    """The scaling of the findings head's logits, of validation; calibration before and after."""
+    """Scaling of the findings head's logits, fitted on validation; calibration before and after."""
     batch_size, logits, true = inputs.params.decode.batch_size, {}, {}
     splits: tuple[Split, ...] = ("val", "test")
     for split in splits:
@@ -163,10 +163,10 @@ def head_calibration(model: UAR | Ensemble, inputs: Inputs) -> dict[str, Any]:
 def evidence_and_certainty(
     model: UAR | Ensemble, of_test: list[Prediction], inputs: Inputs, labeller: Labeller
 ) -> dict[str, Any]:
-    """How far what reports say of findings can be believed, as validation tells.
+    """How far to believe what reports say about findings, judging by validation.
 
     Returns:
-        `evidence`: of each finding, how many validation reports assert it, rightly and in all;
+        `evidence`: for each finding, how many validation reports assert it, rightly and in all;
         `certainty`: of sentences (`uar.evaluation.certainty`), fitted on validation, with its
         scores there and on test.
     """
@@ -231,7 +231,7 @@ def references(split: Split, inputs: Inputs) -> list[str]:
 
 
 def with_image_gain(own: list[Prediction], shuffled: list[Prediction]) -> list[Prediction]:
-    """A model's predictions with what their references cost more with another study's images."""
+    """Predictions with how much more their references cost given another study's images."""
     cost, of_others = (nats_metrics(rows)["cross_entropy"].of_each() for rows in (own, shuffled))
     gains = (of_others - cost).tolist()
     return [replace(p, image_gain=gain) for p, gain in zip(own, gains, strict=True)]

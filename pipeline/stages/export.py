@@ -34,18 +34,18 @@ from uar.tokens.loading import load_tokenizer
 log = logging.getLogger(__name__)
 
 INDEX = {
-    "none": "Holds nothing of any single training study.",
+    "none": "Holds nothing from any single training study.",
     "ids": "Holds a feature vector and the name of each training study.",
     "reports": "Holds a feature vector, the name and the report of each training study.",
 }
-EXAMPLES = ("demo",)  # data sets whose terms let a study's films be handed on, made smaller
+EXAMPLES = ("demo",)  # data sets whose terms let a study's films be passed on, made smaller
 FILMS = {"demo": "drawn phantoms, not films of people"}  # what a reader would not guess
 ATTRIBUTION = {
     "iu_xray": """
-Reports are of IU X-Ray (D. Demner-Fushman et al., JAMIA 23(2):304-310, 2016; via Open-i) under
-CC BY-NC-ND 4.0: hand on with the source's name, unchanged, not commercially.""",
+Reports are from IU X-Ray (D. Demner-Fushman et al., JAMIA 23(2):304-310, 2016; via Open-i) under
+CC BY-NC-ND 4.0: pass them on only with the source's name, unchanged and not commercially.""",
     "custom": """
-The data set is its user's own, and its terms are not known here: ask its owner before you hand this
+The data set is the user's own, and its terms are not known here: ask its owner before you pass this
 file on.""",
 }
 
@@ -57,8 +57,8 @@ def export() -> None:
     checkpoint, model = inputs.trained(paths.STAGE_THREE)
     if needs_findings(params.decode) and not params.model.lsu:
         raise UserError(
-            "a model that reads pixels brings no tokens of new films, by which decode.choose "
-            "samples tells their findings: export it with decode.findings_weight 0, or with beam."
+            "decode.choose samples predicts findings from tokens of new films, and a model that "
+            "reads pixels has none: export it with decode.findings_weight 0, or with beam."
         )
     provenance = describe(params, checkpoint)
     bundle = Bundle(
@@ -89,7 +89,7 @@ def export() -> None:
 
 
 def study_index(inputs: Inputs, model: UAR) -> StudyIndex:
-    """The training studies by their global visual features; reports where params.yaml says so."""
+    """Index training studies by global visual features, with reports if params.yaml says so."""
     params = inputs.params
     studies, table = inputs.studies("train"), inputs.split_table("train")
     features = global_features(model, studies, params.decode.batch_size, "features, train")
@@ -106,7 +106,7 @@ def film_likeness(inputs: Inputs) -> Likeness | None:
     if training.fewest < LEAST:
         log.warning(
             f"export: {training.fewest} training images of a view are too few to detect images "
-            f"unlike those of training; {LEAST} are needed. {paths.BUNDLE} will not detect them."
+            f"unlike the training images; {LEAST} are needed. {paths.BUNDLE} will not detect them."
         )
         return None
     return Likeness.of(training, inputs.sizes.codebook)
@@ -123,7 +123,7 @@ def film_set(inputs: Inputs, split: Split) -> FilmSet:
 
 
 def evidence(params: Params) -> Evidence:
-    """What `evaluate` found on validation: how far what the model says can be believed."""
+    """What `evaluate` found on validation: how far to believe what the model says."""
     details = read_json(paths.DETAILS)
     counted, head = details["evidence"], details.get("findings_head")
     certainty = {kind: details["certainty"][kind] for kind in KINDS} if params.model.lsu else None
@@ -138,7 +138,7 @@ def evidence(params: Params) -> Evidence:
 
 
 def example(inputs: Inputs) -> Example:
-    """The first validation study with a finding; without any, the first."""
+    """The first validation study with a finding; if there is none, the first."""
     table = inputs.split_table("val")
     place = int(finding_labels(table).any(axis=1).argmax())
     study = table.iloc[place]
@@ -149,7 +149,7 @@ def example(inputs: Inputs) -> Example:
 
 
 def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Where the model comes from, and what it scored by which protocol."""
+    """Where the model comes from, and what it scored under which protocol."""
     details = read_json(paths.DETAILS)
     return {
         "program": f"uar {uar.__version__}",
@@ -175,7 +175,7 @@ def describe(params: Params, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def model_card(provenance: dict[str, Any]) -> str:
-    """What a reader of the file has to know, Markdown."""
+    """What a reader of the file needs to know, in Markdown."""
     metrics = provenance["metrics"]
     rows = "\n".join(
         f"| {name} | {value:.3f} | {metrics['constant_report'][name]:.3f} |"

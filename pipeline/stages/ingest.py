@@ -1,4 +1,4 @@
-"""Raw layout to study table and packed image array."""
+"""Conversion of the raw layout to a study table and a packed image array."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def ingest(
-    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: one a core.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0: one per core.")] = 0,
 ) -> None:
     """Read the raw data set into one study table and one packed image array."""
     params = load_params(paths.PARAMS)
@@ -93,20 +93,20 @@ def ingest(
 
 
 def _warn(dataset: Dataset, params: DatasetParams, header_failed: list[str]) -> None:
-    """Say what is odd in a data set that is packed.
+    """Warn about what is odd in a packed data set.
 
     Args:
-        header_failed: paths of films whose header leaves one gray value.
+        header_failed: paths of films whose header leaves only one gray value.
     """
     if header_failed:
         log.warning(
-            f"{len(header_failed)} films have a header that leaves one gray value; their "
-            f"percentiles were taken ({paths.INGEST_SUMMARY}, header_failed)"
+            f"{len(header_failed)} films have a header that leaves only one gray value; "
+            f"percentiles of their pixels were used instead ({paths.INGEST_SUMMARY}, header_failed)"
         )
     if dataset.unknown_heads:
         log.warning(
-            f"{sum(dataset.unknown_heads.values())} reports: the section ends at a head that no "
-            f"list knows, as {next(iter(dataset.unknown_heads))} ({paths.INGEST_SUMMARY}, "
+            f"{sum(dataset.unknown_heads.values())} reports: the section ends at a heading that "
+            f"is in no list, such as {next(iter(dataset.unknown_heads))} ({paths.INGEST_SUMMARY}, "
             "ended_by_unknown_head)"
         )
     unknown = sum("unknown" in study.views for study in dataset.studies)
@@ -118,7 +118,7 @@ def _warn(dataset: Dataset, params: DatasetParams, header_failed: list[str]) -> 
 
 
 def _tell_duplicates(duplicates: Duplicates, params: DatasetParams) -> None:
-    """Say which films are there more than once.
+    """Warn about films that occur more than once.
 
     Raises:
         UserError: some are in two splits, and `dataset.on_shared_film` is "error".
@@ -127,7 +127,7 @@ def _tell_duplicates(duplicates: Duplicates, params: DatasetParams) -> None:
         refuse(
             duplicates.across_splits,
             params.root,
-            "Remove one study of each, or choose dataset.on_shared_film: skip or keep.",
+            "Remove one study of each pair, or choose dataset.on_shared_film: skip or keep.",
         )
     for said, where, advice in (
         (duplicates.across_splits, "in two splits", "; dataset.on_shared_film says what becomes "
@@ -141,14 +141,14 @@ def _tell_duplicates(duplicates: Duplicates, params: DatasetParams) -> None:
 
 
 def _where_it_is(params: DatasetParams) -> DatasetParams:
-    """With a root that a queued experiment sees too; the demo is generated where it runs."""
+    """Parameters with a root that a queued experiment sees; the demo is generated where it runs."""
     if params.name == "demo":
         return params
     return params.model_copy(update={"root": paths.external(params.root)})
 
 
 def _slots(studies: list[Study], params: DatasetParams) -> list[Slot]:
-    """Rows of each film; a missing view's row repeats the study's last film or is black."""
+    """The rows of each film; a missing view's row repeats the study's last film or is black."""
     slots: list[Slot] = []
     for i, study in enumerate(studies):
         first = i * params.images_per_study

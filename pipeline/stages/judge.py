@@ -54,7 +54,7 @@ def judge() -> None:
 def scores(
     fitted: Judge, logits: np.ndarray, true: np.ndarray, *, threshold: float
 ) -> dict[str, Any]:
-    """What is known of a judge from studies that it was not fitted to.
+    """Score a judge on studies that it was not fitted to.
 
     Args:
         fitted: the judge.

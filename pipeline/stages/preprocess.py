@@ -48,7 +48,7 @@ def preprocess() -> None:
 
 @contextmanager
 def torch_hidden() -> Iterator[None]:
-    """Within the block, imports find no torch, unless it is loaded already.
+    """Hide torch from imports within the block, unless it is loaded already.
 
     spaCy's thinc would load it for networks that the rules do not use, which would take most of
     this stage's time.

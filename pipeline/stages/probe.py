@@ -64,9 +64,9 @@ def probe() -> None:
     by_tokens = [mean for name in ("tokens", "places") if (mean := means[name]) is not None]
     if by_tokens and max(by_tokens) < (means["thumbnail"] or 0):
         log.warning(
-            "the tokens, with places or without, hold less of the findings than films of 16 x 16 "
-            "pixels: a model that reads them cannot see what these show. Try dvae.source "
-            "distill, or train the dVAE longer."
+            "the tokens, with or without places, say less about the findings than films of 16 x 16 "
+            "pixels: a model that reads the tokens cannot see what such films show. Try "
+            "dvae.source distill, or train the dVAE longer."
         )
 
 

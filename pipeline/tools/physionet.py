@@ -2,8 +2,8 @@
 
     python -m pipeline.tools.physionet data/raw/mimic_cxr --studies 2000 --films mix
 
-Nothing in it is of a patient. Films and wording are the demo's; what is added are the habits of
-the real reports (headers in several spellings, notes below the text, `SHAPES`, studies without the
+Nothing in it comes from a patient. Films and wording are the demo's, with the habits of real
+reports added (headers in several spellings, notes below the text, `SHAPES`, studies without the
 section, without a frontal film or without a report), so that every reason to leave a study out
 occurs.
 """
@@ -57,7 +57,7 @@ SHAPES = (
 
 
 def shape_of(index: int) -> str | None:
-    """Which of the odd `SHAPES` the report of a study has, if any: every third one."""
+    """The odd shape, from `SHAPES`, of a study's report, if any: every third report has one."""
     return SHAPES[index // 3 % len(SHAPES)] if index % 3 == 2 else None
 
 
@@ -65,8 +65,8 @@ def write_tree(
     root: Path,
     studies: int = 2000,
     film_size: Annotated[int, typer.Option(help="Width in pixels.")] = 96,
-    films: Annotated[str, typer.Option(help="jpg, dcm or mix, every second film.")] = "jpg",
-    seed: Annotated[int, typer.Option(help="Of findings, films and wording.")] = 0,
+    films: Annotated[str, typer.Option(help="jpg, dcm, or mix: every second film is dcm.")] = "jpg",
+    seed: Annotated[int, typer.Option(help="Seed of findings, films and wording.")] = 0,
 ) -> None:
     """Write an invented MIMIC-CXR in PhysioNet's layout to the folder ROOT."""
     records: list[dict[str, str]] = []
@@ -114,7 +114,7 @@ def write_tree(
 
 
 def write_report(study: DemoStudy, index: int) -> str:
-    """The demo's report of a study, in the dress of a real one."""
+    """The demo's report of a study, laid out like a real one."""
     lines = _wrapped([study.report])
     impression = "No acute process." if not study.findings else "As described."
     opening = "                                 FINAL REPORT\n EXAMINATION:  Chest radiographs\n\n"
@@ -134,9 +134,9 @@ def write_report(study: DemoStudy, index: int) -> str:
 def _oddly(shape: str, sentences: list[str], impression: str) -> str:
     """Findings and impression of a report in one of `SHAPES`."""
     text, ending = _wrapped(sentences), f"\n\n IMPRESSION:  {impression}\n"
-    any_of = len(sentences[0])  # which of several, as good as at random
+    any_of = len(sentences[0])  # picks one of several, practically at random
     match shape:
-        case "call in a finding":  # the last one stands alone, with a clause about a call
+        case "call in a finding":  # the last sentence stands alone, with a clause about a call
             *first, last = sentences
             said = f"{last.rstrip('.')}, discussed with Dr. ___ by phone at 9:15."
             return f" FINDINGS:\n\n{_wrapped(first)}\n\n{_wrapped([said])}{ending}"
@@ -147,14 +147,14 @@ def _oddly(shape: str, sentences: list[str], impression: str) -> str:
             return f" FINDINGS:  {WRAPPED}\n{text}{ending}"
         case "one line":
             return f" COMPARISON: None. FINDINGS: {' '.join(sentences)} IMPRESSION: {impression}\n"
-        case "organs":  # heads in capitals within the findings
+        case "organs":  # headings in capitals within the findings
             heads = zip(("LUNGS", "HEART", "BONES"), sentences, strict=False)
             organs = "\n".join(f" {head}:  {sentence}" for head, sentence in heads)
             return f" FINDINGS:\n\n{organs}\n{_wrapped(sentences[3:])}{ending}"
-        case "placeholder":  # a table's mark of no text, in place of the findings
+        case "placeholder":  # a table's mark for missing text, in place of the findings
             placeholder = PLACEHOLDERS[any_of % len(PLACEHOLDERS)]
             return f" FINDINGS:  {placeholder}\n\n IMPRESSION: x\n"
-        case _:  # a note alone: a paragraph that only tells of the report
+        case _:  # a note alone: a paragraph only about what was done with the report
             return f" FINDINGS:\n\n{text}\n\n {LONE_NOTES[any_of % len(LONE_NOTES)]}\n"
 
 

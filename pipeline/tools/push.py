@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def push(
-    remote: Annotated[str | None, typer.Option(help="Not the default one.")] = None,
+    remote: Annotated[str | None, typer.Option(help="A remote other than the default one.")] = None,
     credentialed: Annotated[
         bool,
         typer.Option(
             "--credentialed",
-            help="Whoever reads the remote may see the data set's reports and films.",
+            help="Confirm that all who read the remote may see the data set's reports and films.",
         ),
     ] = False,
 ) -> None:
@@ -49,16 +49,16 @@ def push(
         raise UserError(
             f"not pushed: {error}. `python -m pipeline doctor` checks remotes."
         ) from None
-    log.info(f"push: {objects} objects that the remote lacked, of {runs} runs in the cache")
+    log.info(f"push: {objects} objects that the remote lacked, from {runs} runs in the cache")
 
 
 def push_all(remote: str | None) -> tuple[int, int]:
     """Push what a checkout needs and what the run cache names.
 
-    DVC 3 pushes of the run cache only its index, not the outputs that the index is of.
+    Of the run cache, DVC 3 itself pushes only the index, not the outputs that the index lists.
 
     Returns:
-        How many objects went over, and how many runs the cache has.
+        How many objects were transferred, and how many runs the cache has.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
@@ -77,5 +77,5 @@ def push_all(remote: str | None) -> tuple[int, int]:
             if not failed:  # an index without its outputs would be of no use
                 repo.stage_cache.push(remote)
     if failed:
-        raise DvcException(f"{len(failed)} objects failed; the same command sends them again")
+        raise DvcException(f"{len(failed)} objects not sent; the same command sends them again")
     return sent, len(runs)

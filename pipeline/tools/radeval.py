@@ -1,6 +1,6 @@
 """RadEval's metrics (Xu et al. 2025, https://github.com/jbdel/RadEval), in its own environment.
 
-It asks for a spaCy and a numpy that are not this project's, so it cannot be imported here.
+It needs other versions of spaCy and numpy than this project, so it cannot be imported here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uar.evaluation.predictions import Prediction
 log = logging.getLogger(__name__)
 
 VERSION = "2.2.1"
-METRICS = {  # to what RadEval fetches for each from the hub, once
+METRICS = {  # metric -> what RadEval fetches for it from the hub, once
     "bleu": "",
     "rouge": "",
     "bertscore": "distilbert-base-uncased",
@@ -39,45 +39,45 @@ METRICS = {  # to what RadEval fetches for each from the hub, once
 }  # those that send reports to a company's server (crimson, radfact_ct, mammo_green) are left out
 _HERE = Path(__file__).parent
 _RUNNER, _PINNED = _HERE / "radeval_runner.py", _HERE / "radeval.txt"
-_MADE = "made-for-uar"  # in the environment, when it is whole
-_REPAIRS = (  # what version 2.2.1 cannot do by itself
-    ("RadEval.metrics", "radeval.metrics"),  # RadGraph, where names of files have their case
+_MADE = "made-for-uar"  # a file in the environment once it is complete
+_REPAIRS = (  # for what version 2.2.1 cannot do by itself
+    ("RadEval.metrics", "radeval.metrics"),  # RadGraph, where file names are case-sensitive
     (  # CheXbert without a GPU
         'torch.device] = "cuda",',
         'torch.device] = "cuda" if torch.cuda.is_available() else "cpu",',
     ),
 )
-_LINES = 5  # of what a program said last
+_LINES = 5  # shown of the end of a failed program's output
 
 
 @dataclass(frozen=True)
 class RadEval:
-    """Metrics that are asked for, and the Python that has them."""
+    """The requested metrics, and the Python that can compute them."""
 
     python: Path
     metrics: tuple[str, ...]
 
     @classmethod
     def open(cls, names: str) -> RadEval:
-        """Make the environment, unless it is there.
+        """Make the environment unless it exists.
 
         Args:
-            names: metrics, joined by commas.
+            names: metrics, separated by commas.
 
         Raises:
-            UserError: a metric that RadEval lacks or that is not offered, or pip fails.
+            UserError: RadEval lacks a metric or it is not offered here, or pip fails.
         """
         metrics = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
         unknown = [name for name in metrics if name not in METRICS]
         if unknown or not metrics:
-            found = f"found {unknown[0]!r}" if unknown else "no metric is named"
-            raise UserError(f"--radeval: {found}; there are: {', '.join(METRICS)}.")
+            found = f"no metric {unknown[0]!r}" if unknown else "no metric is named"
+            raise UserError(f"--radeval: {found}; available: {', '.join(METRICS)}.")
         if not (paths.RADEVAL / _MADE).is_file():
             make_environment(paths.RADEVAL)
         return cls(paths.RADEVAL.absolute() / "bin" / "python", metrics)
 
     def score(self, systems: Mapping[str, Sequence[Prediction]]) -> dict[str, dict[str, float]]:
-        """RadEval's scores of each system, of raw references and generated reports as prose.
+        """RadEval's scores of each system, for raw references and generated reports as prose.
 
         Raises:
             UserError: a metric cannot be computed; its weights, where it has any, are named.
@@ -99,25 +99,26 @@ class RadEval:
         if "fault" in found:
             metric = found["metric"]
             needs = METRICS[metric] and (
-                f" It fetches {METRICS[metric]} from the hub, once; without a network have them in "
-                "its cache (HF_HOME, by default ~/.cache/huggingface) and set HF_HUB_OFFLINE=1."
+                f" It fetches {METRICS[metric]} from the hub, once; without a network, put them "
+                "into its cache (HF_HOME, by default ~/.cache/huggingface) and set "
+                "HF_HUB_OFFLINE=1."
             )
             raise UserError(f"RadEval's {metric} cannot be computed: {found['fault']}{needs}")
         if found["version"] != VERSION:
             raise UserError(
                 f"{paths.RADEVAL} holds RadEval {found['version']}, not {VERSION}; remove the "
-                "folder, and the same command makes it anew."
+                "folder, and the same command makes it again."
             )
         return found["scores"]
 
 
 def make_environment(folder: Path) -> None:
-    """A virtual environment with RadEval and the packages it was seen to run with.
+    """Make a virtual environment with RadEval and the packages it is known to run with.
 
     Raises:
         UserError: pip cannot install them.
     """
-    log.info(f"making {folder}: RadEval {VERSION} in an environment of its own, 7 GB, once")
+    log.info(f"making {folder}, once: RadEval {VERSION} in an environment of its own, 7 GB")
     try:
         _run([sys.executable, "-m", "venv", "--clear", folder], "venv")
         python = folder / "bin" / "python"

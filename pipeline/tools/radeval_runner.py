@@ -1,4 +1,4 @@
-"""Run by RadEval's own Python, which has nothing of this project: texts in, scores out.
+"""A script for RadEval's own Python, which has nothing of this project: texts in, scores out.
 
     .radeval/bin/python pipeline/tools/radeval_runner.py REQUEST.json ANSWER.json
 

@@ -1,4 +1,4 @@
-"""Anybody's predictions under this project's measures."""
+"""Anybody's predictions, scored with this project's measures."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class ReferenceReports:
 
     Attributes:
         raw: whole reports by study, in order.
-        cleaned: the same as the `r2gen` protocol scores them.
-        form: what a signature says of `cleaned`.
+        cleaned: the same reports as the `r2gen` protocol scores them.
+        form: how a signature describes `cleaned`.
         train: training reports, cleaned, cut and with `<unk>`; empty where they are not known.
         val: validation reports, likewise.
         named: whether studies have names; else they are numbered.
@@ -71,8 +71,8 @@ def score(
     references: Annotated[
         Path | None,
         typer.Option(
-            help="A file of the same kinds, or R2Gen's annotation.json; else the test split of the "
-            "project's data (`dvc repro preprocess vocabulary`)."
+            help="A file of the same kinds, or R2Gen's annotation.json; by default the test split "
+            "of the project's data (`dvc repro preprocess vocabulary`)."
         ),
     ] = None,
     beside: Annotated[
@@ -80,20 +80,22 @@ def score(
         typer.Option(help="Another system's file of the same studies, for one more row."),
     ] = None,
     partial: Annotated[
-        bool, typer.Option(help="Score the studies that the file has, where it lacks some.")
+        bool, typer.Option(help="If the file lacks studies, score those that it has.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write every number as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write every number to this file, as JSON.")
+    ] = None,
     radeval: Annotated[
         str | None,
         typer.Option(
             metavar="METRICS",
-            help="RadEval's metrics too, as bleu,rouge,radgraph, computed in an environment of "
-            "its own (.radeval), which is made where it is not there.",
+            help="RadEval's metrics too, such as bleu,rouge,radgraph, computed in an environment "
+            "of its own (.radeval), which is made if it does not exist.",
         ),
     ] = None,
     keep: Annotated[
         Path | None,
-        typer.Option(help="Write the reports as predictions.jsonl, for `compare --paired`."),
+        typer.Option(help="Write the reports, like predictions.jsonl, for `compare --paired`."),
     ] = None,
 ) -> None:
     """Score any system's reports: both protocols, findings, intervals, controls; train nothing.
@@ -115,7 +117,7 @@ def score(
             predictions, scored.train, scored.val, params.evaluate
         )
     else:
-        log.info("no constant report beside it: these references have no training split")
+        log.info("no constant report to compare with: these references have no training split")
     if beside is not None:
         also, _ = align(beside, scored, params, partial=partial)
         said = {p.study_id: p.generated for p in also}
@@ -145,7 +147,7 @@ def score(
 
 
 def read_references(references: Path | None, params: Params) -> ReferenceReports:
-    """References from a file, or without one those of the project's test split.
+    """Read the references in a file, or without a file those of the project's test split.
 
     Raises:
         UserError: there are none.
@@ -189,26 +191,26 @@ def align(
     found = read_reports(file, params.dataset.section)
     generated = found.generated
     if not generated:
-        raise UserError(f"{file} has references alone; a file of generated reports is needed")
+        raise UserError(f"{file} has only references; a file of generated reports is needed")
     raw, cleaned = references.raw, references.cleaned
-    if not found.named or not references.named:  # by place
+    if not found.named or not references.named:  # by position
         if len(generated) != len(raw):
             raise UserError(
-                f"{file} has {len(generated)} reports without study names, the references "
-                f"{len(raw)}: they are matched by position"
+                f"{file} has {len(generated)} reports, but there are {len(raw)} references: "
+                "without study names, they are matched by position"
             )
         generated = dict(zip(raw, generated.values(), strict=True))
     missing = [study for study in raw if study not in generated]
     if missing and (not partial or len(missing) == len(raw)):
-        own = f" It has references of its own: --references {file}." if found.references else ""
+        own = f" To use the file's own references: --references {file}." if found.references else ""
         raise UserError(
-            f"{file} lacks {len(missing)} of {len(raw)} studies, {missing[0]} first. Give a report "
-            f"of each; --partial scores the others alone, on a test set of its own.{own}"
+            f"{file} lacks {len(missing)} of {len(raw)} studies, first {missing[0]}. Give a report "
+            f"for each; --partial scores only the others, as a test set of its own.{own}"
         )
     if empty := [study for study in raw if is_empty_report(raw[study])]:
         log.warning(
-            f"{len(empty)} of {len(raw)} references have no words, {empty[0]} first, and are left "
-            "out"
+            f"{len(empty)} of {len(raw)} references have no words and are left out, first "
+            f"{empty[0]}"
         )
         if len(empty) == len(raw):
             raise UserError("no reference has words; name others with --references")
@@ -220,7 +222,7 @@ def align(
     if not as_decoded:
         clean = _cleaner(params)
         kept = {study: clean(text) for study, text in kept.items()}
-        log.info(f"{file}: reports with capitals, cleaned as the references are")
+        log.info(f"{file}: its reports have capitals, so they are cleaned as the references are")
     rows = [
         Prediction(study, raw[study], cleaned[study], text, _UNKNOWN)
         for study, text in kept.items()
@@ -229,7 +231,7 @@ def align(
 
 
 def _cleaner(params: Params) -> Callable[[str], str]:
-    """The cleaner, of texts whose sentences may end where a line does, as ReXrank's do."""
+    """The cleaner, for texts whose sentences may end at a line break, as in ReXrank's."""
     clean = CLEANERS[params.report.cleaner]
     return lambda text: clean(" ".join(text.split()))
 

@@ -1,4 +1,4 @@
-"""Decoding settings compared on validation."""
+"""Decoding settings, compared on validation."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ SCORES = ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr")
 
 
 def tune(
-    beams: Annotated[str, typer.Option(help="Values of decode.beam_size, as 1,3,5.")] = "3",
-    length_penalties: Annotated[str, typer.Option(help="Of decode.length_penalty.")] = "1",
-    guidances: Annotated[str, typer.Option(help="Of decode.guidance.")] = "0",
-    choose: Annotated[str, typer.Option(help="beam, samples, or both as beam,samples.")] = "beam",
-    samples: Annotated[str, typer.Option(help="Of decode.samples.")] = "30",
-    temperatures: Annotated[str, typer.Option(help="Of decode.temperature.")] = "0.7",
-    findings_weights: Annotated[str, typer.Option(help="Of decode.findings_weight.")] = "0,10",
+    beams: Annotated[str, typer.Option(help="Values of decode.beam_size, such as 1,3,5.")] = "3",
+    length_penalties: Annotated[str, typer.Option(help="Values of decode.length_penalty.")] = "1",
+    guidances: Annotated[str, typer.Option(help="Values of decode.guidance.")] = "0",
+    choose: Annotated[str, typer.Option(help="beam, samples, or both: beam,samples.")] = "beam",
+    samples: Annotated[str, typer.Option(help="Values of decode.samples.")] = "30",
+    temperatures: Annotated[str, typer.Option(help="Values of decode.temperature.")] = "0.7",
+    findings_weights: Annotated[
+        str, typer.Option(help="Values of decode.findings_weight.")
+    ] = "0,10",
     findings_thresholds: Annotated[
-        str, typer.Option(help="Of decode.findings_threshold.")
+        str, typer.Option(help="Values of decode.findings_threshold.")
     ] = "0.15",
 ) -> None:
     """Compare decoding settings of the trained model on validation; the test split is not read."""
@@ -93,21 +95,21 @@ def tune(
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """The numbers of `1,2.5`.
+    """Parse numbers such as `1,2.5`.
 
     Raises:
-        UserError: something else.
+        UserError: the text is something else.
     """
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UserError(
-            f"{option}: found {text!r}, expected numbers with commas between, as 1,3."
+            f"{option}: found {text!r}, expected numbers separated by commas, such as 1,3."
         ) from None
 
 
 def settings(params: Params, values: dict[str, list[float]], choose: str) -> list[DecodeParams]:
-    """Every combination of values of `decode`, a threshold of a weight of 0 once."""
+    """Every combination of `decode` values; with a weight of 0, thresholds make no difference."""
     tried = [
         decode_params(params, choose=choose, **dict(zip(values, of, strict=True)))
         for of in product(*values.values())
@@ -119,14 +121,14 @@ def decode_params(params: Params, **changes: float | str) -> DecodeParams:
     """`decode` with other settings, in the ranges of params.yaml.
 
     Raises:
-        UserError: one is out of range, or guidance asks for a model trained otherwise.
+        UserError: one is out of range, or guidance needs a model that was trained for it.
     """
     raw = params.model_dump(mode="json")
     return parse_params(raw | {"decode": raw["decode"] | changes}, "the settings to try").decode
 
 
 def label(decode: DecodeParams) -> str:
-    """The settings in a row's words."""
+    """The settings as the label of a row."""
     if decode.choose == "beam":
         of = f"beam {decode.beam_size}, length {decode.length_penalty:g}"
     else:
@@ -141,7 +143,7 @@ class Writing:
 
     Args:
         model: in evaluation mode.
-        studies: with their own images, or others'.
+        studies: with their own images or those of others.
         inputs: vocabulary and parameters.
     """
 
@@ -150,7 +152,7 @@ class Writing:
         self._sampled: tuple[tuple[float, ...], list[Candidates]] | None = None  # the last ones
 
     def reports(self, decode: DecodeParams) -> list[str]:
-        """One for each study."""
+        """Write a report for each study."""
         decoded = self._inputs.vocabulary.decode
         if decode.choose == "samples":
             probabilities = finding_probabilities(decode, self._studies)

@@ -1,4 +1,4 @@
-"""Preset merging: one overlay into params.yaml, comments kept."""
+"""Merging a preset into params.yaml, keeping its comments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def use(
     source = paths.PRESETS / f"{preset}.yaml"
     if not source.is_file():
         known = ", ".join(sorted(path.stem for path in paths.PRESETS.glob("*.yaml")))
-        raise UserError(f"no preset {preset!r} in {paths.PRESETS}/; there are: {known}.")
+        raise UserError(f"no preset {preset!r} in {paths.PRESETS}/; available: {known}.")
     load_params(paths.PARAMS)
     editor = YAML()  # keeps comments and number formats; as `dvc exp run -S` has it
     editor.default_flow_style = False
@@ -90,14 +90,14 @@ def _about(preset: str) -> str:
 def merge(
     document: dict[str, Any], overlay: dict[str, Any], prefix: str = ""
 ) -> list[tuple[str, Any, Any]]:
-    """Write `overlay`'s values into the nested `document`; what changed as (key, old, new)."""
+    """Write `overlay`'s values into the nested `document`; return changes as (key, old, new)."""
     changes: list[tuple[str, Any, Any]] = []
     for key, value in overlay.items():
         if isinstance(value, dict) and isinstance(document.get(key), dict):
             changes += merge(document[key], value, f"{prefix}{key}.")
         elif document.get(key) != value:
             changes.append((prefix + key, document.get(key), value))
-            document[key] = list(value) if isinstance(value, list) else value  # a value a line
+            document[key] = list(value) if isinstance(value, list) else value  # one value per line
     return changes
 
 
@@ -109,7 +109,7 @@ def _as_yaml(value: Any) -> str:
 
 
 def _align_comments(document: CommentedMap) -> None:
-    """Put all comments at the end of a line back to their column, which long values had moved."""
+    """Put all comments at line ends back into their column, from which long values moved them."""
     for key, value in document.items():
         for token in document.ca.items.get(key, []):
             if isinstance(token, CommentToken) and token.start_mark.column > 0:

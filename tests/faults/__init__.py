@@ -1,1 +1,1 @@
-"""Kills, damage, hostile files and refusals of the system: `python -m tests.faults`."""
+"""Kills, damage, hostile files and a system that refuses: `python -m tests.faults`."""

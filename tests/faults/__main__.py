@@ -1,12 +1,12 @@
-"""What happens when runs are killed, files damaged or mixed, loads hostile and disks full.
+"""What happens when runs are killed, files damaged, mixed or hostile, and disks full.
 
     python -m tests.faults                        # some of each kind, about two minutes
-    python -m tests.faults --long --log FILE      # every case; interrupted, it goes on from FILE
+    python -m tests.faults --long --log FILE      # every case; if interrupted, resumes from FILE
     python -m tests.faults --measure              # what hostile bundles, films and uploads cost
 
-A demo of twenty studies runs once, whole. Then each case works on a copy of it in a process of its
-own, forked. The tables that are printed are in docs/faults.md; the exit status is 1 if any case
-ended otherwise than it should.
+A demo of twenty studies runs once, in full. Then each case works on a copy of it, in a forked
+process of its own. The printed tables are in docs/faults.md; the exit status is 1 if any case did
+not end as it should.
 """
 
 from __future__ import annotations

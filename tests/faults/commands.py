@@ -1,4 +1,4 @@
-"""Commands that are no stage: what the system refuses them, and two of them at once."""
+"""Commands other than stages: when the system refuses something, and two of them at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.conftest import ROOT
 from tests.faults.forked import IDENTICAL, REFUSED, Case, run_forked, start
 from tests.faults.project import contents, copy_of
 
-PRESETS = ("demo_dvae", "iu_xray_small")  # they share no value of what they change
+PRESETS = ("demo_dvae", "iu_xray_small")  # they agree in no value that they set
 
 
 def commands(whole: Path) -> Iterator[Case]:
-    """Have each command meet a full disk, a read-only tree and an input that may not be read."""
+    """Run each command with a full disk, with a read-only tree and with an unreadable input."""
     film = min((whole / "data/raw/demo/images").rglob("*.png")).relative_to(whole)
     report = f"uar report {film} --bundle model.uar --device cpu --force"
     writers = {
@@ -44,9 +44,9 @@ def commands(whole: Path) -> Iterator[Case]:
 
 
 def _copy(whole: Path, command: str) -> Path:
-    """A project with what the commands read beside what stages do."""
+    """Copy the project, and add what commands read but stages do not."""
     folder = copy_of(whole)
-    if command.startswith("use "):  # presets do not fit sizes that are tiny
+    if command.startswith("use "):  # presets do not fit tiny sizes
         shutil.copy(ROOT / paths.PARAMS, folder)
     shutil.copytree(ROOT / paths.PRESETS, folder / paths.PRESETS)
     (folder / "predictions.csv").write_text("study_id,report\nx,clear lungs .\n", encoding="utf-8")
@@ -56,7 +56,7 @@ def _copy(whole: Path, command: str) -> Path:
 def _refused(
     whole: Path, command: str, out: Path, change: Callable[[Path], None], limit: int | None
 ) -> str:
-    """Refused with what was there as it was; and it works once there is room."""
+    """Check that a command is refused without changing anything, and works once there is room."""
     folder = _copy(whole, command)
     try:
         before = contents(folder, [out])
@@ -102,7 +102,7 @@ def _unreadable(whole: Path, command: str, read: Path) -> str:
 
 
 def writers(pairs: int) -> Iterator[Case]:
-    """Start two `use` at once: params.yaml is what one of them, or both in turn, would write."""
+    """Start two `use` at once: params.yaml must be what one, or both in turn, would write."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(ROOT / paths.PRESETS, folder / paths.PRESETS)
@@ -122,7 +122,7 @@ def _both(folder: Path, fresh: bytes, wanted: set[bytes]) -> str:
     (folder / paths.PARAMS).write_bytes(fresh)
     endings = [running.wait() for running in [start(folder, f"use {name}") for name in PRESETS]]
     for ending in endings:
-        locked = ending.code == 1 and "is running in this folder already" in ending.said
+        locked = ending.code == 1 and "is already running in this folder" in ending.said
         if ending.code and not locked:
             return f"{ending.code}: {ending.said}"
     if all(ending.code for ending in endings):

@@ -1,4 +1,4 @@
-"""Bundles and films whose makers mean harm to memory or time: refused, and cheap."""
+"""Bundles and films made to exhaust memory or time: they must be refused, and cheaply."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.hostile_bundles import cost_of_opening, hostile_bundles, sealed, whol
 from tests.hostile_films import FILMS, cost_of_decoding
 
 MOST_MEMORY = 1_000_000_000  # bytes
-# The bundles that a table names one by one; the rest is one row.
+# The bundles that the table lists one by one; the rest share one row.
 NAMED = (
     "card.md, deflated", "manifest.json, deflated", "a part over another", "image_size 100000",
     "beam_size 2000", "length_penalty 1e+308", "guidance 0.5", "manifest: provenance 5",
@@ -26,13 +26,13 @@ NAMED = (
 
 
 def bundles(step: int) -> Iterator[Case]:
-    """Open bundles: refused by name, in little memory."""
+    """Open bundles: each must be refused by name, in little memory."""
     for name, make in list(hostile_bundles())[::step]:
         yield name, partial(_cheap, lambda make=make: opened(make()))
 
 
 def films(step: int) -> Iterator[Case]:
-    """Decode films as `serve`, `report` and Python do: refused by name, in little memory."""
+    """Decode films as `serve`, `report` and Python do: refuse each by name, in little memory."""
     for name, make in list(FILMS.items())[::step]:
         yield name, partial(_cheap, lambda make=make: cost_of_decoding(make()))
 
@@ -53,7 +53,7 @@ def opened(content: bytes) -> Cost:
 
 
 def measure() -> None:
-    """Print what each costs."""
+    """Print what each bundle and film costs, and the end of `serve` during uploads."""
     print("| bundle | ended | s of CPU | MB |\n|---|---|---|---|")
     print(_row("a whole one", opened(sealed(whole_parts()))))
     rest: list[Cost] = []
@@ -62,7 +62,7 @@ def measure() -> None:
     for name, make in hostile.items():
         if name in NAMED:
             print(_row(name, opened(make())), flush=True)
-        elif "deflated" not in name:  # one of its kind takes long enough to make
+        elif "deflated" not in name:  # one of this kind takes long enough to make
             rest.append(opened(make()))
     ended = ", ".join(sorted({cost.ended for cost in rest}))
     most = Cost(ended, max(c.seconds for c in rest), max(c.memory for c in rest))

@@ -1,4 +1,4 @@
-"""Files that are damaged or of two runs, before a stage that reads them."""
+"""Files that are damaged or mixed from two runs, before a stage that reads them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def damages(path: Path) -> Iterator[tuple[str, Callable[[Path], Any]]]:
 
 
 def mixed(other: Path) -> dict[str, Callable[[], None]]:
-    """Ways to bring together what does not belong together; the folder is the current one."""
+    """Ways to mix files that do not belong together, in the current folder, by name."""
 
     def taken(*names: Path) -> Callable[[], None]:
         def take() -> None:
@@ -148,10 +148,10 @@ def readers(path: Path) -> list[str]:
 
 
 def refused(whole: Path, most: int | None) -> Iterator[Case]:
-    """Damage or mix files before a stage that reads them: a sentence must refuse each.
+    """Damage or mix files before a stage that reads them: each must be refused by a sentence.
 
     Args:
-        most: cases; None for all.
+        most: about how many cases; None for all.
     """
     other = another(whole)
     cases: list[tuple[str, str, Callable[[], None]]] = []
@@ -173,7 +173,7 @@ def refused(whole: Path, most: int | None) -> Iterator[Case]:
 
 
 def _damage(path: Path, damage: Callable[[Path], None]) -> None:
-    """Damage a file, or a folder's first."""
+    """Damage a file, or the first file in a folder."""
     damage(min(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else path)
 
 
@@ -195,6 +195,6 @@ def _refused(whole: Path, stage: str, change: Callable[[], None]) -> str:
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file that a stage may read."""
+    """The bytes of every file that a stage may read, by name."""
     names = [Path(n) for n in ("params.yaml", "data", "models", "provenance", "dvclive")]
     return {n: b for n, b in contents(folder, names).items() if not n.startswith("data/raw")}

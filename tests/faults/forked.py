@@ -1,4 +1,4 @@
-"""Stages and commands in copies of this process, which can be killed at a moment or a byte."""
+"""Stages and commands in forks of this process, which can be killed at an operation or a byte."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from uar.core.errors import UserError
 
 WRITES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate"}
 IDENTICAL, REFUSED = "identical", "refused"  # how a case should end
-NOT_READ = "the stage has no part in it"  # no case
+NOT_READ = "the stage has no part in it"  # does not count as a case
 
-Case = tuple[str, Callable[[], str]]  # what is done, and doing it: how it ended
+Case = tuple[str, Callable[[], str]]  # what is done, and what does it and returns how it ended
 
 
 @dataclass(frozen=True)
 class Ending:
     """How a forked run ended."""
 
-    code: int  # 0 whole, 1 refused by a sentence, 2 a traceback, -9 killed
+    code: int  # 0 completed, 1 refused by a sentence, 2 a traceback, -9 killed
     said: str
-    operations: int  # on files, that change them
+    operations: int  # that change files
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Running:
     reading: int
 
     def wait(self) -> Ending:
-        """Its end."""
+        """Wait for the run and return how it ended."""
         with os.fdopen(self.reading, encoding="utf-8") as pipe:
             text = pipe.read()
         _, status = os.waitpid(self.pid, 0)
@@ -56,7 +56,7 @@ class Running:
 
 
 def run_forked(folder: Path, command: str, **options: Any) -> Ending:
-    """Run a command in a copy of this process: `start`'s options."""
+    """Run a command in a fork of this process, with the options of `start`."""
     return start(folder, command, **options).wait()
 
 
@@ -70,14 +70,14 @@ def start(
     moments: Path | None = None,
     barred: bool = False,
 ) -> Running:
-    """Start a command in a copy of this process.
+    """Start a command in a fork of this process.
 
     Args:
-        command: of the pipeline, a stage perhaps, or `uar` and one of its own; with its arguments.
-        barred: whether files that their owner may not read or write are so for root, too.
+        command: one of the pipeline, such as a stage, or `uar` and one of its own; with arguments.
+        barred: whether files that their owner may not read or write are barred to root, too.
         at: the operation on a file, counted from 0, before which the run gets `signal_there`.
         limit: largest file in bytes that the process may write.
-        killed_by_limit: a write beyond it kills, in its middle; else it fails as on a full disk.
+        killed_by_limit: a write beyond the limit kills midway; else it fails as on a full disk.
         moments: folder for copies of the disk before each operation: what a kill there leaves.
     """
     reading, writing = os.pipe()
@@ -122,7 +122,7 @@ def start(
                 give_up_privileges()
             program, *rest = command.split()
             app, words = (uar, rest) if program == "uar" else (pipeline, [program, *rest])
-            code = app(words, standalone_mode=False) or 0  # what a typer.Exit says
+            code = app(words, standalone_mode=False) or 0  # the status of a typer.Exit
     except (UserError, typer.BadParameter) as error:
         code = 1
         said.write(str(error))
@@ -136,7 +136,7 @@ def start(
 
 
 def give_up_privileges() -> None:
-    """Let modes of files hold for root as for anybody: Linux's capabilities, all of them, go."""
+    """Drop all Linux capabilities, so that file modes apply to root as to anybody else."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
     if ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()):
         raise SystemExit("root cannot give up its privileges here")

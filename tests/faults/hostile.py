@@ -1,4 +1,4 @@
-"""Files that would run code, wherever a file is loaded."""
+"""Files that would run code, tried wherever a file is loaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from uar.evaluation.clinical.radgraph import INSTALLED, RadGraph
 
 
 def hostile(whole: Path) -> Iterator[Case]:
-    """Give what would run a command or overwrite a file wherever a file is loaded: none may."""
+    """Load files that would run a command or overwrite a file, by every loader: none may do so."""
     folder = copy_of(whole)
     trace = folder / "it-ran"
     bomb = Bomb(trace)
@@ -49,7 +49,7 @@ def hostile(whole: Path) -> Iterator[Case]:
         **of_labellers(folder),
     }
     cases = [(w, p, n, load) for w, p in payloads.items() for n, load in loaders.items()]
-    victim = folder / "victim"  # of the TorchScript archives
+    victim = folder / "victim"  # that the TorchScript archives target
     before = victim.read_bytes()
 
     def attack(payload: bytes, file: str, load: Callable[[Path], Any]) -> str:
@@ -76,7 +76,7 @@ def hostile(whole: Path) -> Iterator[Case]:
 
 
 def of_labellers(folder: Path) -> dict[str, tuple[str, Callable[[Path], Any]]]:
-    """Loaders of networks that label reports: file in a folder of the network's, and loading."""
+    """Loaders of networks that label reports: a file in the network's folder, and its loader."""
     write_chexbert(folder / "chexbert")
     loaders = {"chexbert": (f"chexbert/{WEIGHTS}", lambda p: Chexbert(p.parent, CPU))}
     if INSTALLED:

@@ -1,4 +1,4 @@
-"""Runs that are killed before an operation on files, or in a write, and run again."""
+"""Runs that are killed before a file operation or during a write, and then run again."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.faults.project import (
 
 
 def kills(whole: Path, names: list[str], most: int) -> Iterator[Case]:
-    """Kill each stage before its operations on files and in writes, run it again, compare all.
+    """Kill each stage before file operations and during writes, run it again, compare outputs.
 
     Every second time its outputs are removed in between, as DVC does.
 
     Args:
-        most: kills a stage, spread over its operations.
+        most: kills per stage, spread over its operations.
     """
     for name in names:
         stage = stages()[name]
@@ -63,10 +63,10 @@ def _killed(before: Path, stage: Stage, how: dict[str, Any], expected: dict[str,
 
 
 def moments(whole: Path, names: list[str]) -> Iterator[Case]:
-    """Run each stage from what a kill before each of its operations on files would leave.
+    """Run each stage from what a kill before each of its file operations would leave.
 
-    The disk is copied at every one while the stage runs once. Every second time its outputs are
-    removed, as DVC does. The same bytes under the same names are run from once.
+    The disk is copied before each of them while the stage runs once. Every second time its outputs
+    are removed, as DVC does. Copies with the same bytes under the same names are run from once.
     """
     for name in names:
         stage = stages()[name]

@@ -1,4 +1,4 @@
-"""How cases ended: a file that an interrupted run goes on from, and the table."""
+"""How cases ended: a file from which an interrupted run resumes, and the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GOOD = (IDENTICAL, REFUSED)
 
 
 class Log:
-    """How cases ended, kept in a file a line each; those of other code do not count."""
+    """How cases ended, kept in a file with a line each; those of other code do not count."""
 
     def __init__(self, path: Path | None) -> None:
         """Read what an interrupted run has left at `path`."""
@@ -33,7 +33,7 @@ class Log:
                     self.endings[kind, case] = (ended, seconds)
 
     def add(self, kind: str, case: str, ended: str, seconds: float) -> None:
-        """Keep a case's end; what is wrong is said at once."""
+        """Keep how a case ended, and print it at once if it is wrong."""
         self.endings[kind, case] = (ended, seconds)
         if ended not in (*GOOD, NOT_READ):
             print(f"{kind}: {case}: {ended}", file=sys.stderr, flush=True)
@@ -45,11 +45,11 @@ class Log:
                 )
 
     def failed(self) -> list[tuple[str, str]]:
-        """Cases that ended otherwise than they should."""
+        """Cases that did not end as they should."""
         return [case for case, (end, _) in self.endings.items() if end not in (*GOOD, NOT_READ)]
 
     def table(self) -> str:
-        """A row a kind."""
+        """A table with one row per kind."""
         lines = ["| kind | cases | identical | refused by a sentence | otherwise | s |"]
         lines += ["|---|---|---|---|---|---|"]
         for kind in dict.fromkeys(kind for kind, _ in self.endings):

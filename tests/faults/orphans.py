@@ -17,7 +17,7 @@ from tests.faults.project import contents, copy_of
 
 
 def orphans(whole: Path, seconds: tuple[float, ...]) -> Iterator[Case]:
-    """Stop a `dvc repro` alone, start another at once, compare dvc.lock with what lies there."""
+    """Stop only `dvc repro`, start another at once, and compare dvc.lock with the files there."""
     for after in seconds:
         yield f"train_stage_one, {after:g} s after its start", partial(_orphan, whole, after)
 
@@ -51,9 +51,9 @@ def _orphan(whole: Path, after: float) -> str:
             time.sleep(after)
             stopped.terminate()
         begun = time.monotonic()
-        while True:  # a lock that is still held for a moment is refused by a sentence
+        while True:  # while the lock is still held, a sentence refuses the run
             second = dvc("repro", "-s", "train_stage_one")
-            if "is running in this folder already" not in second.stdout + second.stderr:
+            if "is already running in this folder" not in second.stdout + second.stderr:
                 break
             if time.monotonic() - begun > 60:
                 return "its stage lives on"

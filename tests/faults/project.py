@@ -1,4 +1,4 @@
-"""A project of twenty studies in which every stage has run, and copies of it to be hurt."""
+"""A project of twenty studies in which every stage has run, and copies of it to be damaged."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def whole_project(kept: Path | None) -> Iterator[Path]:
 
 
 def another(whole: Path) -> Path:
-    """A project of another seed and other films up to its checkpoints."""
+    """A project with other seeds and other films, run up to its checkpoints."""
     folder = copy_of(whole)
     raw = yaml.safe_load((folder / paths.PARAMS).read_text())
     for key, value in (("dataset.demo.seed", 7), ("seed", 3), ("train.seed", 5)):
@@ -77,7 +77,7 @@ def another(whole: Path) -> Path:
 
 
 def contents(folder: Path, names: list[Path]) -> dict[str, bytes]:
-    """Every file under `names` and its bytes."""
+    """The bytes of every file under `names`, by name."""
     files = [f for name in names for f in ([folder / name] if (folder / name).is_file()
              else (folder / name).rglob("*")) if f.is_file()]  # fmt: skip
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
@@ -89,7 +89,7 @@ def outputs_of(stage: Stage) -> list[Path]:
 
 
 def copy_of(folder: Path) -> Path:
-    """A copy beside it."""
+    """Copy a folder to a new one next to it."""
     copy = Path(tempfile.mkdtemp(dir=folder.parent))
     shutil.copytree(folder, copy, dirs_exist_ok=True)
     return copy
@@ -113,7 +113,7 @@ def remove(folder: Path, names: list[Path]) -> None:
 
 
 def read_by(name: str) -> set[Path]:
-    """What a stage reads or compares: its inputs, params.yaml, the records of all before it."""
+    """What a stage reads or compares: its inputs, params.yaml, and records of earlier stages."""
     inputs = stages()[name].inputs
     earlier = {makers()[str(path)] for path in inputs}
     return {paths.PARAMS, *inputs, *(stages()[stage].record for stage in earlier)}.union(
@@ -127,7 +127,7 @@ def readers(path: Path) -> list[str]:
 
 
 def state_of(folder: Path) -> str:
-    """Hash of what lies in a folder; the process id in a lock does not count."""
+    """Hash of what is in a folder, except for the process ids in locks."""
     digest = hashlib.blake2b()
     for path in sorted(folder.rglob("*")):
         linked = path.is_file() and path.stat().st_nlink

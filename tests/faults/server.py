@@ -23,7 +23,7 @@ HEAD = (
 
 
 def measure_end(uploads: int) -> str:
-    """A row: how many uploads, exit status, seconds to the last answer, CPU seconds to the end."""
+    """Measure a row: uploads, exit status, seconds to the last answer, CPU seconds to the end."""
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         path = Path(folder) / "model.uar"
         path.write_bytes(sealed(whole_parts()))

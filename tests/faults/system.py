@@ -1,4 +1,4 @@
-"""What the system refuses: permissions, paths that are something else, full disks."""
+"""What the system refuses: missing permissions, the wrong kind of path, full disks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.faults.project import contents, copy_of, outputs_of, same_after, with
 
 
 def system(whole: Path, names: list[str]) -> Iterator[Case]:
-    """Inputs that may not be read, folders that may not be written, paths that are something else.
+    """Run stages with unreadable inputs, with read-only folders and with an odd params.yaml.
 
-    Root, who may all, gives up its privileges first.
+    Root, who may do everything, gives up its privileges first.
     """
     for name in names:
         stage = stages()[name]
@@ -69,7 +69,7 @@ def _sentence(ending: Ending, named: str) -> str:
 
 
 def full(whole: Path, names: list[str], limits: list[int]) -> Iterator[Case]:
-    """Run each stage where no file may grow beyond a limit: a sentence, and then it goes on."""
+    """Run each stage with a limit on file size: a sentence must refuse it, and then it goes on."""
     for name in names:
         for limit in limits:
             yield f"{name}, files up to {limit} bytes", partial(_full, whole, name, limit)

@@ -18,7 +18,7 @@ THRESHOLD = 0.5
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 4, of each stage: the paper's scores beside ours where the data set is the same."""
+    """Draw Figure 4: every stage, and the paper's scores where the data set is the same."""
     published = published_alignment_scores() if run.params.dataset.name == "iu_xray" else {}
     metrics = {name: alignment_metrics(cosine) for name, cosine in run.cosine.items()}
     to.save(
@@ -33,7 +33,7 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 
 
 def caption(scores: Mapping[str, float]) -> Caption:
-    """The figure's, with the alignment scores of the models by their names."""
+    """The figure's caption, which states each model's alignment score."""
     percent = {name: round(100 * score) for name, score in scores.items()}
     said = ", ".join(f"{of_model} % in {name}" for name, of_model in percent.items())
     first, last = list(percent.values())[0], list(percent.values())[-1]
@@ -46,7 +46,7 @@ def caption(scores: Mapping[str, float]) -> Caption:
 
 
 def min_max(cosine: np.ndarray) -> np.ndarray:
-    """A matrix moved and scaled to [0, 1]; zeros where all its values are the same."""
+    """Shift and scale a matrix to [0, 1]; zeros if all its values are the same."""
     low, high = cosine.min(), cosine.max()
     return (cosine - low) / (high - low) if high > low else np.zeros_like(cosine)
 
@@ -54,8 +54,8 @@ def min_max(cosine: np.ndarray) -> np.ndarray:
 def alignment_metrics(cosine: np.ndarray) -> dict[str, float]:
     """Share of radiograph-report pairs above 0.5 after min-max (footnote 3).
 
-    The paper leaves open whether pairs are all of the heatmap's or the true ones: `score` counts
-    all, `score_true_pairs` the diagonal, under the same normalisation.
+    The paper leaves open whether all pairs of the heatmap count or only the true ones: `score`
+    counts all, `score_true_pairs` the diagonal, under the same normalisation.
 
     Args:
         cosine: `(S, S)`, images by reports.
@@ -74,15 +74,15 @@ def draw_alignment(
     reports: Sequence[str],
     published: Mapping[str, float],
 ) -> Figure:
-    """A heatmap for each model, studies in the order of their reports' texts, and the scores.
+    """Draw a heatmap for each model, with studies sorted by their reports' texts, and the scores.
 
-    Studies with the same or a like report then lie side by side: what a model aligns shows as
-    blocks on the diagonal.
+    Studies with the same or a similar report then lie side by side: what a model aligns shows
+    as blocks on the diagonal.
 
     Args:
-        matrices: cosine `(S, S)` of each model, by its name.
-        reports: of the S studies.
-        published: scores of the same data set to show beside; none for another data set.
+        matrices: each model's cosines `(S, S)`, by its name.
+        reports: the S studies' reports.
+        published: scores on the same data set to show next to ours; empty for another data set.
     """
     order = np.argsort(np.array(reports), kind="stable")
     figure = new_figure(PAGE_WIDTH, 5.4 / (0.6 + len(matrices)) + 0.3)
@@ -102,8 +102,8 @@ def draw_alignment(
         values = min_max(cosine)[np.ix_(order, order)]
         image = axes.imshow(values, cmap="viridis", vmin=0, vmax=1, interpolation="none")
         axes.set_title(f"{name}: cosine {signed(cosine.min(), 2)} to {signed(cosine.max(), 2)}")
-        axes.set_xlabel("report, in order of its text")
-    maps[0].set_ylabel("image, in the same order")
+        axes.set_xlabel("reports, sorted by text")
+    maps[0].set_ylabel("images, in the same order")
     bar = figure.colorbar(image, ax=maps, shrink=0.8)
-    bar.set_label("cosine after min–max")
+    bar.set_label("cosine, min–max scaled")
     return figure

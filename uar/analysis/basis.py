@@ -1,8 +1,8 @@
-"""Figure 5: is the basis orthogonal, at first and after training?
+"""Figure 5: is the basis orthogonal, before and after training?
 
 The paper's figure shows the Gram matrix of another model's memory matrix (R2GenCMN's), almost zero
-off its diagonal, to justify an orthogonal subspace. Here it is that subspace itself: B, a fixed
-buffer, and B̂ of Eq. 6, which training bends by gain and bias.
+off its diagonal, to justify an orthogonal subspace. Here it shows that subspace itself: B, a
+fixed buffer, and B̂ of Eq. 6, which training bends through a gain and a bias.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CAPTION = Caption(
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 5; None for a model without a basis."""
+    """Draw Figure 5; the result is None for a model without a basis."""
     aligner = run.model.aligner
     if aligner is None:
         log.info("analyze: no figure5_basis: the model has no basis (model.integration: false)")
@@ -47,10 +47,10 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 
 
 def gram(basis: Tensor) -> np.ndarray:
-    """Cosines of a basis's columns, `(d, d)`: I if they are orthogonal.
+    """Cosines between a basis's columns, `(d, d)`: the identity if they are orthogonal.
 
-    Columns, since the rows of `(2048, d)` cannot be orthogonal; of unit length, so that B and B̂,
-    whose gain starts at sqrt(2048), share a scale.
+    It compares columns since the rows of `(2048, d)` cannot be orthogonal, and gives them unit
+    length so that B and B̂, whose gain starts at sqrt(2048), share a scale.
     """
     columns = torch.nn.functional.normalize(basis.double(), dim=0)
     return (columns.T @ columns).numpy()
@@ -62,13 +62,13 @@ def off_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 
 def gram_metrics(matrix: np.ndarray) -> dict[str, float]:
-    """How far columns are from orthogonal."""
+    """How far the columns are from orthogonal."""
     entries = np.abs(off_diagonal(matrix))
     return {"mean_abs_cosine": float(entries.mean()), "max_abs_cosine": float(entries.max())}
 
 
 def draw_gram(start: np.ndarray, trained: np.ndarray) -> Figure:
-    """What training has changed: the difference of both Gram matrices, and all their cosines.
+    """Draw what training changed: the difference between Gram matrices, and all their cosines.
 
     Args:
         start: `gram` of B, `(d, d)`.
@@ -82,7 +82,7 @@ def draw_gram(start: np.ndarray, trained: np.ndarray) -> Figure:
     axes.set_xlabel("column of the basis")
     axes.set_ylabel("column of the basis")
     bar = figure.colorbar(image, ax=axes, shrink=0.9)
-    bar.set_label("change of the cosine by training")
+    bar.set_label("change in the cosine through training")
     cosines = {"B, before training": (start, GRAY), "B̂, trained": (trained, BLUE)}
     largest = max(float(np.abs(off_diagonal(matrix)).max()) for matrix, _ in cosines.values())
     edges = np.linspace(-1.05 * largest, 1.05 * largest, 62)

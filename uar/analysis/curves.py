@@ -23,22 +23,22 @@ from uar.evaluation.safeguard import refusal
 
 CAPTION = Caption(
     "Training curves",
-    "Losses and scores of written reports by epoch; stage two's loss without the mask's share. "
-    "A validation loss that rises while training's falls says that the model overfits.",
+    "Losses, and scores of generated reports, by epoch; stage two's loss without the mask's share. "
+    "A validation loss that rises while the training loss falls is a sign of overfitting.",
 )
-_HEADROOM = 0.16  # of a panel, for its legend above the lines
+_HEADROOM = 0.16  # share of a panel left free for its legend above the lines
 Style = Literal["-", "--"]
 PARTS: dict[str, tuple[str, Style]] = {"train": ("training", "--"), "val": ("validation", "-")}
 Curves = Mapping[str, pd.Series]  # values by epoch, by name: train/loss, val/CIDEr, ...
 
-# Of a stage's panels: title, and colour of each quantity.
+# A stage's panels: the title, and the colour of each quantity.
 PANELS: dict[str, dict[str, str]] = {
     "loss": {"loss": BLUE},
-    "its terms": {"language_modeling": BLUE, "global": ORANGE},
+    "loss terms": {"language_modeling": BLUE, "global": ORANGE},
     "reports": {"BLEU-4": BLUE, "ROUGE-L": ORANGE, "CIDEr": GREEN},
 }
 
-# Of self-critical training: what is rewarded, beside what may be lost by it.
+# The panels of self-critical training: what is rewarded, and what may be lost by it.
 REWARD_PANELS: dict[str, dict[str, str]] = {
     "reward": {"reward": BLUE, "overlap": ORANGE, "findings_reward": GREEN},
     "reports": {"BLEU-4": BLUE, "shuffled_CIDEr": ORANGE, "CIDEr": GREEN},
@@ -51,16 +51,16 @@ _IN_LEGENDS = {  # where a quantity's name is too long
     "shuffled_CIDEr": "shuffled",
 }
 
-SPEED_PANELS = {  # of a stage's row: title, unit of the axis
-    "studies_per_second": "studies a second",
+SPEED_PANELS = {  # a stage's row: each quantity, and its title with the unit
+    "studies_per_second": "studies per second",
     "share_of_peak": "share of the measured peak",
     "host_memory": "peak memory of the host, GB",
     "gpu_memory": "peak memory of the GPU, GB",
 }
 
-_REWARD = "val/reward"  # of self-critical training alone
+_REWARD = "val/reward"  # only self-critical training has it
 _CLIPPED = "train/clipped"  # share of an epoch's steps
-_QUANTITIES = {  # as DVCLive names them; others are their names
+_QUANTITIES = {  # DVCLive's name -> words; others are shown by their names
     "changed_by_mask": "reports that change when the mask M is set to 0",
     "clipped": "share of steps with a clipped gradient",
     "cross_entropy": "cross-entropy, nats per report",
@@ -68,16 +68,16 @@ _QUANTITIES = {  # as DVCLive names them; others are their names
     "distinct_reports": "distinct reports",
     "distinct_share": "distinct reports, share",
     "findings": "findings loss",
-    "findings_reward": "reward of right findings less cost of wrong ones",
+    "findings_reward": "reward for right findings minus cost of wrong ones",
     "global": "triplet contrastive loss (Eq. 10)",
     "image_gain": "image gain, nats per report",
     "language_modeling": "language modelling loss (Eq. 5)",
     "loss": "loss",
     "mask_mean": "mask loss, mean (Eq. 12)",
     "mask_sum": "mask loss, sum (Eq. 12)",
-    "mask_spread": "deviation of M within a row",
-    "overlap": "reward of overlap with the own report",
-    "overlap_of_others": "the same with other studies' reports",
+    "mask_spread": "standard deviation of M within a row",
+    "overlap": "reward for overlap with the study's own report",
+    "overlap_of_others": "reward for overlap with other studies' reports",
     "shuffled_CIDEr": "CIDEr with another study's images",
 }
 
@@ -95,7 +95,7 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 
 
 def read_curves(folder: Path) -> dict[str, pd.Series]:
-    """DVCLive's curves of a stage, `folder/{train,val}/NAME.tsv`; empty for a stage not trained."""
+    """Read a stage's DVCLive curves, `folder/{train,val}/NAME.tsv`; empty if it was not trained."""
     return {
         f"{path.parent.name}/{path.stem}": _read_curve(path)
         for path in sorted(folder.glob("*/*.tsv"))
@@ -103,7 +103,7 @@ def read_curves(folder: Path) -> dict[str, pd.Series]:
 
 
 def read_speed(folder: Path) -> dict[str, pd.Series]:
-    """The same of `SPEED_PANELS`, `folder/NAME.tsv`; empty where the stage was not trained here."""
+    """Read a stage's `SPEED_PANELS`, `folder/NAME.tsv`; empty if it was not trained here."""
     return {
         name: _read_curve(folder / f"{name}.tsv")
         for name in SPEED_PANELS
@@ -119,12 +119,12 @@ def _read_curve(path: Path) -> pd.Series:
 def without_mask(curves: Curves, weight: float, reduction: str) -> dict[str, pd.Series]:
     """The curves with L_mask's share taken out of the loss (Eq. 13).
 
-    That share hardly changes and is a thousand times the rest as printed, so it hides the rest.
+    As printed, that share is a thousand times the rest and hardly changes, so it hides the rest.
 
     Args:
-        curves: of a stage.
+        curves: one stage's curves.
         weight: λ3.
-        reduction: `train.mask_reduction`: which of `mask_sum` and `mask_mean` is in the loss.
+        reduction: `train.mask_reduction`: whether `mask_sum` or `mask_mean` is in the loss.
     """
     kept = dict(curves)
     for part in ("train", "val"):
@@ -137,7 +137,7 @@ def without_mask(curves: Curves, weight: float, reduction: str) -> dict[str, pd.
 
 
 def draw_curves(stages: Mapping[str, Curves]) -> Figure:
-    """A row for each stage that was trained: its loss, the loss's terms, its reports' scores."""
+    """Draw a row for each trained stage: its loss, the loss's terms, its reports' scores."""
     trained = {name: curves for name, curves in stages.items() if curves}
     figure = new_figure(PAGE_WIDTH, max(1, len(trained)) * 2.3)
     grid = figure.subplots(max(1, len(trained)), len(PANELS), squeeze=False)
@@ -168,10 +168,10 @@ def draw_curves(stages: Mapping[str, Curves]) -> Figure:
 
 
 def draw_speed(stages: Mapping[str, Curves]) -> Figure:
-    """A row for each stage: how fast it trained by epoch, and how much memory it held.
+    """Draw a row for each stage: how fast it trained by epoch, and how much memory it used.
 
     Args:
-        stages: `read_speed` of each, of those that have any.
+        stages: `read_speed` of each stage that has any.
     """
     names = [name for name in SPEED_PANELS if any(name in of for of in stages.values())]
     figure = new_figure(PAGE_WIDTH, len(stages) * 2.0)
@@ -204,16 +204,16 @@ def _key(color: str, style: Style, label: str) -> Line2D:
 
 
 def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: Path) -> None:
-    """One HTML file that needs no network: the figure, and the last epoch's values as a table.
+    """Write an HTML file that needs no network: the figure, and a table of last-epoch values.
 
-    What differs from run to run, `draw_speed`, is shown from the file `speed.svg` beside it: the
-    page is the same bytes wherever the same model is trained.
+    What differs from run to run, `draw_speed`, is loaded from `speed.svg` in the same folder, so
+    the page has the same bytes wherever the same model is trained.
 
     Args:
         figure: `draw_curves`.
-        curves: of each stage.
+        curves: each stage's curves, by its name.
         run: whose curves these are, in a sentence.
-        path: of the file.
+        path: the file to write.
     """
     image = io.BytesIO()
     figure.savefig(image, format="svg", metadata={"Date": None})
@@ -247,15 +247,15 @@ def write_page(figure: Figure, curves: Mapping[str, Curves], *, run: str, path: 
         f'src="data:image/svg+xml;base64,{encoded}"></div>'
         '<h2>Last epoch</h2><div tabindex="0"><table>'
         f"<tr><th>stage<th>quantity<th>epoch<th>value</tr>{rows}</table></div>"
-        '<h2>Speed and memory of the training on this machine</h2><object data="speed.svg" '
+        '<h2>Training speed and memory use on this machine</h2><object data="speed.svg" '
         'type="image/svg+xml" style="width:100%">Not trained here, or not drawn: '
-        "<code>speed.svg</code> is not beside this page.</object></html>\n"
+        "there is no <code>speed.svg</code> next to this page.</object></html>\n"
     )
     write_text(path, text)
 
 
 def _validated(curves: Curves) -> list[dict[str, float]]:
-    """Validation's scores of each epoch that has all of them."""
+    """The validation scores of each epoch that has all of them."""
     scores = {name.partition("/")[2]: of for name, of in curves.items() if name.startswith("val/")}
     return pd.DataFrame(scores).dropna().to_dict("records")
 
@@ -265,7 +265,7 @@ def _number(value: float) -> str:
 
 
 def _in_words(name: str) -> str:
-    """A curve's name for people: `val/image_gain` is "validation: image gain, nats per report"."""
+    """A curve's name in words: `val/image_gain` is "validation: image gain, nats per report"."""
     part, _, quantity = name.partition("/")
     said = _QUANTITIES.get(quantity, quantity.replace("_", " "))
     return f"{PARTS[part][0] if part in PARTS else part}: {said}"

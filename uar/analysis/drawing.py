@@ -25,33 +25,33 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 7,
     "axes.linewidth": 0.6,
     "pdf.fonttype": 42,  # text stays text, as publishers ask
-    "svg.hashsalt": "uar",  # else its ids are drawn at random
+    "svg.hashsalt": "uar",  # otherwise element ids are random
 }
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of `width` by `height` inches, drawn at the size it is printed at.
+    """A figure of `width` by `height` inches, the size it is printed at.
 
-    Without a title, which `save_figure` puts above it. Free of pyplot: no state is left behind.
+    It has no title, which `save_figure` puts above it, and is not registered with pyplot.
     """
     mpl.rcParams.update(STYLE)
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def signed(value: float, decimals: int) -> str:
-    """A number in print, with a minus sign where it is negative."""
+    """Format a number for print, with a true minus sign if it is negative."""
     return f"{value:.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def show_film(axes: Axes, pixels: np.ndarray) -> None:
-    """A film `(H, W)` in [0, 1], in coordinates that are shares of its width and height."""
+    """Show a film `(H, W)` in [0, 1], with coordinates in shares of its width and height."""
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(0, 1, 1, 0))
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def show_films(axes: Axes, films: np.ndarray) -> None:
-    """A study's films `(V, H, W)` in [0, 1], side by side."""
+    """Show a study's films `(V, H, W)` in [0, 1], side by side."""
     for i, pixels in enumerate(films):
         axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=(1.03 * i, 1.03 * i + 1, 1, 0))
     axes.set_xlim(0, 1.03 * len(films) - 0.03)
@@ -61,19 +61,19 @@ def show_films(axes: Axes, films: np.ndarray) -> None:
 
 
 def show_text(axes: Axes, text: str) -> None:
-    """A text in lines of 27 characters, cut after 12 of them."""
+    """Show a text in lines of 27 characters, cut after 12 lines."""
     axes.set_axis_off()
     axes.text(0, 1, wrap(text, 27, 12), va="top", fontsize=SMALL, parse_math=False)
 
 
 def wrap(text: str, line: int, lines: int | None = None) -> str:
-    """A report in lines of `line` characters, of which none begins with a full stop."""
+    """Wrap a report at `line` characters, up to `lines` lines, none starting with a full stop."""
     kept = text.replace(" .", "\N{NO-BREAK SPACE}.")
     return "\n".join(textwrap.wrap(kept, line, max_lines=lines, placeholder=" …"))
 
 
 def outline(axes: Axes, box: Box, *, color: str, style: str = "-") -> None:
-    """A box's edge: x0, y0, x1, y1 in shares of a film's width and height."""
+    """Draw a box's edge; x0, y0, x1, y1 are shares of a film's width and height."""
     x0, y0, x1, y1 = box
     edge = Rectangle(
         (x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=color, linewidth=1, linestyle=style

@@ -1,4 +1,4 @@
-"""Does the attention of a finding's word fall on the finding? Where boxes are known (the demo)."""
+"""Does a finding's word attend to the finding? Measured where boxes are known (the demo)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from uar.inference.word_attention import word_attention
 log = logging.getLogger(__name__)
 
 CAPTION = Caption(
-    "Grounding: does attention meet the finding?",
+    "Grounding: does attention fall on the finding?",
     "For each finding with a known box: attention of its word in the true report, with 95 % "
-    "intervals. Right of the black mark is better than chance.",
+    "intervals. Points to the right of the black mark are better than chance.",
 )
 
-_RESAMPLES = 1000  # of the studies
+_RESAMPLES = 1000  # of the studies, by bootstrap
 MEASURES = {
     "pointing": "most attended cell touches the box, %",
     "inside": "share of the image's attention in the box, %",
@@ -43,7 +43,7 @@ class FindingWord(NamedTuple):
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Attention of the true reports' finding words against known boxes; None without boxes."""
+    """Compare the attention of true reports' finding words with known boxes; None without boxes."""
     words = [report.split() for report in run.reports]
     found = mentions(run.boxes, run.ids, reports=words, present=run.present)
     if not found:
@@ -77,11 +77,11 @@ def mentions(
     reports: Sequence[Sequence[str]],
     present: np.ndarray,
 ) -> list[FindingWord]:
-    """The boxes whose finding the study's report names, at its first mention.
+    """The boxes whose finding the study's report names, each with the first mention of it.
 
     Args:
-        boxes: `uar.data.study.BOX_COLUMNS`; those of other studies are passed over.
-        study_ids: of S studies.
+        boxes: `uar.data.study.BOX_COLUMNS`; those of other studies are ignored.
+        study_ids: names of S studies.
         reports: their words, as the model writes them.
         present: `(S, V)` bool, the views that each study has.
     """
@@ -110,14 +110,14 @@ def coverage(box: Box, side: int) -> np.ndarray:
 
 
 def score_mention(attention: np.ndarray, box: Box) -> dict[str, float]:
-    """One word's attention over one film against its box.
+    """Score one word's attention over one film against its box.
 
     The pointing game (Zhang et al. 2018): does the most attended cell touch the box? Chance is the
-    share of cells that do; for the attention inside the box, the box's share of the film.
+    share of cells that do; for the attention inside the box, it is the box's share of the film.
 
     Args:
-        attention: `(side, side)`, not negative; spread evenly within a cell.
-        box: of the finding.
+        attention: `(side, side)`, non-negative; taken to be uniform within a cell.
+        box: the finding's box.
     """
     cells = coverage(box, len(attention))
     total = attention.sum()
@@ -137,8 +137,8 @@ def grounding_table(
     Args:
         found: mentions in S studies' reports.
         attention: `(S, T, L)`, `uar.inference.word_attention.word_attention`.
-        study_ids: of the S studies.
-        views: V.
+        study_ids: names of the S studies.
+        views: V, the films of a study.
     """
     side = round((attention.shape[2] / views) ** 0.5)
     rows = []
@@ -156,9 +156,9 @@ def grounding_table(
 
 
 def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
-    """Means over mentions for each model, beside chance, which is the same for all.
+    """Means over mentions for each model, and chance, which is the same for all.
 
-    With two models also `difference`: the second less the first, each mention against itself, with
+    With two models there is also `difference`, the second minus the first, paired by mention, with
     `interval_over_studies`.
     """
     first, *others = tables.values()
@@ -185,11 +185,11 @@ def grounding_metrics(tables: Mapping[str, pd.DataFrame]) -> dict[str, object]:
 def interval_over_studies(values: np.ndarray, studies: Sequence[str]) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over mentions; studies are drawn, not mentions.
 
-    A study's two films and its findings are no independent draws.
+    A study's two films and its findings are not independent draws.
 
     Args:
-        values: of N mentions.
-        studies: of each mention.
+        values: one for each of N mentions.
+        studies: the study of each mention.
     """
     groups = pd.Series(values).groupby(list(studies)).agg(["sum", "count"]).to_numpy()
     generator = np.random.default_rng(0)
@@ -203,8 +203,8 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """A row for each model, measure and finding, and for all findings together.
 
     Columns: model, measure, finding, mentions, mean, low, high, chance. The interval is
-    `interval_over_studies`; where all mentions meet their box or none does, and every resample is
-    the same, it is `wilson` of the studies.
+    `interval_over_studies`; where all mentions touch their box or none does, so that every resample
+    is the same, it is `wilson` over the studies.
     """
     rows = []
     for model, table in tables.items():
@@ -225,7 +225,7 @@ def grounding_summary(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def draw_grounding(summary: pd.DataFrame) -> Figure:
-    """Both measures by finding, each model's mean with its interval, and chance.
+    """Draw both measures by finding: each model's mean with its interval, and chance.
 
     Args:
         summary: `grounding_summary`.

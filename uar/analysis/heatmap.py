@@ -6,15 +6,15 @@ The page's script (uar/viewer/page/films.js) computes the same opacity.
 import matplotlib
 import numpy as np
 
-COLORS = "inferno"  # of matplotlib's colour maps
+COLORS = "inferno"  # a colour map of matplotlib
 MOST_OPAQUE = 0.8  # the film stays visible
 
 
 def heatmap_ceiling(attention: np.ndarray) -> float:
-    """The attention from which heatmaps show their last colour: one cell in 200 has more.
+    """The attention at which heatmaps reach their last colour; one cell in 200 has more.
 
     A few cells draw many times the attention of the others, which would otherwise all look alike.
-    1 where there is none.
+    Returns 1 if there are no cells.
     """
     return float(np.quantile(attention, 0.995, method="higher")) if attention.size else 1.0
 
@@ -24,18 +24,18 @@ def opacity(attention: np.ndarray, ceiling: float) -> np.ndarray:
 
     Args:
         attention: in multiples of uniform.
-        ceiling: attention from which on it is most opaque.
+        ceiling: the attention from which it is most opaque.
     """
     share = np.clip((attention - 1) / max(ceiling - 1, 1e-6), 0, 1)
     return MOST_OPAQUE * share**0.5
 
 
 def color_levels(attention: np.ndarray, ceiling: float) -> np.ndarray:
-    """Places on the colour scale, uint8, 255 from `ceiling` on: weak attention shows beside strong.
+    """Places on the colour scale, uint8, 255 from `ceiling` up; weak attention still shows.
 
     Args:
         attention: in multiples of uniform.
-        ceiling: attention from which on it has the last colour.
+        ceiling: the attention from which it has the last colour.
     """
     return (255 * np.minimum(attention / ceiling, 1) ** 0.5).round().astype(np.uint8)
 

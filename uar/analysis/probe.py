@@ -1,9 +1,9 @@
-"""What visual tokens hold: findings of a report, predicted from its study's tokens, linearly.
+"""What visual tokens hold: a report's findings, predicted linearly from its study's tokens.
 
-F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of them, the global
-loss cannot align with a report either. The decoder attends to tokens that know their places, so
-that the same with places is the most that a linear model can read there. A thumbnail of 16 x 16
-pixels, which knows places too, is the yardstick.
+F(I) of Eq. 10 is a mean over tokens, so what no linear probe finds in a bag of tokens, the
+global loss cannot align with a report either. The decoder attends to tokens with their positions,
+so a probe of tokens with positions shows the most that a linear model can read there. A thumbnail
+of 16 x 16 pixels, which has positions too, is the yardstick.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_ou
 
 _THUMBNAIL = 16  # pixels along a side
 _BLOCK = 256  # studies whose films are in memory at once
-_MIN_TRAIN, _MIN_TEST = 10, 4  # positive studies, below which a finding is left out
+_MIN_TRAIN, _MIN_TEST = 10, 4  # fewest positive studies for a finding to be kept
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Probe:
     """How well findings can be predicted.
 
     Attributes:
-        auc: area under the ROC curve by finding, of studies that the probe was not fitted to.
-        penalty: chosen by cross-validation on those it was.
+        auc: area under the ROC curve by finding, on studies that the probe was not fitted to.
+        penalty: chosen by cross-validation on the studies that it was fitted to.
     """
 
     auc: dict[str, float]
@@ -37,7 +37,7 @@ class Probe:
 
     @property
     def mean_auc(self) -> float:
-        """Mean over the findings; NaN without any."""
+        """Mean over the findings; NaN if there are none."""
         return float(np.mean(list(self.auc.values()))) if self.auc else float("nan")
 
 
@@ -46,7 +46,7 @@ def thumbnails(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
     Args:
         images: packed, `(N, H, W)` uint8.
-        rows: of each study's, `(S, V)`.
+        rows: each study's rows in `images`, `(S, V)`.
     """
     small = np.empty((len(rows), rows.shape[1] * _THUMBNAIL**2), np.float32)
     for start in range(0, len(rows), _BLOCK):
@@ -63,13 +63,13 @@ def probe(
     *,
     seed: int = 0,
 ) -> Probe:
-    """Logistic regression of each finding on centred features, with one penalty for all.
+    """Fit and test a logistic regression of each finding on centred features, one penalty for all.
 
     Args:
-        features: of the studies to fit to `(S, P)`, and of those to test on `(U, P)`.
-        labels: findings of the same, `(S, N)` and `(U, N)` bool.
-        names: of the N findings; those with fewer than 10 and 4 studies are left out.
-        seed: of the folds.
+        features: of the studies to fit to, `(S, P)`, and of those to test on, `(U, P)`.
+        labels: findings of the same studies, `(S, N)` and `(U, N)` bool.
+        names: of the N findings; one needs 10 positive studies to fit to and 4 to test on.
+        seed: draws the folds.
     """
     enough = (labels[0].sum(0) >= _MIN_TRAIN) & (labels[1].sum(0) >= _MIN_TEST)
     y, y_test = (of_split[:, enough] for of_split in labels)

@@ -27,14 +27,14 @@ CAPTION = Caption(
     "Image, its reconstruction from the tokens, and what is lost. What the reconstruction does "
     "not show is hard for the model to see.",
 )
-_MEASURED_FILMS = 256  # behind the reconstruction's quality, about
+_MEASURED_FILMS = 256  # about how many the reconstruction's quality is measured on
 
-_RESIDUAL = 0.5  # end of the residual's colour scale, of 1 = black to white
-_LOST = 0.5  # share kept below which a finding counts as lost
+_RESIDUAL = 0.5  # end of the residual's colour scale; black to white is 1
+_LOST = 0.5  # a finding counts as lost if less than this share is kept
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 6; None for a model that sees pixels."""
+    """Draw Figure 6; the result is None for a model that sees pixels."""
     if not run.params.model.lsu:
         log.info("analyze: no figure6_reconstruction: the model sees pixels (model.lsu: false)")
         return {"reconstruction": None}
@@ -70,7 +70,7 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 def film_table(
     raw: np.ndarray, reconstructed: np.ndarray, names: Sequence[str]
 ) -> list[dict[str, str | float]]:
-    """Error of each film: mean squared, peak signal-to-noise ratio in dB, largest.
+    """Errors of each film: mean squared error, peak signal-to-noise ratio in dB, largest error.
 
     Args:
         raw: `(N, H, W)` in [0, 1].
@@ -91,9 +91,9 @@ def film_table(
 
 
 def kept_share(film: np.ndarray, reconstructed: np.ndarray, box: Box) -> float:
-    """How much of what varies in a box the reconstruction explains: R², cut at 0.
+    """Share of the variation in a box that the reconstruction explains: R², clipped at 0.
 
-    1 is a box that came back pixel by pixel; 0 is one that a plain gray would match as well.
+    1 is a box restored pixel by pixel; 0 is one that a uniform gray would match as well.
 
     Args:
         film: `(H, W)`.
@@ -117,13 +117,13 @@ def finding_table(
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> pd.DataFrame:
-    """`kept_share` of each known finding: film, finding, kept.
+    """A table of `kept_share` for each known finding: film, finding, kept.
 
     Args:
         raw: `(N, H, W)` in [0, 1].
         reconstructed: likewise.
         names: of the films.
-        boxes: of each film, by finding.
+        boxes: each film's boxes, by finding.
     """
     rows = [
         (name, finding, kept_share(film, copy, box))
@@ -140,7 +140,7 @@ def draw_reconstruction(
     names: Sequence[str],
     boxes: Sequence[Mapping[str, Box]],
 ) -> Figure:
-    """Raw film, reconstruction and residual, from left to right, two films a row.
+    """Draw raw film, reconstruction and residual from left to right, two films per row.
 
     Known findings are outlined: dashed where the reconstruction keeps less than half of what
     varies in the box.
@@ -149,7 +149,7 @@ def draw_reconstruction(
         raw: `(N, H, W)` in [0, 1].
         reconstructed: likewise.
         names: of the films.
-        boxes: of each film, by finding; may be empty.
+        boxes: each film's boxes, by finding; may be empty.
     """
     rows = -(-len(raw) // 2)
     figure = new_figure(PAGE_WIDTH, 0.3 + 1.35 * rows)
@@ -176,10 +176,10 @@ def draw_reconstruction(
                 0.02, box[1] - 0.02, f"{finding} {100 * kept:.0f} %", fontsize=5.5, color="white"
             )
     bar = figure.colorbar(image, ax=grid, shrink=0.8, extend="both")
-    bar.set_label("raw − reconstruction, of black to white")
+    bar.set_label("raw − reconstruction (black to white is 1)")
     if any(boxes):
         edges = [
-            Line2D([], [], color=GREEN, label="finding of which half or more is kept"),
+            Line2D([], [], color=GREEN, label="finding that is kept (R² ≥ 0.5)"),
             Line2D([], [], color=ORANGE, linestyle="--", label="finding that is lost (R² < 0.5)"),
         ]
         figure.legend(handles=edges, loc="outside lower center", ncols=2, frameon=False)

@@ -18,16 +18,17 @@ from uar.evaluation.calibration import wilson
 log = logging.getLogger(__name__)
 
 CAPTION = Caption(
-    "Reliability: are the findings head's probabilities true?",
+    "Reliability: can the findings head's probabilities be trusted?",
     "For each range of predicted probability, the share of findings that the reports assert, with "
-    "95 % intervals. On the diagonal they are true; slope and shift are fitted on validation.",
+    "95 % intervals. On the diagonal, the probabilities are right; the calibration's slope and "
+    "shift are fitted on validation.",
 )
 _SPLITS = {"val": "validation", "test": "test"}
 _KINDS = {"as_trained": ("as trained", ORANGE, "o"), "calibrated": ("calibrated", BLUE, "s")}
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """The reliability plot, which adds nothing to what `evaluate` says in its details.json."""
+    """Draw the reliability plot from `evaluate`'s details.json; it adds no metrics."""
     if run.model.findings is None:
         log.info("analyze: no reliability: the model has no findings head (model.findings: false)")
         return {}
@@ -38,10 +39,10 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 
 
 def reliability_table(head: Mapping[str, Any]) -> pd.DataFrame:
-    """A row for each split, kind of probability and bin that holds any.
+    """A row for each split, kind of probability and bin that is not empty.
 
     Columns: split, probabilities, from, count, predicted, observed, low, high. The interval is
-    Wilson's (95 %), as if the findings of a study were independent.
+    Wilson's (95 %), as if a study's findings were independent.
 
     Args:
         head: `findings_head` of `evaluation/details.json`.
@@ -58,7 +59,7 @@ def reliability_table(head: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def draw_reliability(head: Mapping[str, Any]) -> Figure:
-    """Share that is true against predicted probability, by bins of a tenth.
+    """Plot the share that is true against predicted probability, in bins of a tenth.
 
     Args:
         head: `findings_head` of `evaluation/details.json`.

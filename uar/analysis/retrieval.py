@@ -14,7 +14,7 @@ from uar.analysis.drawing import GREEN, PAGE_WIDTH, new_figure, show_films, show
 from uar.analysis.run import TrainedRun
 from uar.analysis.saving import Caption, Destination
 
-TOP = 3  # retrieved ones that the figure shows
+TOP = 3  # retrieved studies that the figure shows
 RECALLS = (1, 5, 10)
 CAPTIONS = {
     "image_to_report": Caption(
@@ -31,7 +31,7 @@ CAPTIONS = {
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 3, both ways, by the trained model."""
+    """Draw Figure 3 in both directions, for the trained model."""
     text = run.studies.report_ids.numpy()
     same = text[:, None] == text
     cosine = run.cosine[run.name]
@@ -56,34 +56,34 @@ def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
 class Query(NamedTuple):
     """A row of the figure."""
 
-    study: int  # row of the split, whose image or report is asked for
-    rank: int  # of the true one
-    cosine: float  # of the true one
-    top: list[int]  # studies retrieved, the nearest first
+    study: int  # row of the split; its image or report is the query
+    rank: int  # of the best right answer
+    cosine: float  # between the study's image and its own report
+    top: list[int]  # retrieved studies, nearest first
 
 
 def true_ranks(cosine: np.ndarray, same: np.ndarray) -> np.ndarray:
     """Rank, from 1, of the best right answer to each row's query.
 
-    Right are all answers whose report text is the query's. A wrong answer that is as near counts as
-    nearer, so that a model which tells nothing apart ranks last, not first.
+    All answers whose report text is the query's are right. A wrong answer that is equally near
+    counts as nearer, so that a model that tells nothing apart ranks last, not first.
 
     Args:
         cosine: `(S, S)`, queries by answers.
-        same: `(S, S)` bool, right answers; at least one in a row.
+        same: `(S, S)` bool, right answers; at least one in each row.
     """
     best = np.where(same, cosine, -np.inf).max(axis=1, keepdims=True)
     return 1 + ((cosine >= best) & ~same).sum(axis=1)
 
 
 def retrieval_metrics(ranks: np.ndarray) -> dict[str, float]:
-    """Share of queries with the true one among the first k, and the median rank."""
+    """Share of queries with a right answer among the first k, and the median rank."""
     recalls = {f"R@{k}": float((ranks <= k).mean()) for k in RECALLS}
     return {**recalls, "median_rank": float(np.median(ranks))}
 
 
 def queries(cosine: np.ndarray, ranks: np.ndarray, samples: Sequence[int]) -> list[Query]:
-    """What the figure shows of sample queries; equals in order of the studies."""
+    """What the figure shows of the sample queries; ties are in the order of the studies."""
     order = np.argsort(-cosine, axis=1, kind="stable")[:, :TOP]
     return [Query(i, int(ranks[i]), float(cosine[i, i]), order[i].tolist()) for i in samples]
 
@@ -91,7 +91,7 @@ def queries(cosine: np.ndarray, ranks: np.ndarray, samples: Sequence[int]) -> li
 def top_table(
     rows: Sequence[Query], cosine: np.ndarray, *, same: np.ndarray, study_ids: Sequence[str]
 ) -> pd.DataFrame:
-    """The numbers behind the figure: each query's nearest, with cosine and whether right."""
+    """The numbers behind the figure: each query's nearest answers, their cosines, and if right."""
     return pd.DataFrame(
         {
             "query": study_ids[row.study],
@@ -116,15 +116,15 @@ def draw_retrieval(
     films: Callable[[int], np.ndarray],
     reports: Sequence[str],
 ) -> Figure:
-    """A row for each query: itself, its true counterpart, and what it retrieves.
+    """Draw a row for each query: itself, its true counterpart, and what it retrieves.
 
     Args:
         query: "image" (a study's films) or "report"; the other is retrieved.
         rows: what to show.
-        cosine: of queries with candidates `(S, S)`.
-        same: whether a candidate's text is the query's `(S, S)`.
-        films: a study's films `(V, H, W)` in [0, 1], by its place among the S.
-        reports: of the S studies.
+        cosine: between queries and candidates, `(S, S)`.
+        same: whether a candidate's report text is the query's, `(S, S)`.
+        films: gives a study's films `(V, H, W)` in [0, 1], by its place among the S.
+        reports: the S studies' reports.
     """
     with_images = query == "image"
 
@@ -152,7 +152,7 @@ def draw_retrieval(
             show(sought, axis, found)
             _name(axis, place, cosine=cosine[row.study, found], right=same[row.study, found])
     figure.supxlabel(
-        f"★ has the query's report, word for word; ranks: of {len(cosine)} studies, by cosine",
+        f"★ same report as the query's, word for word; ranks by cosine, of {len(cosine)} studies",
         fontsize=7,
     )
     return figure

@@ -25,19 +25,19 @@ SAMPLES = 3  # studies that Figures 3, 6 and 7 show
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What figures are made of. S studies have up to V films each.
+    """What figures are made from. S studies have up to V films each.
 
     Attributes:
         params: params.yaml.
         models: by training stage, `stage one` first, in evaluation mode; the last is the trained
-            one, of stage two or three. Where training had one stage there is none of stage one.
+            one, of stage two or three. If training had only one stage, stage one has no model.
         studies: the validation split.
-        table: the same in the table of reports (`uar.data.study.REPORT_COLUMNS`).
+        table: its rows of the table of reports (`uar.data.study.REPORT_COLUMNS`).
         vocabulary: V_R.
         images: the packed films of all splits, `(N, size, size)` uint8.
         boxes: known boxes of findings (`uar.data.study.BOX_COLUMNS`).
         encoder: file of the tokenizer's encoder.
-        decoder: file of its decoder.
+        decoder: file of the tokenizer's decoder.
         evaluation: `evaluate`'s details.json.
         logs: by training stage, the folder of its curves, which DVCLive wrote.
         origin: which run this is, in a sentence.
@@ -58,7 +58,7 @@ class TrainedRun:
 
     @property
     def name(self) -> str:
-        """Which stage the trained model is of."""
+        """The stage that the trained model comes from."""
         return list(self.models)[-1]
 
     @property
@@ -68,7 +68,7 @@ class TrainedRun:
 
     @property
     def device(self) -> torch.device:
-        """Where to compute."""
+        """The device to compute on."""
         return resolve_device(self.params.device)
 
     @cached_property
@@ -83,7 +83,7 @@ class TrainedRun:
 
     @cached_property
     def present(self) -> np.ndarray:
-        """`(S, V)` bool, the films that each study has."""
+        """Which films each study has, `(S, V)` bool."""
         return held_views(self.table["views"], self.studies.rows.shape[1])
 
     @cached_property
@@ -95,7 +95,7 @@ class TrainedRun:
 
     @cached_property
     def cosine(self) -> dict[str, np.ndarray]:
-        """By stage, the cosine of every study's images with every report, `(S, S)` (Eq. 10)."""
+        """The cosine of every study's images with every report, `(S, S)` (Eq. 10), by stage."""
         batch_size = self.params.decode.batch_size
         features = {
             name: global_features(model, self.studies, batch_size, f"features, {name}")
@@ -105,7 +105,7 @@ class TrainedRun:
 
     @property
     def by_refiner(self) -> dict[str, UAR]:
-        """The model without the refiner (stage one's) and the last with it, as far as there are."""
+        """The model without the refiner (stage one's) and the last with it, where they exist."""
         return {
             "with TIR" if model.params.tir != "none" else "without TIR": model
             for model in self.models.values()
@@ -129,7 +129,7 @@ class TrainedRun:
 
 
 def cosine_matrix(images: np.ndarray, reports: np.ndarray) -> np.ndarray:
-    """Cosine of every image with every report, `(S, S)`, of global features `(S, d)` (Eq. 10)."""
+    """Cosine of every image with every report, `(S, S)`, from global features `(S, d)` (Eq. 10)."""
     return unit_rows(images) @ unit_rows(reports).T
 
 

@@ -20,7 +20,7 @@ _DPI = 220  # of the PNG
 
 
 class Caption(NamedTuple):
-    """What stands above a figure on the screen."""
+    """The heading above a figure on the screen."""
 
     title: str
     text: str  # what to see in it, in a sentence or two
@@ -32,7 +32,7 @@ class Destination:
 
     Attributes:
         screen: folder of PNG files with captions.
-        print: folder of PDF files without.
+        print: folder of PDF files without captions.
         numbers: folder of CSV files, the numbers behind the figures.
         curves: the page of training curves.
     """
@@ -54,12 +54,12 @@ class Destination:
 
 
 def save_figure(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
-    """Write a figure for the screen, with its caption, and for print, where the page has one.
+    """Write a figure for the screen with its caption, and for print without, where a paper adds it.
 
-    Neither file holds the metadata that tells runs apart. The figure keeps its layout afterwards.
+    Neither file holds metadata that differs between runs. The figure's layout is fixed afterwards.
     """
     parts = [_image(_heading(caption, figure.get_figwidth())), _image(figure)]
-    figure.set_layout_engine("none")  # laid out once: it takes as long as drawing
+    figure.set_layout_engine("none")  # lay out only once: it takes as long as drawing
     whole = Image.new("RGB", (parts[1].width, sum(part.height for part in parts)), "white")
     whole.paste(parts[0], (0, 0))
     whole.paste(parts[1], (0, parts[0].height))

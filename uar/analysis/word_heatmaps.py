@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 CAPTION = Caption(
     "Figure 7: where the model looks for each word",
     "Attention over the image while a word of the report is written, in multiples of uniform "
-    "attention; the image is clear where it is uniform or less. A model that looks attends to the "
-    "place that the word is about.",
+    "attention; the image is left clear where attention is uniform or less. A model that looks at "
+    "the image attends to the place that the word is about.",
 )
-SHOWN = 5  # words of a report
-ALL_WORDS = "all words"  # shown of a report that has none of these
+SHOWN = 5  # words of a report, at most
+ALL_WORDS = "all words"  # shown for a report that has none of these
 _DIFFERENCE, _CHANGE_MAP = "difference", "RdBu_r"
 
 
 def make_figures(run: TrainedRun, to: Destination) -> dict[str, Any]:
-    """Figure 7: every model's attention over the report that the last one writes.
+    """Draw Figure 7: every model's attention over the report that the last one writes.
 
-    Shown are the studies whose true and written reports assert the most findings in common.
+    It shows the studies whose true and written reports assert the most findings in common.
     """
     params, models = run.params, run.by_refiner
     predictions = write_reports(
@@ -91,13 +91,13 @@ def named_findings(reports: Iterable[Sequence[str]]) -> list[list[NamedFinding]]
     """What the clinical labeller finds in each report, in order.
 
     Args:
-        reports: words of each.
+        reports: each report's words.
     """
     written = list(reports)
     found = []
     mentions = _labeller().mentions(" ".join(words) for words in written)
     for words, of_report in zip(written, mentions, strict=True):
-        ends = np.cumsum([len(word) + 1 for word in words])  # one behind each word's blank
+        ends = np.cumsum([len(word) + 1 for word in words])  # one past each word's space
         named = {
             NamedFinding(
                 int(np.searchsorted(ends, mention.end)),
@@ -112,7 +112,7 @@ def named_findings(reports: Iterable[Sequence[str]]) -> list[list[NamedFinding]]
 
 @cache
 def _labeller() -> Labeller:
-    from uar.evaluation.clinical.labeller import Labeller  # takes a second, not for --help
+    from uar.evaluation.clinical.labeller import Labeller  # takes a second, too long for --help
 
     return Labeller(also=BEYOND)
 
@@ -120,7 +120,7 @@ def _labeller() -> Labeller:
 def shown_words(words: Sequence[str]) -> list[int]:
     """Positions of the words that the figure shows, in the report's order, each word once.
 
-    Findings that the report asserts come before places, these before findings that it denies.
+    Asserted findings are chosen before places, and places before other findings.
     """
     (named,) = named_findings([words])
     asserted = [finding.word for finding in named if finding.asserted]
@@ -132,11 +132,11 @@ def shown_words(words: Sequence[str]) -> list[int]:
 
 
 def studies_with_common_findings(reports: Sequence[Sequence[str]], count: int) -> list[int]:
-    """The studies all of whose reports assert the most findings in common, the first of equals.
+    """The studies whose reports all assert the most findings in common; ties keep their order.
 
     Args:
-        reports: for each study its report and each model's, words joined by blanks.
-        count: how many studies.
+        reports: for each study, its report and each model's, words joined by spaces.
+        count: how many studies to choose.
     """
     texts = [text.split() for of_study in reports for text in of_study]
     named = iter(named_findings(texts))
@@ -149,7 +149,7 @@ def studies_with_common_findings(reports: Sequence[Sequence[str]], count: int) -
 
 @dataclass(frozen=True)
 class ReportAttention:
-    """A report and the attention of one model over it, teacher-forced."""
+    """A report and one model's attention for each of its words, teacher-forced."""
 
     words: list[str]  # T of them, as decoded
     attention: np.ndarray  # (T, L), each row sums to 1
@@ -159,7 +159,7 @@ class ReportAttention:
         return self._over_films(self.attention[position], views)
 
     def shown_maps(self, views: int) -> dict[str, np.ndarray]:
-        """`maps` of each shown word, by the word; the mean over all words if there is none."""
+        """`maps` of each shown word, by the word; the mean over all words if none is shown."""
         shown = {self.words[i]: self.maps(i, views) for i in shown_words(self.words)}
         mean = self.attention[: max(1, len(self.words))].mean(axis=0)
         return shown or {ALL_WORDS: self._over_films(mean, views)}
@@ -181,10 +181,10 @@ def attention_table(reports: Mapping[str, ReportAttention], views: int) -> pd.Da
 
 
 class _Heatmaps:
-    """Maps `(V, side, side)` of the shown words and the scales of their colours.
+    """Maps `(V, side, side)` of the shown words and their colour scales.
 
     Args:
-        maps: of each word, by the model's name.
+        maps: each word's maps, by the model's name.
     """
 
     def __init__(self, maps: dict[str, dict[str, np.ndarray]]) -> None:
@@ -195,14 +195,14 @@ class _Heatmaps:
         self.kinds = [*maps] + ([_DIFFERENCE] if self.compared else [])
         stacked = np.stack([values[word] for values in maps.values() for word in self.words])
         self.ceiling = heatmap_ceiling(stacked)
-        # weak attention shows beside strong
+        # so that weak attention shows next to strong
         self.scale = PowerNorm(0.5, vmin=0, vmax=self.ceiling, clip=True)
         self.change = {word: maps[self.last][word] - maps[self.first][word] for word in self.words}
         self.limit = max(float(np.abs(np.stack(list(self.change.values()))).max()), 1e-6)
         self.difference = Normalize(-self.limit, self.limit)
 
     def show(self, axes: Axes, *, kind: str, word: str, view: int) -> None:
-        """One word's heatmap over a film that `axes` shows."""
+        """Draw one word's heatmap over the film that `axes` shows."""
         if kind == _DIFFERENCE:
             heat = self.change[word][view]
             shown = MOST_OPAQUE * np.abs(heat) / self.limit
@@ -213,7 +213,7 @@ class _Heatmaps:
             axes.imshow(heat, COLORS, self.scale, alpha=shown, extent=(0, 1, 1, 0))
 
     def show_scales(self, figure: Figure, grid: np.ndarray) -> None:
-        """Colour bars, of attention beside the upper rows and of change beside the lower."""
+        """Draw colour bars: attention next to the upper rows, change next to the lower."""
         scale, half = self.scale, len(grid) // 2
         upper = grid[:half] if self.compared else grid
         bar = figure.colorbar(ScalarMappable(scale, COLORS), ax=upper, extend="max", shrink=0.9)
@@ -233,7 +233,7 @@ def draw_word_heatmaps(
     reference: str,
     boxes: pd.DataFrame,
 ) -> Figure:
-    """For each film a row of heatmaps for each model, and one of what the last adds to the first.
+    """Draw, for each film, a row of heatmaps per model and one of the last minus the first.
 
     Args:
         reports: the same report with each model's attention, by the model's name.
@@ -266,7 +266,7 @@ def draw_word_heatmaps(
     heatmaps.show_scales(figure, grid)
     if len(boxes):
         edge = Line2D(
-            [], [], color=CYAN, label="a finding's known box; under a word, its own alone"
+            [], [], color=CYAN, label="known box of a finding; under a word, only that finding's"
         )
         figure.legend(handles=[edge], loc="outside upper left", frameon=False)
     written = f"written: {' '.join(reports[heatmaps.last].words)}"

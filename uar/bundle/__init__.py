@@ -1,1 +1,1 @@
-"""A trained model as one file, and what it says of a film."""
+"""A trained model as one file, and what it says about a film."""

@@ -1,12 +1,12 @@
 """A bundle: weights, vocabulary, tokenizer, preprocessing, decoding and provenance in one file.
 
 A zip archive, uncompressed: manifest.json names every other part with its SHA-256. Parts are JSON,
-text and safetensors, so that nothing in a bundle is ever executed. Not in every bundle are the
-tokenizer, the other members of an ensemble, the index of training studies, the likeness of films,
-the judge of findings and the example.
+text and safetensors, so that nothing in a bundle is ever executed. The tokenizer, the other members
+of an ensemble, the index of training studies, the likeness of films, the judge of findings and the
+example are not in every bundle.
 
-A bundle may come from anybody: opening one costs no more than its own bytes. Nothing in it is
-compressed, text is short, and a size is believed when the weights have it.
+A bundle may come from anyone, so opening one must not cost more than its own bytes: nothing in it
+is compressed, text is short, and a stated size is believed only if the weights have it.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ _INDEX, _LIKENESS, _EXAMPLE = "index.safetensors", "likeness.safetensors", "exam
 _JUDGE = "judge.safetensors"
 _PARTS = {_MODEL, _WORDS, _CARD, _ENCODER, _INDEX, _LIKENESS, _JUDGE, _EXAMPLE}
 _MOST_TEXT = 8_000_000  # bytes of a part that is JSON or text
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the same parts make the same file
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # fixed, so that the same parts make the same file
 _SHOWN = 12  # digits of a hash in messages
-_MEMBER = "member_{}.safetensors"  # from 1 on
-_OF_BEAMS = {  # what a bundle does not say that writes by beam search, and what has no effect then
+_MEMBER = "member_{}.safetensors"  # numbered from 1
+_OF_BEAMS = {  # what a bundle that writes by beam search leaves out, since it has no effect then
     "choose": "beam", "samples": 30, "temperature": 0.7, "findings_weight": 10.0,
     "findings_threshold": 0.15,
 }  # fmt: skip
@@ -102,20 +102,20 @@ class Bundle:
 
     Attributes:
         checkpoint: the model.
-        tokenizer: of the tokens that the model reads; None for a model that reads pixels.
+        tokenizer: makes the tokens that the model reads; None for a model that reads pixels.
         vocabulary: V_R.
-        preprocessing: of films.
+        preprocessing: of films and reports.
         decode: how reports are written.
-        provenance: where it comes from: data set, commit, hashes, scores with their protocol.
+        provenance: where the bundle is from: data set, commit, hashes, scores with their protocol.
         card: model card, Markdown.
-        index: training studies, to name those most like a new one; None: the bundle has none.
-        likeness: tells films unlike those of training; None: too few training films to tell.
-        evidence: what validation says of the model's findings.
-        example: a study to show, where the data set's terms allow.
-        judge: tells from tokens how likely findings are, by which samples are chosen and sentences
-            are more or less sure; None for a model that reads pixels.
+        index: training studies, to name those most like a new one; None if the bundle has none.
+        likeness: detects films unlike those of training; None if training films were too few.
+        evidence: what validation says about the model's findings.
+        example: a study to show, where the data set's terms allow it.
+        judge: tells from tokens how likely findings are, to choose among samples and to say how
+            certain sentences are; None for a model that reads pixels.
         members: other models, with which this one writes as an ensemble.
-        seed: of samples.
+        seed: of the samples drawn.
     """
 
     checkpoint: Checkpoint
@@ -139,38 +139,39 @@ class Bundle:
         makes = None if self.tokenizer is None else self.tokenizer.fingerprint()
         if reads != makes:
             raise UserError(
-                "parts of two runs: the model reads tokens of encoder "
-                f"{_short(reads)}, the tokenizer is encoder {_short(makes)}"
+                "the bundle mixes parts of two runs: the model reads tokens of encoder "
+                f"{_short(reads)}, but the tokenizer is encoder {_short(makes)}"
             )
         model = self.checkpoint.outline()
         wanted = model.sizes.vocabulary
         if wanted != len(self.vocabulary):
             raise UserError(
-                f"parts of two runs: the model knows {wanted} words, the vocabulary has "
-                f"{len(self.vocabulary)}"
+                f"the bundle mixes parts of two runs: the model knows {wanted} words, but the "
+                f"vocabulary has {len(self.vocabulary)}"
             )
         if model.params.lsu != (self.tokenizer is not None):
             raise UserError(
-                f"the model reads {'tokens' if model.params.lsu else 'pixels'}, and the bundle has "
+                f"the model reads {'tokens' if model.params.lsu else 'pixels'}, but the bundle has "
                 f"{'no' if self.tokenizer is None else 'a'} tokenizer"
             )
         network = model.extractor.network if self.tokenizer is None else self.tokenizer
         if self.tokenizer is not None and self.preprocessing.crop % network.stride:
             raise UserError(
-                f"a crop of {self.preprocessing.crop} pixels is not a multiple of the "
-                f"{network.stride} along a token's side"
+                f"a crop of {self.preprocessing.crop} pixels is not a multiple of a token's side, "
+                f"{network.stride} pixels"
             )
         side = -(-self.preprocessing.crop // network.stride)
         length = self.preprocessing.views * side**2
         if length != model.sizes.visual_length:
             raise UserError(
-                f"parts of two runs: the model reads {model.sizes.visual_length} tokens or cells "
-                f"a study, this preprocessing makes {length}"
+                "the bundle mixes parts of two runs: the model reads "
+                f"{model.sizes.visual_length} tokens or cells per study, but this preprocessing "
+                f"makes {length}"
             )
         if self.decode.guidance and model.no_image is None:
             raise UserError(
-                f"decode.guidance is {self.decode.guidance:g}, and the model was trained without "
-                "model.image_dropout, which that needs"
+                f"decode.guidance is {self.decode.guidance:g}, which needs a model trained with "
+                "model.image_dropout; this one was trained without"
             )
         self._refuse_other_words(self.checkpoint, "the model")
         for number, member in enumerate(self.members, 1):
@@ -178,24 +179,24 @@ class Bundle:
             refuse_other_member(model, member.outline(), name)
             if member.encoder_sha256 != reads:
                 raise UserError(
-                    f"parts of two runs: {name} reads tokens of encoder "
-                    f"{_short(member.encoder_sha256)}, the model of {_short(reads)}"
+                    f"the bundle mixes parts of two runs: {name} reads tokens of encoder "
+                    f"{_short(member.encoder_sha256)}, the model those of {_short(reads)}"
                 )
         self._refuse_other_likeness(length // self.preprocessing.views)
         self._refuse_other_judge(makes)
         width = model.params.d_model
         if self.index is not None and self.index.features.shape[1] != width:
             raise UserError(
-                f"parts of two runs: the model's features have {width} numbers, "
-                f"the index's {self.index.features.shape[1]}"
+                f"the bundle mixes parts of two runs: the model's features have {width} numbers, "
+                f"but the index's have {self.index.features.shape[1]}"
             )
 
     def _refuse_other_words(self, checkpoint: Checkpoint, name: str) -> None:
         found, wanted = checkpoint.vocabulary_sha256, self.vocabulary.fingerprint()
         if found not in (None, wanted):
             raise UserError(
-                f"parts of two runs: {name} is of vocabulary {_short(found)}, the bundle's is "
-                f"{_short(wanted)}"
+                f"the bundle mixes parts of two runs: {name} was trained with vocabulary "
+                f"{_short(found)}, but the bundle's is {_short(wanted)}"
             )
 
     def _refuse_other_likeness(self, length: int) -> None:
@@ -207,34 +208,35 @@ class Bundle:
         found = None if costs is None else tuple(costs.shape)
         if found != wanted or len(self.likeness.mean) != self.preprocessing.views:
             raise UserError(
-                f"parts of two runs: the likeness is of {len(self.likeness.mean)} views and tokens "
-                f"{found}, the model of {self.preprocessing.views} and {wanted}"
+                "the bundle mixes parts of two runs: the likeness is for "
+                f"{len(self.likeness.mean)} views and tokens {found}, the model for "
+                f"{self.preprocessing.views} and {wanted}"
             )
 
     def _refuse_other_judge(self, encoder_sha256: str | None) -> None:
         if self.judge is None:
             if needs_findings(self.decode):
                 raise UserError(
-                    f"decode.findings_weight is {self.decode.findings_weight:g}, and the bundle "
-                    "has no judge of findings, which that needs"
+                    f"decode.findings_weight is {self.decode.findings_weight:g}, which needs a "
+                    "judge of findings, but the bundle has none"
                 )
             return
         if self.tokenizer is None or self.judge.encoder_sha256 != encoder_sha256:
             raise UserError(
-                "parts of two runs: the judge reads tokens of encoder "
-                f"{_short(self.judge.encoder_sha256)}, the tokenizer is encoder "
+                "the bundle mixes parts of two runs: the judge reads tokens of encoder "
+                f"{_short(self.judge.encoder_sha256)}, but the tokenizer is encoder "
                 f"{_short(encoder_sha256)}"
             )
         found = self.judge.codebook, self.judge.views, self.judge.findings
         wanted = self.tokenizer.codebook_size, self.preprocessing.views, FINDINGS
         if found != wanted:
             raise UserError(
-                f"parts of two runs: the judge is of codes, views and findings {found}, the model "
-                f"of {wanted}"
+                "the bundle mixes parts of two runs: the judge is for codes, views and findings "
+                f"{found}, the model for {wanted}"
             )
 
     def save(self, path: Path) -> None:
-        """Write the file; the same content is the same bytes."""
+        """Write the file; the same content gives the same bytes."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             self.checkpoint.save(folder / _MODEL)
@@ -273,8 +275,8 @@ class Bundle:
         """Read a bundle.
 
         Raises:
-            UserError: the file is absent, no bundle, damaged, of another format version, or made
-                of parts of two runs.
+            UserError: the file is absent, not a bundle, damaged, of another format version, or
+                made of parts of two runs.
         """
         if not path.is_file():
             raise UserError(
@@ -287,7 +289,7 @@ class Bundle:
                 manifest = json.loads(archive.read(MANIFEST))
                 _refuse_other_format(manifest)
                 checked = _Manifest.model_validate(manifest, strict=True)
-                folder = Path(name)  # the readers of each part take files
+                folder = Path(name)  # the reader of each part takes a file
                 _unpack(archive, checked.parts, folder)
                 return cls._from_parts(folder, checked)
         except UserError as error:
@@ -297,7 +299,7 @@ class Bundle:
             raise UserError(f"{path}: its manifest is faulty: {'; '.join(faults)}") from None
         except _NO_BUNDLE as error:
             raise UserError(
-                f"{path} is not a bundle of this project, or not whole "
+                f"{path} is not a bundle of this project, or is damaged "
                 f"({plainly(error)}). Fetch or export it again."
             ) from None
 
@@ -349,25 +351,25 @@ def _refuse_other_format(manifest: Any) -> None:
 
 
 def _refuse_odd_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Raise UserError where parts are compressed, long for text, or together more than the file."""
+    """Raise UserError if parts are compressed, too long for text, overlapping or there twice."""
     infos = archive.infolist()
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise UserError(f"{info.filename[:50]!r} is compressed, which no part of a bundle is")
+            raise UserError(f"{info.filename[:50]!r} is compressed; parts of a bundle never are")
         if not info.filename.endswith(".safetensors") and info.file_size > _MOST_TEXT:
-            raise UserError(f"{info.filename[:50]!r} has {info.file_size:,} bytes of text")
+            raise UserError(f"{info.filename[:50]!r} is too long: {info.file_size:,} bytes of text")
     if sum(info.file_size for info in infos) > size:
         raise UserError("its parts overlap")
     if len({info.filename for info in infos}) < len(infos):
-        raise UserError("it has a part twice")
+        raise UserError("it contains a part twice")
 
 
 def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> None:
-    """Write every part that the manifest names, and there is no other, into a folder."""
+    """Write all parts into a folder; they must be exactly those that the manifest names."""
     present = set(archive.namelist()) - {MANIFEST}
     if present != set(hashes) or not present <= {*_PARTS, *_members(hashes)}:
         raise UserError(
-            f"its parts are {sorted(present)}, its manifest names {sorted(hashes)}. "
+            f"its parts are {sorted(present)}, but its manifest names {sorted(hashes)}. "
             "Export it again."
         )
     for name, wanted in hashes.items():
@@ -375,13 +377,13 @@ def _unpack(archive: zipfile.ZipFile, hashes: dict[str, str], folder: Path) -> N
             shutil.copyfileobj(part, file, 2**20)
         if (found := sha256(folder / name)) != wanted:
             raise UserError(
-                f"{name} has SHA-256 {_short(found)}, the manifest is of {_short(wanted)}: "
-                "damaged, or parts of two bundles. Fetch or export it again."
+                f"{name} has SHA-256 {_short(found)}, but the manifest states {_short(wanted)}: "
+                "the file is damaged, or mixes parts of two bundles. Fetch or export it again."
             )
 
 
 def _members(parts: Mapping[str, str]) -> list[str]:
-    """Names of the parts that are an ensemble's other members, in their order."""
+    """Names of the parts that are an ensemble's other members, in order."""
     names = [_MEMBER.format(number) for number in range(1, MOST_MEMBERS)]
     return list(takewhile(parts.__contains__, names))
 

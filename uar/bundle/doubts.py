@@ -1,6 +1,7 @@
-"""What speaks against writing a report of a film: its header, its form, its likeness.
+"""Reasons not to write a report of a film: its header, its form, its likeness.
 
-A doubt is a sentence for whoever brought the film. With one, a report is written only on demand.
+A doubt is a sentence for whoever supplied the film. If there is any, a report is written only on
+demand.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from uar.data.dicom import CHEST, NO_RADIOGRAPHY, OTHER, RADIOGRAPHY
 from uar.data.films import Film
 
 _MOST_COLOUR = 0.05  # share of the pixels; a marker or a caption may be coloured
-_LEAST_SIDE = 0.5  # of the model's input
+_LEAST_SIDE = 0.5  # as a share of the side of the model's input
 
 
 class DoubtfulFilms(UserError):
-    """No report was written, since there is doubt about the films.
+    """No report was written, because there are doubts about the films.
 
     Attributes:
-        doubts: a sentence each.
+        doubts: one sentence each.
     """
 
     def __init__(self, doubts: Sequence[str]) -> None:
@@ -29,7 +30,7 @@ class DoubtfulFilms(UserError):
 
 
 def header_doubts(film: Film, name: str) -> list[str]:
-    """Another kind of picture than a radiograph, by its DICOM header."""
+    """A doubt if the DICOM header names something other than a radiograph."""
     kind = NO_RADIOGRAPHY.get(film.modality)
     if kind is None:
         return []
@@ -37,22 +38,22 @@ def header_doubts(film: Film, name: str) -> list[str]:
 
 
 def header_notes(film: Film, name: str) -> list[str]:
-    """What else the header says that a reader should know; no doubt by itself."""
+    """What else a reader should know from the header; not a doubt by itself."""
     notes = []
     if film.modality == OTHER:
         terms = ", ".join(RADIOGRAPHY[:2])
         notes.append(f"{name}: its header names a modality other than a radiograph's ({terms}).")
     if film.body_part and film.body_part not in CHEST:
         part = "another body part" if film.body_part == OTHER else film.body_part
-        notes.append(f"{name}: its header says {part}, not chest.")
+        notes.append(f"{name}: its header names {part}, not the chest.")
     return notes
 
 
 def form_doubts(film: Film, name: str, crop: int) -> list[str]:
-    """A colour picture, or fewer pixels than half the side of the model's input.
+    """Doubts if a film is in colour, or has under half as many pixels a side as the model's input.
 
     Args:
-        crop: pixels, side of that input.
+        crop: side of that input in pixels.
     """
     found = []
     if film.coloured > _MOST_COLOUR:
@@ -65,10 +66,10 @@ def form_doubts(film: Film, name: str, crop: int) -> list[str]:
 
 
 def likeness_doubts(likeness: FilmLikeness, name: str, view: str) -> list[str]:
-    """Unlike the films of training.
+    """A doubt if a film is unlike the films of training.
 
     Args:
-        view: that the film is taken for.
+        view: what the film is taken for.
     """
     if not likeness.unlike:
         return []
@@ -76,18 +77,18 @@ def likeness_doubts(likeness: FilmLikeness, name: str, view: str) -> list[str]:
         return [f"{name}: it looks {likeness.turned}."]
     return [
         f"{name}: unlike the {view} films that the model was trained on "
-        "(stranger than 99.5 % of their studies)."
+        "(stranger than 99.5 % of the training studies)."
     ]
 
 
 def view_doubts(
     likeness: Sequence[FilmLikeness], names: Sequence[str], views: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """Films that look like those of another view: a doubt if they look swapped, else notes.
+    """A doubt if two films look swapped, else notes on films that look like another view.
 
     Args:
         names: of the films.
-        views: that each is taken for.
+        views: what each is taken for.
     """
     other = [of_film.other_view for of_film in likeness]
     if other == [1, 0]:

@@ -1,4 +1,4 @@
-"""What validation says of a model's reports: how far what they say of findings can be believed."""
+"""What validation says about a model's reports: how far to believe what they say of findings."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from uar.evaluation.certainty import Certainty, Shifted
 from uar.evaluation.clinical.labels import FINDINGS
 
-Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, of all that are written
+Counts = Annotated[list[int], Field(min_length=2, max_length=2)]  # right, and written in all
 
 
 class LogitScaling(BaseModel):
-    """What makes probabilities of logits: sigmoid(slope logit + shift)."""
+    """Turns logits into probabilities: sigmoid(slope logit + shift)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,7 @@ class LogitScaling(BaseModel):
 
 
 class ShiftedLogits(BaseModel):
-    """`uar.evaluation.certainty.Shifted`."""
+    """`uar.evaluation.certainty.Shifted`, as a manifest states it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class ShiftedLogits(BaseModel):
 
 
 class SentenceCertainty(BaseModel):
-    """Of what sentences assert and deny (`uar.evaluation.certainty`)."""
+    """How certain sentences are in what they assert and deny (`uar.evaluation.certainty`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,20 +42,20 @@ class SentenceCertainty(BaseModel):
     denied: ShiftedLogits
 
     def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """As `Certainty.of_sentences`."""
+        """See `Certainty.of_sentences`."""
         kinds = (Shifted(of.slope, tuple(of.shifts)) for of in (self.asserted, self.denied))
         return Certainty(*kinds).of_sentences(labels, logits)
 
 
 class Evidence(BaseModel):
-    """What generated reports of the validation split say, on which the model was not trained.
+    """What is known from generated reports of the validation split, unseen in training.
 
     Attributes:
-        studies: of the validation split.
-        written: of each finding, how many generated reports assert it where the reference does too,
-            and how many assert it in all.
+        studies: how many the validation split has.
+        written: for each finding, how many generated reports assert it where the reference does
+            too, and how many assert it in all.
         scaling: of the findings head's logits (`uar.evaluation.calibration`); None without a head.
-        certainty: how likely what a sentence says of findings is right; None without a judge.
+        certainty: how likely a sentence is right about findings; None without a judge.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,5 +69,7 @@ class Evidence(BaseModel):
     def _counts_fit(self) -> Evidence:
         for name, (right, written) in self.written.items():
             if not 0 <= right <= written <= self.studies:
-                raise ValueError(f"{name}: {right} right of {written} in {self.studies} studies")
+                raise ValueError(
+                    f"{name}: {right} right of {written} in {self.studies} studies is impossible"
+                )
         return self

@@ -1,4 +1,4 @@
-"""A study that a bundle carries, so that a page has something to show before a film comes."""
+"""A study that a bundle carries, so that a page has something to show before it is given a film."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Example:
     Attributes:
         study_id: in the data set.
         split: of the study.
-        films: as packed, `(n, size, size)` uint8, those that it has.
+        films: those that it has, as packed, `(n, size, size)` uint8.
         views: what each of them shows.
         report: as the data set words it.
     """
@@ -43,7 +43,7 @@ class Example:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is damaged or no example.
+            UserError: the file is damaged or not an example.
         """
         tensors, about = read_weights(path, _KIND)
         films = tensors.get("films")
@@ -54,6 +54,6 @@ class Example:
             raise UserError("its example has no name, split or report")
         views = about.get("views")
         if not isinstance(views, list) or len(views) != len(films) or set(views) - set(VIEWS):
-            raise UserError(f"its example has {len(films)} films and the views {views!r}")
+            raise UserError(f"its example has {len(films)} films, but its views are {views!r}")
         study_id, split, report = map(str, texts)
         return cls(study_id, split, films.numpy(), tuple(views), report)

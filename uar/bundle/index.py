@@ -24,11 +24,11 @@ class _About(BaseModel):
 
 @dataclass(frozen=True)
 class SimilarStudy:
-    """A training study, and how like it the new one is.
+    """A training study, and how similar it is to the new one.
 
     Attributes:
         study_id: in the data set.
-        cosine: of both studies' global visual features F(I) (Eq. 10).
+        cosine: between both studies' global visual features F(I) (Eq. 10).
         report: as the data set words it; None where the bundle carries none.
     """
 
@@ -39,12 +39,12 @@ class SimilarStudy:
 
 @dataclass(frozen=True)
 class StudyIndex:
-    """Training studies by what the model sees in their films.
+    """Training studies, indexed by what the model sees in their films.
 
     Attributes:
-        features: global visual features F(I) (Eq. 10), `(K, d)` float32 of length 1.
-        study_ids: K.
-        reports: K, as the data set words them; None where its terms do not let them be handed on.
+        features: global visual features F(I) (Eq. 10), `(K, d)` float32, each of length 1.
+        study_ids: K, as in the data set.
+        reports: K, as the data set words them; None where they are not to be passed on.
     """
 
     features: Tensor
@@ -55,11 +55,11 @@ class StudyIndex:
     def of(
         cls, features: Tensor, study_ids: Sequence[str], reports: Sequence[str] | None
     ) -> StudyIndex:
-        """An index of features of any length."""
+        """Build an index from features, which need not have length 1."""
         return cls(F.normalize(features.float(), dim=1), study_ids, reports)
 
     def nearest(self, queries: Tensor, count: int) -> list[list[SimilarStudy]]:
-        """The `count` studies of largest cosine for each of `(Q, d)`, the first of equals first."""
+        """The `count` studies of largest cosine to each of Q queries `(Q, d)`; ties keep order."""
         cosines = F.normalize(queries.float(), dim=1) @ self.features.T
         values, places = cosines.sort(dim=1, descending=True, stable=True)
         return [
@@ -73,7 +73,7 @@ class StudyIndex:
         ]
 
     def save(self, path: Path, model_sha256: str) -> None:
-        """Write as safetensors; `model_sha256` is of the file of the model that saw the films."""
+        """Write as safetensors; `model_sha256` is of the file of the model that made the index."""
         about = {"study_ids": self.study_ids, "reports": self.reports, "model_sha256": model_sha256}
         write_weights(path, _KIND, {"features": self.features}, about)
 
@@ -82,7 +82,7 @@ class StudyIndex:
         """Read an index.
 
         Raises:
-            UserError: the file is damaged, no index, or of another model than that one.
+            UserError: the file is damaged, not an index, or of another model.
         """
         tensors, about = read_weights(path, _KIND)
         try:
@@ -93,13 +93,14 @@ class StudyIndex:
         made_with, ids, reports = about["model_sha256"], about["study_ids"], about["reports"]
         if made_with != model_sha256:
             raise UserError(
-                f"parts of two runs: the index is of model {str(made_with)[:12]}, "
-                f"the model is {model_sha256[:12]}"
+                "the bundle mixes parts of two runs: the index was made with model "
+                f"{str(made_with)[:12]}, but the model is {model_sha256[:12]}"
             )
         counts = {len(features), len(ids), len(ids if reports is None else reports)}
         if features.dim() != 2 or len(counts) != 1:
             raise UserError(
-                f"its index has features {tuple(features.shape)}, {len(ids)} studies and "
+                f"its index does not fit together: features {tuple(features.shape)}, "
+                f"{len(ids)} studies and "
                 f"{'no' if reports is None else len(reports)} reports"
             )
         return cls(features, ids, reports)

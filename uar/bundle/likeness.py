@@ -1,15 +1,15 @@
 """Whether a film is like those that a model was trained on, and the right way round.
 
 A model writes a fluent report of whatever it is given: a CT slice, noise, a film upside down. Its
-words are as probable there as of a chest film, so likeness is measured on the films instead, by
+words are as probable there as for a chest film, so likeness is measured on the films instead, by
 five scores of a film x that stands in view slot v. Larger is stranger; n training films fill v.
 
 tokens
     Mean over places p of -log f[v, p, x_p], f[v, p, k] = (c[v, p, k] + 1/2) / (m + |V_I| / 2): x_p
-    is the visual token at p, c how often the m cached views (the whole film and its crops) have it
-    there. Only of models that read tokens.
+    is the visual token at p, c how often the m cached views (whole films and their crops) have a
+    token at a place. Only for models that read tokens.
 codes
-    The same of tokens wherever they are: mean over p of -log mean over q of f[v, q, x_p].
+    The same for tokens regardless of place: mean over p of -log mean over q of f[v, q, x_p].
 thumbnail
     Mahalanobis distance b_v(t) = sqrt((t - mu_v)' S_v^-1 (t - mu_v)) of t, the film as 16 x 16
     means of equal boxes, standardised to mean 0 and deviation 1. mu_v and C_v are the mean and
@@ -17,19 +17,19 @@ thumbnail
 correlation
     Minus Pearson's correlation of t and mu_v.
 turned
-    b_v(t) - min over T of b_v(T t): how much more likely the film would be mirrored, turned by
-    quarters, or inverted.
+    b_v(t) - min over T of b_v(T t): how much more likely the film would be if it were mirrored,
+    turned by quarters, or inverted.
 
-A film is at home in the slot where the first score that there is (tokens, else thumbnail) is least.
+A film is at home in the slot where its first available score (tokens, else thumbnail) is least.
 
-What scores films have that the model was not fitted to is measured on the training films
-themselves: a fifth of the studies at a time, by the four other fifths. Scores become comparable as
-tail probabilities. Above q, the 90th percentile of the films that are at home in v, a score follows
+The scores of films that the likeness was not fitted to are measured on the training films
+themselves: each fifth of the studies by a fit to the other four. Scores become comparable as tail
+probabilities. Above q, the 90th percentile of the films that are at home in v, a score follows
 a generalised Pareto distribution (Pickands 1975) with the mean e and the variance s^2 of the
 excesses, so shape g = (1 - e^2/s^2) / 2 and scale a = e (1 + e^2/s^2) / 2 (Hosking and Wallis
 1987). z = log(u) / g with u = 1 + g (score - q) / a is minus the log of the share of that tail
-beyond the score. Where u < .1, near the end of a tail that ends (g < 0), the tangent at .1 stands
-for the logarithm; below q, z = (score - q) / a. A study is as strange as the largest z of its
+beyond the score. Where u < .1, near the end of a tail that ends (g < 0), the tangent at .1 replaces
+the logarithm; below q, z = (score - q) / a. A study is as strange as the largest z of its
 films, and the limit is the 99.5th percentile over studies. A film beyond it is unlike those of
 training, unless it is at home in another slot and within the limit there: then it is a film of
 another view.
@@ -53,14 +53,14 @@ from uar.core.weights import read_weights, write_weights
 from uar.data.films import squash, standardised
 
 SIDE = 16  # of a thumbnail
-LEAST = 50  # training films of a slot, fewer of which set no limit
+LEAST = 50  # training films of a slot; fewer set no limit
 WITH_TOKENS = ("tokens", "codes", "thumbnail", "correlation", "turned")
 WITHOUT_TOKENS = WITH_TOKENS[2:]
 _KIND = "likeness"
 _SHRINKAGE = 0.1
 _FOLDS = 5
 _TAIL, _LIMIT = 0.90, 0.995  # quantiles of films, and of studies
-_END = 0.1  # of u, below which the logarithm is a line
+_END = 0.1  # of u; below it, a tangent replaces the logarithm
 _BLOCK = 256  # films
 
 _WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of thumbnails (N, 16, 16)
@@ -71,7 +71,7 @@ _WAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of thumbnails (N, 16
     "turned by 90° to the right": lambda t: np.rot90(t, 1, (1, 2)),
     "turned by 90° and mirrored": lambda t: t.transpose(0, 2, 1),
     "mirrored and turned by 90°": lambda t: t[:, ::-1, ::-1].transpose(0, 2, 1),
-    "inverted, bone dark": lambda t: -t,
+    "inverted (bones dark)": lambda t: -t,
 }
 
 
@@ -81,9 +81,9 @@ class FilmSet:
 
     Attributes:
         films: of the whole data set, `(N, size, size)` uint8; may be memory-mapped.
-        tokens: their cached tokens, `(N, 1 + K, L)`, the whole film first; None without any.
-        rows: of each study's films in those, `(S, V)`.
-        held: `(S, V)` bool, films that the study has: another film may stand in for one.
+        tokens: their cached tokens, `(N, 1 + K, L)`, the whole film first; None if there are none.
+        rows: of each study's films in these arrays, `(S, V)`.
+        held: `(S, V)` bool, films that the study has; another may stand in for a missing one.
     """
 
     films: np.ndarray
@@ -93,16 +93,16 @@ class FilmSet:
 
     @property
     def fewest(self) -> int:
-        """Films of the slot that has the fewest."""
+        """Number of films in the slot that has the fewest."""
         return min(len(self.studies_with(view)) for view in range(self.rows.shape[1]))
 
     def studies_with(self, view: int) -> np.ndarray:
-        """Positions of the studies with a film in a slot; of all where hardly any has one."""
+        """Positions of the studies with a film in a slot; of all studies if at most one has any."""
         held = self.held[:, view]
         return np.flatnonzero(held) if held.sum() > 1 else np.arange(len(held))
 
     def blocks(self, view: int, studies: np.ndarray) -> Iterator[np.ndarray]:
-        """Rows of the films of these studies in a slot, so many at a time as memory allows."""
+        """Rows of these studies' films in a slot, a block at a time to save memory."""
         rows = self.rows[studies, view]
         for start in range(0, len(rows), _BLOCK):
             yield rows[start : start + _BLOCK]
@@ -117,17 +117,17 @@ class _Sums(NamedTuple):
     tokens: np.ndarray  # how often each is at each place, `(L, |V_I|)`; `(0, |V_I|)` without any
 
     def less(self, other: _Sums) -> _Sums:
-        """Without some of them."""
+        """The sums without some of the films."""
         return _Sums(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
 
     @property
     def mean(self) -> np.ndarray:
-        """Of the thumbnails."""
+        """Mean of the thumbnails."""
         return np.asarray(self.thumbnails / self.films)
 
     @property
     def precision(self) -> np.ndarray:
-        """Inverse of their shrunk covariance."""
+        """Inverse of the thumbnails' shrunk covariance."""
         spread = self.squares - self.films * np.outer(self.mean, self.mean)
         return np.asarray(np.linalg.inv(_shrunk(spread / (self.films - 1))))
 
@@ -141,14 +141,14 @@ class _Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class FilmLikeness:
-    """How like the training films one film is.
+    """How similar one film is to the training films.
 
     Attributes:
-        scores: by name, as the module says; larger is stranger.
+        scores: by name, as the module describes; larger is stranger.
         strangeness: largest z as a share of its limit.
-        turned: how it seems to be turned, where that score is beyond the limit and the thumbnail
-            would not be otherwise; else None.
-        other_view: the slot in which it is at home, within that slot's limit; None in its own.
+        turned: how it seems to be turned, if that score is beyond the limit and the thumbnail,
+            turned back, would be within it; else None.
+        other_view: the other slot in which it is at home and within the limit; None without one.
     """
 
     scores: dict[str, float]
@@ -158,21 +158,21 @@ class FilmLikeness:
 
     @property
     def unlike(self) -> bool:
-        """Whether it is beyond the limit, and no film of another view."""
+        """Whether it is beyond the limit and not a film of another view."""
         return self.strangeness > 1 and self.other_view is None
 
 
 @dataclass(frozen=True)
 class Likeness:
-    """What the films of V view slots are like; K scores, 256 pixels of a thumbnail.
+    """What the films of V view slots are like, by K scores; a thumbnail has 256 pixels.
 
     Attributes:
         mean: of the training films' thumbnails, `(V, 256)` float32.
         precision: inverse of their shrunk covariance, `(V, 256, 256)` float32.
         start: 90th percentile of each score, `(V, K)` float32.
-        scale, shape: of the distribution of what exceeds it, `(V, K)` float32.
+        scale, shape: of the distribution of the excesses over it, `(V, K)` float32.
         limit: of the largest z, `()` float32.
-        token_costs: -log frequency of tokens by place, `(V, L, |V_I|)` float16; None without.
+        token_costs: -log frequency of tokens by place, `(V, L, |V_I|)` float16; None for pixels.
     """
 
     mean: Tensor
@@ -201,15 +201,15 @@ class Likeness:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The K scores."""
+        """Names of the K scores."""
         return WITHOUT_TOKENS if self.token_costs is None else WITH_TOKENS
 
     @classmethod
     def of(cls, training: FilmSet, codebook: int) -> Likeness:
-        """Learn what the training films are like, and set a limit on what they are not.
+        """Learn what the training films are like, and the limit beyond which a film is unlike them.
 
         Args:
-            codebook: |V_I|; of no use without tokens.
+            codebook: |V_I|; unused without tokens.
         """
         slots = [training.studies_with(view) for view in range(training.rows.shape[1])]
         folds = [[studies[studies % _FOLDS == fold] for fold in range(_FOLDS)] for studies in slots]
@@ -228,7 +228,7 @@ class Likeness:
             for view, of_slot in enumerate(folds):
                 found, home = others._unseen(training, view, of_slot[fold])
                 scores[view][of_slot[fold]], at_home[of_slot[fold], view] = found, home
-        for view, studies in enumerate(slots):  # too few at home: all are
+        for view, studies in enumerate(slots):  # too few at home: count all
             at_home[studies, view] |= at_home[:, view].sum() < LEAST
         found_tails = [tails(scores[v][at_home[:, v]]) for v in range(len(slots))]
         start, scale, shape = (
@@ -245,7 +245,7 @@ class Likeness:
 
     @classmethod
     def _fitted(cls, sums: Sequence[_Sums]) -> Likeness:
-        """To the films of each slot, with limits still to be set."""
+        """Fit to the films of each slot, with tails and limit still to be set."""
         costs = [of_slot.token_costs for of_slot in sums if len(of_slot.tokens)]
         unset = torch.ones(len(sums), len(WITH_TOKENS if costs else WITHOUT_TOKENS))
         return cls(
@@ -269,12 +269,12 @@ class Likeness:
         return np.concatenate(scores), np.concatenate(homes)
 
     def measure(self, film: np.ndarray, tokens: np.ndarray | None, view: int) -> FilmLikeness:
-        """How like the training films of slot `view` a film is.
+        """Measure how similar a film is to the training films of slot `view`.
 
         Args:
             film: as packed, `(size, size)` uint8.
-            tokens: `(L,)` of the whole film, as the model reads them; None without.
-            view: the slot that it is given in, from 0.
+            tokens: `(L,)` of the whole film, as the model reads them; None if it reads none.
+            view: the slot that it is given in, counted from 0.
         """
         thumbnail = _thumbnails(film[None])
         each = None if tokens is None else tokens[None]
@@ -304,7 +304,7 @@ class Likeness:
         return scores, self.tails_beyond(scores, view).max(axis=1) / float(self.limit)
 
     def tails_beyond(self, scores: np.ndarray, view: int) -> np.ndarray:
-        """z of scores `(N, K)`: minus logs of the shares of their tails that lie beyond."""
+        """z of scores `(N, K)`: minus the log of the share of the tail beyond each."""
         scale, shape = (t[view].double().numpy() for t in (self.scale, self.shape))
         over = (scores - self.start[view].double().numpy()) / scale
         shape = np.where(np.abs(shape) < 1e-9, 1e-9, shape)  # 0: the exponential distribution
@@ -319,7 +319,7 @@ class Likeness:
         return np.argmin([self._scores(thumbnails, tokens, v)[:, 0] for v in views], axis=0)
 
     def _scores(self, thumbnails: np.ndarray, tokens: np.ndarray | None, view: int) -> np.ndarray:
-        """`(N, K)` of thumbnails `(N, 256)` and tokens `(N, L)`."""
+        """Scores `(N, K)` of thumbnails `(N, 256)` and tokens `(N, L)`."""
         mean = self.mean[view].double().numpy()
         far = self._distance(thumbnails, view)
         ways = [self._distance(other, view) for other in _ways(thumbnails).values()]
@@ -329,7 +329,7 @@ class Likeness:
             far - np.min(ways, axis=0),
         ]
         if self.token_costs is not None:
-            assert tokens is not None  # the bundle has a tokenizer then
+            assert tokens is not None  # such a bundle has a tokenizer
             costs, read = self.token_costs[view].double().numpy(), tokens.astype(np.int64)
             anywhere = -np.log(np.exp(-costs).mean(axis=0))
             here = costs[np.arange(len(costs)), read]
@@ -342,7 +342,7 @@ class Likeness:
         return np.sqrt(np.maximum(squares, 0))
 
     def _way(self, thumbnail: np.ndarray, view: int) -> str | None:
-        """How a film is turned whose thumbnail would be within the limit if it were not."""
+        """How a film is turned, if its thumbnail would be within the limit once turned back."""
         far = {name: self._distance(t, view)[0] for name, t in _ways(thumbnail).items()}
         nearest = min(far, key=lambda name: far[name])
         scores = np.full((1, len(self.names)), -np.inf)
@@ -359,7 +359,7 @@ class Likeness:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is damaged or no likeness.
+            UserError: the file is damaged or not a likeness.
         """
         tensors, _ = read_weights(path, _KIND)
         try:
@@ -372,13 +372,13 @@ class Likeness:
 
 
 def _ways(thumbnails: np.ndarray) -> dict[str, np.ndarray]:
-    """The films as they would be if they were not turned in each way, `(N, 256)`."""
+    """The thumbnails with each way of turning undone, `(N, 256)` each."""
     squares = thumbnails.reshape(-1, SIDE, SIDE)
     return {name: way(squares).reshape(len(squares), -1) for name, way in _WAYS.items()}
 
 
 def _thumbnails(films: np.ndarray) -> np.ndarray:
-    """Standardised, `(N, 256)` float64."""
+    """Standardised thumbnails of films, `(N, 256)` float64."""
     return standardised(np.stack([squash(film, SIDE) for film in films]))
 
 
@@ -389,7 +389,7 @@ def _shrunk(covariance: np.ndarray) -> np.ndarray:
 
 
 def _sums(of: FilmSet, view: int, studies: np.ndarray, codebook: int) -> _Sums:
-    """Of these studies' films in a slot; token counts are of all their cached views."""
+    """Sums over these studies' films in a slot; tokens are counted in all their cached views."""
     pixels, length = SIDE**2, 0 if of.tokens is None else of.tokens.shape[2]
     films, total, squares = 0, np.zeros(pixels), np.zeros((pixels, pixels))
     counts = np.zeros(length * codebook, np.int64)
@@ -405,13 +405,13 @@ def _sums(of: FilmSet, view: int, studies: np.ndarray, codebook: int) -> _Sums:
 
 
 def tails(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Start, scale and shape of the tail of each score, `(K,)`, of scores `(N, K)`."""
+    """Start, scale and shape of the tail of each score, `(K,)` each, from scores `(N, K)`."""
     start = np.quantile(scores, _TAIL, axis=0)
     excesses = [of_score[of_score > 0] for of_score in (scores - start).T]
     mean = np.array([of_score.mean() if len(of_score) else 0.0 for of_score in excesses])
     variance = np.array([of_score.var() if len(of_score) else 0.0 for of_score in excesses])
     ratio = mean**2 / np.maximum(variance, 1e-12)
-    ratio = np.where(variance > 1e-12, ratio, 1)  # nothing to tell a shape from: exponential
+    ratio = np.where(variance > 1e-12, ratio, 1)  # no variance to get a shape from: exponential
     return start, np.maximum(mean * (1 + ratio) / 2, 1e-6), (1 - ratio) / 2
 
 

@@ -1,4 +1,4 @@
-"""What has to be known of a bundle before torch is loaded."""
+"""What has to be known about a bundle before torch is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MANIFEST = "manifest.json"
 def arithmetic_of(path: Path) -> tuple[str, int | None]:
     """`arithmetic` and `threads` that a bundle was made with, as params.yaml has them.
 
-    Native where it does not say, or where the file is no bundle, which loading it reports.
+    Native if it does not say, or if the file is not a bundle, which loading it will report.
     """
     try:
         with zipfile.ZipFile(path) as archive:

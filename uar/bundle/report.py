@@ -27,9 +27,9 @@ class Sentence:
     """A sentence of a report.
 
     Attributes:
-        text: as it is to be read.
+        text: as shown to a reader.
         start: its first word's place among the report's words.
-        end: one behind its last, the full stop if it has one.
+        end: one past its last word, which is the full stop if it has one.
     """
 
     text: str
@@ -39,18 +39,19 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Finding:
-    """What is said of one of CheXpert's observations, No Finding excepted.
+    """What is said about one of CheXpert's observations other than No Finding.
 
     Attributes:
         name: the observation.
-        said: positive | uncertain | negative, of the written report by the rule-based labeller;
-            None where it does not speak of it.
+        said: positive | uncertain | negative in the written report, by the rule-based labeller;
+            None where the report does not mention it.
         probability: by the model's findings head, from the films alone, calibrated on validation;
             None without one.
-        threshold: above which the report is written as of a study with this finding; likewise.
-        right: how many of the model's reports of validation studies that said this, as positive,
-            had it in the reference too; None where `said` is not positive or nothing was counted.
-        written: how many said it in all; likewise.
+        threshold: probability above which the report is written as for a study with this finding;
+            likewise None.
+        right: how many of the model's validation reports that assert the finding have it in the
+            reference too; None where `said` is not positive or nothing was counted.
+        written: how many assert it in all; likewise None.
     """
 
     name: str
@@ -70,17 +71,17 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFilms:
-    """A study's films as the model sees them, and what a reader has to know of them.
+    """A study's films as the model sees them, and what a reader has to know about them.
 
     Attributes:
         films: `(V, size, size)` uint8.
         views: what each film is taken for.
         present: `(V,)` bool, the films that were given.
-        stated: `(V,)` bool, views that a header or whoever gave the films has named.
-        notes: what a reader has to know of this study, a sentence each.
-        doubts: why no report should be written, a sentence each; empty of films like those that the
-            model was trained on.
-        likeness: of each film that was given, to those; empty where the bundle cannot tell.
+        stated: `(V,)` bool, films whose view a header or the supplier of the films has named.
+        notes: what a reader has to know about this study, one sentence each.
+        doubts: why no report should be written, one sentence each; empty for films like those that
+            the model was trained on.
+        likeness: of each given film to those; empty where the bundle cannot tell.
     """
 
     films: np.ndarray = field(repr=False)
@@ -115,16 +116,16 @@ class Report(StudyFilms):
     Attributes:
         words: as decoded, full stops included.
         sentences: of the report, in order.
-        log_probability: of the whole report, by beam search.
+        log_probability: of the whole report, by the model.
         attention: `(words, V, side, side)` float32 in multiples of uniform attention: where the
             decoder read while it wrote each word, mean over heads and layers.
         origin: what wrote it.
         probabilities: of `FINDINGS`, by the findings head; None without one.
-        thresholds: of those probabilities, chosen on validation: a finding above its own is taken
-            for present while the report is written.
-        similar: the training studies most like this one, most alike first; empty where the
+        thresholds: for those probabilities, chosen on validation: a finding above its own is taken
+            as present while the report is written.
+        similar: the training studies most like this one, most similar first; empty where the
             bundle carries no index.
-        evidence: what validation says of the model's reports.
+        evidence: what validation says about the model's reports.
         judged: `(13,)`, logits of `FINDINGS` by the judge, from the films alone; None without one.
     """
 
@@ -146,7 +147,7 @@ class Report(StudyFilms):
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """What must accompany the text, a sentence each."""
+        """What must accompany the text, one sentence each."""
         return (RESEARCH, self.origin, self._verdict, *self.notes)
 
     @property
@@ -155,25 +156,25 @@ class Report(StudyFilms):
         if self.doubts:
             return "Written despite doubts about the images: " + " ".join(self.doubts)
         if not self.likeness:
-            return "Whether the images are like those of training was not checked."
+            return "It was not checked whether the images are like those of training."
         return "The images are within the limits of those that the model was trained on."
 
     @property
     def text_with_caveats(self) -> str:
-        """The report, and below it what must go with it."""
+        """The report, and below it its caveats."""
         return "\n\n".join((self.text, "\n".join(self.caveats)))
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        """What the report says of each observation, and how likely the films make it.
+        """What the report says about each observation, and how likely the films make it.
 
-        Only those that the report speaks of, or that have a probability.
+        Only those that the report mentions, or that have a probability.
         """
         with _LABELLING:
             labels = _labeller().label([self.text])[0]
         probabilities = dict(zip(FINDINGS, self.probabilities or (), strict=False))
         thresholds = dict(zip(FINDINGS, self.thresholds or (), strict=False))
-        # of films like those of validation: they tell nothing of others
+        # counted on films like those of validation; say nothing about others
         counts = self.evidence.written if self.evidence and not self.doubts else {}
         found = (
             Finding(
@@ -189,10 +190,10 @@ class Report(StudyFilms):
 
     @cached_property
     def certainties(self) -> tuple[float | None, ...]:
-        """Of each sentence, the probability that what it says of findings is right.
+        """The probability that each sentence is right in what it says about findings.
 
-        None where it says nothing of findings, and of films that are doubtful or of a bundle
-        without a judge, of which validation tells nothing.
+        None where it says nothing about them, and where validation tells nothing: for doubtful
+        films, and in a bundle without a judge.
         """
         certainty = self.evidence.certainty if self.evidence and not self.doubts else None
         if certainty is None or self.judged is None or not self.sentences:
@@ -233,7 +234,7 @@ def png(film: np.ndarray) -> str:
 
 
 def _notebook_html(report: Report) -> str:
-    """Films and sentences, each with how sure it is when pointed at, for a notebook."""
+    """Films and sentences for a notebook; pointing at a sentence shows how certain it is."""
     films = "".join(
         f'<img alt="{view} film as the model sees it" width="192" '
         f'style="image-rendering:pixelated;margin-right:4px" src="data:image/png;base64,'
@@ -254,7 +255,7 @@ def _notebook_html(report: Report) -> str:
 
 def _in_words(certainty: float | None) -> str:
     if certainty is None:
-        return "how sure this is cannot be told"
+        return "it is not known how certain this is"
     share = "more than 99" if certainty > 0.995 else f"{100 * certainty:.0f}"
     return f"judging by validation, {share} of 100 such sentences are right"
 
@@ -264,11 +265,11 @@ _SAID = {
     Label.UNCERTAIN: "uncertain",
     Label.NEGATIVE: "negative",
 }
-_LABELLING = threading.Lock()  # spaCy's pipeline is one for all threads
+_LABELLING = threading.Lock()  # all threads share one spaCy pipeline
 
 
 @cache
 def _labeller() -> Any:
-    from uar.evaluation.clinical.labeller import Labeller  # takes a second; a text does without
+    from uar.evaluation.clinical.labeller import Labeller  # takes a second; the text needs none
 
     return Labeller()

@@ -1,4 +1,4 @@
-"""From films to a draft report, by a bundle: `uar.load("model.uar").report(["frontal.png"])`."""
+"""Draft reports of films, written by a bundle: `uar.load("model.uar").report(["frontal.png"])`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from uar.inference.writing import ReportWriter, needs_findings
 from uar.model.ensemble import together
 
 _VIEW_NAMES = ("frontal", "lateral")
-_SIMILAR = 5  # training studies beside a report
+_SIMILAR = 5  # training studies named with a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Prepared(StudyFilms):
 
 
 class Reporter:
-    """Writes reports of films; threads may share it, one of them writes at a time.
+    """Writes reports of films; threads may share it, but only one writes at a time.
 
     Args:
         bundle: the trained model.
@@ -79,7 +79,7 @@ class Reporter:
         self._model = together(models)
         self._writer = ReportWriter(self._model, bundle.vocabulary, bundle.decode, bundle.seed)
         self._writing = threading.Lock()  # recorded_attention hooks into the model itself
-        self._decoder: FilmDecoder | None = None  # from the first film's file on
+        self._decoder: FilmDecoder | None = None  # started for the first film's file
         self._starting = threading.Lock()
         self._tokenizer = bundle.tokenizer
         if self._tokenizer is not None:
@@ -91,11 +91,11 @@ class Reporter:
         Args:
             films: one film or two, frontal first. Each is a path, the bytes of a file, an open
                 binary file (PNG, JPEG or DICOM), gray pixels `(H, W)`, bone bright, or a `Film`.
-            force: also of films unlike those that the model was trained on.
+            force: write it even for films unlike those that the model was trained on.
 
         Raises:
-            DoubtfulFilms: they are unlike those, or no chest films at all.
-            UserError: a film cannot be read, or there are more than the model takes.
+            DoubtfulFilms: they are unlike those, or not chest films at all.
+            UserError: a film cannot be read, or there is none, or more than the model takes.
         """
         several = isinstance(films, Sequence) and not isinstance(films, str | bytes)
         study: Sequence[FilmSource] = films if several else [films]  # type: ignore[assignment,list-item]
@@ -112,15 +112,15 @@ class Reporter:
         *,
         force: bool = False,
     ) -> Iterator[Report]:
-        """Write the reports of many studies, a batch at a time, in their order.
+        """Write the reports of many studies, a batch at a time, in order.
 
         Args:
             studies: the films of each, as `report` takes them.
-            batch_size: studies.
-            force: as `report`.
+            batch_size: studies per batch.
+            force: as in `report`.
 
         Raises:
-            DoubtfulFilms, UserError: as `report`.
+            DoubtfulFilms, UserError: as in `report`.
         """
         waiting = iter(studies)
         while batch := list(islice(waiting, batch_size)):
@@ -140,11 +140,11 @@ class Reporter:
 
         Args:
             study: its films, as `report` takes them.
-            names: of the films, for messages; else their paths or their places.
+            names: of the films, for messages; by default their paths or places.
             views: what they show, for those whose headers do not say.
 
         Raises:
-            UserError: as `report`.
+            UserError: as in `report`.
         """
         settings = self.bundle.preprocessing
         films, names, notes = self._read(study, names, views)
@@ -159,8 +159,8 @@ class Reporter:
             packed += [np.zeros_like(packed[-1]) if masked else packed[-1]] * missing
             if settings.missing_view == "error":
                 notes.append(
-                    "One film where the model was trained on two: it stands for both, "
-                    "and the report is less reliable."
+                    "Only one film was given, but the model was trained on two: it stands for "
+                    "both, and the report is less reliable."
                 )
         stacked = np.stack(packed)
         visual = self._visual(stacked)
@@ -183,11 +183,11 @@ class Reporter:
     def _read(
         self, study: Sequence[FilmSource], names: Sequence[str] | None, views: Sequence[View] | None
     ) -> tuple[list[Film], list[str], list[str]]:
-        """Its films with their names, the frontal one first, and notes of their views."""
+        """A study's films and their names, the frontal one first, and notes on their views."""
         most = self.bundle.preprocessing.views
         if not 1 <= len(study) <= most:
             allowed = "one film" if most == 1 else f"one to {most} films"
-            raise UserError(f"{len(study)} films of a study, this model takes {allowed}")
+            raise UserError(f"{len(study)} films for one study, but this model takes {allowed}")
         names = names or [name_of(source, i) for i, source in enumerate(study)]
         films = [read_source(s, name, self._decode) for s, name in zip(study, names, strict=True)]
         if views is not None:
@@ -200,7 +200,7 @@ class Reporter:
         return films, names, _view_notes([film.view for film in films], most, order)
 
     def _visual(self, films: np.ndarray) -> Tensor:
-        """Of packed films `(V, size, size)`, as `Prepared` has it."""
+        """Visual input for packed films `(V, size, size)`, as in `Prepared`."""
         settings = self.bundle.preprocessing
         pixels = resize_view(torch.from_numpy(films), settings.crop).to(self._device)
         if self._tokenizer is None:
@@ -209,14 +209,14 @@ class Reporter:
             return self._tokenizer.tokenize(pixels).cpu()
 
     def _decode(self, data: bytes, name: str) -> Film:
-        """A film's file within `uar.data.films.LIMITS`, in another process."""
+        """Decode a film's file within `uar.data.films.LIMITS`, in another process."""
         with self._starting:
             if self._decoder is None:
                 self._decoder = FilmDecoder(self.bundle.preprocessing.image_size)
         return self._decoder.decode(data, name)
 
     def _likeness(self, films: np.ndarray, visual: Tensor, given: int) -> tuple[FilmLikeness, ...]:
-        """How like those of training the films that were given are."""
+        """How similar the films that were given are to those of training."""
         likeness = self.bundle.likeness
         if likeness is None:
             return ()
@@ -294,7 +294,7 @@ class Reporter:
 
     @property
     def _scaling(self) -> LogitScaling:
-        """Of the findings head's logits, by validation; as trained where that is not known."""
+        """Scaling of the findings head's logits by validation; as trained where that is unknown."""
         evidence, as_trained = self.bundle.evidence, LogitScaling(slope=1, shift=0)
         return as_trained if evidence is None else evidence.scaling or as_trained
 
@@ -304,7 +304,7 @@ def _scaled(logits: Tensor, scaling: LogitScaling) -> Tensor:
 
 
 def _scaled_thresholds(thresholds: Tensor, scaling: LogitScaling) -> Tensor:
-    """Thresholds of calibrated probabilities; one above 1, which none exceeds, stays so."""
+    """Thresholds for calibrated probabilities; one of 1 or more, which none exceeds, stays."""
     below = _scaled(thresholds.logit(eps=1e-6), scaling)
     return torch.where(thresholds < 1, below, thresholds)
 
@@ -315,12 +315,12 @@ def _refuse_doubtful(study: Prepared, force: bool) -> None:
 
 
 def _view_notes(views: Sequence[View], wanted: int, order: Sequence[int]) -> list[str]:
-    """What is to be said of the views that headers or a table name.
+    """What to say about the views that headers or a table state.
 
     Args:
         views: of the films, in the order in which the model gets them.
         wanted: how many films it takes.
-        order: in which they were given.
+        order: the place at which each was given.
     """
     if wanted == 1:
         if views[0] == "lateral":
@@ -329,7 +329,7 @@ def _view_notes(views: Sequence[View], wanted: int, order: Sequence[int]) -> lis
     if list(order) != sorted(order):
         return ["The lateral film came first; it was put second."]
     if len(views) == 1 and views[0] == "lateral":
-        return ["A lateral film alone; it stands where the model expects a frontal one."]
+        return ["Only a lateral film was given; it stands in for the frontal one expected."]
     if len(views) == 2 and views[0] == views[1] != "unknown":
         return [f"Both films are {views[0]} ones; the model expects a frontal and a lateral one."]
     return []
@@ -358,13 +358,13 @@ def load(path: str | Path, device: str = "auto") -> Reporter:
         device: auto | cpu | cuda | mps.
 
     Raises:
-        UserError: as `Bundle.load`.
+        UserError: as in `Bundle.load`.
     """
     return Reporter(Bundle.load(Path(path)), device)
 
 
 def _sentences(words: Sequence[str]) -> Iterator[Sentence]:
-    """Words up to each full stop; a report cut at its greatest length ends without one."""
+    """Words up to each full stop; a report cut at its maximum length ends without one."""
     start = 0
     for i, word in enumerate(words):
         if word == "." or i + 1 == len(words):

@@ -16,16 +16,16 @@ FilmSource = str | Path | bytes | BinaryIO | np.ndarray | Film
 
 
 def name_of(source: FilmSource, position: int) -> str:
-    """Its path, else its place in the study."""
+    """The source's path, or else its place in the study."""
     return str(source) if isinstance(source, str | Path) else f"film {position + 1}"
 
 
 def read_source(source: FilmSource, name: str, decode: Callable[[bytes, str], Film]) -> Film:
-    """The film behind a source.
+    """Read the film that a source stands for.
 
     Args:
         name: of the film, for messages.
-        decode: a file's bytes, under that name.
+        decode: reads a file's bytes, under that name.
 
     Raises:
         UserError: it cannot be read.
@@ -36,12 +36,12 @@ def read_source(source: FilmSource, name: str, decode: Callable[[bytes, str], Fi
         return Film(_gray(source, name), "unknown")
     if isinstance(source, str | Path):
         return decode(film_bytes(Path(source)), name)
-    most = LIMITS.file_bytes + 1  # one byte more is refused
+    most = LIMITS.file_bytes + 1  # one byte too many, to be refused
     return decode(source[:most] if isinstance(source, bytes) else source.read(most), name)
 
 
 def _gray(pixels: np.ndarray, name: str) -> np.ndarray:
-    """8-bit gray as it is, other numbers over their range."""
+    """8-bit gray as it is; other numbers stretched from their range to 8 bits."""
     if pixels.ndim != 2 or not pixels.size or pixels.dtype.kind not in "uif":
         raise UserError(f"{name}: an array {pixels.shape} of {pixels.dtype}, expected (H, W) gray")
     try:

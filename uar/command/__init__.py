@@ -1,4 +1,4 @@
-"""`uar`: reports of films by an exported model, without the pipeline that trained it."""
+"""`uar`: write reports on films with an exported model, without the pipeline that trained it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def options(
 
 
 def main() -> None:
-    """The command, with bad input as one sentence and exit status 1."""
-    advice = "pip install 'uar[pipeline]' installs all that any model needs."
+    """Run the command; bad input ends it with one sentence and exit status 1."""
+    advice = "pip install 'uar[pipeline]' installs everything that any model needs."
     with ended_with_a_sentence(("uar",), advice):
         app(prog_name="uar")

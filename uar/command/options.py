@@ -1,4 +1,4 @@
-"""Options that both commands have."""
+"""Options that both commands share."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from typing import Annotated
 import typer
 
 BUNDLE = Path("model.uar")  # where export writes it
-BundlePath = Annotated[Path, typer.Option(help="The model, a file that export made.")]
+BundlePath = Annotated[Path, typer.Option(help="The model, a file made by export.")]
 Device = Annotated[str, typer.Option(help="auto | cpu | cuda | mps")]

@@ -1,4 +1,4 @@
-"""Draft reports of films, by an exported model."""
+"""Draft reports on films, written by an exported model."""
 
 from __future__ import annotations
 
@@ -25,43 +25,48 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _BATCH = 16  # studies
-_DOUBTFUL = 3  # exit status where films are doubtful and none is worse
+_DOUBTFUL = 3  # exit status if films are doubtful and no study failed
 _COLUMNS = ("study", "frontal", "lateral")
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")
 
 
 class RequestedStudy(NamedTuple):
-    """A study to report."""
+    """A study to report on."""
 
     name: str
     films: Sequence[Path | bytes]
-    views: Sequence[View] | None = None  # where the table says so
+    views: Sequence[View] | None = None  # if a table states them
 
 
 def report(
     films: Annotated[
         list[str],
         typer.Argument(
-            help="One film or two of a study (PNG, JPEG, DICOM; frontal first), - for one from "
-            "stdin, a folder, or a CSV with columns study, frontal, lateral."
+            help="One or two films of a study (PNG, JPEG, DICOM; frontal first), - to read one "
+            "from stdin, a folder, or a CSV with columns study, frontal, lateral."
         ),
     ],
     bundle: BundlePath = BUNDLE,
     as_json: Annotated[
-        bool, typer.Option("--json", help="With sentences and findings; one line a study of many.")
+        bool,
+        typer.Option(
+            "--json", help="JSON, with sentences and findings; one line per study if several."
+        ),
     ] = False,
     heatmap: Annotated[
-        Path | None, typer.Option(help="A picture of where each sentence looked, of one study.")
+        Path | None,
+        typer.Option(help="Picture to write: where the model looked per sentence; one study only."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Write one even of films unlike those of training.")
+        bool,
+        typer.Option("--force", help="Report even on films unlike those used in training."),
     ] = False,
     device: Device = "auto",
 ) -> None:
     """Write draft reports of films. Research use only."""
     many = len(films) == 1 and (Path(films[0]).is_dir() or films[0].lower().endswith(".csv"))
     if many and heatmap:
-        raise UserError("--heatmap draws one study; name its film or films.")
+        raise UserError("--heatmap draws only one study; name its film or films.")
     requested = _of_many(Path(films[0])) if many else iter([_one(films)])
     reporter = uar.load(bundle, device)
     failed = doubtful = 0
@@ -99,7 +104,7 @@ def _one(films: Sequence[str]) -> RequestedStudy:
 
 
 def _of_many(source: Path) -> Iterator[RequestedStudy]:
-    """The studies of a folder (a folder each, or a film each) or of a CSV."""
+    """Yield the studies of a folder (one subfolder or one film each) or of a CSV."""
     if not source.is_dir():
         yield from _of_table(source)
         return
@@ -113,18 +118,18 @@ def _of_many(source: Path) -> Iterator[RequestedStudy]:
             found = True
             yield RequestedStudy(path.name, films)
     if not found:
-        raise UserError(f"{source}: no film in it; expected PNG, JPEG or DICOM files")
+        raise UserError(f"{source}: found no film; expected PNG, JPEG or DICOM files")
 
 
 def _of_table(table: Path) -> Iterator[RequestedStudy]:
-    """Paths are relative to the table's folder."""
+    """Yield the studies of a table, whose paths are relative to its folder."""
     if not table.is_file():
         raise UserError(f"{table}: no such file")
     columns, rows = read_rows(table)
     if not {"study", "frontal"} <= set(columns):
         raise UserError(
-            f"{table}: columns {', '.join(columns)}; expected {', '.join(_COLUMNS)} (lateral may "
-            "be left out or empty)"
+            f"{table}: found columns {', '.join(columns)}; expected {', '.join(_COLUMNS)} (lateral "
+            "may be left out or empty)"
         )
     for row in rows:
         films = {view: row.get(view) for view in ("frontal", "lateral")}
@@ -139,7 +144,7 @@ def _refuse(name: str, prepared: Prepared, *, many: bool, as_json: bool) -> None
     for doubt in prepared.doubts:
         log.error(f"{name}: no report. {doubt}" if many else f"No report. {doubt}")
     if not many:
-        log.error("--force writes one anyway.")
+        log.error("Use --force to write one anyway.")
     if as_json:
         _echo(name, prepared.refusal_json(), many)
 

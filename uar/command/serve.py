@@ -16,11 +16,13 @@ log = logging.getLogger(__name__)
 
 def serve(
     bundle: BundlePath = BUNDLE,
-    host: Annotated[str, typer.Option(help="Other than loopback needs a token.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but loopback needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(envvar="UAR_TOKEN", help="What requests must carry to be answered."),
+        typer.Option(envvar="UAR_TOKEN", help="Token that every request must carry."),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -31,5 +33,5 @@ def serve(
 
     server = Server(create_app(reporter, host, token=token), host, port)
     log.info(f"serve: http://{host}:{port}/ (Ctrl-C ends it). Research use only.")
-    with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has ended
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
         server.run()

@@ -1,9 +1,9 @@
-"""Arithmetic that rounds alike on every x86-64 CPU with AVX2, from any maker.
+"""Arithmetic that rounds alike on every x86-64 CPU with AVX2, from any vendor.
 
-Libraries choose instructions by the CPU they find, some by its maker too. Another choice sums in
-another order, and training turns a different last digit into a different model. `portable` holds
-all libraries to one choice. They read the settings when they are loaded, so these are set before;
-this module loads none of them.
+Libraries choose instructions by the CPU they find, some also by its vendor. A different choice sums
+in a different order, and training turns a different last digit into a different model. `portable`
+holds all libraries to one choice. They read their settings when they are loaded, so the settings
+come first; this module loads none of them.
 
 Where no setting is enough, `uar.core.kernels` replaces the operation. `make portable` compares
 CPUs; docs/reproducibility.md says what is promised.
@@ -19,8 +19,8 @@ from pathlib import Path
 PORTABLE = {
     "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels
     "ONEDNN_MAX_CPU_ISA": "AVX2",  # convolutions
-    "MKL_CBWR": "COMPATIBLE",  # torch.linalg, attention; its AVX2 is not the same on every maker's
-    "OPENBLAS_CORETYPE": "Haswell",  # numpy's and scipy's products, and torch's by uar.core.kernels
+    "MKL_CBWR": "COMPATIBLE",  # torch.linalg, attention; its AVX2 branch differs between vendors
+    "OPENBLAS_CORETYPE": "Haswell",  # products of numpy, scipy and (via uar.core.kernels) torch
     "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",  # numpy 2.4's names
 }
 _LIBRARIES = ("numpy", "torch")
@@ -30,21 +30,21 @@ _NEEDED = {"avx2", "fma"}
 def set_up(
     environment: MutableMapping[str, str], arithmetic: str, threads: int | None
 ) -> str | None:
-    """Set up the arithmetic: before libraries are loaded, and again after, for torch's kernels.
+    """Set up the arithmetic before libraries are loaded, and torch's kernels in a call afterwards.
 
     Args:
-        environment: of this process, inherited by the processes that it starts.
+        environment: this process's variables, which the processes that it starts inherit.
         arithmetic: portable | native, which leaves the choice to each library.
-        threads: of the CPU; None leaves the number to the libraries. Another number rounds sums
-            differently.
+        threads: CPU threads; None leaves the number to the libraries. A different number rounds
+            sums differently.
 
     Returns:
-        Why `arithmetic` cannot be set up, as a sentence, in which case nothing of it is; else None.
+        Why `arithmetic` cannot be set up, as a sentence (then none of it is), or None if it can.
     """
     if threads is not None:
         for library in ("OMP", "MKL", "OPENBLAS"):
             environment[f"{library}_NUM_THREADS"] = str(threads)
-        environment["MKL_DYNAMIC"] = "FALSE"  # as many even where cores are fewer
+        environment["MKL_DYNAMIC"] = "FALSE"  # as many even if there are fewer cores
     if arithmetic != "portable":
         return None
     if reason := unsupported():
@@ -52,8 +52,8 @@ def set_up(
     if any(environment.get(name) != value for name, value in PORTABLE.items()):
         if loaded := [name for name in _LIBRARIES if name in sys.modules]:
             return (
-                f"{' and '.join(loaded)} had been loaded with other settings than those of "
-                "arithmetic: portable, and reads them only then."
+                f"{' and '.join(loaded)} had been loaded with settings other than those of "
+                "arithmetic: portable, which are read only on loading."
             )
         environment.update(PORTABLE)
         environment.pop("OPENBLAS_L2_SIZE", None)

@@ -1,7 +1,7 @@
 """params.yaml as typed, validated sections. Every knob of the project is a field here.
 
-Declarations only: what is computed from a parameter is computed where it is used, so that the
-stages that depend on the computation are those that dvc.yaml lists.
+Declarations only: whatever follows from a parameter is computed where it is used, so that dvc.yaml
+ties each computation to the stages that depend on it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from uar.core.geometry import NETWORKS, cells_along, pool_side, token_stride
 MetricName = Literal["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"]
 Selection = Literal[MetricName, "cross_entropy"]
 Precision = Literal["auto", "float32", "bfloat16"]  # auto: bfloat16 on CUDA, else float32
-Arithmetic = Literal["portable", "native"]  # of the CPU: the same on all x86-64, or as it likes
-OF_SAMPLES = (  # keys of `decode` that count where reports are chosen among samples alone
+Arithmetic = Literal["portable", "native"]  # CPU: alike on all x86-64, or as libraries choose
+OF_SAMPLES = (  # keys of `decode` that matter only if reports are chosen among samples
     "choose", "samples", "temperature", "findings_weight", "findings_threshold",
 )  # fmt: skip
-MOST_MEMBERS = 20  # models that write together
-CREDENTIALED = ("mimic_cxr",)  # data sets that only people who signed for them may see
+MOST_MEMBERS = 20  # models in an ensemble
+CREDENTIALED = ("mimic_cxr",)  # data sets that only credentialed users may see
 if TYPE_CHECKING:
     NetworkName = str
 else:
@@ -36,10 +36,10 @@ else:
 
 
 def _expanded(path: Path) -> Path:
-    """A path whose leading `~` is the user's home."""
+    """Replace a path's leading `~` with the user's home."""
     try:
         return path.expanduser()
-    except RuntimeError as error:  # ~name of nobody
+    except RuntimeError as error:  # ~name of an unknown user
         raise ValueError(str(error).rstrip(".")) from None
 
 
@@ -51,12 +51,12 @@ Blocks = Annotated[int, Field(ge=1, le=64)]  # residual blocks of a group
 class Section(BaseModel):
     """A frozen group of parameters; unknown keys are errors.
 
-    params.yaml says at each key what it is, its unit and its section of the paper; the types here
-    are the values it may have.
+    params.yaml states what each key is, its unit and its section of the paper; the types here state
+    which values it may have.
 
     Raises:
         ValidationError: a key is unknown or missing, or a value is out of range (`load_params`
-            makes it a UserError).
+            turns it into a UserError).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -68,7 +68,7 @@ class Section(BaseModel):
         return self
 
     def _faults(self) -> Iterator[str]:
-        """What is wrong with values that are each in range; the first is reported."""
+        """Yield what is wrong with values that are each in range; only the first is reported."""
         yield from ()
 
 
@@ -128,23 +128,23 @@ class DvaeTrainParams(Section):
     batch_size: int = Field(ge=1)
     crop: int = Field(ge=8, multiple_of=8)  # pixels
     learning_rate: float = Field(gt=0)
-    encoder_rate: float = Field(ge=0)  # of learning_rate
+    encoder_rate: float = Field(ge=0)  # as a share of learning_rate
     temperature: float = Field(gt=0)  # final Gumbel-softmax temperature
     perceptual_weight: float = Field(ge=0)  # of 1 - cosine of a pretrained network's features
-    feature_weight: float = Field(ge=0)  # of 1 - cosine of those and what codes tell of them
+    feature_weight: float = Field(ge=0)  # of 1 - cosine of those and what is read off the codes
 
 
 class DistillParams(Section):
-    """Codes of a pretrained network's features (Peng et al. 2022), for `dvae.source: distill`."""
+    """Codes from a pretrained network's features (Peng et al. 2022), for `dvae.source: distill`."""
 
     network: NetworkName
-    weights: Path | None  # None: the package's, of efficientnet_lite0
+    weights: Path | None  # None: those in efficientnet_lite0's package
     components: int = Field(ge=1)  # D
     whitening: float = Field(ge=0, le=1)
 
     def _faults(self) -> Iterator[str]:
         if self.network == "resnet":
-            yield "network resnet has no form that codes are made of"
+            yield "codes cannot be made from network resnet"
         channels = NETWORKS[self.network].channels
         if self.components > channels:
             yield (
@@ -171,13 +171,13 @@ class DvaeParams(Section):
         network, crop = self.distill.network, self.train.crop
         if self.train.feature_weight and crop % NETWORKS[network].stride:
             yield (
-                f"train.feature_weight needs a train.crop, now {crop}, that is a multiple of "
-                f"{NETWORKS[network].stride}, the pixels along a cell's side of {network}"
+                f"train.feature_weight needs train.crop, now {crop}, to be a multiple of "
+                f"{NETWORKS[network].stride}, the side in pixels of a cell of {network}"
             )
 
 
 class TokenizeParams(Section):
-    """Offline tokenization to the cached array."""
+    """Offline tokenization into the cached array."""
 
     views: Literal["crops", "grid"]
     crops: int = Field(ge=0)  # K
@@ -186,7 +186,7 @@ class TokenizeParams(Section):
 
 
 class ExtractorParams(Section):
-    """Visual features of rows without tokens (`model.lsu: false`; section 4.1, Settings)."""
+    """Visual features for rows without tokens (`model.lsu: false`; section 4.1, Settings)."""
 
     network: NetworkName
     weights: str  # imagenet | none | a path
@@ -195,14 +195,14 @@ class ExtractorParams(Section):
 
     def _faults(self) -> Iterator[str]:
         if self.network == "densenet121" and self.weights == "imagenet":
-            yield "network densenet121 takes no weights imagenet, but none or a path to its file"
+            yield "network densenet121 has no weights imagenet: use none or a path to its file"
 
 
 class ModelParams(Section):
     """Architecture, and the switches that make the variants of Tables 2-4."""
 
     lsu: bool
-    token_embedding: Literal["random", "codes"]  # W_I at first
+    token_embedding: Literal["random", "codes"]  # initial W_I
     integration: bool
     basis: Literal["orthogonal", "uniform", "normal"]
     basis_size: int = Field(ge=1, le=1_000_000)
@@ -216,8 +216,8 @@ class ModelParams(Section):
     d_ff: int = Field(ge=8, le=1_000_000)
     dropout: float = Field(ge=0, lt=1)
     word_dropout: float = Field(ge=0, lt=1)  # share of the decoder's input words
-    feature_dropout: float = Field(ge=0, lt=1)  # share of tokens and words outside Eq. 10's means
-    image_dropout: float = Field(ge=0, lt=1)  # share of reports learnt without their films
+    feature_dropout: float = Field(ge=0, lt=1)  # share of tokens and words left out of Eq. 10
+    image_dropout: float = Field(ge=0, lt=1)  # share of reports trained on without their films
     visual_pool: int = Field(ge=1, le=64)  # side of a square of tokens that the encoder sees as one
     findings: bool
     extractor: ExtractorParams
@@ -240,22 +240,22 @@ class StageParams(Section):
 
 
 class StageThreeParams(Section):
-    """Self-critical training after stage two, and what a report earns in it."""
+    """Self-critical training after stage two, and the rewards that a report earns in it."""
 
     epochs: int = Field(ge=0)  # 0: none
     learning_rate: float = Field(gt=0)
-    samples: int = Field(ge=2, le=100)  # of a study
+    samples: int = Field(ge=2, le=100)  # per study
     temperature: float = Field(ge=0.01, le=10)
-    cider: float = Field(ge=0, le=1000)  # of each unit
+    cider: float = Field(ge=0, le=1000)  # per unit
     bleu: float = Field(ge=0, le=1000)
     contrast: float = Field(ge=0, le=1)  # share
     finding: float = Field(ge=0, le=1000)
     wrong_finding: float = Field(ge=0, le=1000)
-    anchor: float = Field(ge=0, le=1000)  # of each nat
+    anchor: float = Field(ge=0, le=1000)  # per nat
 
     def _faults(self) -> Iterator[str]:
         if self.epochs and not (self.cider or self.bleu or self.finding):
-            yield "cider, bleu and finding are all 0, so that no report earns anything"
+            yield "cider, bleu and finding are all 0, so no report earns anything"
 
 
 class TrainParams(Section):
@@ -266,9 +266,9 @@ class TrainParams(Section):
     lambda2: float = Field(ge=0)
     lambda3: float = Field(ge=0)
     margin: float = Field(ge=0)  # alpha, Eq. 10
-    smoothness: float = Field(ge=0)  # cosine, of Eq. 10's negatives; 0: the hardest
+    smoothness: float = Field(ge=0)  # in cosine, of Eq. 10's maximum over negatives; 0: the hardest
     findings_weight: float = Field(ge=0)
-    abnormal_weight: float = Field(gt=0)  # of drawing a study with a finding
+    abnormal_weight: float = Field(gt=0)  # factor on drawing a study with a finding
     whole_view: bool
     mask_reduction: Literal["sum", "mean"]
     mask_learning_rate: float | None = Field(gt=0)  # of the mask M; None: the stage's
@@ -290,15 +290,15 @@ class TrainParams(Section):
     teacher_weight: float = Field(gt=0)
     select_by: Selection
     report_every: int = Field(ge=1)  # epochs
-    accumulate: int = Field(ge=1)  # micro-batches of a batch
+    accumulate: int = Field(ge=1)  # micro-batches per batch
     compile: bool
     deterministic: bool
 
     def _faults(self) -> Iterator[str]:
         if self.batch_size < 2 * self.accumulate:
             yield (
-                f"accumulate {self.accumulate} leaves less than two of batch_size "
-                f"{self.batch_size} studies to a micro-batch, and so no negatives (Eq. 10)"
+                f"accumulate {self.accumulate} leaves fewer than two of batch_size "
+                f"{self.batch_size} studies per micro-batch, so there are no negatives (Eq. 10)"
             )
 
 
@@ -310,7 +310,7 @@ class DecodeParams(Section):
     length_penalty: float = Field(ge=0, le=10)
     guidance: float = Field(ge=0, le=100)
     ensemble: tuple[UserPath, ...] = Field(max_length=MOST_MEMBERS - 1)  # checkpoints
-    samples: int = Field(ge=2, le=100)  # of a study
+    samples: int = Field(ge=2, le=100)  # per study
     temperature: float = Field(ge=0.01, le=10)
     findings_weight: float = Field(ge=0, le=1000)  # lambda
     findings_threshold: float = Field(ge=0, le=1)  # probability
@@ -331,11 +331,11 @@ class EvaluateParams(Section):
 
     def _faults(self) -> Iterator[str]:
         if "r2gen" not in self.protocols:
-            yield f"r2gen is missing in {list(self.protocols)}: it is always computed"
+            yield f"r2gen is missing from {list(self.protocols)}: it is always computed"
 
 
 class ExportParams(Section):
-    """What of the training studies goes into the exported file."""
+    """Which parts of the training studies go into the exported file."""
 
     index: Literal["none", "ids", "reports"]
 
@@ -345,7 +345,7 @@ class Params(Section):
 
     seed: int = Field(ge=0)
     device: Literal["auto", "cpu", "cuda", "mps"]
-    threads: Annotated[int, Field(ge=1)] | None  # None: one a core
+    threads: Annotated[int, Field(ge=1)] | None  # None: one per core
     arithmetic: Arithmetic
     precision: Precision
     dataset: DatasetParams
@@ -363,17 +363,17 @@ class Params(Section):
     def _faults(self) -> Iterator[str]:
         if self.arithmetic == "portable" and self.threads is None:
             yield (
-                "arithmetic portable needs a number of threads: null is one a core, and sums over "
-                "another number round differently"
+                "arithmetic portable needs a number of threads: null is one per core, and a "
+                "different number rounds sums differently"
             )
         if self.arithmetic == "portable" and self.train.compile:
-            yield "train.compile true compiles for this CPU: choose arithmetic native, or false"
+            yield "train.compile true compiles for this CPU: choose false, or arithmetic native"
         if self.dvae.train.crop > self.image.size:
             yield f"dvae.train.crop {self.dvae.train.crop} exceeds image.size {self.image.size}"
         if self.dataset.name in CREDENTIALED and self.export.index == "reports":
             yield (
-                f"export.index reports would hand on reports of {self.dataset.name}, which its "
-                "terms forbid: none or ids"
+                f"export.index reports would pass on reports of {self.dataset.name}, which its "
+                "terms forbid: choose none or ids"
             )
         yield from self._pool_faults()
         if self.decode.guidance and not self.model.image_dropout:
@@ -389,8 +389,8 @@ class Params(Section):
         stride, pool = NETWORKS[network].stride, pool_side(self.model.visual_pool, lsu, network)
         if not lsu and NETWORKS[network].whole_cells and crop % stride:
             yield (
-                f"image.crop {crop} is not a multiple of {stride}, the pixels along a "
-                f"cell's side of model.extractor.network {network}"
+                f"image.crop {crop} is not a multiple of {stride}, the side in pixels of a "
+                f"cell of model.extractor.network {network}"
             )
         side = crop // self._token_stride() if lsu else cells_along(crop, network)
         if side % pool:
@@ -403,14 +403,14 @@ class Params(Section):
         stride, size, crop = self._token_stride(), self.image.size, self.image.crop
         if crop % stride:
             yield (
-                f"image.crop {crop} is not a multiple of {stride}, the pixels along a token's side "
+                f"image.crop {crop} is not a multiple of {stride}, the side in pixels of a token "
                 f"with dvae.source {self.dvae.source}"
             )
         if self.tokenize.views == "grid":
             if size % stride:
                 yield (
-                    f"tokenize.views grid needs an image.size, now {size}, "
-                    f"that is a multiple of {stride}"
+                    f"tokenize.views grid needs image.size, now {size}, "
+                    f"to be a multiple of {stride}"
                 )
             windows = ((size - crop) // stride + 1) ** 2
             if self.tokenize.crops > windows:

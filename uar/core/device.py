@@ -1,4 +1,4 @@
-"""Where and how precisely to compute."""
+"""Which device to compute on, and how precisely."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uar.core.errors import UserError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else CPU.
+    """Return the device of this name; `auto` is CUDA, else MPS, else CPU.
 
     Raises:
         UserError: no such device is known, or torch finds none on this machine.
@@ -24,10 +24,10 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device(found[0])
     if name not in _KINDS:
-        raise UserError(f"device {name!r} is unknown; there are: auto, {', '.join(_KINDS)}.")
+        raise UserError(f"device {name!r} is unknown; expected auto, {', '.join(_KINDS)}.")
     if name not in found:
         raise UserError(
-            f"device {name}: torch {torch.__version__} finds none on this machine, but "
+            f"device {name}: torch {torch.__version__} finds none on this machine, only "
             f"{', '.join(found)}. Use that or auto."
         )
     return torch.device(name)
@@ -41,7 +41,7 @@ _KINDS = {
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """The context of a forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere."""
+    """The context for a forward pass; `auto` is bfloat16 on CUDA and float32 elsewhere."""
     if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
@@ -70,7 +70,7 @@ def make_deterministic(wanted: bool) -> None:
 
 
 def split_for_convolution(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """`(N, ...)` in the parts that convolutional networks take fastest: pairs on a CPU, else all.
+    """Split `(N, ...)` as convolutional networks run fastest: in pairs on a CPU, else not at all.
 
     The activations of two images fit into a core's cache; in larger batches each image takes two to
     six times as long.
@@ -84,10 +84,10 @@ def describe(device: torch.device) -> str:
 
 
 def memory_peaks(device: torch.device) -> dict[str, float]:
-    """The peak memory of this process so far, GB: of the `host`, and of a `gpu`."""
+    """The peak memory of this process so far, in GB: on the `host` and, with CUDA, on the `gpu`."""
     import resource  # not on Windows, where nothing trains
 
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; on macOS bytes
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB; bytes on macOS
     peaks = {"host": most * (1 if sys.platform == "darwin" else 1024) / 1e9}
     if device.type == "cuda":
         peaks["gpu"] = torch.cuda.max_memory_allocated(device) / 1e9
@@ -95,7 +95,7 @@ def memory_peaks(device: torch.device) -> dict[str, float]:
 
 
 def measured_peak(device: torch.device, precision: str, rounds: int = 3) -> float:
-    """FLOP/s of a large matrix product, the best of `rounds`.
+    """Measure the FLOP/s of a large matrix product, the best of `rounds`.
 
     Args:
         precision: as `autocast` takes it.

@@ -1,8 +1,8 @@
 """One process or many, on Lightning Fabric: how they start and what they exchange.
 
-A stage calls `launch` and then runs the same code whether it was started alone, by torchrun or by
-Slurm. Each process ("rank") computes its share of every batch. Loss terms are scaled so that their
-mean over the ranks is the value of the whole batch, since DDP and FSDP average gradients.
+A stage calls `launch` and then runs the same code whether it was started directly, by torchrun or
+by Slurm. Each process ("rank") computes its share of every batch. Loss terms are scaled so that
+their mean over the ranks is the whole batch's value, since DDP and FSDP average gradients.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
-    """Join the processes that torchrun or Slurm started; alone if neither did.
+    """Join the processes that torchrun or Slurm started; run as one process if neither did.
 
     Args:
         device: as `uar.core.device.resolve_device` takes it; each process gets one such device.
-        strategy: of many processes. `ddp`: each holds the model and the optimiser's state.
-            `fsdp`: parameters, gradients and the optimiser's state are sharded over them.
+        strategy: for several processes. `ddp`: each holds the model and the optimiser's state.
+            `fsdp`: parameters, gradients and the optimiser's state are sharded across them.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import ModelParallelStrategy, Strategy
@@ -53,7 +53,7 @@ def launch(device: str = "cpu", strategy: str = "ddp") -> Fabric:
 
 
 def started_processes() -> tuple[int, int]:
-    """How many processes were started on each machine, and on how many machines."""
+    """The number of processes started on each machine, and the number of machines."""
     from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     if TorchElasticEnvironment.detect():
@@ -66,7 +66,7 @@ def started_processes() -> tuple[int, int]:
 
 
 def _shard(module: nn.Module, mesh: Any) -> Any:
-    """Layer by layer, so that no rank ever holds all parameters at once, and then the rest."""
+    """Shard layer by layer, so that no rank ever holds all parameters at once, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for stack in module.modules():
@@ -78,7 +78,7 @@ def _shard(module: nn.Module, mesh: Any) -> Any:
 
 @contextmanager
 def whole_parameters(module: nn.Module) -> Iterator[None]:
-    """Within the block each rank has whole parameters, even outside `module`'s forward."""
+    """Give each rank whole parameters within the block, even outside `module`'s forward."""
     sharded = sharded_parts(module)
     for part in sharded:
         part.set_reshard_after_forward(False, recurse=False)
@@ -97,7 +97,7 @@ def sharded_parts(module: nn.Module) -> list[Any]:
 
 
 def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
-    """`(B, ...)` of each rank to `(ranks * B, ...)`, in rank order; gradients flow back to all."""
+    """Gather every rank's `(B, ...)` as `(ranks * B, ...)` in order; gradients flow back to all."""
     if fabric.world_size == 1:
         return rows
     gathered = fabric.all_gather(rows, sync_grads=True)
@@ -106,7 +106,7 @@ def gather_rows(fabric: Fabric, rows: Tensor) -> Tensor:
 
 
 def gather_in_order(fabric: Fabric, results: list[T]) -> list[T]:
-    """Results of all batches in order, where rank r has those of batches r, r + ranks, ..."""
+    """Gather all batches' results in order; rank r has those of batches r, r + ranks, ..."""
     ranks = fabric.world_size
     if ranks == 1:
         return results
@@ -132,7 +132,7 @@ def load_full_state(
     set_state_dict(
         model,
         optimizer,
-        model_state_dict=dict(weights),  # a copy: it is written to
+        model_state_dict=dict(weights),  # a copy, since it is written to
         optim_state_dict=optimizer_state,
         options=StateDictOptions(full_state_dict=True),
     )

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake raises, and how a command ends with it."""
+"""The one exception that a user's mistake raises, and how it ends a command."""
 
 import sys
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ class UserError(ValueError):
 
 
 def plainly(error: Exception) -> str:
-    """What an error of Python or of a library says of a file, without the names of classes.
+    """Say what an error of Python or of a library means for a file, without names of classes.
 
-    Its own words where they are for people, else words for its kind.
+    Uses the error's own words if they are meant for people, else words for its kind.
     """
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -30,13 +30,13 @@ _KINDS = (
     (EOFError, "it ends early"),
     (
         (TypeError, AttributeError, LookupError),
-        "a part of it is missing or has another form than expected",
+        "a part of it is missing or does not have the expected form",
     ),
 )
 
 
 def form_of(value: Any) -> str:
-    """What a value read from JSON or YAML is, in words: "a list", "nothing"."""
+    """Name the kind of a value read from JSON or YAML: "a list", "nothing"."""
     return _FORMS.get(type(value), "another value")
 
 
@@ -55,11 +55,11 @@ _FORMS = {
 def ended_with_a_sentence(own: tuple[str, ...], advice: str) -> Iterator[None]:
     """End the program with one sentence on standard error, and status 1, instead of a traceback.
 
-    Only where the input is bad or a package is missing: any other error is a fault of the code.
+    Only if the input is bad or a package is missing: any other error is a bug.
 
     Args:
-        own: the program's own packages, whose absence is such a fault.
-        advice: what to do where another package is missing, as sentences.
+        own: the program's own packages, whose absence is a bug.
+        advice: what to do if another package is missing, as sentences.
     """
     try:
         yield

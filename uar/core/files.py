@@ -1,4 +1,4 @@
-"""Reading and writing files; an output takes its name only when it is complete."""
+"""Reading and writing files; an output takes its name only once it is complete."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in `path`'s folder; rename it to `path` if the block succeeds.
 
-    Its bytes are on the disk before it takes the name: a power cut leaves the old file or the new.
-    Two processes that write the same file at once use different temporary names, so that either
-    result is whole. Temporary files that killed processes of this machine left are removed.
+    The bytes are on disk before the rename: a power cut leaves either the old file or the new one.
+    Two processes writing the same file at once use different temporary names, so that either result
+    is whole. Temporary files that killed processes left behind on this machine are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
@@ -47,14 +47,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         if error.filename is None or os.fsdecode(error.filename) == str(temporary):
-            error.filename = str(path)  # a full disk names no file, and the temporary one is ours
+            error.filename = str(path)  # a full disk names no file; the temporary one is internal
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def before_naming(check: Callable[[], None]) -> None:
-    """Have `check` called each time before an output of this process takes its name."""
+    """Register `check` to be called before each output of this process takes its name."""
     _BEFORE_NAMING.append(check)
 
 
@@ -75,7 +75,7 @@ def _lives(pid: str) -> bool:
 def give_name(file: Path, path: Path) -> None:
     """Make `path` a hard link to `file`, which stays, so that a kill right after loses nothing.
 
-    Where the file system has no hard links, it is a copy.
+    On a file system without hard links, `path` is a copy.
     """
     with atomic_write(path) as temporary:
         temporary.unlink(missing_ok=True)
@@ -86,7 +86,7 @@ def give_name(file: Path, path: Path) -> None:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file or folder to `NAME.damaged`, in place of an earlier one.
+    """Rename a damaged file or folder to `NAME.damaged`, replacing an earlier one.
 
     Returns:
         The new path.
@@ -114,7 +114,7 @@ def read_json(path: Path) -> Any:
     existing(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # also numbers and nestings without end
+    except (ValueError, RecursionError) as error:  # also from overlong numbers and deep nesting
         raise UserError(f"{path} is not valid JSON: {error}. Restore it.") from None
 
 
@@ -126,18 +126,18 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
 
 def read_table(path: Path) -> pd.DataFrame:
     """Read a Parquet file. Raises UserError if it is absent or damaged."""
-    import pandas as pd  # half a second that `use` need not wait
+    import pandas as pd  # half a second, which `pipeline use` is spared
 
     try:
         return pd.read_parquet(existing(path))
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise
-        raise UserError(f"{path} is no whole Parquet file ({error}). Restore it.") from None
+        raise UserError(f"{path} is not a complete Parquet file ({error}). Restore it.") from None
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """The header of a CSV file, and its rows by the header's names.
+    """Read a CSV file: its header, and its rows as mappings from the header's names to cells.
 
     Raises:
         UserError: the file is absent, is not CSV in UTF-8, or a row has more or fewer cells than
@@ -151,8 +151,8 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             for cells in filter(None, reader):
                 if len(cells) != len(header):
                     raise UserError(
-                        f"{path}: row {len(rows) + 1}, which ends in line {reader.line_num}: "
-                        f"{len(cells)} cells found, {len(header)} expected; put cells that hold "
+                        f"{path}: row {len(rows) + 1}, which ends on line {reader.line_num}: "
+                        f"found {len(cells)} cells, expected {len(header)}; put cells that contain "
                         "commas in double quotes"
                     )
                 rows.append(dict(zip(header, cells, strict=True)))
@@ -166,17 +166,17 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
-    """What to raise for a text file in another encoding."""
+    """The error to raise for a text file in another encoding."""
     return UserError(
         f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8."
     )
 
 
 def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
-    """Write a CSV file in which a spreadsheet takes no text, such as a study's id, for a formula.
+    """Write a CSV file in which no spreadsheet takes text, such as a study's id, for a formula.
 
     Args:
-        options: of `pandas.DataFrame.to_csv`; without `index`, no index is written.
+        options: for `pandas.DataFrame.to_csv`; the index is written only if `index` asks for it.
     """
     with atomic_write(path) as temporary:
         table.map(_no_formula).rename(index=_no_formula).to_csv(
@@ -185,7 +185,7 @@ def write_csv(path: Path, table: pd.DataFrame, **options: Any) -> None:
 
 
 def _no_formula(value: Any) -> Any:
-    """Text that a spreadsheet takes for a formula gets an apostrophe (OWASP: CSV injection)."""
+    """Prefix text that a spreadsheet takes for a formula with `'` (OWASP: CSV injection)."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -204,11 +204,13 @@ def open_array(path: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError, SyntaxError) as error:
         if isinstance(error, UserError) or getattr(error, "errno", None):
             raise
-        raise UserError(f"{path} is no whole array of numbers ({error}). Restore it.") from None
+        raise UserError(
+            f"{path} is not a complete array of numbers ({error}). Restore it."
+        ) from None
 
 
 def allocate(path: Path) -> None:
-    """Reserve a sparse file's space on the disk, so that a full disk shows before long work."""
+    """Reserve a sparse file's space on the disk, so that a full disk shows up before long work."""
     if hasattr(os, "posix_fallocate"):
         needed = path.stat().st_size
         try:
@@ -222,7 +224,7 @@ def require_room(path: Path, needed: int) -> None:
     """Refuse long work if the disk has no room for its files.
 
     Args:
-        path: of the largest file, or of the folder.
+        path: the largest file, or the folder.
         needed: bytes.
 
     Raises:
@@ -239,7 +241,7 @@ def _no_room(number: int | None, path: Path, needed: int) -> OSError:
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes, in hex; of a folder, over its files' names and hashes."""
+    """The hash, in hex, of a file's bytes or, for a folder, of its files' names and hashes."""
     if path.is_dir():
         files = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         lines = (f"{sha256(path / name)}  {name.as_posix()}\n" for name in files)
@@ -249,7 +251,7 @@ def sha256(path: Path) -> str:
 
 
 def existing(path: Path) -> Path:
-    """`path` itself. Raises UserError if no file is there."""
+    """Return `path` itself. Raises UserError if it is not a file."""
     if not path.is_file():
         raise UserError(f"{path} is missing. `dvc repro` makes it; `dvc pull` fetches it.")
     return path

@@ -13,8 +13,8 @@ class Network(NamedTuple):
 
     Attributes:
         stride: M, pixels along a cell's side.
-        channels: C, of the map.
-        whole_cells: whether a view must be a whole number of cells along its side.
+        channels: C, channels of the map.
+        whole_cells: whether a view's side must be a whole number of cells.
         implementation: `module:class`, a `uar.networks.network.FeatureNetwork`.
     """
 
@@ -32,7 +32,7 @@ NETWORKS = {
     "densenet121": Network(16, 512, True, "uar.networks.densenet121:DenseNet121"),
 }
 DVAE_STRIDE = 8  # M of a dVAE, with its three poolings (section 3.2)
-_LARGE = 32  # pixels along the side of a cell that is not pooled
+_LARGE = 32  # cells with at least this many pixels along their side are not pooled
 
 
 def token_stride(source: str, network: str) -> int:
@@ -46,7 +46,7 @@ def token_stride(source: str, network: str) -> int:
 
 
 def cells_along(pixels: int, network: str) -> int:
-    """Cells along the side of a view of so many pixels; the last may extend beyond the edge."""
+    """Cells along the side of a view, `pixels` long; the last may extend beyond the edge."""
     return -(-pixels // NETWORKS[network].stride)
 
 
@@ -56,6 +56,6 @@ def pool_side(visual_pool: int, lsu: bool, network: str) -> int:
     Args:
         visual_pool: `model.visual_pool`.
         lsu: whether the model reads tokens.
-        network: which it reads otherwise; a network with large cells is not pooled.
+        network: the one it reads otherwise; a network with large cells is not pooled.
     """
     return visual_pool if lsu or NETWORKS[network].stride < _LARGE else 1

@@ -1,10 +1,10 @@
-"""numpy in place of torch's CPU kernels that differ between CPUs: `arithmetic: portable`.
+"""numpy in place of those of torch's CPU kernels that differ by CPU: `arithmetic: portable`.
 
 Matrix products: the only branch of MKL that is the same on every CPU is its SSE2 one, at half the
-speed of OpenBLAS' Haswell kernels, which are the same everywhere too. Square roots: MKL's vector
-library uses AVX-512 whatever it is told, and rounds differently there; IEEE 754 allows one result
-only. `x ** 0.5` takes the same path and cannot be replaced alone: write `x.sqrt()`, and write a
-power that may be 0.5 as a tensor.
+speed of OpenBLAS's Haswell kernels, which are also the same everywhere. Square roots: MKL's vector
+library uses AVX-512 whatever it is told, and rounds differently there; IEEE 754 allows only one
+result. `x ** 0.5` takes the same path and cannot be replaced on its own: write `x.sqrt()`, and
+write a power that may be 0.5 as a tensor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_replaced: list[torch.library.Library] = []  # they hold as long as this does
+_replaced: list[torch.library.Library] = []  # the replacements last as long as this list
 
 
 def replace_kernels() -> None:
@@ -35,10 +35,10 @@ def replace_kernels() -> None:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`(..., M, K)` times `(..., K, N)`; 16-bit numbers are summed in float32.
+    """Multiply `(..., M, K)` by `(..., K, N)`; 16-bit numbers are summed in float32.
 
     The result is in memory that torch allocates, aligned to 64 bytes: MKL, which may read it next,
-    promises the same bits for such memory only.
+    promises the same bits only for such memory.
     """
     left, right = _rows(a), _rows(b)
     result = a.new_empty(*left.shape[:-1], right.shape[-1], dtype=_wide(a.dtype))
@@ -49,7 +49,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def product_and_sum(
     bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """`alpha a b + beta bias` with bias broadcast, which is not read if beta is 0, as in torch."""
+    """`alpha a b + beta bias`; bias is broadcast and, as in torch, not read if beta is 0."""
     result = product(a, b)
     if alpha != 1:
         result *= alpha
@@ -72,10 +72,10 @@ def _rows(matrices: Tensor) -> np.ndarray:
 
 
 def _array(x: Tensor) -> np.ndarray:
-    """The same memory; `Tensor.numpy` would forbid FSDP to free it afterwards."""
+    """The tensor's memory as an array; `Tensor.numpy` would keep FSDP from freeing it later."""
     return np.from_dlpack(x.to(_wide(x.dtype)).detach())
 
 
 def _wide(kind: torch.dtype) -> torch.dtype:
-    """numpy has no bfloat16, and multiplies float16 slowly."""
+    """The type to compute in: numpy has no bfloat16, and multiplies float16 slowly."""
     return torch.float32 if kind in (torch.bfloat16, torch.float16) else kind

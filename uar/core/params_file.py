@@ -22,14 +22,14 @@ _REMOVED = {  # keys of earlier versions: what replaces them
     "analyze": "Remove the section: the figures show three studies",
     "dataset.preset": "Remove it",
     "dvae.train.kl_weight": "Remove it: the loss has no KL term, as with 0",
-    "model.tir_mask": "model.tir takes its value: none, static or predicted",
+    "model.tir_mask": "Move its value to model.tir: none, static or predicted",
     "train.global_loss": "Remove it: train.lambda2 0 leaves the global loss out",
     "train.negatives": "Remove it: train.smoothness 0 takes the hardest negatives",
-    "train.stage_one.steps": "Remove it: train.stage_one.epochs is the length",
-    "train.stage_two.steps": "Remove it: train.stage_two.epochs is the length",
+    "train.stage_one.steps": "Remove it: train.stage_one.epochs sets the length",
+    "train.stage_two.steps": "Remove it: train.stage_two.epochs sets the length",
     "train.strategy": "Remove it; `train_stage_one --strategy fsdp` sets it for one run",
-    "evaluate.labellers": "Remove it: CheXbert labels where evaluate.chexbert names its weights",
-    "evaluate.graphs": "Remove it: RadGraph scores where evaluate.radgraph names its weights",
+    "evaluate.labellers": "Remove it: CheXbert is used if evaluate.chexbert names its weights",
+    "evaluate.graphs": "Remove it: RadGraph is used if evaluate.radgraph names its weights",
     "evaluate.page_studies": "Remove it: the page shows up to 600 studies",
 }
 
@@ -58,7 +58,7 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 class _KeysOnce(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which PyYAML itself keeps the last."""
+    """A loader that refuses a key given twice; PyYAML itself would keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node. Raises ConstructorError if a key occurs twice."""
@@ -121,7 +121,7 @@ def _explain(error: Any) -> str:
         hint = f" Did you mean {nearest}?" if nearest else " Remove it."
         return f"{key}: unknown key.{hint}"
     if error["type"] == "missing":
-        return f"{key}: missing. Add it; params.yaml in version control shows its place."
+        return f"{key}: missing. Add it; params.yaml in version control shows where."
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{key}: {message}." if key else f"{message}."

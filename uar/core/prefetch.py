@@ -1,4 +1,4 @@
-"""Preparing the next items while the present one is used."""
+"""Preparing the next items while the current one is used."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], device: torch.device, depth: int = 2) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them prepared ahead by one thread.
+    """Yield the items in order, up to `depth` of them prepared ahead by one thread.
 
     An error in preparing an item is raised when that item is due.
 
     Args:
-        device: that uses the items. For a CPU nothing is prepared ahead: the thread would compete
-            for its cores and cost tokenization a sixth of its speed.
+        device: uses the items. For a CPU, nothing is prepared ahead: the thread would compete for
+            its cores and cost tokenization a sixth of its speed.
     """
     if device.type == "cpu":
         yield from items

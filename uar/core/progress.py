@@ -1,4 +1,4 @@
-"""Progress bars, which outside a terminal become one line a minute, and how long work will take."""
+"""Progress bars (one line a minute outside a terminal) and forecasts of how long work takes."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ class Forecast:
 
 
 def in_words(seconds: float) -> str:
-    """`40 seconds`, `12 minutes`, `3.5 hours`."""
+    """A duration in words: `40 seconds`, `12 minutes`, `3.5 hours`."""
     if seconds < 100:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]  # not generic at run time
-    """A bar that advances a forecast too."""
+    """A bar that also advances a forecast."""
 
     forecast: Forecast | None = None
 
@@ -72,7 +72,7 @@ def progress_bar(
     shown: bool = True,
     forecast: Forecast | None = None,
 ) -> tqdm[Any]:
-    """A bar that the caller advances (`update`) and closes (`with`).
+    """Make a bar that the caller advances (`update`) and closes (`with`).
 
     After ten seconds the log says how long it will take, if more than a minute is left.
 
@@ -81,7 +81,7 @@ def progress_bar(
         total: how many units it has.
         unit: what they are.
         shown: true on the first rank only.
-        forecast: of a longer task that this is a part of; by default, of this one.
+        forecast: for a longer task that this one is part of; by default, for this one.
     """
     watched = sys.stderr.isatty()
     bar = _Bar(
@@ -97,7 +97,7 @@ def progress_bar(
 
 
 def progress(items: Iterable[T], title: str, total: int, unit: str = "batch") -> Iterator[T]:
-    """The same items, with a bar."""
+    """Yield the items, advancing a bar."""
     with progress_bar(title, total, unit=unit) as bar:
         for item in items:
             yield item
@@ -105,7 +105,7 @@ def progress(items: Iterable[T], title: str, total: int, unit: str = "batch") ->
 
 
 def log_steps(steps: Iterable[Mapping[str, Any]]) -> None:
-    """Run a training to its end and log the values of every 50th step, waiting for these only."""
+    """Run a training to its end, logging every 50th step's values and waiting only for those."""
     for number, values in enumerate(steps, 1):
         if number % _STEPS_A_LINE == 0:
             shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -2,7 +2,7 @@
 
 A stage writes a record with its outputs: `{stage, params, made_from, made, code}`, with SHA-256
 hashes. Records form a chain: the inputs of one are outputs of another. A stage checks its inputs
-against the records of all stages behind them before any work, so that it never mixes files of
+against the records of all stages upstream before any work, so that it never mixes files from
 different runs, damaged files, or files made with other parameters.
 """
 
@@ -28,7 +28,7 @@ class Record:
 
     Args:
         stage: its name.
-        params: those it depends on, by dotted key.
+        params: the parameters it depends on, by dotted key.
         made_from: path -> SHA-256 of what it read.
         made: path -> SHA-256 of what it wrote.
         code: SHA-256 of the stage's own code; None in older records.
@@ -72,9 +72,9 @@ class Scratch:
     """Where a stage's unfinished work is kept, to be resumed after a kill.
 
     Args:
-        folder: every process can write to it.
-        identity: everything that the work depends on, as JSON values; work of another identity is
-            not resumed.
+        folder: one that every process can write to.
+        identity: everything that the work depends on, as JSON values; work with another identity
+            is not resumed.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Scratch:
 
 
 def release(package: str) -> str:
-    """An installed package's version without its build: 2.13.0 of 2.13.0+cpu and 2.13.0+cu130.
+    """An installed package's version without its build: 2.13.0 for 2.13.0+cpu and 2.13.0+cu130.
 
     Hashes use it so that builds from two package indexes give the same hash.
     """
@@ -104,15 +104,15 @@ def check_origins(
         params: by dotted key. Those that an earlier stage depends on must have the same values.
         makers: path -> the stage that makes it.
         records: folder of the records, `STAGE.json`.
-        folder: of all these; paths are relative to it.
+        folder: the one that all these paths are relative to.
 
     Returns:
         SHA-256 of each input.
 
     Raises:
-        UserError: a file or record is missing; a file is not the one that its stage made; two were
-            not made from the same third; a parameter differs. Every such fault is named with both
-            values.
+        UserError: a file or record is missing; a file is not the one that its stage made; two files
+            were not made from the same third one; a parameter differs. Every fault of the last
+            three kinds is named with both values.
     """
     hashes = {str(path): sha256(folder / path) for path in inputs}
     known: dict[str, Record] = {}
@@ -139,20 +139,20 @@ def check_origins(
             if at_hand is not None and at_hand != digest:
                 faults.append(
                     f"{_main(record)}: made by {record.stage} from {source} {digest[:_SHOWN]}, "
-                    f"the {source} at hand is {at_hand[:_SHOWN]}"
+                    f"but {source} is now {at_hand[:_SHOWN]}"
                 )
         for key, value in record.params.items():
             if key in params and params[key] != value:
                 faults.append(
                     f"{_main(record)}: made by {record.stage} with {key} {value!r}, "
-                    f"params.yaml says {params[key]!r}"
+                    f"but params.yaml says {params[key]!r}"
                 )
     if faults:
         lines = "\n".join(f"  {fault}" for fault in faults)
         raise UserError(
             f"these files do not belong together:\n{lines}\n"
-            "`dvc repro` makes what is out of date; `dvc checkout` brings back the files of the "
-            "last run, `dvc pull` those that are not here."
+            "`dvc repro` remakes what is out of date; `dvc checkout` restores the files of the "
+            "last run, `dvc pull` fetches those that are missing here."
         )
     return hashes
 
@@ -163,7 +163,7 @@ def _main(record: Record) -> str:
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Names of the entries in which two nested mappings differ, keys separated by blanks."""
+    """Names of the entries in which two nested mappings differ, keys separated by spaces."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return [] if old == new else [name]
     keys = [*new, *(key for key in old if key not in new)]

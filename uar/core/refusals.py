@@ -1,4 +1,4 @@
-"""Errors of the operating system as sentences: disks, permissions, paths, memory."""
+"""Operating-system errors as sentences: disks, permissions, paths, memory."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pathlib import Path
 
 from uar.core.errors import UserError
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing alone
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing only
 _REFUSED = {errno.EACCES, errno.EPERM}  # of writing, or of reading
 
 
 @contextmanager
 def errors_explained(memory: str = "") -> Iterator[None]:
-    """Turn a refusal of the operating system into a sentence, for every command.
+    """Turn a refusal by the operating system into a sentence, for every command.
 
     Args:
         memory: what would need less memory, as a sentence.
 
     Raises:
-        UserError: in place of an error of the system that names a file, a device or the memory.
+        UserError: in place of a system error about a file, a device or the memory.
     """
     try:
         yield
     except MemoryError as error:
         raise UserError(
-            f"the memory of this machine, or of this process, is not enough. {memory}".strip()
+            f"this machine, or this process, does not have enough memory. {memory}".strip()
         ) from error
     except BrokenPipeError:
-        raise  # whoever reads the output has enough
+        raise  # the output's reader wants no more
     except Exception as error:
         number = getattr(error, "errno", None) or _number_in(str(error))
         name = getattr(error, "filename", None)
@@ -45,7 +45,7 @@ def errors_explained(memory: str = "") -> Iterator[None]:
 
 
 def _sentence(number: int, reason: str, place: str | None) -> str:
-    """What the system's refusal `number`, in its words `reason`, means, and what to do."""
+    """Say what the system's error `number`, in its words `reason`, means, and what to do."""
     if number in _FULL or (number in _REFUSED and not _unreadable(place)):
         path = Path(place or "").absolute()
         folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
@@ -53,8 +53,8 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         return (
             f"cannot write{f' {place}' if place else ''}: {reason}. {free:,} bytes are free on the "
             f"disk of {folder}. Make room or make it writable, then run the same "
-            "command again: earlier outputs are as they were, and a long stage goes on where it "
-            "stopped."
+            "command again: earlier outputs are unchanged, and a long stage continues where "
+            "it stopped."
         )
     shown = place if place is None or len(place) < 200 else f"{place[:200]}..."
     advice = {
@@ -62,20 +62,20 @@ def _sentence(number: int, reason: str, place: str | None) -> str:
         errno.ENOTDIR: "A part of it is a file where a folder should be.",
         errno.ENAMETOOLONG: "Use a shorter path.",
         errno.ELOOP: "Its symbolic links lead in a circle.",
-        errno.ENOENT: "Correct the path, or make what it names.",
-        errno.EACCES: "Let this user read it.",
-        errno.EPERM: "Let this user read it.",
+        errno.ENOENT: "Correct the path, or create what it names.",
+        errno.EACCES: "Give this user permission to read it.",
+        errno.EPERM: "Give this user permission to read it.",
     }.get(number, "Then run the same command again.")
     return f"cannot open {shown}: {reason}. {advice}"
 
 
 def _unreadable(place: str | None) -> bool:
-    """Whether a refusal is of reading: this user may not read what is there."""
+    """Whether it is reading that was refused: this user may not read what is there."""
     return place is not None and os.path.exists(place) and not os.access(place, os.R_OK)
 
 
 def _number_in(message: str) -> int | None:
-    """The error number in a message of a library that keeps it nowhere else."""
+    """The error number in the message of a library that gives it nowhere else."""
     for number in (*_FULL, *_REFUSED):
         if f"os error {number})" in message or os.strerror(number) in message:
             return number

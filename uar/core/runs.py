@@ -1,4 +1,4 @@
-"""When and where training ran: one line a run, in a file outside version control.
+"""When and where training ran: one line per run, in a file outside version control.
 
 Seconds and device differ between machines that compute the same numbers, so no output contains
 them; the checkpoint's hash tells which run made it.
@@ -16,11 +16,11 @@ class TrainingRun:
     """One run of a training stage.
 
     Attributes:
-        checkpoint: SHA-256 of what it made.
+        checkpoint: SHA-256 of the checkpoint it made.
         start: SHA-256 of the checkpoint it started from, if any.
         seconds: wall-clock time, including that of the checkpoint it started from; None: unknown.
-        device: in words.
-        processes: that trained together.
+        device: its name, in words.
+        processes: how many trained together.
         finished: time stamp, ISO 8601, UTC.
     """
 
@@ -33,7 +33,7 @@ class TrainingRun:
 
 
 def record_run(path: Path, run: TrainingRun) -> None:
-    """Append a line."""
+    """Append a run's line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(asdict(run)) + "\n")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor on the learning rate: linear over the first `warmup` share, then cosine to 0."""
+    """Learning-rate factor by step: linear over the first `warmup` share, then cosine to 0."""
     rising = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:

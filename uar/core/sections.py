@@ -1,4 +1,4 @@
-"""Splits a radiology report, raw or generated, into its sections.
+"""Split a radiology report, raw or generated, into its sections.
 
 `read_sections` follows the documentation of the section parser in the MIMIC code repository
 (https://github.com/MIT-LCP/mimic-cxr):
@@ -73,7 +73,7 @@ _ORGAN_WORDS = """
     spaces spine structures support thoracic thorax tissue tissues trachea tubes upper vascular
     vasculature vessels wall
 """
-# ADDITIONAL FINDINGS add to the section and are not one of their own.
+# ADDITIONAL FINDINGS add to the section and are not a section of their own.
 _ADDS = re.compile(
     r"(?:additional|ancillary|associated|incidental|negative|other|pertinent|positive|secondary) "
 )
@@ -96,7 +96,7 @@ _NOTE = re.compile(
     r"(?:by|via|over the) (?:tele)?phone|wet read|dictated|(?:signed|approved) by)",
     re.IGNORECASE,
 )
-# Words of which a note consists, besides what `_NOTE` matches; any other word may be a finding.
+# The words that a note consists of, apart from what `_NOTE` matches; any other may be a finding.
 _NOTE_WORDS = """
     a about above all also am an and are as at attending been being but by case change changes
     clinical clinician communicated communication complete conversation critical dashboard date
@@ -115,7 +115,7 @@ _NOTE_WITHIN = 160  # characters from the paragraph's start
 
 
 def compose(sections: Mapping[str, str], wanted: str) -> str | None:
-    """The text of `wanted`, which is one section or several joined by "+", all of them present.
+    """The text of `wanted`: one section, or several joined by "+" that must all be present.
 
     Returns:
         The text; "" if a section is present but empty; None if one is missing.
@@ -130,7 +130,7 @@ def compose(sections: Mapping[str, str], wanted: str) -> str | None:
 
 
 def _finished(text: str) -> str:
-    """`text` with the end of a sentence, so that another text can follow."""
+    """End `text` as a sentence, so that another text can follow."""
     text = text.rstrip()
     return text if text.endswith((".", "!", "?", ";", ":")) else text + "."
 
@@ -148,7 +148,7 @@ class Sections(dict[str, str]):
 
 
 def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Sections:
-    """Split a report at its headers into texts on one line, without the notes at their ends.
+    """Split a report at its headers into one-line texts, without the notes at their ends.
 
     A section that has a header but no text is "". The time is linear in the report's length.
 
@@ -158,7 +158,7 @@ def read_sections(report: str, repeated: Literal["last", "join"] = "last") -> Se
             as the MIMIC code repository does; "join" joins all of them.
     """
     bodies: dict[str, list[list[str]]] = {}
-    within = ""  # the section, none before the first header
+    within = ""  # the current section; none before the first header
     body = first = [""]
     texts = Sections()
     texts.ended = {}
@@ -201,8 +201,8 @@ class _Header(NamedTuple):
 def _header(line: str, finished: bool) -> _Header | None:
     """The header at the start of a line, or None.
 
-    After a line that is not `finished`, only a header in capitals, in Markdown, or of a section and
-    with an initial capital counts.
+    After a line that is not `finished`, a header counts only in capitals, in Markdown, or if it
+    names a section with an initial capital.
     """
     head, colon, _ = line[: _LONGEST_HEADER + 1].partition(":")
     bare = head.lstrip(" \t#*")
@@ -274,7 +274,7 @@ def _text(lines: list[str]) -> str:
 
 
 def _without_note(paragraph: str) -> str:
-    """What a paragraph says before a note about the report itself, and in later numbered items."""
+    """What a paragraph says before a note about the report, and in later numbered items."""
     kept: list[str] = []
     noted = False
     for sentence in _SENTENCE_END.split(paragraph):
@@ -304,7 +304,7 @@ _PLACEHOLDERS = frozenset(["nan", "none", "null"])  # written by tables for an e
 
 
 def is_empty_report(report: str) -> bool:
-    """Whether a report has no word of letters, or only a placeholder such as `nan` or `None.`."""
+    """Whether a report has no alphabetic word, or only a placeholder such as `nan` or `None.`."""
     words = [word.strip(string.punctuation) for word in report.split()]
     if len(words) == 1 and words[0].lower() in _PLACEHOLDERS:
         return True

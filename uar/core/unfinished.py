@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 class UnfinishedArray:
     """An array of N rows that processes fill batch by batch, and that survives a kill.
 
-    Written through the file, not a mapping: a mapping's written pages count as memory.
+    It is written to as a file, not as a memory map, whose written pages would count as memory.
 
     Args:
         folder: holds the array, a byte for each batch (1: done) and the run's identity.
-        name: of what it holds, for its file and for messages.
+        name: what it holds, for its file's name and for messages.
         shape: `(N, ...)`.
         dtype: of its values.
-        per_batch: rows of a batch.
+        per_batch: rows per batch.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class UnfinishedArray:
         self.per_batch = per_batch
 
     def open(self, identity: dict[str, Any]) -> np.ndarray:
-        """Numbers of the batches still to do; another run's array, or a damaged one, is replaced.
+        """Return the numbers of the batches still to do; replace another run's or a damaged array.
 
         Args:
             identity: what the values depend on, as JSON values.
@@ -69,12 +69,12 @@ class UnfinishedArray:
         open_memmap(self.array, mode="w+", dtype=self.dtype, shape=self.shape)
         allocate(self.array)
         self.done.write_bytes(bytes(self.batches))
-        write_json(self.identity, identity)  # last: without it the folder counts for nothing
+        write_json(self.identity, identity)  # last: without it, the folder is ignored
         return np.arange(self.batches)
 
     @property
     def batches(self) -> int:
-        """How many the array has."""
+        """The number of batches in the array."""
         return math.ceil(self.shape[0] / self.per_batch)
 
     def _done(self, identity: dict[str, Any]) -> np.ndarray | None:
@@ -90,20 +90,20 @@ class UnfinishedArray:
             fault = str(error)
         else:
             whole = (array.shape, array.dtype) == (self.shape, self.dtype)
-            fault = "" if whole and len(done) == self.batches else "it is of another size"
+            fault = "" if whole and len(done) == self.batches else "it has a different size"
             if done.max(initial=0) > 1:
                 fault = f"{self.done} is damaged"
         if others:
             log.info(
-                f"the unfinished {self.name} in {self.array.parent} are of another state of the "
+                f"the unfinished {self.name} in {self.array.parent} are from another state of the "
                 f"project and are not used; it differs in: {', '.join(others)}"
             )
             return None
         if fault:
             aside = set_aside(self.array.parent)
             log.warning(
-                f"the unfinished {self.name} in {self.array.parent} cannot be gone on with "
-                f"({fault}). Moved to {aside}; the work begins anew."
+                f"the unfinished {self.name} in {self.array.parent} cannot be resumed "
+                f"({fault}). Moved to {aside}; the work starts again."
             )
             return None
         return done
@@ -116,13 +116,13 @@ class UnfinishedArray:
         prepare: Callable[[slice], T],
         compute: Callable[[T], Tensor],
     ) -> None:
-        """Do what is still to do; every process does its share of it, and all end together.
+        """Compute the batches still to do; every process does its share, and all end together.
 
         Args:
             fabric: the processes (`uar.core.distributed.launch`).
-            identity: gives what the values depend on, as JSON values; the first process asks.
-            prepare: makes a batch of rows ready, ahead of time where a GPU computes.
-            compute: the values of such a batch.
+            identity: gives what the values depend on, as JSON values; called by the first process.
+            prepare: prepares a batch of rows, ahead of time if a GPU computes.
+            compute: computes the values of such a batch.
         """
         remaining = fabric.broadcast(self.open(identity()) if fabric.is_global_zero else None)
         assert remaining is not None  # the first process has opened the file

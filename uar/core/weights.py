@@ -35,7 +35,7 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
     """Write tensors and JSON.
 
     Args:
-        kind: of file; `read_weights` is told which one to expect.
+        kind: what kind of file it is; `read_weights` is told which one to expect.
         about: JSON values.
     """
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in sorted(tensors.items())}
@@ -48,13 +48,13 @@ def write_weights(path: Path, kind: str, tensors: dict[str, Tensor], about: dict
 def write_safetensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors, and text with them, in the plain format, for other programs too."""
+    """Write tensors, with text as metadata, in the plain format that other programs read too."""
     with atomic_write(path) as temporary:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, temporary, metadata)
 
 
 def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and JSON of a file that `write_weights` wrote.
+    """Read the tensors and JSON of a file that `write_weights` wrote.
 
     Raises:
         UserError: the file is absent, truncated or of another kind, a byte of it has changed, or a
@@ -66,27 +66,27 @@ def read_weights(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         header = json.loads(metadata[_KEY])
         found, digest, about = header["kind"], header["digest"], header["about"]
         if not isinstance(about, dict):
-            raise ValueError("its JSON is no object")
+            raise ValueError("its JSON is not an object")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         if getattr(error, "errno", None):
             raise
         raise UserError(
-            f"{path} is no {kind} of this project, or not a whole one ({plainly(error)}). {_REMEDY}"
+            f"{path} is not a complete {kind} of this project ({plainly(error)}). {_REMEDY}"
         ) from None
     if found != kind:
-        raise UserError(f"{path} is a {found}, expected a {kind}. {_REMEDY}")
+        raise UserError(f"{path}: found {found}, expected {kind}. {_REMEDY}")
     if digest_of(tensors) != digest:
-        raise UserError(f"{path} is damaged: its weights are not those written. {_REMEDY}")
+        raise UserError(f"{path} is damaged: its weights have changed. {_REMEDY}")
     refuse_absurd(path, tensors)
     return tensors, about
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, sorted by name, and metadata of a safetensors file.
+    """Read the tensors, sorted by name, and the metadata of a safetensors file.
 
     Raises:
-        SafetensorError: it is another file, or its header is longer than any that this project
-            writes.
+        SafetensorError: it is another file, or has a longer header or more tensors than any that
+            this project writes.
     """
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -100,10 +100,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Give a module on `meta`, which has only shapes, its weights, which must fit.
+    """Fill a module on `meta`, which has only shapes, with weights, which must fit.
 
     Raises:
-        RuntimeError: a name is absent or unknown, or a shape is another.
+        RuntimeError: a name is absent or unknown, or a shape differs.
     """
     wanted = module.state_dict()
     of_type = {n: w.to(wanted[n].dtype, copy=True) for n, w in weights.items()
@@ -112,10 +112,10 @@ def fill_module(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def refuse_absurd(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UserError for weights that no training gives: empty, not finite, huge, or all zero.
+    """Raise UserError for weights that no training yields: empty, not finite, huge, or all zero.
 
     Args:
-        source: of the weights, for the message.
+        source: where the weights come from, for the message.
     """
     for name, tensor in tensors.items():
         if not tensor.numel():
@@ -123,14 +123,14 @@ def refuse_absurd(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
         if not tensor.is_floating_point():
             continue
         if tensor.dtype not in _FLOATS:
-            raise UserError(f"{source}: {name} is of {tensor.dtype}. {_REMEDY}")
+            raise UserError(f"{source}: {name} has the type {tensor.dtype}. {_REMEDY}")
         least, most = (float(end) for end in tensor.aminmax())
         if not (math.isfinite(least) and math.isfinite(most)):
             raise UserError(f"{source}: {name} holds values that are not finite. {_REMEDY}")
         if max(-least, most) > _VAST:
             raise UserError(
                 f"{source}: {name} holds values up to {max(-least, most):.2g}, which no training "
-                f"comes to. {_REMEDY}"
+                f"reaches. {_REMEDY}"
             )
     matrices = [tensor for tensor in tensors.values() if tensor.dim() > 1]
     if matrices and not any(tensor.any() for tensor in matrices):
@@ -138,10 +138,10 @@ def refuse_absurd(source: Path | str, tensors: Mapping[str, Tensor]) -> None:
 
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_MOST_HEADER = 16_000_000  # bytes; an index of MIMIC-CXR's training studies has 13 million
+_MOST_HEADER = 16_000_000  # bytes; an index of MIMIC-CXR's training studies needs 13 million
 _MOST_TENSORS = 100_000
-_VAST = 1e10  # variances of a network's features of 16-bit pixels are below
-_REMEDY = "`dvc repro` makes it anew; `dvc pull` fetches it."
+_VAST = 1e10  # variances of a network's features of 16-bit pixels stay below this
+_REMEDY = "`dvc repro` makes it again; `dvc pull` fetches it."
 
 
 def digest_of(tensors: dict[str, Tensor]) -> str:
@@ -154,16 +154,16 @@ def digest_of(tensors: dict[str, Tensor]) -> str:
 
 
 def unpickle(path: Path, classes: Mapping[str, type] | None = None) -> Any:
-    """What torch has saved in `path`, on the CPU. Nothing in the file is run.
+    """Load what torch saved in `path` onto the CPU, without running anything in the file.
 
     Args:
-        path: a file of `torch.save`.
-        classes: what may be built in addition to tensors and containers, by the name that the
-            pickle has for it.
+        path: a file that `torch.save` wrote.
+        classes: what may be built in addition to tensors and containers, by the name that it has in
+            the pickle.
 
     Raises:
         UnpicklingError: the file is a program (`refuse_programs`), a pickle of anything else, or
-            not a whole file of torch's; the message is the user's, without torch's own advice.
+            not a whole file of torch's; the message is for the user, without torch's own advice.
     """
     refuse_programs(path)
     allowed = [(kind, name) for name, kind in (classes or {}).items()]
@@ -172,29 +172,29 @@ def unpickle(path: Path, classes: Mapping[str, type] | None = None) -> Any:
             torch.serialization.safe_globals(allowed),  # type: ignore[arg-type]
             warnings.catch_warnings(),
         ):
-            warnings.simplefilter("ignore")  # of a pickle's protocol
+            warnings.simplefilter("ignore")  # about a pickle's protocol
             return torch.load(path, "cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
         named = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         reason = (
-            f"a pickle of something else, {named[1]} is no part of weights"
+            f"a pickle of something else: {named[1]} has no place among weights"
             if named
             else (
                 "a pickle of something else"
                 if isinstance(error, pickle.UnpicklingError)
-                else "no whole file of weights"
+                else "not a complete file of weights"
             )
         )
         raise pickle.UnpicklingError(reason) from None
 
 
 def refuse_programs(path: Path) -> None:
-    """Raise UnpicklingError for what torch would run, or unpack onto the disk, to load it.
+    """Raise UnpicklingError for a file that torch would run, or unpack onto the disk, to load it.
 
     A TorchScript archive is a program, which `torch.load` hands on to `torch.jit.load` whatever it
-    was told about pickles; a tar archive is the form of torch before 0.4, unpacked as a whole.
+    was told about pickles; a tar archive is the format of torch before 0.4, unpacked as a whole.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -1,1 +1,1 @@
-"""Raw data sets as one study table, packed films, words of reports, and batches of both."""
+"""Raw data sets as one study table, packed films, report words, and batches of both."""

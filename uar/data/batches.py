@@ -19,16 +19,16 @@ from uar.data.views import Views, crops_at, draw_views, resize_view
 
 @dataclass(frozen=True)
 class Batch:
-    """B studies; of several processes, one process's share of `ranks * B` studies.
+    """B studies; with several processes, one process's share of `ranks * B` studies.
 
-    Shares are filled up to equal size: a filling row has a report of padding only and -1 as its
+    Shares are filled up to equal size: a filler row has a report of padding only and -1 as its
     report id.
     """
 
     visual: Tensor  # tokens (B, V, L/V) int64, pixels (B, V, H, W) or maps (B, V, C, h, w) float
     report: Tensor  # (B, T + 1) int64: BOS, words, EOS, padding
-    report_ids: Tensor  # (ranks * B,) int64 of every rank's studies, equal for identical text
-    words: int | None = None  # and end tokens, of the optimiser step; None: this is the whole step
+    report_ids: Tensor  # (ranks * B,) int64, for all ranks' studies; equal for identical text
+    words: int | None = None  # in the optimiser step, with end tokens; None: this is the whole step
     studies: int | None = None  # likewise
     present: Tensor | None = None  # (B, V) bool, the views that each study has; None: all
     findings: Tensor | None = None  # (B, N) float, 0 or 1: what the report asserts
@@ -57,9 +57,9 @@ class Shard:
     """Which share of every batch this process computes, and in how many micro-batches.
 
     Args:
-        rank: of this process, from 0.
-        ranks: processes among which a batch is divided.
-        accumulate: micro-batches of the share, computed one after another.
+        rank: this process's rank, from 0.
+        ranks: number of processes that a batch is divided among.
+        accumulate: number of micro-batches in the share, computed one after another.
     """
 
     rank: int = 0
@@ -71,16 +71,16 @@ WHOLE = Shard()
 
 
 class VisualSource(Protocol):
-    """The visual input of image rows `(B, V)`."""
+    """A source of the visual input for image rows `(B, V)`."""
 
     def whole(self, rows: np.ndarray) -> Tensor:
         """Whole images, as at inference."""
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Which view of each image training reads, as `draw_views` returns it."""
+        """Draw which view of each image training reads, as `draw_views` does."""
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """The views drawn, as in training."""
+        """The drawn views, as in training."""
 
 
 @dataclass(frozen=True)
@@ -89,34 +89,34 @@ class TokenSource:
 
     Args:
         tokens: the cache.
-        draw_whole: training draws view 0, the whole image, as often as each crop.
+        draw_whole: whether training draws view 0, the whole image, as often as each crop.
     """
 
     tokens: np.ndarray
     draw_whole: bool = False
 
     def whole(self, rows: np.ndarray) -> Tensor:
-        """View 0."""
+        """The tokens of view 0."""
         return torch.from_numpy(self.tokens[rows, 0].astype(np.int64))
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """One of the cached views for each image; view 0 if the cache has no crops."""
+        """Draw one of the cached views for each image; view 0 if the cache has no crops."""
         return draw_views(
             shape, self.tokens.shape[1] - 1, draw_whole=self.draw_whole, generator=generator
         )
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """The views drawn."""
+        """The tokens of the drawn views."""
         return torch.from_numpy(self.tokens[rows, drawn.numpy()].astype(np.int64))
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels of the views that tokens are made of, from the packed array `(N, size, size)`.
+    """Pixels of the views that tokens are made from, from the packed array `(N, size, size)`.
 
     Args:
         images: the packed array.
-        made_of: the views.
+        made_of: the views that tokens are made from.
         draw_whole: as in `TokenSource`.
     """
 
@@ -130,13 +130,13 @@ class PixelSource:
         return resize_view(images, self.made_of.crop).unflatten(0, rows.shape)
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """As `TokenSource` does."""
+        """Draw a view of each image, as `TokenSource` does."""
         return draw_views(
             shape, self.made_of.crops, draw_whole=self.draw_whole, generator=generator
         )
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """The views drawn, `(*rows.shape, crop, crop)` float in [0, 1]."""
+        """The drawn views, `(*rows.shape, crop, crop)` float in [0, 1]."""
         side, view = self.made_of.crop, drawn.flatten()
         images, cropped = torch.from_numpy(self.images[rows.ravel()]), view > 0
         pixels = torch.empty(len(images), side, side)
@@ -150,11 +150,11 @@ class PixelSource:
 
 @dataclass(frozen=True)
 class MapSource:
-    """Maps that a frozen extractor has made of a `PixelSource`'s views.
+    """Maps that a frozen extractor has made from a `PixelSource`'s views.
 
     Args:
         maps: `(M, C, h, w)` float16.
-        first: `(N,)`, where in `maps` the whole view of each image is; its crops follow.
+        first: `(N,)`, the index in `maps` of each image's whole view; its crops follow.
         crops: K.
         draw_whole: as in `TokenSource`.
     """
@@ -165,15 +165,15 @@ class MapSource:
     draw_whole: bool = False
 
     def whole(self, rows: np.ndarray) -> Tensor:
-        """Whole images."""
+        """The maps of whole images."""
         return torch.from_numpy(self.maps[self.first[rows]])
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """As `TokenSource` does."""
+        """Draw a view of each image, as `TokenSource` does."""
         return draw_views(shape, self.crops, draw_whole=self.draw_whole, generator=generator)
 
     def views(self, rows: np.ndarray, drawn: Tensor) -> Tensor:
-        """The views drawn."""
+        """The maps of the drawn views."""
         return torch.from_numpy(self.maps[self.first[rows] + drawn.numpy()])
 
 
@@ -189,7 +189,7 @@ class Studies:
         present: `(S, V)` bool, the views that each study has; None: all of them.
         findings: `(S, N)`, 1 where a study's report asserts a finding, else 0; None: not known.
         weights: `(S,)`, relative frequency with which training draws each study, with replacement;
-            None: each once an epoch.
+            None: each once per epoch.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class Studies:
         self.findings = None if findings is None else torch.from_numpy(findings).float()
         self.weights = None if weights is None else torch.from_numpy(weights).float()
         self.reports = torch.empty(len(reports), max_length + 1, dtype=torch.int64)
-        numbers: dict[str, int] = {}  # of each text, by first appearance
+        numbers: dict[str, int] = {}  # each text's number, by first appearance
         for row, report in zip(self.reports.numpy(), reports, strict=True):
             row[:] = vocabulary.encode(report, max_length)
             numbers.setdefault(report, len(numbers))
@@ -220,14 +220,14 @@ class Studies:
         return len(self.rows)
 
     def training_steps(self, batch_size: int) -> int:
-        """How many batches `training_batches` gives."""
+        """The number of batches that `training_batches` yields."""
         full, rest = divmod(len(self), batch_size)
         return full + (rest > 1)
 
     def training_batches(
         self, batch_size: int, generator: torch.Generator, shard: Shard = WHOLE
     ) -> Iterator[list[Batch]]:
-        """One epoch of random crops in random order, as the micro-batches of each step.
+        """Yield one epoch of random views in random order, as the micro-batches of each step.
 
         Every process draws the same whole batches and builds its share of them. All micro-batches
         have the same shape; a smaller last batch has fewer of them, filled up where needed. A last
@@ -245,7 +245,7 @@ class Studies:
                 ]
 
     def _order(self, generator: torch.Generator) -> Tensor:
-        """The studies of an epoch, `(S,)`."""
+        """The studies of an epoch in the order of training, `(S,)`."""
         if self.weights is None:
             return torch.randperm(len(self), generator=generator)
         return torch.multinomial(self.weights, len(self), replacement=True, generator=generator)
@@ -263,7 +263,7 @@ class Studies:
         return replace(part, report=report, report_ids=ids)
 
     def _batch(self, chosen: Tensor, images_of: Callable[[np.ndarray], Tensor]) -> Batch:
-        """Studies `(B,)`, with the images that `images_of` returns for rows `(B, V)`."""
+        """The chosen studies `(B,)`, with the images that `images_of` returns for rows `(B, V)`."""
         return Batch(
             images_of(self.rows[chosen.numpy()]),
             self.reports[chosen],
@@ -273,12 +273,12 @@ class Studies:
         )
 
     def batches(self, batch_size: int, shard: Shard = WHOLE) -> Iterator[Batch]:
-        """Whole images in order; of several processes, each gets every `ranks`-th batch."""
+        """Yield whole images in order; of several processes, each gets every `ranks`-th batch."""
         for chosen in torch.arange(len(self)).split(batch_size)[shard.rank :: shard.ranks]:
             yield self._batch(chosen, self.visual.whole)
 
     def with_images_of(self, others: np.ndarray) -> Studies:
-        """The same reports, study i with the images of study `others[i]`."""
+        """Return the same reports, with study i given the images of study `others[i]`."""
         shuffled = copy(self)
         shuffled.rows = self.rows[others]
         shuffled.present = None if self.present is None else self.present[others]

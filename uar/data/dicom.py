@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from uar.data.study import View
 
 MAX_PIXELS = 64_000_000  # of a film; the largest detectors have about 15 million
-_MOST_INFLATED = 4 * MAX_PIXELS  # bytes of a deflated file: 16-bit pixels and as much header
+_MOST_INFLATED = 4 * MAX_PIXELS  # bytes of an inflated file: 16-bit pixels and as much header
 _PIECE = 2**16  # bytes
 _META_START = 128 + 4 + 12  # preamble, "DICM" and the group length, which counts from here
 _GROUP_LENGTH = b"\x02\x00\x00\x00"  # its tag
@@ -102,7 +102,7 @@ _OTHER_ELEMENTS = [
     "ExtendedOffsetTableLengths",
     "PixelData",
 ]
-_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # damaged, they abort GDCM
+_PILLOW_DECODES = (JPEGBaseline8Bit, JPEG2000Lossless, JPEG2000)  # if damaged, they abort GDCM
 _JPEGS = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
 _GDCM_ALONE = (
     "if another program can read it, save it uncompressed, for example with gdcmconv --raw"
@@ -150,7 +150,7 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-_KINDS = (  # the first that fits
+_KINDS = (  # the first match counts
     (Image.DecompressionBombError, f"more than {MAX_PIXELS:,} pixels"),
     (EOFError, EARLY),
     (zlib.error, "compressed data are damaged"),
@@ -160,7 +160,7 @@ _KINDS = (  # the first that fits
     (RuntimeError, "damaged, or of a kind that no installed decoder reads"),
 )
 _FAR = 1e12  # beyond any window
-_LEAST = 1e-3  # spread of values, below which they are stretched first
+_LEAST = 1e-3  # spread of values below which they are stretched first
 _MISSING = 0.01  # fraction of a LUT's entries that may be missing
 _VOI_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")  # C.11.2.1.3
 
@@ -212,7 +212,7 @@ def _header(stream: BinaryIO) -> pydicom.Dataset:
     try:
         _refuse_bombs(stream)
         film = pydicom.dcmread(stream, specific_tags=_TAGS)
-        for element in [*film.file_meta, *film]:  # to look at one is to parse it
+        for element in [*film.file_meta, *film]:  # looking at an element parses it
             if element.is_empty and element.tag in film:
                 del film[element.tag]
         for keyword in _LUTS:
@@ -231,7 +231,7 @@ def _header(stream: BinaryIO) -> pydicom.Dataset:
 
 
 def _begins_pixels(stream: BinaryIO) -> bool:
-    """Whether encapsulated pixels begin in a file; pydicom leaves them out if they are cut off."""
+    """Whether encapsulated pixels begin in a file; pydicom omits them if they are cut off."""
     stream.seek(0)
     return b"\xe0\x7f\x10\x00O" in stream.read()
 
@@ -246,7 +246,7 @@ def kind_of(error: Exception) -> str:
 
 
 def read_view(stream: BinaryIO) -> View:
-    """The view that the header states; also "unknown" if the file cannot be read."""
+    """The view that the header states; "unknown" if it states none or the file cannot be read."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -314,8 +314,8 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
     """Integers as stored, `(H, W)`, or RGB `(H, W, 3)` uint8.
 
     Raises:
-        UserError: the header contradicts itself, the pixels are of a kind that is not read, or they
-            cannot be decoded.
+        UserError: the header contradicts itself, or the pixels are of an unsupported kind or cannot
+            be decoded.
     """
     if "PixelData" not in film:
         raise UserError("a DICOM file without pixels")
@@ -355,7 +355,7 @@ def _stored_pixels(film: pydicom.Dataset) -> np.ndarray:
 
 
 def _jpeg_pixels(film: pydicom.Dataset) -> np.ndarray:
-    """Pixels of a film of JPEG data.
+    """The pixels of a film stored as JPEG.
 
     Raises:
         UserError: the data end before the picture does.
@@ -396,7 +396,7 @@ def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
     bits, unused = film.BitsStored, film.BitsAllocated - film.BitsStored
     if not unused:
         return stored
-    overlays = 0  # as a mask
+    overlays = 0  # bit mask
     for group in _OVERLAYS:
         of_overlay = [film.get((group, element)) for element in (_OVERLAY_BITS, _OVERLAY_POSITION)]
         allocated, position = (0 if found is None else found.value for found in of_overlay)
@@ -410,7 +410,7 @@ def _used_bits(stored: np.ndarray, film: pydicom.Dataset) -> np.ndarray:
         negative = codes >> (bits - 1) & 1 == 1
         extended = negative & (above == kept >> bits)
         wrong &= ~extended
-        if extended.any():  # all negative values are
+        if extended.any():  # then all negative values must be
             wrong |= negative & ~extended
     if wrong.any():
         raise UserError(f"stored values need more bits than BitsStored, which is {bits}")
@@ -427,7 +427,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
             raise UserError(f"{keyword} is not a number")
     for keyword in ("Rows", "Columns", "SamplesPerPixel"):
         if film[keyword].value < 1:
-            raise UserError(f"{keyword} is {film[keyword].value}")
+            raise UserError(f"{keyword} is {film[keyword].value}, expected at least 1")
     for keyword in _LUTS:
         for item in film.get(keyword, []):
             _refuse_odd_lut(item, keyword)
@@ -435,7 +435,9 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
     if function not in _VOI_FUNCTIONS:
         raise UserError(f"VOILUTFunction is not one of {', '.join(_VOI_FUNCTIONS)}")
     if not 0 < film.BitsStored <= film.BitsAllocated:
-        raise UserError(f"BitsStored is {film.BitsStored}, BitsAllocated {film.BitsAllocated}")
+        raise UserError(
+            f"BitsStored is {film.BitsStored}, expected 1 to BitsAllocated, {film.BitsAllocated}"
+        )
     high = film.get("HighBit", film.BitsStored - 1)
     if high != film.BitsStored - 1:
         raise UserError(
@@ -444,7 +446,7 @@ def _refuse_odd_header(film: pydicom.Dataset) -> None:
 
 
 def _refuse_odd_lut(item: pydicom.Dataset, keyword: str) -> None:
-    """Raise UserError for an item of a sequence of LUTs that does not hold one."""
+    """Raise UserError if an item of a LUT sequence does not hold a LUT."""
     for needed in ("LUTDescriptor", "LUTData"):
         if needed not in item or item[needed].is_empty:
             raise UserError(f"{keyword} has no {needed}")
@@ -475,15 +477,15 @@ def _luma(rgb: np.ndarray) -> np.ndarray:
 
 
 def refuse_constant(pixels: np.ndarray) -> np.ndarray:
-    """`pixels`. Raises UserError if they all have the same value."""
+    """Return `pixels`; raise UserError if they all have the same value."""
     if pixels.min() == pixels.max():
         raise UserError(SAME)
     return pixels
 
 
 def _displayed(pixels: np.ndarray, film: pydicom.Dataset) -> tuple[np.ndarray, bool]:
-    """Stored values as 0..255, through a table of the values that occur; did the header fail?"""
-    codes = pixels.view(f"u{pixels.itemsize}")  # a negative value as an index
+    """Stored values as 0..255, by a table of those that occur, and whether the header failed."""
+    codes = pixels.view(f"u{pixels.itemsize}")  # negative values as indices
     size = 256**pixels.itemsize
     blocks = np.array_split(codes.ravel(), 1 + codes.size // 2**20)  # bincount copies to 64 bits
     counts = np.zeros(size, dtype=np.int64)
@@ -515,7 +517,7 @@ def _window(
 ) -> tuple[np.ndarray, bool]:
     """Stored levels `(n,)`, which occur `counts` times, as display values, uint8.
 
-    Also whether the header failed: none of its transforms kept the levels apart.
+    Also return whether the header failed: none of its transforms kept the levels apart.
     """
     inverted = film.PhotometricInterpretation == "MONOCHROME1"
     failed = False
@@ -537,7 +539,7 @@ def _window(
 def _transformed(
     levels: np.ndarray, counts: np.ndarray, film: pydicom.Dataset
 ) -> Iterator[np.ndarray]:
-    """Levels after the modality transform and each VOI LUT or window of the header in turn."""
+    """Yield levels after the modality transform and, in turn, each of the VOI LUTs or windows."""
     if "ModalityLUTSequence" in film:  # C.11.1
         values = _look_up(levels, film.ModalityLUTSequence[0], film)
     else:
@@ -545,7 +547,7 @@ def _transformed(
             values = apply_rescale(levels.astype(np.float64), film)
         if len(np.unique(values)) < len(levels):  # the intercept swallows the values
             values = np.zeros_like(values)
-    film.pop("RescaleSlope", None)  # a negative one would turn pydicom's window round
+    film.pop("RescaleSlope", None)  # a negative one would invert pydicom's window
     luts, windows = film.get("VOILUTSequence", []), _usable_windows(film)  # C.11.2
     film.pop("VOILUTSequence", None)
     yield from (_look_up(values, item, film) for item in luts)
@@ -555,10 +557,10 @@ def _transformed(
 
 
 def _windowed(values: np.ndarray, film: pydicom.Dataset, index: int) -> np.ndarray:
-    """Values after a window; all the same if a sigmoid puts them into one of 255 steps.
+    """Values after a window; all the same if a sigmoid leaves them within one of 255 steps.
 
-    Unlike the other windows, a sigmoid never cuts values off, so it leaves differences that no
-    screen shows.
+    Unlike the other windows, a sigmoid never clips values, so it leaves differences that no screen
+    shows.
     """
     shown = apply_windowing(values, film, index)
     if film.get("VOILUTFunction") == "SIGMOID":

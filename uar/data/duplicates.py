@@ -16,12 +16,12 @@ from uar.data.study import SPLITS, Study
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Identical films, in sentences that name both studies.
+    """Identical films, described in sentences that name both studies.
 
     Attributes:
-        across_splits: in studies of different splits.
-        across_studies: in studies of one split.
-        within_studies: twice in one study.
+        across_splits: films in studies of different splits.
+        across_studies: films in different studies of one split.
+        within_studies: films that occur twice in one study.
         leaking: positions of the studies that share a film with a later split, with the reason.
     """
 
@@ -43,9 +43,9 @@ def find_duplicates(
 
     Args:
         array: packed films `(N, size, size)` uint8; each is read once.
-        slots: each film's place in it; a row that repeats one for a missing view is no duplicate.
-        studies: in the order of the rows, `per_study` each.
-        per_study: rows of a study.
+        slots: each film's place in it; a row that repeats a film for a missing view does not count.
+        studies: in the order of the rows, `per_study` rows each.
+        per_study: number of rows per study.
         unreadable: positions of the films that could not be decoded.
     """
     films: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -61,12 +61,12 @@ def find_duplicates(
             first, second = (slots[i].row // per_study for i in (one, other))
             a, b = studies[first], studies[second]
             said = (
-                f"study {a.study_id} ({a.split}) and study {b.study_id} ({b.split}) have one film: "
+                f"study {a.study_id} ({a.split}) and study {b.study_id} ({b.split}) share a film: "
                 f"{slots[one].path}, {slots[other].path}"
             )
             if first == second:
                 found.within_studies.append(
-                    f"study {a.study_id} ({a.split}) has one film twice: {slots[one].path}, "
+                    f"study {a.study_id} ({a.split}) has the same film twice: {slots[one].path}, "
                     f"{slots[other].path}"
                 )
             elif a.split == b.split:

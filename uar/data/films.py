@@ -30,7 +30,7 @@ from uar.data.jpeg import EARLY, Jpeg
 if TYPE_CHECKING:
     from uar.data.study import View
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's
+_LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in Pillow
 _PNG, _JPEG, _DICOM = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"DICM"
 
 
@@ -49,11 +49,11 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class FilmLimits:
-    """What one film may cost: of `ingest`, `report` and `serve` alike.
+    """What one film may cost, in `ingest`, `report` and `serve` alike.
 
     Attributes:
-        file_bytes: of its file.
-        seconds: to decode it.
+        file_bytes: size of its file.
+        seconds: time to decode it.
         memory: bytes that decoding may take.
     """
 
@@ -71,15 +71,15 @@ class Film:
 
     pixels: np.ndarray  # (H, W) uint8, bone bright
     view: View  # as a DICOM header states it, else unknown
-    header_failed: bool = False  # its transforms left one gray value; percentiles stand in
+    header_failed: bool = False  # its transforms left one gray value; percentiles are used
     modality: str = ""  # a term of `uar.data.dicom`; "" where no header states one
     body_part: str = ""  # likewise
-    coloured: float = 0.0  # share of its pixels
-    shape: tuple[int, int] | None = None  # (H, W) as decoded, where `pixels` are of another size
+    coloured: float = 0.0  # share of coloured pixels
+    shape: tuple[int, int] | None = None  # (H, W) as decoded, if `pixels` have another size
 
     @property
     def shorter_side(self) -> int:
-        """Pixels."""
+        """Length of the shorter side as decoded, in pixels."""
         return min(self.shape or self.pixels.shape)
 
 
@@ -87,13 +87,13 @@ def read_film(path: Path) -> Film:
     """Decode one PNG, JPEG or DICOM file.
 
     Raises:
-        UserError: the file is absent, cannot be decoded or holds no single film.
+        UserError: the file is absent, cannot be decoded or does not hold exactly one film.
     """
     return decode_film(io.BytesIO(film_bytes(path)), str(path))
 
 
 def film_bytes(path: Path) -> bytes:
-    """The bytes of a film's file, as many as `decode_film` takes and one more.
+    """The bytes of a film's file, at most one more than `decode_film` accepts.
 
     Raises:
         UserError: the file is absent or cannot be read.
@@ -101,7 +101,7 @@ def film_bytes(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise UserError(f"{path}: no such file")
-        with path.open("rb") as stream:  # `read` sets aside what it is asked for
+        with path.open("rb") as stream:  # `read` allocates what it is asked for
             return stream.read(min(path.stat().st_size, LIMITS.file_bytes) + 1)
     except OSError as error:
         raise UserError(f"{str(path)[:200]}: cannot be read ({kind_of(error)})") from None
@@ -118,14 +118,14 @@ def stated_view(path: Path) -> View:
 
 
 def decode_film(stream: BinaryIO, name: str) -> Film:
-    """Decode one PNG, JPEG or DICOM file that is open.
+    """Decode one PNG, JPEG or DICOM file that is already open.
 
     Args:
         stream: seekable, at its start.
-        name: of the film, for messages.
+        name: the film's name, for messages.
 
     Raises:
-        UserError: it cannot be decoded or holds no single film.
+        UserError: it cannot be decoded or does not hold exactly one film.
     """
     try:
         if stream.seek(0, os.SEEK_END) > LIMITS.file_bytes:
@@ -144,10 +144,10 @@ def decode_film(stream: BinaryIO, name: str) -> Film:
 
 
 def _instead(head: bytes) -> str:
-    """What a file is that begins so, as a clause; "" where it is not known."""
+    """A clause that says what a file that begins with `head` is; "" if that is not known."""
     if len(head) >= 8 and head[:4] in _FIRST_ELEMENTS:
         return (
-            ", but like a DICOM file without its preamble of 128 bytes and DICM; rewrite it with "
+            ", but it looks like a DICOM file that lacks its preamble of 128 bytes and DICM; add "
             "them, for example with dcmconv"
         )
     known = (name for start, name in _OTHERS.items() if head.startswith(start))
@@ -158,21 +158,21 @@ def _instead(head: bytes) -> str:
 
 
 def squash(pixels: np.ndarray, size: int) -> np.ndarray:
-    """A film `(H, W)` uint8 as a packed image, `(size, size)` uint8: each pixel a box's mean."""
+    """Squash a film `(H, W)` uint8 to a packed image, `(size, size)` uint8, of box means."""
     return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BOX))
 
 
 def standardised(films: np.ndarray) -> np.ndarray:
-    """Films `(N, H, W)` of any numbers as rows of mean 0 and deviation 1, `(N, H W)` float64."""
+    """Films `(N, H, W)` of any dtype as rows of mean 0 and deviation 1, `(N, H W)` float64."""
     flat = films.reshape(len(films), -1).astype(np.float64)
     flat = flat - flat.mean(axis=1, keepdims=True)
     return flat / np.maximum(flat.std(axis=1, keepdims=True), 1e-6)
 
 
 def _read_pillow(stream: BinaryIO) -> tuple[np.ndarray, float]:
-    """Turned as EXIF says; colour as luma, transparency ignored, 16 bits by percentiles.
+    """Read a film turned as EXIF says: colour as luma, no transparency, 16 bits by percentiles.
 
-    Also the share of coloured pixels.
+    Also return the share of coloured pixels.
     """
     try:
         pixels, share = _stored_gray(stream.read())
@@ -193,7 +193,7 @@ def _stored_gray(data: bytes) -> tuple[np.ndarray, float]:
     else:
         jpeg = Jpeg.of(data)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge sees to it
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refuse_huge handles it
         with _open(data) as opened:
             refuse_huge(opened.width, opened.height)
             if jpeg is not None:
@@ -202,7 +202,7 @@ def _stored_gray(data: bytes) -> tuple[np.ndarray, float]:
             gray = opened.mode.startswith(("1", "L", "I"))
             share = 0.0 if gray else coloured(np.asarray(opened.convert("RGB")))
             if jpeg is None and data[_BIT_DEPTH] == 16:
-                # Pillow keeps the high bytes of all but plain gray
+                # Pillow keeps only the high bytes, except for plain gray
                 image = _deep_png(data, opened)
             ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
@@ -215,7 +215,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _refuse_cut_png(data: bytes) -> None:
-    """Raise UserError for a PNG without its last chunk, even if no pixel is lacking."""
+    """Raise UserError for a PNG without its last chunk, even if no pixel is missing."""
     at = len(_PNG)
     while (kind := data[at + 4 : at + 8]) and kind != b"IEND":
         at += 12 + int.from_bytes(data[at : at + 4], "big")  # length, kind and checksum
@@ -227,22 +227,22 @@ def _refuse_short(jpeg: Jpeg, opened: Image.Image) -> None:
     """Raise UserError for a JPEG whose data end before its picture does."""
     pixels = np.asarray(opened)
     last = pixels[(opened.height - 1) // 8 * 8 :, (opened.width - 1) // 8 * 8 :]
-    made_up = (last == last[0, 0]).all()  # as libjpeg does it: a block of one value
+    made_up = (last == last[0, 0]).all()  # libjpeg fills in blocks of one value
     if made_up or opened.info.get("progressive"):
         jpeg.refuse_short(pixels, lambda longer: np.asarray(_open(longer)))
 
 
-_BIT_DEPTH = 24  # where a PNG's header has the bits of a channel
+_BIT_DEPTH = 24  # offset of the bits per channel in a PNG's header
 
 
 def _deep_png(data: bytes, opened: Image.Image) -> Image.Image:
-    """A PNG of 16 bits as gray of 16 bits, colour as luma, with the EXIF data of `opened`."""
+    """A 16-bit PNG as 16-bit gray, colour as luma, with the EXIF data of `opened`."""
     if opened.mode.startswith("I"):
         return opened
     exif = opened.getexif()
     width, height, rows, info = png.Reader(bytes=data).read()
     gray = np.empty((height, width), np.uint16)
-    for line, row in zip(gray, rows, strict=True):  # a row at a time: as floats it is large
+    for line, row in zip(gray, rows, strict=True):  # row by row, as floats take much memory
         channels = np.asarray(row, dtype=np.float64).reshape(width, info["planes"])
         line[:] = (channels[:, 0] if info["greyscale"] else channels[:, :3] @ _LUMA).round()
     image = Image.fromarray(gray)

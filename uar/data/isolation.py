@@ -1,6 +1,6 @@
-"""Films decoded in another process, which a file that crashes, hangs or fills a decoder ends alone.
+"""Film decoding in its own process, to contain files that crash, hang or exhaust the decoder.
 
-For files from people one does not know. What comes back from that process is read as JSON and as
+It is meant for files from strangers. What comes back from that process is read as JSON and as
 pixels of known size, never unpickled.
 """
 
@@ -26,20 +26,20 @@ from uar.core.errors import UserError
 from uar.data.films import LIMITS, Film, decode_film, squash
 from uar.data.packing import confine_memory, start_worker
 
-_START_SECONDS = 60.0  # for the process to be there, on a busy machine
-_ANSWER_BYTES = 10_000  # of its JSON
+_START_SECONDS = 60.0  # for the process to start on a busy machine
+_ANSWER_BYTES = 10_000  # of its JSON, at most
 
 Decode = Callable[[BinaryIO, str], Film]
 
 
 class FilmDecoder:
-    """Decodes one film at a time in another process, which is replaced when it is lost.
+    """Decodes one film at a time in another process, which is replaced when it dies.
 
     Args:
-        size: pixels, side of the squashed films that it gives.
-        seconds: for one film.
-        memory: bytes that the process may ask for beyond those it starts with.
-        decode: as `decode_film`; of a module, so that the process can import it.
+        size: side of the squashed films that it returns, in pixels.
+        seconds: time limit for one film.
+        memory: bytes that the process may allocate beyond those it starts with.
+        decode: a function like `decode_film`, at module level so that the process can import it.
     """
 
     def __init__(
@@ -58,8 +58,8 @@ class FilmDecoder:
         """Decode a film's file; its pixels are squashed to `(size, size)`.
 
         Raises:
-            UserError: it cannot be decoded or holds no single film; decoding it crashed, ran out
-                of memory or took too long.
+            UserError: it cannot be decoded or does not hold exactly one film, or decoding it
+                crashed, ran out of memory or took too long.
         """
         with self._alone:
             if self._process.poll() is not None and not self._closed:
@@ -77,27 +77,27 @@ class FilmDecoder:
             raise UserError(f"{name}: {reason}")
 
     def close(self) -> None:
-        """End the process, also in the middle of a film."""
+        """End the process, even in the middle of a film."""
         self._closed = True
         self._process.kill()
         with self._alone:
             self._stop()
 
     def _start(self) -> None:
-        # Neither forked, which would inherit torch's threads and memory, nor multiprocessing's,
-        # which would run a user's script once more where it has no `if __name__ == "__main__"`.
+        # Not a fork, which would inherit torch's threads and memory, nor multiprocessing, which
+        # would run a user's script again if it has no `if __name__ == "__main__"`.
         self._pipe, theirs = Pipe()
         decode = (self._decode.__module__, self._decode.__qualname__)
         arguments = map(str, (theirs.fileno(), self._size, self._memory, *decode))
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, *arguments],
             pass_fds=[theirs.fileno()],
-            stdin=subprocess.PIPE,  # its end tells the process that this one is gone
+            stdin=subprocess.PIPE,  # its closing tells the process that this one is gone
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        theirs.close()  # so that its end is the pipe's
+        theirs.close()  # so that the pipe closes when the process ends
         self._stop = weakref.finalize(self, _end, self._process, self._pipe)
         self._ready = False
 
@@ -105,7 +105,7 @@ class FilmDecoder:
         if not self._ready:
             self._answer(_START_SECONDS)
             self._ready = True
-        self._pipe.send_bytes(name.encode(errors="surrogatepass"))  # a path may be no UTF-8
+        self._pipe.send_bytes(name.encode(errors="surrogatepass"))  # a path need not be UTF-8
         self._pipe.send_bytes(data)
         answer = json.loads(self._answer(self._seconds))
         if "fault" in answer:
@@ -130,7 +130,7 @@ def _end(process: subprocess.Popen[bytes], pipe: Connection) -> None:
 
 
 def _decode_films() -> None:
-    """The process: films in, their pixels or what is wrong with them out."""
+    """Run the process: read films, and send their pixels or what is wrong with them."""
     pipe = Connection(int(sys.argv[1]))
     size, memory = map(int, sys.argv[2:4])
     decode: Decode = getattr(import_module(sys.argv[4]), sys.argv[5])
@@ -145,7 +145,7 @@ def _decode_films() -> None:
             pipe.send_bytes(json.dumps({"fault": str(reason)}).encode())
             continue
         about = vars(film) | {
-            "header_failed": bool(film.header_failed),  # numpy's otherwise
+            "header_failed": bool(film.header_failed),  # may be numpy's
             "shape": film.pixels.shape,
         }
         del about["pixels"]
@@ -154,7 +154,7 @@ def _decode_films() -> None:
 
 
 def _confine(memory: int) -> None:
-    """No file, no core dump, and only so much memory."""
+    """Forbid file writes and core dumps, and limit further memory to `memory` bytes."""
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     confine_memory(memory)

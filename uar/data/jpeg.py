@@ -1,7 +1,7 @@
-"""JPEG data that end before their picture does, or that take minutes to decode.
+"""Refusal of JPEG data that end before their picture does, or that take minutes to decode.
 
-A decoder fills up what the data lack and says so in a warning that no Python library passes on: of
-a file cut in the middle and closed again, half a film comes out as if it were the film.
+A decoder fills in what the data lack and says so in a warning that no Python library passes on: a
+file cut in the middle and closed again yields half a film as if it were the whole.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
 _ALONE = {0x01, 0xD8, _END_OF_IMAGE}  # markers that no length follows
 _MOST_SCANS = 150  # encoders write about ten
 _COEFFICIENTS = 64
-_DATA = bytes(range(16, 240, 3))  # of a scan: none is a marker
+_DATA = bytes(range(16, 240, 3))  # of a scan, without a marker
 _SHORT = "a JPEG whose data end before its picture does"
 EARLY = "the file ends early"
 
 
 @dataclass(frozen=True)
 class Jpeg:
-    """JPEG data that have every scan and an end.
+    """JPEG data that have every scan and an end marker.
 
     Attributes:
         data: from the first marker on.
-        end: where the marker of the end is.
-        restarts: whether scans are in intervals, each behind a marker; of lossless data always
-            no, since GDCM stumbles over such a marker behind a whole picture.
+        end: position of the end marker.
+        restarts: whether scans are divided into intervals by restart markers; always False for
+            lossless data, since GDCM stumbles over such a marker after a complete picture.
     """
 
     data: bytes
@@ -46,8 +46,8 @@ class Jpeg:
         """Read the markers of JPEG data (ITU-T T.81, Annex B); nothing is decoded.
 
         Raises:
-            UserError: the end or a scan is lacking, or there are more scans than anybody writes.
-            ValueError: a scan's header is not one.
+            UserError: the end or a scan is missing, or there are more scans than encoders write.
+            ValueError: a scan's header is malformed.
         """
         lacking: dict[tuple[int, int], int] = {}  # component, coefficient: bits to come
         progressive = lossless = restarts = False
@@ -77,13 +77,13 @@ class Jpeg:
         raise UserError(f"cannot be decoded ({EARLY})")
 
     def refuse_short(self, pixels: np.ndarray, decode: Callable[[bytes], np.ndarray]) -> None:
-        """Raise UserError where the last scan's data end before its picture does.
+        """Raise UserError if the last scan's data end before its picture does.
 
-        The data are made longer: where the picture looks otherwise then, it lacked some.
+        The data are made longer: if the picture then looks different, some were missing.
 
         Args:
-            pixels: of the data as they are.
-            decode: makes pixels of JPEG data.
+            pixels: those of the data as they are.
+            decode: turns JPEG data into pixels.
         """
         starts = [b"\xff%c" % n for n in range(0xD0, 0xD8)] if self.restarts else [b""]
         more = b"".join(start + _DATA for start in starts)
@@ -93,7 +93,7 @@ class Jpeg:
 
 
 def _left_by(scan: bytes, progressive: bool) -> dict[tuple[int, int], int]:
-    """What is still to come of the coefficients that a scan's header names, in bits (G.1.1.1)."""
+    """The bits still to come of each coefficient that a scan's header names (G.1.1.1)."""
     components, (first, last, bits) = scan[1:-3:2], scan[-3:]
     if not progressive:  # a scan has all of a component, whatever it says
         return {(name, 0): 0 for name in components}

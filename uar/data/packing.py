@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FILMS_A_WORKER = 64  # fewer are not worth the start of a process
+_FILMS_A_WORKER = 64  # fewer are not worth starting a process
 _MEMORY = f"{LIMITS.memory / 1e9:g} GB"
-_SYNC_SECONDS = 2.0  # between two writes of the journal: what a killed run loses at most
+_SYNC_SECONDS = 2.0  # between two writes of the journal: the most that a killed run loses
 
 
 class Slot(NamedTuple):
     """A film's place in the packed array."""
 
-    path: str  # of its file, relative to the folder of images
+    path: str  # of its file, relative to the images folder
     row: int
     copies: int = 1  # rows that show it, from `row` on
     blanks: int = 0  # black rows after those
@@ -63,7 +63,7 @@ class PackingResult:
     array: Path  # the `.npy` file
     views: list[View]  # as DICOM headers state them
     faults: dict[int, str]  # why a film could not be read; its rows mean nothing
-    header_failed: list[int]  # films whose header left one gray value; percentiles stand in
+    header_failed: list[int]  # films whose header left one gray value; percentiles are used
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Result(NamedTuple):
 
 
 def resolve_workers(workers: int, films: int) -> int:
-    """The number of worker processes; 0 is one for each usable core that has enough films."""
+    """The number of worker processes; 0 means one for each usable core that has enough films."""
     if workers:
         return workers
     if hasattr(os, "sched_getaffinity"):  # Linux: a job scheduler grants some of the cores
@@ -111,10 +111,10 @@ def pack_films(
         root: folder of the images. A path or link that leads out of it is a fault of its film.
         slots: in the order of their rows; together they fill all rows.
         size: side of a packed image in pixels.
-        scratch: folder of the array and its journal. If it holds those of an interrupted run on the
-            same files, only the rest is decoded. Tasks with a fault or a failed header are
+        scratch: folder for the array and its journal. If it holds those of an interrupted run on
+            the same files, only the rest is decoded. Tasks with a fault or a failed header are
             repeated.
-        workers: processes; 0: see `resolve_workers`.
+        workers: number of processes; 0: see `resolve_workers`.
     """
     workers = resolve_workers(workers, len(slots))
     array = scratch / "images.npy"
@@ -149,7 +149,7 @@ def pack_films(
 
 
 def copy_studies(packed: Path, studies: Iterable[int], *, images_per_study: int, out: Path) -> None:
-    """Write a packed array of only some studies of another, given by their position."""
+    """Write a packed array with only some studies of another, given by their positions."""
     kept = list(studies)
     size = np.load(packed, mmap_mode="r").shape[1]
     _create_array(out, (len(kept) * images_per_study, size, size))
@@ -167,7 +167,7 @@ def _create_array(path: Path, shape: tuple[int, int, int]) -> None:
 
 
 def _is_array(path: Path, shape: tuple[int, int, int]) -> bool:
-    """Whether a whole array of this shape lies there."""
+    """Whether `path` holds a complete array of this shape."""
     try:
         array = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
@@ -183,7 +183,7 @@ def _offset(path: Path) -> int:
 
 
 def _identity(rows: int, size: int) -> dict[str, object]:
-    """What a run that goes on must share with the one that was cut off, beside its files."""
+    """What a resumed run must share with the interrupted one, besides its files."""
     code = b"".join(Path(str(module.__file__)).read_bytes() for module in (films, dicom, jpeg))
     libraries = ("numpy", "pillow", "pydicom", "pypng", "python-gdcm")
     return {
@@ -207,7 +207,7 @@ def _fingerprint(root: Path, slots: Sequence[Slot]) -> str:
 
 
 class _Journal:
-    """The tasks done so far: a line with the run's identity, then one JSON line a task."""
+    """The tasks done so far: a line with the run's identity, then one JSON line per task."""
 
     def __init__(self, path: Path, array: Path, identity: dict[str, object]) -> None:
         self.done: dict[str, list[View]] = {}  # fingerprint of a task: views of its films
@@ -253,7 +253,7 @@ class _Journal:
                 return {}
             done: dict[str, list[View]] = dict(map(json.loads, filter(None, lines)))
         except (ValueError, TypeError, RecursionError) as error:
-            log.warning(f"{self._path} is damaged ({error}); the films are decoded anew")
+            log.warning(f"{self._path} is damaged ({error}); the films are decoded again")
             return {}
         os.truncate(self._path, len(whole.encode()))
         return done
@@ -263,7 +263,7 @@ class _Journal:
 
 
 def _decode(tasks: Iterator[_Task], workers: int) -> Iterator[tuple[_Task, _Result]]:
-    """Results as they come. After a crash, the tasks in flight are repeated one by one."""
+    """Yield results as they come. After a crash, the tasks in flight are repeated one by one."""
     while True:
         futures: dict[Future[_Result], _Task] = {}
         pool = _pool(workers)
@@ -294,7 +294,7 @@ def _settle(futures: dict[Future[_Result], _Task]) -> Iterator[tuple[_Task, _Res
 
 
 def _pack_apart(task: _Task) -> _Result:
-    """As `_pack`, in a separate process; halved until a crash can be put down to one film."""
+    """Run `_pack` in a separate process, halving the task until a crash is traced to one film."""
     pool = _pool(workers=1)
     try:
         return pool.submit(_pack, task).result()
@@ -302,7 +302,7 @@ def _pack_apart(task: _Task) -> _Result:
         if len(task.slots) == 1:
             path = task.root / task.slots[0].path
             reason = (
-                f"decoding it crashed, ran out of {_MEMORY} of memory or took "
+                f"decoding it crashed, needed more than {_MEMORY} of memory or took "
                 f"more than {LIMITS.seconds:g} seconds"
             )
             return _Result(["unknown"], {0: f"{path}: {reason}"}, [])
@@ -330,7 +330,7 @@ def _start_decoding() -> None:
 
 
 def confine_memory(memory: int) -> None:
-    """Let this process allocate at most so many bytes more than it has."""
+    """Let this process allocate at most `memory` bytes more than it has."""
     if os.path.exists("/proc/self/statm"):  # elsewhere the system's own limits hold
         with open("/proc/self/statm", encoding="ascii") as statm:
             pages = int(statm.read().split()[0])
@@ -339,7 +339,7 @@ def confine_memory(memory: int) -> None:
 
 
 def start_worker(wait_for_parent: Callable[[], object]) -> None:
-    """End with the parent, also a killed one; leave Ctrl-C and the terminal to it.
+    """End when the parent does, even if it is killed; leave Ctrl-C and the terminal to it.
 
     Args:
         wait_for_parent: returns when the parent has ended.
@@ -363,7 +363,7 @@ def _pack(task: _Task) -> _Result:
     root = task.root.resolve()
     with task.array.open("r+b") as array:
         for i, slot in enumerate(task.slots):
-            signal.setitimer(signal.ITIMER_PROF, LIMITS.seconds)  # of CPU time; then it kills
+            signal.setitimer(signal.ITIMER_PROF, LIMITS.seconds)  # of CPU time, then it kills
             try:
                 film = read_film(_path_inside(task.root, root, slot.path))
             except (UserError, MemoryError) as error:
@@ -382,7 +382,7 @@ def _pack(task: _Task) -> _Result:
 
 
 def _path_inside(folder: Path, resolved: Path, name: str) -> Path:
-    """`folder / name`. Raises UserError if that is outside `folder`, itself or by a link."""
+    """Return `folder / name`; raise UserError if it is outside `folder`, itself or by a link."""
     path, parts = folder / name, PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts:
         raise UserError(f"{path}: the path leads out of {folder}")

@@ -1,4 +1,4 @@
-"""The canonical study table: what later stages know of a data set."""
+"""The canonical study table: what later stages know about a data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 STUDY_COLUMNS = ["study_id", "split", "report", "image_paths", "views"]
 LEFT_OUT_COLUMNS = ["study_id", "source", "reason"]
-Box = tuple[float, float, float, float]  # x0, y0, x1, y1, shares of a film's width and height
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1 as shares of a film's width and height
 REPORT_COLUMNS = ["study_id", "split", "report", "views", "cleaned", "findings"]
 BOX_COLUMNS = ["study_id", "view", "finding", "x0", "y0", "x1", "y1"]
 
@@ -49,13 +49,13 @@ class Study:
 class LeftOut:
     """A study that is left out on purpose."""
 
-    study_id: str  # or the file's name, where it belongs to none
+    study_id: str  # or the file's name, if it belongs to none
     source: str  # file, row or detail
     reason: str  # short category: "no report section", "no image", "empty report", ...
 
 
 def _no_boxes() -> pd.DataFrame:
-    import pandas as pd  # not needed by who reads films alone
+    import pandas as pd  # not needed to read films only
 
     return pd.DataFrame(columns=BOX_COLUMNS)
 
@@ -70,7 +70,7 @@ class Dataset:
         boxes: known finding boxes (`BOX_COLUMNS`; `view` indexes the study's images, corners are
             shares of the film's width and height); empty where the data set has none.
         left_out: studies that are left out, and why.
-        unknown_heads: headers that ended the section asked for although no list knows them, with
+        unknown_heads: headers that ended the section asked for although they are on no list, with
             the number of reports; what followed them is not in these reports.
     """
 
@@ -81,13 +81,13 @@ class Dataset:
     unknown_heads: dict[str, int] = field(default_factory=dict)
 
     def table(self) -> pd.DataFrame:
-        """The study table, one row a study, `STUDY_COLUMNS`."""
+        """The study table, one row per study, `STUDY_COLUMNS`."""
         import pandas as pd
 
         return pd.DataFrame([vars(study) for study in self.studies], columns=STUDY_COLUMNS)
 
     def with_views(self, views: Iterable[View]) -> Dataset:
-        """The data set with these views, one a film, where a film's own is unknown."""
+        """The data set with these views, one per film, used where a film's own is unknown."""
         film = iter(views)
         studies = [
             replace(
@@ -105,7 +105,7 @@ class Dataset:
         """The data set without the studies at `indices`.
 
         Raises:
-            UserError: a split is left with no study.
+            UserError: a split is left without studies.
         """
         studies = [study for i, study in enumerate(self.studies) if i not in indices]
         empty = [split for split in SPLITS if all(study.split != split for study in studies)]
@@ -122,13 +122,13 @@ Reader = Callable[[DatasetParams], Dataset]
 
 @dataclass(frozen=True)
 class Layout:
-    """An arrangement of a data set's files, and what reads it."""
+    """An arrangement of a data set's files, and its reader."""
 
     read: Reader
     contents: str  # what `dataset.root` holds, in words
     marker: str | None  # glob under the root that tells the layout; None if `read` makes the files
-    splits: tuple[str, ...] = ("r2gen",)  # of dataset.split
-    sections: tuple[str, ...] = ("findings",)  # of dataset.section
+    splits: tuple[str, ...] = ("r2gen",)  # choices of dataset.split
+    sections: tuple[str, ...] = ("findings",)  # choices of dataset.section
 
 
 def refuse(faults: list[str], source: Path, advice: str) -> None:
@@ -140,21 +140,21 @@ def refuse(faults: list[str], source: Path, advice: str) -> None:
 
 
 def name_fault(study_id: str) -> str | None:
-    """What is wrong with a study's name, if anything: it is shown, searched for and part of lines.
+    """What makes a study's name unfit to be shown, searched for or part of a line, if anything.
 
-    Half characters are `is_text`'s.
+    Half characters (unpaired surrogates) are left to `is_text`.
     """
     printable = all(c.isprintable() or "\ud800" <= c <= "\udfff" for c in study_id)
     if study_id.strip() and len(study_id) <= _LONGEST_NAME and printable:
         return None
-    said = f"{study_id[:40]!r} of {len(study_id)} characters"
+    said = f"{study_id[:40]!r} has {len(study_id)} characters"
     return f"{said}; expected 1 to {_LONGEST_NAME} printable ones"
 
 
 def image_fault(paths: Sequence[str], params: DatasetParams) -> str | None:
     """What is wrong with a study's image paths, if anything."""
     if len(paths) < params.images_per_study and (params.missing_view == "error" or not paths):
-        return f"has {len(paths)} images, dataset.images_per_study is {params.images_per_study}"
+        return f"has {len(paths)} images, but dataset.images_per_study is {params.images_per_study}"
     for path in paths:
         if leaves_folder(path):
             return f"has the image path {path!r}, which leaves the images folder"
@@ -173,7 +173,7 @@ def leaves_folder(path: str) -> bool:
 
 
 def links_out(path: Path, root: Path) -> bool:
-    """Whether `path`, its symbolic links followed, lies outside `root`."""
+    """Whether `path`, with its symbolic links followed, is outside `root`."""
     return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
@@ -183,12 +183,14 @@ def image_files(folder: Path, root: Path) -> dict[str, str]:
     Linked folders are not entered.
 
     Raises:
-        UserError: `folder` is missing or a link out of `root`, or two images have one name.
+        UserError: `folder` is missing or a link out of `root`, or two images share a name.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is missing. Unpack the images there.")
     if links_out(folder, root):
-        raise UserError(f"{folder} is a link out of {root}. Move the images into the folder.")
+        raise UserError(
+            f"{folder} is a link that leads out of {root}. Move the images into the folder."
+        )
     found: dict[str, str] = {}
     faults: list[str] = []
     for place, folders, names in os.walk(folder):
@@ -198,7 +200,7 @@ def image_files(folder: Path, root: Path) -> dict[str, str]:
                 continue
             path = os.path.relpath(os.path.join(place, name), folder).replace(os.sep, "/")
             if name in found:
-                faults.append(f"{name} lies at {found[name]} and at {path}")
+                faults.append(f"{name} is both at {found[name]} and at {path}")
             found[name] = path
     refuse(faults, folder, "Keep one file of each name.")
     return found
@@ -217,7 +219,7 @@ def _texts(value: Any) -> bool:
     return not isinstance(value, str) and all(isinstance(part, str) for part in value)
 
 
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a cell, by its column
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a cell, by column
     "study_id": (lambda v: isinstance(v, str) and v != "" and is_text(v), "a name"),
     "split": (lambda v: v in SPLITS, f"one of {', '.join(SPLITS)}"),
     "report": (lambda v: isinstance(v, str) and is_text(v), "text"),
@@ -232,15 +234,15 @@ _CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {  # of a cell, by its c
 
 
 def read_checked(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """A table of studies, of reports or of boxes whose cells are what the project writes.
+    """Read a table of studies, reports or boxes; its cells must be what the project writes.
 
     Args:
         path: a Parquet file.
-        columns: that it must have.
+        columns: those that it must have.
 
     Raises:
         UserError: the file is absent or damaged, lacks a column, repeats a study in a table of one
-            row a study, or has a cell with anything else; the first such cell is named.
+            row per study, or has a cell with anything else; the first such cell is named.
     """
     table = read_table(path)
     if lacking := [column for column in columns if column not in table]:
@@ -264,4 +266,4 @@ def read_checked(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-_REMEDY = "`dvc repro` makes the table anew; `dvc pull` fetches it."
+_REMEDY = "`dvc repro` makes the table again; `dvc pull` fetches it."

@@ -1,7 +1,7 @@
 """Reports as words: the cleaning that the compared papers share, and the vocabulary V_R.
 
 The cleaning rules reproduce R2Gen's (https://github.com/zhjohnchan/R2Gen), its quirks included,
-because every published number was computed on text cleaned so.
+because every published number was computed on text cleaned this way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def clean_iu_xray(report: str) -> str:
 
 
 def clean_mimic_cxr(report: str) -> str:
-    """As `clean_iu_xray`, after undoing MIMIC-CXR's line breaks and anonymisation marks.
+    """Clean as `clean_iu_xray` does, after undoing MIMIC-CXR's line breaks and anonymisation marks.
 
     Hyphenated words and numbers stay, as in R2Gen; section 4.1 removes non-alphabetic tokens.
     """
@@ -70,7 +70,7 @@ def has_words(cleaned: str) -> bool:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The words that a report may use; their ids follow those of four special ones."""
+    """The words that a report may use; their ids follow those of the four special words."""
 
     words: tuple[str, ...]
 
@@ -95,7 +95,7 @@ class Vocabulary:
         return len(SPECIAL_WORDS) + len(self.words)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the words and their order: models of equal fingerprints may be mixed."""
+        """SHA-256 of the words in their order: models with equal fingerprints may be mixed."""
         return hashlib.sha256("\n".join(SPECIAL_WORDS + self.words).encode()).hexdigest()
 
     def encode(self, report: str, max_length: int) -> np.ndarray:
@@ -115,7 +115,7 @@ class Vocabulary:
         return [self.decode(self.encode(report, max_length).tolist()) for report in reports]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words up to the first EOS or PAD, joined by blanks."""
+        """The words up to the first EOS or PAD, joined by spaces."""
         words: list[str] = []
         for i in ids:
             if i in (EOS, PAD):
@@ -138,7 +138,7 @@ class Vocabulary:
         raw = read_json(path)
         words = raw.get("words") if isinstance(raw, dict) else None
         if not isinstance(words, list) or not all(map(_is_word, words)):
-            raise UserError(f"{path} holds no list of words. {_REMEDY}")
+            raise UserError(f"{path} does not hold a list of words. {_REMEDY}")
         if len({*SPECIAL_WORDS, *words}) < len(SPECIAL_WORDS) + len(words):
             raise UserError(f"{path} holds a word twice. {_REMEDY}")
         return cls(tuple(words))
@@ -148,5 +148,5 @@ def _is_word(word: object) -> bool:
     return isinstance(word, str) and _WORD.fullmatch(word) is not None
 
 
-_WORD = re.compile(r"[^\s\ud800-\udfff]+")  # no blank, no half of a surrogate pair
-_REMEDY = "`dvc repro` makes it anew; `dvc pull` fetches it."
+_WORD = re.compile(r"[^\s\ud800-\udfff]+")  # no white space, no half of a surrogate pair
+_REMEDY = "`dvc repro` makes it again; `dvc pull` fetches it."

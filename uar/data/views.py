@@ -28,7 +28,7 @@ def resize_view(images: Tensor, crop: int) -> Tensor:
 
 
 def view_names(views: Sequence[str], count: int) -> list[str]:
-    """What each of a study's `count` films shows; by number where the data set does not say."""
+    """What each of a study's `count` films shows, or its number if the data set does not say."""
     known = [*views, *["unknown"] * count][:count]
     return [f"film {i + 1}" if view == "unknown" else view for i, view in enumerate(known)]
 
@@ -47,7 +47,7 @@ def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
         crop: side of a crop.
 
     Returns:
-        `(N, K, crop, crop)`, of the images' type.
+        `(N, K, crop, crop)`, of the images' dtype.
     """
     rows, columns = (corners.unsqueeze(-1) + torch.arange(crop)).unbind(2)  # (N, K, crop)
     image = torch.arange(len(images)).view(-1, 1, 1, 1)
@@ -58,7 +58,7 @@ def crops_at(images: Tensor, corners: Tensor, crop: int) -> Tensor:
 class Views:
     """The views of a training image: the whole of it, and K crops.
 
-    Tokens are made of them offline; models that read pixels draw from the same views.
+    Tokens are made from them offline; models that read pixels draw from the same views.
 
     Args:
         kind: `crops` are K crops of pixels. For `grid` the whole packed image is encoded once and K
@@ -68,7 +68,7 @@ class Views:
         crop: pixels, side of the encoder's input.
         size: pixels, side of a packed image.
         stride: M, pixels along a token's side.
-        seed: of the crops, which depend on the seed and the image's row alone.
+        seed: of the crops, which depend only on the seed and the image's row.
     """
 
     kind: Literal["crops", "grid"]
@@ -80,16 +80,16 @@ class Views:
 
     @property
     def side(self) -> int:
-        """Tokens along a view's side."""
+        """The number of tokens along a view's side."""
         return self.crop // self.stride
 
     @property
     def encoded(self) -> int:
-        """Images that the encoder sees for one training image."""
+        """The number of images that the encoder sees for one training image."""
         return 1 + (self.crops if self.kind == "crops" else min(self.crops, 1))
 
     def corners(self, rows: np.ndarray) -> Tensor:
-        """Top and left of the crops of images `(N,)`, `(N, K, 2)` in pixels."""
+        """Top and left of each crop of the images at `rows` `(N,)`: `(N, K, 2)` in pixels."""
         draw = self._windows if self.kind == "grid" else self._places
         drawn = [draw(np.random.Generator(np.random.Philox(key=[self.seed, r]))) for r in rows]
         return torch.from_numpy(np.array(drawn, dtype=np.int64).reshape(len(rows), self.crops, 2))
@@ -106,11 +106,11 @@ class Views:
 def draw_views(
     shape: tuple[int, ...], crops: int, *, draw_whole: bool, generator: torch.Generator
 ) -> Tensor:
-    """Which view of each image training reads, `shape` int64: 0 is the whole, 1 to K are crops.
+    """Draw which view of each image training reads, `shape` int64: 0 is the whole, 1 to K crops.
 
     Args:
         crops: K.
-        draw_whole: draw the whole image as often as each crop; else only if K is 0.
+        draw_whole: whether to draw the whole image as often as each crop; if not, only if K is 0.
     """
     first = 0 if draw_whole else min(1, crops)
     return torch.randint(first, 1 + crops, shape, generator=generator)
@@ -118,11 +118,11 @@ def draw_views(
 
 @dataclass(frozen=True)
 class PackedFilms:
-    """Films of a packed array, read when they are asked for.
+    """Films of a packed array, read on demand.
 
     Args:
-        path: of the array, `(N, size, size)` uint8.
-        rows: which of it, `(n,)`.
+        path: file of the array, `(N, size, size)` uint8.
+        rows: which of its rows, `(n,)`.
     """
 
     path: Path
@@ -132,11 +132,11 @@ class PackedFilms:
         return len(self.rows)
 
     def __getitem__(self, chosen: Tensor) -> Tensor:
-        """Films `(k, size, size)` uint8 at places `(k,)` of the n."""
+        """The films `(k, size, size)` uint8 at positions `(k,)` among the n."""
         return read_packed(self.path, self.rows[chosen.numpy()])
 
     def whole_views(self, crop: int, most: int, generator: torch.Generator) -> Tensor:
-        """Whole views of all n films, or of `most` drawn at random where there are more.
+        """Whole views of all n films, or of `most` drawn at random if there are more.
 
         Returns:
             `(k, crop, crop)` float32 in [0, 1].
@@ -153,6 +153,6 @@ _BLOCK = 64  # films at full size in memory at once
 def read_packed(path: Path, rows: np.ndarray) -> Tensor:
     """Images `rows` of a packed array, `(n, size, size)` uint8.
 
-    They are copied and the mapping is dropped: the pages of one that stays count as memory.
+    They are copied and the mapping is dropped: the pages of a mapping that stays count as memory.
     """
     return torch.from_numpy(np.load(path, mmap_mode="r")[rows])

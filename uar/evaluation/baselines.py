@@ -19,16 +19,16 @@ def constant_report(
 ) -> str:
     """The one report that, given for every study, scores best on validation.
 
-    Most reports of a chest X-ray data set are normal and alike, so that a text that looks at no
-    image already scores BLEU-4 of about 0.15 on IU X-Ray's test split. A model's score means
-    something only beside this one. The test split has no part in the choice.
+    Most reports of a chest X-ray data set are normal and alike, so a text that looks at no image
+    already scores a BLEU-4 of about 0.15 on IU X-Ray's test split. A model's score means something
+    only in comparison with this one. The test split has no part in the choice.
 
     Args:
-        train_references: training reports, words joined by blanks, as scored.
+        train_references: training reports, words joined by spaces, as scored.
         validation_references: validation reports in the same form.
         select_by: `BLEU-1` to `BLEU-4`, `ROUGE-L` or `CIDEr`.
         candidates: how many distinct training reports to try, the most frequent first, equally
-            frequent ones in order of first occurrence. The first best wins.
+            frequent ones in order of first occurrence. The first of the best wins.
 
     Raises:
         UserError: no training or validation report, `candidates` below 1, or another `select_by`.
@@ -68,9 +68,9 @@ def derangement(n: int, seed: int) -> np.ndarray:
 def token_histograms(tokens: np.ndarray, codebook: int) -> np.ndarray:
     """How often each view of a study uses each visual word, as unit vectors.
 
-    Square roots of the shares: the product of two rows is then the mean over views of the
-    Bhattacharyya coefficient, a customary similarity of histograms (1 = the same), in which the
-    few words of the dark background weigh less than in the cosine of plain counts.
+    Values are square roots of shares, so the product of two rows is the mean over views of the
+    Bhattacharyya coefficient, a common similarity of histograms (1 = the same), in which the few
+    words of the dark background weigh less than in the cosine of plain counts.
 
     Args:
         tokens: `(S, V, L)` ids of the whole images, below `codebook`.
@@ -88,7 +88,7 @@ def token_histograms(tokens: np.ndarray, codebook: int) -> np.ndarray:
 
 
 def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """For each query the key of largest cosine, the first of equals.
+    """Find the key of largest cosine for each query; ties go to the first.
 
     Args:
         queries: `(Q, d)`.
@@ -114,11 +114,11 @@ def nearest_neighbours(queries: np.ndarray, blocks: Iterable[np.ndarray]) -> np.
         best[closer], index[closer] = value[closer], start + nearest[closer]
         start += len(block)
     if not start:
-        raise UserError("no training study to be a nearest neighbour; check the split")
+        raise UserError("no training study to choose a nearest neighbour from; check the split")
     return index
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays."""
+    """Scale rows to length 1; a row of zeros stays as it is."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(norms == 0, 1, norms)

@@ -1,4 +1,4 @@
-"""How far the scores of one run may be trusted: intervals over studies.
+"""How far the scores of one run can be trusted: intervals over studies.
 
 Scores of resamples come from per-study statistics (`uar.evaluation.metrics.Metric`), exact for
 BLEU, METEOR, ROUGE-L and clinical F1. For CIDEr the document frequencies stay those of the whole
@@ -18,12 +18,12 @@ _AT_ONCE = 250  # resamples; bounds the memory to that many rows of N counts
 def bootstrap_interval(metric: Metric, *, resamples: int, seed: int) -> dict[str, float]:
     """95 % percentile bootstrap interval over studies (Efron and Tibshirani 1993, section 13.3).
 
-    Metrics with equally many studies and the same seed see the same resamples.
+    Metrics with the same number of studies and the same seed see the same resamples.
 
     Args:
-        metric: of N studies.
+        metric: a score of N studies.
         resamples: how many corpora of N studies to draw with replacement.
-        seed: of the draws.
+        seed: fixes the draws.
 
     Returns:
         `low` and `high`.

@@ -1,4 +1,4 @@
-"""Calibration of findings: their probabilities, and how often a written one is right."""
+"""Calibration of findings: their probabilities, and how often a written finding is right."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 _BINS = 10
 _STEPS, _RIDGE = 100, 1e-9  # of Newton's method
-_LEAST = 1e-12  # probability in a logarithm
+_LEAST = 1e-12  # smallest probability in a logarithm
 _Z = 1.959964  # of a 95 % interval
 
 
 class Scaling(NamedTuple):
-    """What makes probabilities of logits: sigmoid(slope logit + shift)."""
+    """What turns logits into probabilities: sigmoid(slope logit + shift)."""
 
     slope: float
     shift: float
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Of any shape."""
+        """Turn logits of any shape into probabilities."""
         return np.asarray(1 / (1 + np.exp(-np.clip(self.slope * logits + self.shift, -80, 80))))
 
     def cross_entropy(self, logits: np.ndarray, true: np.ndarray) -> float:
-        """Mean binary cross-entropy, nats, of logits and bool of one shape."""
+        """Mean binary cross-entropy, in nats, of logits and bools of the same shape."""
         scaled = self.slope * logits + self.shift
         return float(np.mean(np.logaddexp(0, np.where(true, -scaled, scaled))))
 
@@ -33,12 +33,12 @@ AS_TRAINED = Scaling(1.0, 0.0)
 
 
 def fit_scaling(logits: np.ndarray, true: np.ndarray) -> Scaling:
-    """The scaling of least cross-entropy (Platt 1999), of a slope between 1/20 and 20.
+    """Fit the scaling of least cross-entropy (Platt 1999), with a slope between 1/20 and 20.
 
-    One for all findings, since most are too rare for one of their own. The shift takes back what
-    training on more studies with findings than there are adds to every logit. True findings count
-    as (n + 1) / (n + 2) and false ones as 1 / (m + 2), of n true and m false ones, so that it stays
-    finite where the logits part them. By Newton's method, the entropy being convex.
+    All findings share one scaling, since most are too rare for one of their own. The shift undoes
+    what oversampling studies with findings in training adds to every logit. With n true and m false
+    findings, true ones count as (n + 1) / (n + 2) and false ones as 1 / (m + 2), so that the fit
+    stays finite if the logits separate them. Newton's method is used, cross-entropy being convex.
 
     Args:
         logits: `(S, N)`, of studies that the model was not trained on.
@@ -101,27 +101,27 @@ def calibration_of_probabilities(predicted: np.ndarray, true: np.ndarray) -> dic
 
 
 def calibration(logits: np.ndarray, true: np.ndarray, scaling: Scaling) -> dict[str, Any]:
-    """The same of the probabilities that a scaling makes of logits."""
+    """`calibration_of_probabilities` of the probabilities that a scaling makes from logits."""
     predicted = scaling.probabilities(logits)
-    cross_entropy = scaling.cross_entropy(logits, true)  # of logits, exact however large they are
+    cross_entropy = scaling.cross_entropy(logits, true)  # from logits, exact however large
     return calibration_of_probabilities(predicted, true) | {"cross_entropy": cross_entropy}
 
 
 def wilson(right: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share by Wilson's score (1927); (0, 1) of nothing."""
+    """Wilson's (1927) 95 % score interval of a share; (0, 1) of no trials."""
     if not of:
         return 0.0, 1.0
     share, spread = right / of, _Z**2 / of
     middle = share + spread / 2
     half = _Z * ((share * (1 - share) + spread / 4) / of) ** 0.5
     low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
-    return max(0.0, min(share, low)), min(1.0, max(share, high))  # of 0 and 1, despite rounding
+    return max(0.0, min(share, low)), min(1.0, max(share, high))  # keeps a share of 0 or 1 inside
 
 
 def written_and_right(
     generated: np.ndarray, true: np.ndarray, names: Sequence[str]
 ) -> dict[str, list[int]]:
-    """Of each finding, how many reports assert it, rightly, and how many in all.
+    """Count how many reports assert each finding rightly, and how many assert it at all.
 
     Args:
         generated: `(S, N)` bool, what the model's reports assert.

@@ -1,12 +1,12 @@
-"""How sure a generated sentence is: the probability that what it says of findings is right.
+"""How sure a generated sentence is: the probability that what it says about findings is right.
 
-A sentence *claims* a finding that the labeller finds asserted or denied in it. What is asserted is
-right if the study's reference asserts it too, what is denied if the reference does not. How likely
-the reference asserts it is told by the judge's logit z: sigmoid(slope z + shift), with a slope for
-all findings and a shift for each. They are fitted to reports of validation, once to what is
-asserted and once to what is denied, because the text, too, knows something of the images. A
-sentence is right if all its claims are. Its probability is the product of theirs, as if they were
-independent.
+A sentence *claims* a finding that the labeller finds asserted or denied in it. An asserted finding
+is right if the study's reference asserts it too, a denied one if the reference does not. The
+probability that the reference asserts it follows from the judge's logit z: sigmoid(slope z +
+shift), with one slope for all findings and a shift for each. They are fitted to validation reports,
+once for asserted and once for denied findings, because the text, too, carries information about the
+images. A sentence is right if all its claims are. Its probability is the product of theirs, as if
+they were independent.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uar.evaluation.detection import auc
 
 # Means and standard deviations of normal priors: of the slope, of the findings' common shift and of
 # each finding's difference from it. Chosen by cross-validation on the validation studies of the
-# demo and of IU X-Ray, where others near them do about as well.
+# demo and of IU X-Ray, where nearby values do about as well.
 _SLOPE, _COMMON, _OWN = (0.5, 0.5), (0.0, 3.0), (0.0, 1.0)
 _STEPS = 100  # of Newton's method
 KINDS = {"asserted": Label.POSITIVE, "denied": Label.NEGATIVE}
@@ -32,21 +32,21 @@ KINDS = {"asserted": Label.POSITIVE, "denied": Label.NEGATIVE}
 class Sentences(NamedTuple):
     """Sentences of generated reports, and what is true of their studies."""
 
-    labels: np.ndarray  # (N, 13) int8, of `Label`, what each says
-    logits: np.ndarray  # (N, 13), the judge's of its study
+    labels: np.ndarray  # (N, 13) int8, values of `Label`: what each says
+    logits: np.ndarray  # (N, 13), the judge's for its study
     true: np.ndarray  # (N, 13) bool, what its study's reference asserts
 
     @classmethod
     def of(
         cls, reports: Sequence[str], logits: np.ndarray, true: np.ndarray, labels: SentenceLabels
     ) -> Sentences:
-        """Of S generated reports whose full stops are words.
+        """The sentences of S generated reports whose full stops are words.
 
         Args:
-            reports: S of them.
+            reports: the S reports.
             logits: `(S, 13)`.
             true: `(S, 13)` bool.
-            labels: what sentences say.
+            labels: gives the labels of sentences.
         """
         sentences = [sentences_of(report) for report in reports]
         study = np.repeat(np.arange(len(reports)), [len(of) for of in sentences])
@@ -54,24 +54,24 @@ class Sentences(NamedTuple):
         return cls(said, logits[study], true[study])
 
     def claims(self, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of each finding that a sentence asserts, or denies, logit, column and truth `(C,)`."""
+        """Logit, column and truth, each `(C,)`, of the findings that sentences claim by `kind`."""
         sentence, finding = np.nonzero(self.labels == KINDS[kind])
         return self.logits[sentence, finding], finding, self.true[sentence, finding]
 
 
 class Shifted(NamedTuple):
-    """What makes probabilities of the judge's logits: sigmoid(slope logit + shift)."""
+    """What turns the judge's logits into probabilities: sigmoid(slope logit + shift)."""
 
     slope: float
-    shifts: tuple[float, ...]  # of each of the 13 findings
+    shifts: tuple[float, ...]  # one for each of the 13 findings
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Of `(N, 13)`."""
+        """Turn logits `(N, 13)` into probabilities."""
         return AS_TRAINED.probabilities(self.slope * logits + np.array(self.shifts))
 
     @classmethod
     def fit(cls, logits: np.ndarray, findings: np.ndarray, true: np.ndarray) -> Shifted:
-        """The likeliest, given the priors (maximum a posteriori).
+        """Fit the likeliest values, given the priors (maximum a posteriori).
 
         Args:
             logits: of C claims.
@@ -93,22 +93,22 @@ class Shifted(NamedTuple):
 
 
 class Certainty(NamedTuple):
-    """How likely the reference asserts a finding that a generated sentence asserts, or denies."""
+    """How likely the reference asserts a finding that a generated sentence asserts or denies."""
 
     asserted: Shifted
     denied: Shifted
 
     @classmethod
     def fit(cls, sentences: Sentences) -> Certainty:
-        """To reports of studies that the model was not trained on."""
+        """Fit to reports of studies that the model was not trained on."""
         return cls(**{kind: Shifted.fit(*sentences.claims(kind)) for kind in KINDS})
 
     def of_sentences(self, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """Probability that all claims of each of N sentences are right; NaN without any claim.
+        """Probability that all claims of each of N sentences are right; NaN if it has none.
 
         Args:
-            labels: `(N, 13)`, of `Label`.
-            logits: of the judge, `(N, 13)`.
+            labels: `(N, 13)`, values of `Label`.
+            logits: the judge's, `(N, 13)`.
         """
         asserted, denied = (labels == label for label in KINDS.values())
         right = np.ones(labels.shape)
@@ -117,13 +117,13 @@ class Certainty(NamedTuple):
         return np.where((asserted | denied).any(axis=1), right.prod(axis=1), np.nan)
 
     def scores(self, sentences: Sentences) -> dict[str, Any]:
-        """Calibration on sentences, of validation or of other studies.
+        """Measure the calibration on sentences of validation or other studies.
 
         Returns:
             `asserted` and `denied`: `claims`, how many; `true`, the share that references assert;
-            `AUC` of its probability, and `calibration`. `sentences`: `claiming`, how many claim
-            anything; `right`, the share whose claims are all right; the same. None where there are
-            none, and for the AUC where all are alike.
+            `AUC` of its probability, and `calibration_of_probabilities`. `sentences`: `claiming`,
+            how many claim anything; `right`, the share whose claims are all right; AUC and
+            calibration likewise. A group without claims is None; so is an AUC where all are alike.
         """
         scores: dict[str, Any] = {}
         for kind, label in KINDS.items():
@@ -153,10 +153,10 @@ def _auc(scores: np.ndarray, true: np.ndarray) -> float | None:
 
 
 def shown(scores: dict[str, Any]) -> str:
-    """The scores of a split's sentences in a line."""
+    """The scores of a split's sentences in one line."""
     of = scores["sentences"]
     if of is None:
-        return f"no sentence says anything of the {len(FINDINGS)} findings"
+        return f"no sentence says anything about the {len(FINDINGS)} findings"
     return (
         f"{of['claiming']} sentences with findings, {of['right']:.1%} right, expected calibration "
         f"error {of['ece']:.3f}"

@@ -1,9 +1,9 @@
-"""Two methods against each other, from a few runs of each on the same studies.
+"""Comparison of two methods, from a few runs of each on the same studies.
 
 Studies and runs (seeds of training) are crossed random effects, as cases and readers are in reader
-studies: Obuchowski and Rockette (1995), with each reader reading in one modality alone (Hillis
-2014, section 5), since a run is of one method. What another draw of studies *and* other seeds would
-do is thus in the standard error; `benchmarks/level.py` checks the level by simulation.
+studies: Obuchowski and Rockette (1995), with each reader reading in only one modality (Hillis 2014,
+section 5), since a run belongs to one method. The standard error thus covers another draw of
+studies *and* other seeds; `benchmarks/level.py` checks the level by simulation.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Key = TypeVar("Key")  # names a metric
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of two methods: means over runs, and what the difference of these is worth.
+    """One metric of two methods: means over runs, and how certain their difference is.
 
     Attributes:
         a: the first method's mean.
         b: the second's.
         error: standard error of b - a, over studies and, where each has several runs, over runs.
-        degrees: of freedom of that error (Satterthwaite 1946).
-        about_methods: whether each method has several runs; else `error` is over studies alone, for
-            these runs, and there is no p-value.
+        degrees: degrees of freedom of that error (Satterthwaite 1946).
+        about_methods: whether each method has several runs; otherwise `error` is only over studies,
+            for these runs, and there is no p-value.
     """
 
     a: float
@@ -48,13 +48,13 @@ class Comparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 %, of b - a."""
+        """The 95 % interval of b - a."""
         half = float(stats.t.ppf(1 - LEVEL / 2, self.degrees)) * self.error
         return self.difference - half, self.difference + half
 
     @property
     def p_value(self) -> float | None:
-        """Two-sided, of equal methods; None with one run of either."""
+        """Two-sided p-value for equality of the methods; None if either has only one run."""
         if not self.about_methods:
             return None
         if self.error == 0:
@@ -62,11 +62,11 @@ class Comparison:
         return float(2 * stats.t.sf(abs(self.difference) / self.error, self.degrees))
 
     def detectable(self, tests: int = 1) -> float | None:
-        """Smallest difference that 80 % of such comparisons would show; None with one run.
+        """The smallest difference that 80 % of such comparisons would detect; None with one run.
 
         Args:
-            tests: p-values among which this one is corrected; that of Bonferroni, which Holm's
-                never falls short of, is assumed.
+            tests: how many p-values are corrected together; assumes Bonferroni's correction, as
+                Holm's is never less powerful.
         """
         if not self.about_methods:
             return None
@@ -77,11 +77,11 @@ class Comparison:
 def compare_methods(
     a: Mapping[Key, Sequence[Metric]], b: Mapping[Key, Sequence[Metric]]
 ) -> dict[Key, Comparison]:
-    """Every metric that both have.
+    """Compare the two methods by every metric that both have.
 
     Args:
-        a: metric name to one metric a run; study i of all is the same.
-        b: the other method's, of as many runs or another number.
+        a: metric name to one metric per run; study i is the same in all.
+        b: the other method's, from as many runs or another number.
 
     Raises:
         UserError: no runs, or runs of different numbers of studies.
@@ -92,8 +92,8 @@ def compare_methods(
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values corrected for their number: Holm's step-down procedure (1979).
 
-    Of m p-values the k-th smallest is multiplied by m - k + 1; none is below a smaller one's or
-    above 1. Rejecting those below 0.05 keeps the chance of any false rejection below 0.05.
+    The k-th smallest of m p-values is multiplied by m - k + 1; no result is above 1 or below
+    that of a smaller one. Rejecting those below 0.05 keeps the chance of a false one below 0.05.
     """
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
@@ -104,17 +104,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def corrected_p(tests: Sequence[Comparison]) -> list[float | None]:
-    """P-values of a table's tests after Holm's correction over those that there are."""
+    """Holm-corrected p-values of a table's tests; None, and not counted, where a test has none."""
     values = [test.p_value for test in tests]
     corrected = iter(holm([value for value in values if value is not None]))
     return [None if value is None else next(corrected) for value in values]
 
 
 def power(tests: Sequence[Comparison]) -> str:
-    """What stands under a table of tests: the smallest difference that it could have shown."""
+    """The note under a table of tests: the smallest difference that it could have shown."""
     each = [least for test in tests if (least := test.detectable(len(tests))) is not None]
     if not each:
-        return "A single run says nothing of its method: no p; the interval is over studies alone."
+        return "A single run says nothing about its method: no p; the interval covers studies only."
     low, high = f"{min(each):.2g}", f"{max(each):.2g}"
     shown = low if low == high else f"{low} to {high}, by row"
     return f"Smallest difference that this table could have shown (80 % power, Holm): {shown}."
@@ -124,8 +124,8 @@ def _compare(a: Sequence[Metric], b: Sequence[Metric]) -> Comparison:
     counts = sorted({len(metric.statistics) for metric in (*a, *b)})
     if not a or not b or len(counts) != 1:
         raise UserError(
-            f"runs of {' and '.join(map(str, counts)) or 'no'} studies: methods are compared by "
-            "predictions of the same studies"
+            f"runs of {' and '.join(map(str, counts)) or 'no'} studies: methods can only be "
+            "compared by their predictions for the same studies"
         )
     [studies] = counts
     scores = [np.array([metric.value() for metric in runs]) for runs in (a, b)]
@@ -150,18 +150,18 @@ def _compare(a: Sequence[Metric], b: Sequence[Metric]) -> Comparison:
 
 
 def _influence(metric: Metric) -> np.ndarray:
-    """What each study does to a score, by the jackknife, `(N,)`; of a mean: its deviations."""
+    """Each study's influence on a score, by the jackknife, `(N,)`; of a mean: its deviations."""
     statistics = metric.statistics
     without = metric.of_sums(statistics.sum(axis=0) - statistics)
     return (len(statistics) - 1) * (without.mean() - without)
 
 
 def _between_runs(covariance: np.ndarray, runs_of_a: int) -> float:
-    """The studies' part of the variance of b - a: Cov2 of a and of b, less twice Cov3.
+    """The studies' part of the variance of b - a: Cov2 of a and of b, minus twice Cov3.
 
     Args:
         covariance: of the runs' scores over studies, `(R, R)`, a's runs first.
-        runs_of_a: their number.
+        runs_of_a: how many runs are a's.
     """
     of_a, of_b = covariance[:runs_of_a, :runs_of_a], covariance[runs_of_a:, runs_of_a:]
     across = covariance[:runs_of_a, runs_of_a:].mean()

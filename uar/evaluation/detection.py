@@ -1,4 +1,4 @@
-"""How well probabilities of findings tell who has them: AUC, AP and micro F1."""
+"""How well probabilities of findings tell which studies have them: AUC, AP and micro F1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     if not positives or not negatives:
         return float("nan")
     _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # of ties, their mean
+    ranks = (counts.cumsum() - (counts - 1) / 2)[place]  # ties get their mean rank
     above = ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2
     return float(above / (positives * negatives))
 
@@ -26,20 +26,20 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
     """Area under the curve of precision over recall, as a sum of steps; NaN without positives.
 
     Args:
-        scores: `(N,)`; equal ones are found together.
+        scores: `(N,)`; ties are found together.
         labels: `(N,)` bool.
     """
     if not labels.any():
         return float("nan")
     order = np.argsort(-scores, kind="stable")
     found, hits = np.arange(1, len(labels) + 1), labels[order].cumsum()
-    last = np.append(np.diff(scores[order]) != 0, True)  # of equal scores
+    last = np.append(np.diff(scores[order]) != 0, True)  # the last of equal scores
     gained = np.diff(hits[last], prepend=0)
     return float((gained * hits[last] / found[last]).sum() / hits[-1])
 
 
 def mean_auc(scores: np.ndarray, true: np.ndarray, at_least: int = 4) -> float:
-    """Mean `auc` over the findings `(S, N)` that at least so many studies have; NaN if none."""
+    """Mean `auc` over the findings `(S, N)` that `at_least` or more studies have; NaN if none."""
     each = [
         auc(scores[:, i], true[:, i]) for i in range(true.shape[1]) if true[:, i].sum() >= at_least
     ]

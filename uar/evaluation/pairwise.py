@@ -1,6 +1,6 @@
 """BLEU-4 and CIDEr of a few texts against each other.
 
-As `uar.evaluation.metrics` computes them of one reference, over counts of n-grams.
+They are those of `uar.evaluation.metrics` for one reference, computed from n-gram counts.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 _ORDERS = 4
-_SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length, bigrams
+_SIGMA = 6.0  # of CIDEr-D's penalty on a difference in length, in bigrams
 
 
 class DocumentFrequencies:
-    """In how many texts each n-gram is, of which CIDEr makes its weights.
+    """How many texts have each n-gram, from which CIDEr computes its weights.
 
     Args:
-        texts: D of them, as the references of a split.
+        texts: D texts, such as the references of a split.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -27,7 +27,7 @@ class DocumentFrequencies:
         self._with = Counter(gram for text in texts for gram in set(ngrams(text.split())))
 
     def weights(self, grams: Sequence[tuple[str, ...]]) -> np.ndarray:
-        """log D / (texts that have it) of each n-gram `(U,)`; of one that none has, log D."""
+        """log(D / texts that have it) for each n-gram, `(U,)`; log D if none has it."""
         known = np.array([self._with.get(gram, 0) for gram in grams], float)
         return _idf(self._texts, known)
 
@@ -35,12 +35,12 @@ class DocumentFrequencies:
 def pairwise_scores(
     texts: Sequence[str], frequencies: DocumentFrequencies | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """BLEU-4 and CIDEr of each text (row) given each as the only reference (column).
+    """BLEU-4 and CIDEr of each text (row) with each as the only reference (column).
 
     Args:
-        texts: N of them; words are what lies between blanks.
-        frequencies: of n-grams, for CIDEr. None: counted over the texts themselves, without a word
-            of any other; an n-gram that all of them have then weighs nothing.
+        texts: N texts; words are separated by blanks.
+        frequencies: of n-grams, for CIDEr. None: counted over these texts and no others; an n-gram
+            that all of them have then weighs nothing.
 
     Returns:
         Both `(N, N)`; BLEU-4 in [0, 1], CIDEr in [0, 10].
@@ -88,7 +88,7 @@ class NgramCounts:
 
     Attributes:
         counts: how often each text has each of them, `(N, U)` float.
-        places: text and word at which each one begins, somewhere, `(U, 2)`.
+        places: text and word at which one occurrence of each begins, `(U, 2)`.
     """
 
     counts: np.ndarray
@@ -96,11 +96,11 @@ class NgramCounts:
 
 
 def ngram_counts(texts: Sequence[str]) -> list[NgramCounts]:
-    """N-grams of order 1 to 4, in turn."""
+    """The n-grams of orders 1 to 4, in that order."""
     words = [text.split() for text in texts]
     ids: dict[str, int] = {}
     width = max(1, *map(len, words)) if words else 1
-    table = np.full((len(words), width), -1, np.int64)  # of n-grams by their first word; -1: none
+    table = np.full((len(words), width), -1, np.int64)  # n-grams by their first word; -1: none
     for row, text in zip(table, words, strict=True):
         row[: len(text)] = [ids.setdefault(word, len(ids)) for word in text]
     single, grams, found = table, table, []
@@ -121,7 +121,7 @@ def ngram_counts(texts: Sequence[str]) -> list[NgramCounts]:
 
 
 def bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
-    """BLEU as pycocoevalcap computes it, its guards against zeros included.
+    """BLEU as pycocoevalcap computes it, including its guards against zeros.
 
     Args:
         sums: `(..., 10)`: words of candidate and reference, n-grams of the candidate of order 1 to
@@ -140,12 +140,12 @@ def bleu_of_sums(sums: np.ndarray, order: int) -> np.ndarray:
 
 
 def _matching(counts: np.ndarray, weights: np.ndarray, times: bool = False) -> np.ndarray:
-    """Sum over u of weights[u] min(c_iu, c_ju) of each two texts, `(N, N)`.
+    """Sum over u of weights[u] min(c_iu, c_ju) for each pair of texts, `(N, N)`.
 
     Args:
         counts: c, `(N, U)`.
         weights: `(U,)`.
-        times: each term also times c_ju.
+        times: whether to multiply each term by c_ju too.
     """
     total = np.zeros((len(counts), len(counts)))
     for least in range(1, int(counts.max(initial=0)) + 1):

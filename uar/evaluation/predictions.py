@@ -1,4 +1,4 @@
-"""Generated reports beside their references: all that the evaluation knows of a model."""
+"""Generated reports and their references: all that the evaluation knows of a model."""
 
 import json
 import math
@@ -14,18 +14,18 @@ from uar.core.files import atomic_write, not_utf8
 
 @dataclass(frozen=True)
 class Prediction:
-    """One study's generated report beside its reference.
+    """One study's generated report and its reference.
 
     Attributes:
         study_id: the study's name in the study table.
         report: the whole raw report.
-        reference: the cleaned report's words joined by blanks, cut at the report length, rare
+        reference: the cleaned report's words joined by spaces, cut at the report length, rare
             words replaced by `<unk>`.
-        generated: the decoded words joined by blanks; may be empty.
+        generated: the decoded words joined by spaces; may be empty.
         log_probability: the generated report's natural log-probability under the model.
         cross_entropy: nats that the reference costs the model, words and end token together (Eq.
-            5); None where what wrote the report gives no probabilities.
-        image_gain: how many more it costs with another study's images; None where not tried.
+            5); None if whatever wrote the report gives no probabilities.
+        image_gain: how many more it costs with another study's images; None if not tried.
     """
 
     study_id: str
@@ -38,7 +38,7 @@ class Prediction:
 
 
 def write_predictions(path: str | Path, predictions: Sequence[Prediction]) -> None:
-    """Write one JSON object per line to `path`, under a temporary name until whole."""
+    """Write one JSON object per line to `path`, under a temporary name until complete."""
     with atomic_write(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
         for prediction in predictions:
             file.write(json.dumps(asdict(prediction), ensure_ascii=False) + "\n")
@@ -89,7 +89,7 @@ def _parse(line: str, where: str) -> Prediction:
 
 
 def refuse_odd_text(where: str, text: str) -> None:
-    """Raise UserError for what is not a report: halves of characters, or words without end."""
+    """Raise UserError for what is not a report: half a character, or far too many words."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -104,7 +104,7 @@ _MOST_WORDS = 10_000  # MIMIC-CXR's longest report has some thousand
 
 
 def with_generated(predictions: Sequence[Prediction], reports: Sequence[str]) -> list[Prediction]:
-    """The same studies with other generated reports, of which no model says how likely they are."""
+    """The same studies with other generated reports; cross-entropy and image gain are None."""
     return [
         replace(p, generated=r, cross_entropy=None, image_gain=None)
         for p, r in zip(predictions, reports, strict=True)
@@ -117,8 +117,7 @@ def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:
     Returns:
         `distinct_reports`, a count; `share_most_common`, the share of studies given the most
         common report, in [0, 1]; `words_used` and `reference_words`, distinct words over all
-        generated reports and all references; mean and median lengths in words;
-        `mean_log_probability` of a report, natural logarithm.
+        generated reports and all references; mean and median lengths in words.
 
     Raises:
         UserError: no predictions.
@@ -137,12 +136,11 @@ def text_statistics(predictions: Sequence[Prediction]) -> dict[str, float]:
         "median_length": float(statistics.median(map(len, generated))),
         "reference_mean_length": statistics.fmean(map(len, references)),
         "reference_median_length": float(statistics.median(map(len, references))),
-        "mean_log_probability": statistics.fmean(p.log_probability for p in predictions),
     }
 
 
 def share_unchanged(one: Sequence[Prediction], other: Sequence[Prediction]) -> float:
-    """Share of the studies of which two systems say the same, word for word, in [0, 1].
+    """Share of the studies on which two systems say the same, word for word, in [0, 1].
 
     Raises:
         UserError: the predictions are of different studies.
@@ -159,7 +157,7 @@ def refuse_other_studies(
     Args:
         one: predictions of one system.
         other: predictions of another.
-        sources: names both in the error.
+        sources: what the error calls both.
     """
     remedy = "evaluate both systems on the same split of the same data"
     if len(one) != len(other):

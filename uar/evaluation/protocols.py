@@ -1,4 +1,4 @@
-"""The two ways of this field to score the same reports, for several systems at once."""
+"""The field's two ways of scoring the same reports, for several systems at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ PROTOCOLS = {
     "coco": {
         "reference": "whole raw report: not cleaned, not cut, no <unk>",
         "generated": "words as decoded",
-        "tokenizer": "Stanford PTB tokenizer 3.4.1 in lower case, punctuation but brackets removed",
+        "tokenizer": "Stanford PTB tokenizer 3.4.1 in lower case, punctuation removed except "
+        "brackets",
         "cider_document_frequencies": "counted over the references being scored",
     },
 }
@@ -38,7 +39,7 @@ def protocol_metrics(
     Java starts twice, once for all tokens and once for METEOR, however many systems there are.
 
     Args:
-        systems: name to the predictions of the same studies.
+        systems: each system's name to its predictions of the same studies.
         protocols: which of `PROTOCOLS`.
         meteor: whether METEOR is among the metrics.
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 CHOSEN_BY = "CIDEr"
-KEPT = 0.9  # share of the distinct reports that has to be left
+KEPT = 0.9  # share of the distinct reports that must remain
 
 Scores = Mapping[str, float]
 
 
 def lost(scores: Scores, start: Scores) -> list[str]:
-    """What has fallen since the start, each in words; nothing where the model may be used.
+    """Say in words each thing that has fallen since the start; empty if the model may be used.
 
     Findings are a report's purpose, and a model that writes few distinct reports looks at no
-    images: F1 may not fall, and nine of ten distinct reports have to be left.
+    images: F1 must not fall, and nine of ten distinct reports must remain.
 
     Args:
-        scores: of an epoch, by `Validation`'s names.
-        start: of the model that training began with.
+        scores: an epoch's, by `Validation`'s names.
+        start: those of the model that training began with.
     """
     found = []
     if scores["F1"] < start["F1"]:
@@ -30,10 +30,10 @@ def lost(scores: Scores, start: Scores) -> list[str]:
 
 
 def refusal(epochs: Sequence[Scores]) -> str | None:
-    """Why no epoch after the first is used, in a sentence without its subject; None if one is.
+    """Say why no epoch after the first is used, in a sentence without a subject; None if one is.
 
     Args:
-        epochs: scores of each, the model that training began with first.
+        epochs: each one's scores, first those of the model that training began with.
     """
     start, *trained = epochs
     better = [scores for scores in trained if scores[CHOSEN_BY] > start[CHOSEN_BY]]

@@ -2,8 +2,8 @@
 
     BLEU-4|r2gen|words:blank|refs:cleaned,cut:60,unk:yes|text:beam:3,lp:1|n:590|data:0f3a9c1e|v:...
 
-Two scores are comparable where their signatures agree but for `text`, which says how the reports
-came about.
+Two scores are comparable if their signatures agree except for `text`, which says how the reports
+were produced.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _VERSIONS = {"METEOR": "meteor1.5"}
 
 @dataclass(frozen=True)
 class Setup:
-    """What scores were made from, beside the texts.
+    """What scores were made from, besides the texts.
 
     Attributes:
-        references: of the `r2gen` protocol, as `cleaned,cut:60,unk:yes`.
-        text: how the reports came about, as `beam:3,lp:1`.
-        radgraph: the model's name, where there is one.
+        references: the `r2gen` protocol's, such as `cleaned,cut:60,unk:yes`.
+        text: how the reports were produced, such as `beam:3,lp:1`.
+        radgraph: the name of RadGraph's model, if there is one.
     """
 
     references: str
@@ -44,11 +44,11 @@ def signatures(
     measures: Measures,
     setup: Setup,
 ) -> dict[str, dict[str, str]]:
-    """A signature for each score of `SystemScores.values`; of a labeller, for each average.
+    """A signature for each score of `SystemScores.values`; for a labeller, one for each average.
 
     Args:
         scores: one system's.
-        predictions: of that system.
+        predictions: the same system's.
         measures: what was computed.
         setup: what the texts were made from.
     """
@@ -90,9 +90,9 @@ def radeval_signatures(
 
     Args:
         scores: one system's.
-        predictions: of that system.
+        predictions: the same system's.
         setup: what the texts were made from.
-        radeval: its version.
+        radeval: RadEval's version.
     """
     made = f"refs:raw|text:{setup.text},prose|n:{len(predictions)}"
     data = f"data:{_digest([p.report for p in predictions])}"

@@ -1,4 +1,4 @@
-"""All numbers of an evaluation, and the few that are looked at first."""
+"""All numbers of an evaluation, and the few to look at first."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ BASELINES = {  # and controls: label to key
     "nearest by tokens": "nearest_tokens",
     "nearest by F(I)": "nearest_features",
     "shuffled images": "shuffled_images",
-    "beside it": "beside",
+    "other system": "beside",
 }
 SHUFFLED = BASELINES["shuffled images"]
 
 MIN_DISTINCT = 0.05  # share of the studies
 MAX_UNCHANGED = 0.5  # likewise
 COLLAPSE = (
-    f"A run is collapsed where its distinct reports are fewer than {MIN_DISTINCT:.0%} of the "
-    f"studies, or where at least {MAX_UNCHANGED:.0%} of its reports of studies with a finding stay "
-    "the same, word for word, with another study's images: it says little of the images, and its "
-    "scores say little of it."
+    f"A run has collapsed if its distinct reports are fewer than {MIN_DISTINCT:.0%} of the "
+    f"studies, or if at least {MAX_UNCHANGED:.0%} of its reports for studies with a finding stay "
+    "the same, word for word, with another study's images: it then says little about the images, "
+    "and its scores say little about it."
 ).replace("%", " %")
 
 # Short name -> path in `summarise`'s result. Those that an evaluation lacks are left out.
@@ -66,18 +66,18 @@ def summarise(
 
     Args:
         systems: predictions by system; `MODEL` among them, and any of `BASELINES`.
-        scores: of the same systems.
+        scores: those of the same systems.
         measures: what was computed.
         setup: what the texts were made from.
-        resamples: of the bootstrap.
-        seed: of the same.
+        resamples: how many the bootstrap draws.
+        seed: fixes its draws.
 
     Returns:
         `studies`, their number; `scores` and `text` statistics by system; 95 % `intervals` and
-        `signatures` of the model's scores; `unchanged_with_other_images`, the share of studies of
-        which the model says the same, word for word, given another study's images, where that was
-        tried; `unchanged_with_findings`, the share of those whose reference has a finding by the
-        rule-based labels, where there is any; `collapsed` by the rule that `COLLAPSE` states.
+        `signatures` of the model's scores; `unchanged_with_other_images`, the share of studies on
+        which the model says the same, word for word, given another study's images, if that was
+        tried; `unchanged_with_findings`, the same share of the studies whose reference has a
+        finding by the rule-based labels, if any; `collapsed` by the rule that `COLLAPSE` states.
     """
     model = scores[MODEL].values()
     result: dict[str, Any] = {
@@ -103,25 +103,25 @@ def summarise(
 
 
 def is_collapsed(summary: Mapping[str, Any]) -> bool:
-    """Whether `COLLAPSE` holds of an evaluation; its second half only where that is known."""
+    """Whether `COLLAPSE` applies to an evaluation; its second half counts only if it is known."""
     distinct = summary["text"][MODEL]["distinct_reports"] / summary["studies"]
     unchanged = summary.get("unchanged_with_findings")
     return bool(distinct < MIN_DISTINCT or (unchanged is not None and unchanged >= MAX_UNCHANGED))
 
 
 def headline(summary: Mapping[str, Any], names: Mapping[str, str] = HEADLINE) -> dict[str, float]:
-    """The numbers that DVC lists as metrics, as far as there are, to four decimals.
+    """The numbers that DVC lists as metrics, to four decimals; absent ones are left out.
 
     Args:
         summary: nested numbers.
-        names: of the metrics, to their paths in it.
+        names: the metrics' names to their paths in it.
     """
     values = {name: look_up(summary, path) for name, path in names.items()}
     return {name: round(value, 4) for name, value in values.items() if value is not None}
 
 
 def look_up(tree: Mapping[str, Any], path: str) -> float | None:
-    """The value at a path of keys joined by blanks; None where a key is absent."""
+    """The value at a path of keys joined by spaces; None if a key is absent."""
     value: Any = tree
     for key in path.split():
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -26,7 +26,7 @@ TESTED_CLINICAL = [  # of `clinical_metrics`
     for average in ("micro", "macro", "micro_5", "macro_5")
     for score in ("precision", "recall", "F1")
 ] + [("no_finding", "F1")]
-UNITS = {"cross_entropy": "nats, less is better", "image_gain": "nats"}  # of `nats_metrics`
+UNITS = {"cross_entropy": "nats, lower is better", "image_gain": "nats"}  # of `nats_metrics`
 PER_STUDY_NATS = tuple(UNITS)  # fields of `Prediction`
 NATS = "nats"  # the group of `nats_metrics`
 RECORDED: dict[
@@ -50,11 +50,11 @@ class GraphScorer(Protocol):
 
 @dataclass(frozen=True)
 class Measures:
-    """What is computed of every system.
+    """What is computed for every system.
 
     Attributes:
-        labellers: what to measure clinical efficacy by, by name; may be empty.
-        graphs: what to compare reports' graphs by, by name; may be empty.
+        labellers: those to measure clinical efficacy by, by name; may be empty.
+        graphs: scorers of reports' graphs, by name; may be empty.
         protocols: which of `PROTOCOLS` to score texts by.
         meteor: whether METEOR is among the scores of texts.
         uncertain: see `clinical_metrics`.
@@ -69,14 +69,14 @@ class Measures:
 
 @dataclass(frozen=True)
 class SystemScores:
-    """One system's scores, each of which knows its studies.
+    """One system's scores, each of which keeps its studies' numbers.
 
     Attributes:
         text: `METRICS` by protocol.
         clinical: `clinical_metrics` by labeller.
         labels: `(N, 14)` of references and of generated reports, by labeller.
-        graphs: means over studies of what each graph scorer gives, by scorer.
-        nats: `cross_entropy` and `image_gain` of `Prediction`, as far as every study has them.
+        graphs: means over studies of what each graph scorer returns, by scorer.
+        nats: `cross_entropy` and `image_gain` of `Prediction`, each if every study has it.
     """
 
     text: Scores
@@ -86,7 +86,7 @@ class SystemScores:
     nats: dict[str, Metric]
 
     def tested(self) -> dict[str, dict[str, Metric]]:
-        """What intervals are given for and two systems are compared by."""
+        """The metrics that get intervals and by which two systems are compared."""
         clinical = {
             name: {
                 f"{average} {score}": groups[average][score] for average, score in TESTED_CLINICAL
@@ -150,23 +150,23 @@ def score_systems(
 
 
 def nats_metrics(predictions: Sequence[Prediction]) -> dict[str, Metric]:
-    """Means over studies of what every study has, nats a report; less cross-entropy is better."""
+    """Means, in nats per report, of what every study has; less cross-entropy is better."""
     columns = {name: [getattr(p, name) for p in predictions] for name in PER_STUDY_NATS}
     return {name: mean_of(values) for name, values in columns.items() if None not in values}
 
 
 def per_study(predictions: Sequence[Prediction], scores: SystemScores) -> dict[str, Any]:
-    """What of each study runs are compared by whose predictions are not at hand.
+    """Each study's numbers, by which runs are compared if their predictions are not available.
 
     Args:
-        predictions: of a run.
+        predictions: a run's.
         scores: of these predictions.
 
     Returns:
-        `nats_metrics`, a list of each, to four decimals, in the predictions' order; `statistics`,
-        of each group and metric of `RECORDED` that was computed the numbers that scores are sums of
-        (`Metric.statistics`), likewise; and `references`, a hash of that order: of study ids and
-        references. It holds neither.
+        `nats_metrics`, a list for each, to four decimals, in the predictions' order; `statistics`,
+        likewise, for each computed group and metric of `RECORDED`: the numbers whose sums scores
+        depend on (`Metric.statistics`); and `references`, a hash of that order, from study ids and
+        references. The result holds neither.
     """
     nats = {name: metric.of_each() for name, metric in nats_metrics(predictions).items()}
     tested = scores.tested()
@@ -183,7 +183,7 @@ def per_study(predictions: Sequence[Prediction], scores: SystemScores) -> dict[s
 
 
 def recorded_metrics(recorded: Mapping[str, Any]) -> dict[tuple[str, str], Metric]:
-    """The metrics of what `per_study` gave, by group and metric; nats alone of early records."""
+    """The metrics of what `per_study` gave, by group and metric; only nats in early records."""
     nats = {(NATS, name): mean_of(recorded[name]) for name in PER_STUDY_NATS if name in recorded}
     statistics = {
         (group, name): Metric(np.array(values, float), RECORDED[group, name])
@@ -194,18 +194,18 @@ def recorded_metrics(recorded: Mapping[str, Any]) -> dict[tuple[str, str], Metri
 
 
 def _rounded(values: np.ndarray) -> list[Any]:
-    """To four decimals, whole numbers as such: half as long in JSON."""
+    """Round to four decimals, or to integers if all are whole: half as long in JSON."""
     whole = bool((values == values.round()).all())
     return (values.astype(int) if whole else values.round(4)).tolist()
 
 
 def per_study_scores(predictions: Sequence[Prediction], scores: SystemScores) -> pd.DataFrame:
-    """One row a study: lengths, nats, scores under the `r2gen` protocol and positive findings.
+    """One row per study: lengths, nats, scores under the `r2gen` protocol and positive findings.
 
     BLEU-4 and METEOR are those of the report as a corpus of its own, with pycocoevalcap's guards
     against zeros; CIDEr's document frequencies are those of all references. Findings are joined by
     semicolons, an uncertain one followed by a question mark; each labeller has its own columns, and
-    each score of a graph scorer.
+    so has each score of a graph scorer.
     """
     import pandas as pd  # takes half a second; most commands do without
 

@@ -1,1 +1,1 @@
-"""A trained model at work: beam search and samples, reports, features, attention."""
+"""Using a trained model: beam search and samples, reports, features, attention."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-AT_LEAST = 10  # studies to fit to that must have a code in a quarter
+AT_LEAST = 10  # fitted studies that must have a code in a quarter for it to count there
 
 
 def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
@@ -25,9 +25,9 @@ def token_bags(tokens: np.ndarray, codebook_size: int) -> np.ndarray:
 
 
 def quarter_bags(tokens: np.ndarray, codebook_size: int) -> Iterator[np.ndarray]:
-    """`token_bags` of the quarters (2 x 2) of each view: upper left, upper right, lower ones.
+    """Yield `token_bags` of each view's quarters (2 x 2): upper left, upper right, then the lower.
 
-    With an odd number of cells along a side the upper and left quarters are the larger ones.
+    If a side has an odd number of cells, the upper and left quarters are the larger ones.
     """
     side = math.isqrt(tokens.shape[2])
     half = -(-side // 2)
@@ -39,20 +39,20 @@ def quarter_bags(tokens: np.ndarray, codebook_size: int) -> Iterator[np.ndarray]
 
 
 def common_codes(bags: np.ndarray) -> np.ndarray:
-    """Which columns of a quarter's bags `(S, P)` at least 10 studies have, `(P,)` bool."""
+    """Which columns of a quarter's bags `(S, P)` are set in at least 10 studies, `(P,)` bool."""
     return (bags > 0).sum(axis=0) >= AT_LEAST
 
 
 def with_places(
     fitted: np.ndarray, tested: np.ndarray, codebook_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bags of whole views, and beside them of each quarter of each view.
+    """Bags of whole views, followed by those of each quarter of each view.
 
-    Of the quarters, only `common_codes` of the studies to fit to are kept.
+    For the quarters, only the `common_codes` of the fitted studies are kept.
 
     Args:
         fitted: tokens `(S, V, L)` of the studies to fit to.
-        tested: of those to test on `(U, V, L)`.
+        tested: tokens `(U, V, L)` of the studies to test on.
 
     Returns:
         `(S, P)` and `(U, P)`.

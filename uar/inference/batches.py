@@ -13,7 +13,7 @@ from uar.model.uar import UAR
 def progress_batches(
     model: UAR | Ensemble, studies: Studies, batch_size: int, what: str
 ) -> Iterator[Batch]:
-    """Batches in the studies' order, on the model's device; `what` names the progress bar."""
+    """Yield batches in the studies' order, on the model's device; `what` names the progress bar."""
     total = -(-len(studies) // batch_size)
     for batch in progress(studies.batches(batch_size), what, total):
         yield batch.to(model.device)

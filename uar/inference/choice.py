@@ -1,10 +1,10 @@
-"""Choosing one of a study's sampled reports: minimum Bayes risk, and what its films are likely to
-show.
+"""Choosing one of a study's sampled reports by minimum Bayes risk and by what its films are likely
+to show.
 
-Minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020) chooses the report of highest
-expected utility: its score against a report drawn from the model, estimated from the other samples.
-Likely reports are those of studies without findings, so that it names few; the second term prefers
-reports whose findings a model of the images alone holds for likely.
+Minimum Bayes risk (Kumar and Byrne 2004; Eikema and Aziz 2020) chooses the report with the
+highest expected utility: its score against a report drawn from the model, estimated from the other
+samples. The likeliest reports are those of studies without findings, so the chosen one names few;
+the second term prefers reports whose findings a model of the images alone considers likely.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from uar.inference.decoding import Generated
 
 @dataclass(frozen=True)
 class Candidates:
-    """Samples of one study, and what one of them is chosen by.
+    """Samples of one study, and the values by which one of them is chosen.
 
     Attributes:
         samples: N reports.
-        utility: of each, expected, `(N,)`.
-        asserted: the findings that each asserts, `(N, K)` bool; None: not known.
+        utility: expected utility of each, `(N,)`.
+        asserted: the findings that each asserts, `(N, K)` bool; None: unknown.
     """
 
     samples: Sequence[Generated]
@@ -35,12 +35,12 @@ class Candidates:
     def best(
         self, weight: float, threshold: float, probabilities: np.ndarray | None = None
     ) -> Generated:
-        """The sample of largest utility + weight * `findings_gain`, the first of several such.
+        """The (first) sample with the largest utility + weight * `findings_gain`.
 
         Args:
-            weight: lambda; 0: utility alone.
-            threshold: of `findings_gain`.
-            probabilities: of the K findings in the study, `(K,)`, for a weight above 0.
+            weight: lambda; 0: only utility counts.
+            threshold: that of `findings_gain`.
+            probabilities: of the K findings in the study, `(K,)`; needed for a weight above 0.
         """
         scores = self.utility
         if weight:
@@ -50,13 +50,13 @@ class Candidates:
 
 
 def expected_utility(texts: Sequence[str]) -> np.ndarray:
-    """Mean over the others of BLEU-4 + CIDEr / 10 of each text against them, `(N,)` in [0, 2].
+    """Each text's mean BLEU-4 + CIDEr / 10 against the other texts, `(N,)` in [0, 2].
 
     CIDEr counts document frequencies over the samples themselves, so that a study's choice depends
-    on nothing but its samples, and a bundle need not hold n-grams of training reports.
+    only on its samples, and a bundle need not hold n-grams of training reports.
 
     Args:
-        texts: N > 1 samples of a study. A text that occurs twice is another one of itself.
+        texts: N > 1 samples of a study. A text that occurs twice counts as "other" for its copy.
     """
     bleu, cider = pairwise_scores(texts)
     scores = bleu + cider / 10
@@ -66,8 +66,8 @@ def expected_utility(texts: Sequence[str]) -> np.ndarray:
 def findings_gain(asserted: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Sum of p - threshold over the findings that each text asserts, `(N,)`.
 
-    A finding above the threshold is worth saying, one below is not. For F1, that threshold is half
-    of the best F1 that can be had (Lipton et al. 2014, theorem 1).
+    A finding above the threshold is worth stating, one below is not. For F1, that threshold is half
+    of the best F1 that can be achieved (Lipton et al. 2014, theorem 1).
 
     Args:
         asserted: `(N, K)` bool.

@@ -1,4 +1,4 @@
-"""The words of reports, by beam search or drawn at random; batched, with cached keys and values."""
+"""Decoding reports by beam search or random draws; batched, with cached keys and values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from uar.core.special_words import BOS, EOS, PAD
 from uar.model.transformer import Rows
 from uar.model.uar import ModelSizes
 
-_DRAWN_BITS = 31  # of a random number
-_WEIGHT_BITS = 30  # to which a word's probability is rounded to draw it
+_DRAWN_BITS = 31  # in a random number
+_WEIGHT_BITS = 30  # to which a word's probability is rounded for drawing
 
 
 class TextsCache(Protocol):
-    """What a model keeps of the texts that it is writing."""
+    """What a model caches of the texts that it is writing."""
 
     def branch(self, parents: Tensor) -> None:
         """See `uar.model.transformer.Cache`."""
@@ -33,9 +33,9 @@ class TextsCache(Protocol):
 
 
 class ReportModel(Protocol):
-    """What decoding asks of a model: `UAR`, or several of them as an `Ensemble`.
+    """What decoding needs of a model: `UAR`, or several of them as an `Ensemble`.
 
-    Its tables and caches are its own: decoding only hands them back.
+    Its tables and caches are opaque: decoding only hands them back.
     """
 
     @property
@@ -66,7 +66,7 @@ class Generated:
     """The best beam of one study, or one of its samples."""
 
     ids: list[int]  # words, without BOS, EOS and padding
-    log_probability: float  # of the words and, if it came, the end token
+    log_probability: float  # of the words and, if reached, the end token
 
 
 @torch.inference_mode()
@@ -82,7 +82,7 @@ def generate(
 ) -> list[Generated]:
     """Write a report for each of B studies.
 
-    Beams are ranked by log-probability / length ** length_penalty, the end token counted. A study
+    Beams are ranked by log-probability / length ** length_penalty, counting the end token. A study
     whose beams have all ended leaves the batch; decoding stops when none is left or after T words.
     `beam_size` 1 is greedy decoding.
 
@@ -91,12 +91,12 @@ def generate(
         visual: tokens or pixels of B studies, as `UAR.forward` takes them.
         beam_size: beams G kept for each study.
         length_penalty: 0 ranks by log-probability alone, 1 by its mean per word.
-        tables: of this model, for many batches; else they are made here.
-        present: views that each study has, as `UAR.forward` takes them.
+        tables: this model's, to be shared by many batches; made here if None.
+        present: the views that each study has, as `UAR.forward` takes them.
         guidance: gamma of classifier-free guidance (Kornblith et al. 2023, "Guiding image
             captioning models toward more specific captions"): words are ranked by
-            (1 + gamma) log p(word | films) - gamma log p(word | no films), normalised again. Above
-            0 it needs a model with `image_dropout`.
+            (1 + gamma) log p(word | films) - gamma log p(word | no films), renormalised. Above 0,
+            it needs a model with `image_dropout`.
     """
 
     device, length, studies = model.device, model.sizes.max_length, len(visual)
@@ -104,13 +104,13 @@ def generate(
     caches = _start(model, visual, beam_size, tables, present, guidance, branching=True)
     whole = _Beams.empty(studies, beam_size, length, device)
     beams = _Beams.empty(studies, beam_size, length, device)  # of studies still in the batch
-    waiting = torch.arange(studies, device=device)  # which these are
+    waiting = torch.arange(studies, device=device)  # indices of these studies
     last = torch.full((studies, beam_size), BOS, device=device)
     for position in range(length):
         logits = _guided([model.step(last, tables, cache) for cache in caches], guidance)
         last, parents = beams.extend(logits, position, length_penalty)
 
-        # the one wait for the device in a word: whose beams have ended
+        # the only wait for the device per word: which studies' beams have all ended
         stay = [not end for end in beams.ended.all(dim=1).tolist()] if position + 1 < length else []
         if not all(stay) or not stay:
             whole.put(waiting, beams)
@@ -144,17 +144,18 @@ def sample(
 
     Word t of report n is what `inverse_cdf` finds for `draws[n, t]`, whatever the study, so that a
     study's reports do not depend on the others in its batch, and those of two studies differ only
-    by their films; training, which wants independent ones, has `draws` of its own for each study.
+    because their films do; training, which needs independent reports, passes separate `draws` for
+    each study.
     Log-probabilities are those of temperature 1.
 
-    Reports of a study that are alike so far are computed once, and a report that has ended is not
-    computed any more (`uar.model.transformer.Rows`).
+    Reports of a study that are identical so far are computed once, and a report that has ended is
+    no longer computed (`uar.model.transformer.Rows`).
 
     Args:
         model: in evaluation mode.
         visual: tokens or pixels of B studies, as `UAR.forward` takes them.
-        draws: `(N, T)`, of `random_draws`, or `(B, N, T)`.
-        temperature: tau > 0: a word is drawn with a probability in proportion to p^(1 / tau).
+        draws: `(N, T)` from `random_draws`, or `(B, N, T)`.
+        temperature: tau > 0: a word is drawn with probability proportional to p^(1 / tau).
         tables, present, guidance: as for `generate`.
 
     Returns:
@@ -167,10 +168,10 @@ def sample(
     caches = _start(model, visual, texts, tables, present, guidance, branching=False)
     history = torch.full((studies * texts, length), PAD, device=device)
     log_probabilities = torch.zeros(studies * texts, device=device)
-    live = torch.arange(studies * texts, device=device)  # reports that go on, study after study
-    row = live // texts  # of each: those of a study that are alike so far share one
-    study = torch.arange(studies, device=device)  # of each row, among those left
-    last = torch.full((studies,), BOS, device=device)  # word of each row
+    live = torch.arange(studies * texts, device=device)  # reports that go on, study by study
+    row = live // texts  # row of each: a study's reports that are alike so far share one
+    study = torch.arange(studies, device=device)  # study of each row, among those left
+    last = torch.full((studies,), BOS, device=device)  # last word of each row
     for position in range(length):
         logits = _guided([model.step(last, tables, cache) for cache in caches], guidance)
         total = _without_specials(logits)
@@ -207,16 +208,16 @@ def sample(
 
 
 def _regrouped(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where R' rows go that continue R rows, so that few of them move.
+    """Assign places to R' rows that continue R rows, so that few of them move.
 
-    The first that continues a row takes its place; others take places that are given up, or the
-    next free ones, and rows from behind close up what is left.
+    The first to continue a row takes its place; the others take places that are given up, or the
+    next free ones, and rows from the end fill the remaining gaps.
 
     Args:
         parents: the row that each continues, `(R',)`, ascending.
 
     Returns:
-        The place of each, below R', `(R',)`; then, of those M rows that do not stay where their
+        The place of each, below R', `(R',)`; then, for the M rows that do not stay where their
         parent is, the parents and the places, both `(M,)`.
     """
     count = len(parents)
@@ -233,7 +234,7 @@ def _regrouped(parents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def random_draws(seed: int, samples: int, length: int) -> Tensor:
     """Integers `(samples, length)` below 2^31, the first rows the same for any number of samples.
 
-    The bits are PCG64's own, which no release of numpy and no CPU changes.
+    The bits are PCG64's own, which are the same in every release of numpy and on every CPU.
     """
     bits = np.random.PCG64(seed).random_raw(samples * length) >> np.uint64(64 - _DRAWN_BITS)
     return torch.from_numpy(bits.astype(np.int64)).view(samples, length)
@@ -242,8 +243,8 @@ def random_draws(seed: int, samples: int, length: int) -> Tensor:
 def inverse_cdf(probabilities: Tensor, row: Tensor, draws: Tensor) -> Tensor:
     """The words at which cumulative distributions exceed numbers drawn from [0, 1).
 
-    Probabilities count to 2^-30 and are summed as integers: in any order, so on any device, to the
-    same sum.
+    Probabilities are rounded to multiples of 2^-30 and summed as integers, so that the sum is the
+    same in any order and hence on any device.
 
     Args:
         probabilities: `(R, V)`.
@@ -260,7 +261,7 @@ def inverse_cdf(probabilities: Tensor, row: Tensor, draws: Tensor) -> Tensor:
 
 @dataclass
 class _Beams:
-    """G beams of each of B studies, as far as they are written."""
+    """G beams of each of B studies, as written so far."""
 
     history: Tensor  # (B, G, T), words and then padding
     log_probabilities: Tensor  # (B, G)
@@ -278,13 +279,13 @@ class _Beams:
         )
 
     def extend(self, logits: Tensor, position: int, length_penalty: float) -> tuple[Tensor, Tensor]:
-        """Go on with the best G of all words after all beams of a study.
+        """Extend the beams of each study to the G best of all continuations of all its beams.
 
         Args:
             logits: of the words at `position`, `(B, G, |V_R|)`.
 
         Returns:
-            The words, and the beam that each goes on from, both `(B, G)`.
+            The words, and the beam that each continues, both `(B, G)`.
         """
         if position == 0:
             self.log_probabilities[:, 1:] = -torch.inf  # beams start alike: only one counts
@@ -309,7 +310,7 @@ class _Beams:
         )
 
     def put(self, rows: Tensor, others: _Beams) -> None:
-        """Take over `others` as the beams of some of the studies."""
+        """Replace the beams of some of the studies with `others`."""
         for name, tensor in vars(others).items():
             getattr(self, name)[rows] = tensor
 
@@ -324,13 +325,13 @@ def _start(
     *,
     branching: bool,
 ) -> list[TextsCache]:
-    """The model's cache, and where there is guidance the one without films."""
+    """The model's cache and, with guidance, one without films."""
     cache = model.start(visual, texts, tables, present, branching)
     return [cache, model.start_without_image(cache)] if guidance else [cache]
 
 
 def _generated(history: Tensor, log_probabilities: Tensor) -> list[Generated]:
-    """Texts `(N, T)`, padded, with their log-probabilities `(N,)`."""
+    """Make `Generated` from padded texts `(N, T)` and their log-probabilities `(N,)`."""
     return [
         Generated([word for word in words if word not in (EOS, PAD)], log_probability)
         for words, log_probability in zip(history.tolist(), log_probabilities.tolist(), strict=True)
@@ -345,7 +346,7 @@ def generate_as(
     tables: Any = None,
     present: Tensor | None = None,
 ) -> list[Generated]:
-    """`generate` with the settings of params.yaml, also where `evaluate` chooses among samples."""
+    """Call `generate` with params.yaml's settings, even where `evaluate` chooses among samples."""
     beams, penalty, guidance = decode.beam_size, decode.length_penalty, decode.guidance
     return generate(
         model, visual, beams, penalty, tables=tables, present=present, guidance=guidance
@@ -353,10 +354,10 @@ def generate_as(
 
 
 def _guided(logits: list[Tensor], guidance: float) -> Tensor:
-    """Logits with films, moved away from those without where there are such.
+    """Logits with films, moved away from those without films if these are given.
 
-    What makes either of them log-probabilities is the same for every word of a row: normalising
-    the result takes it off.
+    The constant that turns either into log-probabilities is the same for every word of a row:
+    normalising the result removes it.
     """
     if len(logits) == 1:
         return logits[0]
@@ -367,8 +368,8 @@ def _guided(logits: list[Tensor], guidance: float) -> Tensor:
 def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
     """The G likeliest words after each beam and their log-probabilities, both `(B, G, G)`.
 
-    No more than G of one beam's words can be among its study's G best. After the end of a beam
-    comes padding, for certain.
+    No more than G of one beam's words can be among its study's G best. An ended beam continues
+    with padding, with probability 1.
     """
     total = _without_specials(logits)
     best, words = logits.topk(logits.shape[1], dim=-1)
@@ -378,7 +379,7 @@ def _best_words(logits: Tensor, ended: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _without_specials(logits: Tensor) -> Tensor:
-    """Make PAD and BOS impossible, in place; what made logits log-probabilities, `(..., 1)`."""
+    """Make PAD and BOS impossible, in place; return the logits' former logsumexp, `(..., 1)`."""
     total = logits.logsumexp(-1, keepdim=True)
     for never in (PAD, BOS):
         logits[..., never] = -torch.inf
@@ -386,9 +387,9 @@ def _without_specials(logits: Tensor) -> Tensor:
 
 
 def _compact_rows(stay: list[bool]) -> tuple[list[int], list[int]]:
-    """Rows that stay, and the places whose row is another one's.
+    """The rows that stay, by their new places, and the places that get another row.
 
-    The last of those that stay take the places of those that leave.
+    The last rows that stay take the places of those that leave.
     """
     count = sum(stay)
     rows, behind = list(range(count)), [row for row in range(count, len(stay)) if stay[row]]

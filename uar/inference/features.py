@@ -32,7 +32,7 @@ def global_features(
 def finding_logits(
     model: UAR | Ensemble, studies: Studies, batch_size: int, what: str
 ) -> np.ndarray:
-    """Logits of the findings head, `(S, N)` float32; of an ensemble, of the mean probabilities."""
+    """Logits of the findings head, `(S, N)` float32; for an ensemble, of the mean probabilities."""
     members = [(member, member.tables()) for member in members_of(model)]
     logits = []
     for batch in progress_batches(model, studies, batch_size, what):

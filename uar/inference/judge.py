@@ -16,7 +16,7 @@ from uar.inference.bags import common_codes, quarter_bags, token_bags
 from uar.inference.logistic import PENALTIES, Standardisation, fit_path, held_out
 
 _KIND = "judge"
-_AT_LEAST = 10  # training studies with a finding, below which its share of them is its probability
+_AT_LEAST = 10  # studies with a finding; if fewer, its probability is its share of all studies
 _BLOCK = 64  # studies whose bags are in memory at once
 
 
@@ -36,14 +36,14 @@ class Judge:
     """Logits of findings, linear in log(1 + n) of how often each code occurs.
 
     Attributes:
-        weights: `(P + 1, N)` float32, the last row the intercept; P is V * codebook, of the bags of
-            whole views, or with `places` five times that, of the bags of their quarters too.
+        weights: `(P + 1, N)` float32, the last row the intercept; P is V * codebook, for the bags
+            of whole views, or five times that with `places`, for the bags of their quarters too.
         codebook: number of codes.
         views: V.
-        places: whether quarters count.
-        penalty: of the fit.
+        places: whether the bags of quarters are used too.
+        penalty: that of the fit.
         findings: names of the N findings.
-        encoder_sha256: of the tokenizer whose codes these are.
+        encoder_sha256: hash of the tokenizer whose codes these are.
     """
 
     weights: np.ndarray
@@ -55,7 +55,7 @@ class Judge:
     encoder_sha256: str
 
     def logits(self, tokens: np.ndarray) -> np.ndarray:
-        """Of the tokens of whole views `(S, V, L)`, `(S, N)` float64."""
+        """Logits `(S, N)` float64, from the tokens of whole views `(S, V, L)`."""
         blocks = [tokens[start : start + _BLOCK] for start in range(0, len(tokens), _BLOCK)]
         weights = self.weights.astype(float)
         of_blocks = [self._bags(block) @ weights[:-1] + weights[-1] for block in blocks]
@@ -84,7 +84,7 @@ class Judge:
             stated = _About.model_validate(about, strict=True)
             weights = tensors["weights"]
         except (KeyError, ValidationError) as error:
-            raise UserError(f"{path} is no judge of this project: {error}") from None
+            raise UserError(f"{path} is not a judge of this project: {error}") from None
         columns = stated.codebook * stated.views * (5 if stated.places else 1)
         wanted = columns + 1, len(stated.findings)
         if tuple(weights.shape) != wanted or weights.dtype != torch.float32:
@@ -97,11 +97,11 @@ class Judge:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Of one kind of features: held-out cross-entropy, nats a study, by penalty; the weights."""
+    """A fit to one kind of features, with held-out cross-entropy, nats a study, by penalty."""
 
     nats: dict[float, float]
     penalty: float
-    weights: np.ndarray  # (P + 1, N), of the features as they are
+    weights: np.ndarray  # (P + 1, N), for features that are not standardised
 
 
 def fit_judge(
@@ -113,23 +113,23 @@ def fit_judge(
     encoder_sha256: str,
     seed: int,
 ) -> tuple[Judge, dict[str, dict[float, float]]]:
-    """A judge fitted to training studies, of bags of tokens or of bags with places.
+    """Fit a judge to training studies, on bags of tokens or on bags with places.
 
-    Which of the two, and the penalty, the same for all findings: those of least held-out
+    The kind of bags and the penalty, the same for all findings, are those with the least held-out
     cross-entropy in cross-validation, since it is the probabilities themselves that count. A
-    finding of fewer than 10 studies gets its share of them as its probability in every study.
+    finding of fewer than 10 studies has its (smoothed) share of studies as its probability.
 
     Args:
-        tokens: of whole views, `(S, V, L)`.
+        tokens: those of whole views, `(S, V, L)`.
         labels: `(S, N)` bool.
         findings: names of the N findings.
         codebook: number of codes.
-        encoder_sha256: of the tokenizer.
-        seed: of the folds.
+        encoder_sha256: hash of the tokenizer.
+        seed: decides the folds.
 
     Returns:
         The judge, and held-out cross-entropy, nats a study, by kind of features (`tokens`,
-        `places`) and penalty; nothing of either where no finding has enough studies.
+        `places`) and penalty, empty for both kinds if no finding has enough studies.
     """
     enough = labels.sum(axis=0) >= _AT_LEAST
     share = (labels.sum(axis=0) + 1) / (len(labels) + 2)
@@ -161,7 +161,7 @@ def fit_judge(
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, seed: int) -> _Fit:
-    """Penalty by cross-validation, then the fit to all studies `(S, P)`, `(S, N)`."""
+    """Choose the penalty by cross-validation, then fit to all studies `(S, P)`, `(S, N)`."""
     if not labels.size:
         nothing = np.zeros((features.shape[1] + 1, 0), np.float32)
         return _Fit({}, PENALTIES[0], nothing)

@@ -1,4 +1,4 @@
-"""Ridge logistic regression of several findings at once, its penalty by cross-validation."""
+"""Ridge logistic regression of several findings at once, with a cross-validated penalty."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from uar.core.progress import progress
 
-STUDIES = 5_000  # most that is fitted to
-PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, in a mean of nats
+STUDIES = 5_000  # the most that are fitted to
+PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)  # of half the squared weights, added to mean nats
 FOLDS = 5
-_SCALE = 10.0  # mean squared norm of a study's features, which the penalties are for
+_SCALE = 10.0  # mean squared norm of a study's features, for which the penalties are chosen
 
 
 def sampled(studies: np.ndarray, seed: int) -> np.ndarray:
-    """`(N,)` studies themselves, in order; of more than `STUDIES`, that many drawn at random."""
+    """The studies `(N,)` in order, or if more than `STUDIES`, that many drawn at random."""
     if len(studies) <= STUDIES:
         return studies
     drawn = np.random.default_rng(seed).choice(len(studies), STUDIES, replace=False)
@@ -27,21 +27,21 @@ def sampled(studies: np.ndarray, seed: int) -> np.ndarray:
 
 
 class Standardisation(NamedTuple):
-    """What centres features and gives them a mean squared norm of 10."""
+    """A transform that centres features and gives them a mean squared norm of 10."""
 
     mean: Tensor  # (P,)
     scale: Tensor  # ()
 
     @classmethod
     def of(cls, features: np.ndarray) -> Standardisation:
-        """Of the studies to fit to, `(S, P)`."""
+        """The standardisation for features `(S, P)` of the studies to fit to."""
         x = _floats(features)
         mean = x.mean(0)
         scale = (_SCALE / (x - mean).square().sum(1).mean().clamp_min(1e-12)).sqrt()
         return cls(mean, scale)
 
     def __call__(self, features: np.ndarray) -> Tensor:
-        """`(S, P)` to `(S, P + 1)`, a column of ones behind."""
+        """Standardise `(S, P)` to `(S, P + 1)`, whose last column is ones."""
         x = _floats(features)
         return torch.cat([(x - self.mean) * self.scale, torch.ones(len(x), 1)], 1)
 
@@ -51,10 +51,10 @@ def _floats(features: np.ndarray) -> Tensor:
 
 
 def fit_path(x: Tensor, y: Tensor) -> list[Tensor]:
-    """Weights `(P + 1, N)` for each of `PENALTIES`, each started from the larger one's.
+    """Weights `(P + 1, N)` for each of `PENALTIES`, each started from the previous, larger one's.
 
     Args:
-        x: `(S, P + 1)`, of `Standardisation`; the weights of its last column bear no penalty.
+        x: `(S, P + 1)`, from `Standardisation`; the weights of its last column are not penalised.
         y: `(S, N)`, 0 or 1.
     """
     weights = torch.zeros(x.shape[1], y.shape[1], requires_grad=True)
@@ -79,16 +79,16 @@ def fit_path(x: Tensor, y: Tensor) -> list[Tensor]:
 def held_out(
     x: Tensor, labels: np.ndarray, seed: int, what: str
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Cross-validation in five folds: who is outside, and their logits for each of `PENALTIES`.
+    """Cross-validate in five folds: held-out studies and their logits for each of `PENALTIES`.
 
     Args:
-        x: `(S, P + 1)`, of `Standardisation`.
+        x: `(S, P + 1)`, from `Standardisation`.
         labels: `(S, N)` bool.
-        seed: of the folds.
+        seed: decides the folds.
         what: names the progress bar.
 
     Returns:
-        Of each fold `(S,)` bool, and six times `(number outside, N)`.
+        For each fold, which studies are held out, `(S,)` bool, and six `(number held out, N)`.
     """
     fold = torch.from_numpy(np.random.default_rng(seed).permutation(len(x)) % FOLDS)
     for left_out in progress(range(FOLDS), what, FOLDS, "fold"):

@@ -31,10 +31,10 @@ def sampled_candidates(
     what: str,
     seed: int,
 ) -> list[Candidates]:
-    """Labelled samples of each study, of which `write_reports` would choose one.
+    """Labelled samples of each study, from which `write_reports` would choose one.
 
     Args:
-        model, studies, vocabulary, params, what, seed: as `write_reports`'s.
+        model, studies, vocabulary, params, what, seed: as for `write_reports`.
     """
     writer = ReportWriter(model, vocabulary, params, seed)
     candidates: list[Candidates] = []
@@ -56,21 +56,21 @@ def write_reports(
     seed: int = 0,
     probabilities: np.ndarray | None = None,
 ) -> list[Prediction]:
-    """Generate a report for each study, and measure how likely its own is.
+    """Generate a report for each study, and measure how likely the study's own report is.
 
     Args:
         model: in evaluation mode.
         studies: S studies.
-        study_ids: their names, in order.
-        raw_reports: their whole reports, in order.
+        study_ids: the studies' names, in order.
+        raw_reports: the studies' whole reports, in order.
         vocabulary: V_R.
         params: how reports are written.
         what: names the progress bar.
-        seed: of samples.
-        probabilities: of the findings in each study, `(S, 13)`, where `needs_findings`.
+        seed: decides the samples.
+        probabilities: of the findings in each study, `(S, 13)`; needed if `needs_findings`.
 
     Raises:
-        UserError: they are needed and not given.
+        UserError: `probabilities` are needed but not given.
     """
     generated: list[Generated] = []
     nats: list[Tensor] = []

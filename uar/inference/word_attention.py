@@ -29,8 +29,8 @@ def with_reports(
 
     Args:
         studies: S studies.
-        chosen: which.
-        reports: one for each of these, words joined by blanks.
+        chosen: indices of the studies.
+        reports: one for each of these, words separated by blanks.
         vocabulary: V_R.
         max_length: T.
     """
@@ -47,13 +47,13 @@ def word_attention(
 ) -> np.ndarray:
     """Attention with which each word of the studies' reports is written, `(S, T, L)` float32.
 
-    Teacher-forced; row t is of the step that predicts word t. Mean over heads and decoder layers,
-    so that a row sums to 1 over the study's views.
+    Teacher-forced; row t belongs to the step that predicts word t. Averaged over heads and decoder
+    layers, so that a row sums to 1 over the study's views.
 
     Args:
         model: in evaluation mode.
         studies: S studies.
-        batch_size: studies.
+        batch_size: studies per batch.
         what: names the progress bar.
     """
     maps = []
@@ -70,7 +70,7 @@ def attention_weights(
     """softmax(A) of Eq. 7 and 11, `(B, h, T, S)`, which `attention` itself never forms.
 
     Args:
-        attention: whose projections are used.
+        attention: the module whose projections are used.
         x: `(B, T, d)`.
         keys: `(B, h, S, d/h)`.
         bias: added to the scaled activations.
@@ -82,7 +82,7 @@ def attention_weights(
 
 @contextmanager
 def recorded_attention(model: UAR | Ensemble) -> Iterator[list[Tensor]]:
-    """Text-to-image attention `(B, T, L)` of each decoder layer of each member, mean over heads.
+    """Record text-to-image attention `(B, T, L)` of each member's decoder layers, mean over heads.
 
     The list yielded is filled by a forward pass in the block.
     """

@@ -1,4 +1,4 @@
-"""How reports are written, as `decode` in params.yaml says: for a split, and for new films."""
+"""Writing reports as `decode` in params.yaml says, for a split and for new films."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from uar.model.uar import UAR
 
 
 def in_effect(params: DecodeParams) -> dict[str, Any]:
-    """The settings; by beam search without those that count for samples alone."""
+    """The settings; for beam search, without those that matter only for samples."""
     whole = params.model_dump(mode="json")
     if params.choose == "beam":
         return {name: value for name, value in whole.items() if name not in OF_SAMPLES}
@@ -27,7 +27,7 @@ def in_effect(params: DecodeParams) -> dict[str, Any]:
 
 
 def needs_findings(params: DecodeParams) -> bool:
-    """Whether reports are chosen by the probabilities of findings too."""
+    """Whether the choice of reports also depends on probabilities of findings."""
     return params.choose == "samples" and params.findings_weight > 0
 
 
@@ -38,7 +38,7 @@ class ReportWriter:
         model: in evaluation mode.
         vocabulary: V_R.
         params: which of the two, and its settings.
-        seed: of the samples, which are the same for every batch.
+        seed: decides the draws, which are the same for every batch.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class ReportWriter:
     def write(
         self, visual: Tensor, present: Tensor | None, probabilities: np.ndarray | None = None
     ) -> list[Generated]:
-        """The report of each of B studies.
+        """Write a report for each of B studies.
 
         Args:
             visual, present: as `generate` takes them.
-            probabilities: of the findings in each study, `(B, 13)`, where `needs_findings`.
+            probabilities: of the findings in each study, `(B, 13)`; needed if `needs_findings`.
 
         Raises:
-            UserError: they are needed and not given.
+            UserError: `probabilities` are needed but not given.
         """
         params, findings = self._params, needs_findings(self._params)
         if findings and probabilities is None:
             raise UserError(
-                "decode.findings_weight above 0 needs probabilities of findings, which the stage "
-                "judge tells from visual tokens"
+                "decode.findings_weight above 0 needs probabilities of findings, which the judge "
+                "stage predicts from visual tokens"
             )
         if params.choose == "beam":
             return generate_as(params, self._model, visual, tables=self._tables, present=present)
@@ -80,11 +80,11 @@ class ReportWriter:
     def candidates(
         self, visual: Tensor, present: Tensor | None, findings: bool
     ) -> list[Candidates]:
-        """Samples of each of B studies, with what they are chosen by.
+        """Draw samples for each of B studies, with the values by which one is chosen.
 
         Args:
             visual, present: as `generate` takes them.
-            findings: label the samples too.
+            findings: whether to label the samples too.
         """
         samples = sample(
             self._model,

@@ -16,8 +16,8 @@ FusionKind = Literal["dual_gate", "none", "addition"]
 def make_basis(kind: BasisKind, rows: int, d_model: int) -> Tensor:
     """B of Eq. 6, `(rows, d)`, or its substitutes of Table 3, scaled to the same mean square.
 
-    `orthogonal`: columns orthonormal (BᵀB = I; 2,048 rows cannot be when d < 2,048), the
-    Gram-Schmidt result obtained by a QR decomposition. `uniform`: on [-1, 1]. `normal`: standard.
+    `orthogonal`: orthonormal columns (BᵀB = I; 2,048 rows cannot be orthonormal when d < 2,048),
+    as from Gram-Schmidt, but by QR decomposition. `uniform`: on [-1, 1]. `normal`: standard.
     """
     if kind == "orthogonal":
         basis, _ = torch.linalg.qr(torch.randn(rows, d_model))
@@ -29,7 +29,7 @@ def make_basis(kind: BasisKind, rows: int, d_model: int) -> Tensor:
 
 
 class DualGate(nn.Module):
-    """Fusion by an input and a forget gate (Eq. 8, 9).
+    """Fusion by an input gate and a forget gate (Eq. 8, 9).
 
     Args:
         d_model: d.
@@ -51,14 +51,14 @@ class DualGate(nn.Module):
 class CrossModalRepresentationAligner(nn.Module):
     """E -> F for either modality (Eq. 2).
 
-    No term sees a position, so F depends on each embedding alone: callers pass each distinct one
+    No term depends on position, so F depends only on each embedding: callers pass each distinct one
     once.
 
     Args:
         d_model: d.
         heads: heads of the attention over the basis.
-        basis: subspace (Table 3).
-        basis_size: rows of B.
+        basis: kind of subspace (Table 3).
+        basis_size: number of rows of B.
         fusion: how E and F̃ are fused (Table 4).
     """
 
@@ -83,7 +83,7 @@ class CrossModalRepresentationAligner(nn.Module):
         return self.gain * len(self.basis) ** 0.5 * self.basis + self.bias
 
     def forward(self, e: Tensor) -> Tensor:
-        """Embeddings E `(*, d)` to discriminative features F `(*, d)`."""
+        """Map embeddings E `(*, d)` to discriminative features F `(*, d)`."""
         keys_and_values = self.attention.keys_and_values(self.adjusted_basis().unsqueeze(0))
         f = self.attention(e.flatten(0, -2).unsqueeze(0), keys_and_values).view_as(e)
         if self.gate is not None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention that projects keys and values separately from queries, so that they can be kept.
+    """Attention that projects keys and values separately from queries, so that they can be cached.
 
     It contains no dropout, which is applied to the outputs of sub-layers (Vaswani et al. 2017,
     section 5.4).
@@ -41,7 +41,7 @@ class MultiHeadAttention(nn.Module):
         """Attend from `x` `(B, T, d)` to keys and values `(B, h, S, d/h)`; returns `(B, T, d)`.
 
         Args:
-            bias: is broadcast to `(B, h, T, S)` and added to the scaled activations.
+            bias: broadcast to `(B, h, T, S)` and added to the scaled activations.
             causal: whether query t sees only keys 0 to t.
         """
         keys, values = keys_and_values
@@ -55,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(2))
 
     def to_one(self, memory: Tensor) -> Tensor:
-        """The output if all keys and values come from one vector, `(B, d)` -> `(B, d)`.
+        """The output if all keys and values come from a single vector, `(B, d)` -> `(B, d)`.
 
         It is the same for every query, since the weights sum to 1 whatever they are.
         """

@@ -22,11 +22,11 @@ class Checkpoint:
 
     model: dict[str, Any]  # ModelParams
     sizes: dict[str, int]  # ModelSizes
-    encoder_sha256: str | None  # whose tokens the model reads; None without LSU
-    epoch: int  # 0: as the stage began
-    validation: dict[str, float]  # empty: untrained
+    encoder_sha256: str | None  # of the encoder of its tokens; None without LSU
+    epoch: int  # 0: the model that the stage began with
+    validation: dict[str, float]  # empty if untrained
     weights: dict[str, Tensor]
-    vocabulary_sha256: str | None = None  # whose words it writes; None: an early file, without it
+    vocabulary_sha256: str | None = None  # of its words; None: an early file, without it
 
     @classmethod
     def of(
@@ -39,7 +39,7 @@ class Checkpoint:
         validation: dict[str, float],
         vocabulary_sha256: str | None = None,
     ) -> Checkpoint:
-        """A checkpoint of `model` with a copy of `weights`, its state as it stands."""
+        """A checkpoint of `model` with a copy of `weights`, its current or averaged state."""
         return cls(
             model=model.params.model_dump(mode="json"),
             sizes=asdict(model.sizes),
@@ -51,7 +51,7 @@ class Checkpoint:
         )
 
     def save(self, path: Path) -> None:
-        """Write as safetensors (`uar.core.weights`): the same checkpoint is the same bytes."""
+        """Write as safetensors (`uar.core.weights`): equal checkpoints give equal bytes."""
         about = {field: value for field, value in vars(self).items() if field != "weights"}
         write_weights(path, "checkpoint", self.weights, about)
 
@@ -60,24 +60,24 @@ class Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            UserError: the file is absent, damaged or no checkpoint of this project.
+            UserError: the file is absent, damaged or not a checkpoint of this project.
         """
         weights, about = read_weights(path, "checkpoint")
         try:
             _About.model_validate(about, strict=True)
             return cls(**about, weights=weights)
         except (TypeError, ValidationError) as error:
-            raise UserError(f"{path} is no checkpoint of this project: {error}") from None
+            raise UserError(f"{path} is not a checkpoint of this project: {error}") from None
 
     def build(self, **changes: Any) -> UAR:
         """The model with these weights.
 
         Args:
-            changes: model parameters that differ: stage two adds the refiner to stage one's model.
+            changes: model parameters to change: stage two adds the refiner to stage one's model.
 
         Raises:
-            UserError: the weights do not fit the configuration, or this is not one of the project's
-                present version.
+            UserError: the weights do not fit the configuration, or it is not valid in this version
+                of the project.
         """
         params = self._params(changes)
         self._outline(params)  # before any memory is taken
@@ -89,10 +89,10 @@ class Checkpoint:
         return model
 
     def outline(self) -> UAR:
-        """The model without its weights, on `meta`: shapes alone, which cost no memory.
+        """The model without its weights, on `meta`: only shapes, which take no memory.
 
         Raises:
-            UserError: as `build`.
+            UserError: as for `build`.
         """
         return self._outline(self._params({}))
 
@@ -104,12 +104,12 @@ class Checkpoint:
         except ValidationError as error:
             faults = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
             raise UserError(
-                "the checkpoint's model is none of this version of the project "
+                "the checkpoint's model is not valid in this version of the project "
                 f"({'; '.join(faults)}). Train it again, or read it with the version that wrote it."
             ) from None
 
     def _outline(self, params: ModelParams) -> UAR:
-        """What a file says of its sizes, its weights must prove."""
+        """The model on `meta`, after checking that the weights have the shapes the file implies."""
         try:
             with torch.device("meta"):
                 model = UAR(params, ModelSizes(**self.sizes))
@@ -123,7 +123,7 @@ class Checkpoint:
             if not (adds_refiner and ".refiner." in name)
         ]
         other = [
-            f"{name} {tuple(self.weights[name].shape)} for {tuple(wanted[name].shape)}"
+            f"{name} {tuple(self.weights[name].shape)} instead of {tuple(wanted[name].shape)}"
             for name in wanted.keys() & self.weights.keys()
             if wanted[name].shape != self.weights[name].shape
         ]

@@ -1,7 +1,7 @@
 """Several trained models as one, which gives every word the mean of their probabilities.
 
-Runs that differ by their seed alone err in different words, and their mean is likelier than any of
-them (deep ensembles: Lakshminarayanan et al., NeurIPS 2017, section 2.4).
+Runs that differ only in seed err on different words, and their mean makes reports likelier than any
+one of them does (deep ensembles: Lakshminarayanan et al., NeurIPS 2017, section 2.4).
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from uar.model.uar import UAR, ModelSizes, Output, Tables
 
 @dataclass
 class EnsembleCache:
-    """Every member's `Cache` of the same texts."""
+    """Every member's `Cache` for the same texts."""
 
     members: list[Cache]
 
     def branch(self, parents: Tensor) -> None:
-        """As `Cache.branch`."""
+        """Call every member's `Cache.branch`."""
         for cache in self.members:
             cache.branch(parents)
 
     def regroup(self, origins: Tensor, places: Tensor, rows: Rows) -> None:
-        """As `Cache.regroup`."""
+        """Call every member's `Cache.regroup`."""
         for cache in self.members:
             cache.regroup(origins, places, rows)
 
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
-        """As `Cache.keep`."""
+        """Call every member's `Cache.keep`."""
         for cache in self.members:
             cache.keep(rows, moved)
 
 
 class Ensemble(nn.Module):
-    """K models that write as one; it takes what `UAR` takes, and gives what `UAR` gives.
+    """K models that write as one; it takes and returns what `UAR` does.
 
     Args:
-        members: in evaluation mode, all of which `refuse_other_member` lets pass. The first is the
-            one whose global features count.
+        members: in evaluation mode, all accepted by `refuse_other_member`. Global features are
+            those of the first.
     """
 
     def __init__(self, members: Sequence[UAR]) -> None:
@@ -54,16 +54,16 @@ class Ensemble(nn.Module):
 
     @property
     def sizes(self) -> ModelSizes:
-        """What all members share."""
+        """The sizes, which all members share."""
         return self.members[0].sizes
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, of all members."""
+        """Where the weights of all members are."""
         return self.members[0].device
 
     def forward(self, visual: Tensor, report: Tensor, present: Tensor | None = None) -> Output:
-        """Teacher-forced pass: mean probabilities, and all else of the first member."""
+        """Teacher-forced pass: mean probabilities, and all else from the first member."""
         outputs = [member(visual, report, present) for member in self.members]
         heads = [of.finding_logits for of in outputs if of.finding_logits is not None]
         return replace(
@@ -91,14 +91,14 @@ class Ensemble(nn.Module):
         present: Tensor | None = None,
         branching: bool = True,
     ) -> EnsembleCache:
-        """As `UAR.start`."""
+        """Call every member's `UAR.start`."""
         pairs = zip(self.members, tables, strict=True)
         return EnsembleCache(
             [member.start(visual, texts, of, present, branching) for member, of in pairs]
         )
 
     def start_without_image(self, cache: EnsembleCache) -> EnsembleCache:
-        """As `UAR.start_without_image`."""
+        """Call every member's `UAR.start_without_image`."""
         pairs = zip(self.members, cache.members, strict=True)
         return EnsembleCache([member.start_without_image(of) for member, of in pairs])
 
@@ -109,34 +109,34 @@ class Ensemble(nn.Module):
 
 
 def together(models: Sequence[UAR]) -> UAR | Ensemble:
-    """An ensemble of several models; one alone stays as it is."""
+    """An ensemble of several models, or a single model as it is."""
     return Ensemble(models).eval() if len(models) > 1 else models[0]
 
 
 def members_of(model: UAR | Ensemble) -> Sequence[UAR]:
-    """An ensemble's members; a single model alone."""
+    """An ensemble's members, or a single model as the only one."""
     return model.members if isinstance(model, Ensemble) else [model]
 
 
 def mean_log_probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """Logarithm of the mean of the members' probabilities, `(..., V)` of logits `(..., V)`."""
+    """Logarithm of the mean of the members' probabilities, `(..., V)`, from logits `(..., V)`."""
     each = torch.stack([of.log_softmax(-1) for of in logits])
     return each.logsumexp(0) - math.log(len(logits))
 
 
 def mean_logits(logits: Sequence[Tensor]) -> Tensor:
-    """The logit of the mean of the members' probabilities of yes or no, of logits `(...)`."""
+    """The logit of the mean of the members' yes-or-no probabilities, from logits `(...)`."""
     if len(logits) == 1:
         return logits[0]
     return torch.stack([of.double().sigmoid() for of in logits]).mean(dim=0).logit().to(logits[0])
 
 
 def refuse_other_member(first: UAR, other: UAR, name: str) -> None:
-    """Refuse a model that cannot be of an ensemble with `first`.
+    """Refuse a model that cannot be in an ensemble with `first`.
 
     Raises:
-        UserError: it reads other films or knows other words, is pooled in another way, or one has
-            a findings head or `image_dropout` and the other has not. Says `name`.
+        UserError: it reads other films, knows other words or pools in another way, or one has a
+            findings head or `image_dropout` and the other does not. The message gives `name`.
     """
 
     def form(model: UAR) -> dict[str, object]:
@@ -153,6 +153,6 @@ def refuse_other_member(first: UAR, other: UAR, name: str) -> None:
     if different := [key for key in wanted if wanted[key] != found[key]]:
         key = different[0]
         raise UserError(
-            f"{name} is a model with {key} {found[key]}, and the model it is to write with has "
-            f"{wanted[key]}. Members of an ensemble differ in seed or recipe alone."
+            f"{name} is a model with {key} {found[key]}, but the model it is to write with has "
+            f"{wanted[key]}. Members of an ensemble may differ only in seed or recipe."
         )

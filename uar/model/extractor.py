@@ -27,7 +27,7 @@ class VisualExtractor(nn.Module):
         self.frozen = not params.fine_tune
         sizes = {"depths": params.depths} if params.network == "resnet" else {}
         self.network = build_network(params.network, **sizes)
-        self.norm = nn.LayerNorm(self.network.channels)  # networks' scales differ tenfold
+        self.norm = nn.LayerNorm(self.network.channels)  # networks' output scales differ tenfold
         self.project = nn.Linear(self.network.channels, d_model)
         self.network.requires_grad_(params.fine_tune)
         if self.frozen:
@@ -37,7 +37,7 @@ class VisualExtractor(nn.Module):
         """Take the network's weights from `imagenet` or a path.
 
         Raises:
-            UserError: weights that cannot be loaded.
+            UserError: the weights cannot be loaded.
         """
         if isinstance(self.network, ResNet):
             self.network.load_pretrained(weights)
@@ -47,7 +47,7 @@ class VisualExtractor(nn.Module):
         self.network.load_state_dict(pretrained.state_dict())
 
     def train(self, mode: bool = True) -> VisualExtractor:
-        """A frozen network keeps its batch statistics."""
+        """Set the mode, except that a frozen network keeps its batch statistics."""
         super().train(mode)
         if self.frozen:
             self.network.eval()

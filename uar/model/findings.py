@@ -1,7 +1,7 @@
 """Findings classified from the films, and prompts that give them to the decoder: beyond the paper.
 
 After PromptMRG (Jin et al., AAAI 2024): a head classifies the encoded films; the decoder is trained
-with the true findings as prompts and generates with those that the head finds likely enough. There
+with the true findings as prompts and generates with those that the head finds likely enough. There,
 a prompt is special words before the report; here it is one vector, added to every input word.
 """
 
@@ -32,7 +32,7 @@ class FindingsHead(nn.Module):
         self.register_buffer("thresholds", torch.full((findings,), 0.5))  # set by validation
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """Encoded films, averaged over their tokens, `(B, d)` to logits `(B, N)`."""
+        """Map encoded films `(B, d)`, averaged over their tokens, to logits `(B, N)`."""
         return self.classify(self.dropout(self.norm(pooled))).float()
 
     def found(self, logits: Tensor) -> Tensor:

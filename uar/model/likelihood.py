@@ -9,7 +9,7 @@ from uar.core.special_words import PAD
 
 
 def report_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Eq. 5 of each report, `(B,)`: nats of its words and end token together.
+    """Eq. 5 for each report, `(B,)`: the sum of nats over its words and end token.
 
     Args:
         logits: `(B, T, |V_R|)`.

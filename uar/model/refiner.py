@@ -9,7 +9,7 @@ from torch import Tensor, nn
 class StaticMask(nn.Module):
     """M of Eq. 11 as printed: one value for each text position and visual token.
 
-    Starts at 0: sigma(M) = 1/2 everywhere shifts all activations alike, which softmax ignores, so
+    M starts at 0: sigma(M) = 1/2 everywhere shifts all activations alike, which softmax ignores, so
     training with the mask starts exactly where training without it ended.
 
     Args:
@@ -22,10 +22,10 @@ class StaticMask(nn.Module):
         self.mask = nn.Parameter(torch.zeros(max_length, visual_length))
 
     def keys(self, visual: Tensor) -> None:
-        """Nothing: M sees no image."""
+        """Return None: M does not depend on the image."""
 
     def forward(self, text: Tensor, keys: None, position: int) -> Tensor:
-        """sigma(M) of text positions `position ..`, `(1, T, L)`.
+        """sigma(M) of the T text positions from `position` on, `(1, T, L)`.
 
         Args:
             text: decoder states `(B, T, d)`.
@@ -35,7 +35,7 @@ class StaticMask(nn.Module):
 
 
 class PredictedMask(nn.Module):
-    """M predicted from the text state and the visual features: a bilinear form, zero at first.
+    """M predicted from the text state and the visual features: a bilinear form, initially zero.
 
     Args:
         d_model: d.
@@ -49,7 +49,7 @@ class PredictedMask(nn.Module):
         nn.init.zeros_(self.text.bias)
 
     def keys(self, visual: Tensor) -> Tensor:
-        """The image's side of the bilinear form, `(B, L, d)`, apart so that it can be kept."""
+        """The image's side of the bilinear form, `(B, L, d)`, separate so that it can be cached."""
         return self.visual(visual)
 
     def forward(self, text: Tensor, keys: Tensor, position: int) -> Tensor:

@@ -98,7 +98,7 @@ class Encoder(nn.Module):
         return torch.cat(encoded) if len(encoded) > 1 else encoded[0]
 
     def _blocks(self, visual: Tensor) -> Sequence[Tensor]:
-        """On a CPU without gradients: blocks of studies whose hidden layers fit into its cache."""
+        """Split studies, on a CPU without gradients, so that hidden layers fit into its cache."""
         if torch.is_grad_enabled() or visual.device.type != "cpu":
             return [visual]
         blocks = -(-visual[..., 0].numel() * self.d_ff // _IN_CACHE)
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
 
 
 def tokens_of(present: Tensor, visual: Tensor) -> Tensor:
-    """Which tokens belong to views that their study has, `(B, L)` bool.
+    """Which tokens belong to views that the study has, `(B, L)` bool.
 
     Args:
         present: which views each study has, `(B, V)` bool; each has at least one.
@@ -136,25 +136,25 @@ def missing_view_mask(present: Tensor | None, visual: Tensor) -> Tensor | None:
 class LayerCache:
     """What a decoder layer keeps between the steps of decoding G texts for each of B studies."""
 
-    keys: Tensor  # filled in place: (B, h, T * G, d/h) of beams, (B * G, h, T, d/h) of `Rows`
+    keys: Tensor  # filled in place: (B, h, T * G, d/h) for beams, (B * G, h, T, d/h) for `Rows`
     values: Tensor
     visual_keys: Tensor | None = None  # (B, h, L, d/h), once per study, shared by its texts
     visual_values: Tensor | None = None
     mask_keys: Tensor | None = None  # (B, L, d), for a predicted sigma(M)
-    attended: Tensor | None = None  # (B, 1, d), replaces them if no film is seen
+    attended: Tensor | None = None  # (B, 1, d), replaces the three above if no film is seen
 
 
 @dataclass(frozen=True)
 class Rows:
-    """R texts of B studies, any number of each study's: texts that are alike so far are one row."""
+    """R rows of texts of B studies, any number per study: texts identical so far share a row."""
 
-    study: Tensor  # (R,), whose text each row is
-    place: Tensor  # (R,), among the rows of its study, from 0 on
-    width: int  # the most rows of a study
+    study: Tensor  # (R,), the study of each row
+    place: Tensor  # (R,), index among the rows of its study, from 0
+    width: int  # the most rows that a study has
 
     @classmethod
     def of(cls, study: Tensor) -> Rows:
-        """Rows of these studies `(R,)`."""
+        """Make rows for these studies `(R,)`, one per entry."""
         counts = study.bincount()
         order = study.argsort(stable=True)
         place = torch.empty_like(study)
@@ -163,32 +163,32 @@ class Rows:
         return cls(study, place, int(counts.max()))
 
     def padded(self, x: Tensor, studies: int) -> Tensor:
-        """`(R, d)` as `(B, width, d)`, zeros where a study has fewer rows."""
+        """Arrange `(R, d)` as `(B, width, d)`, with zeros where a study has fewer rows."""
         grid = x.new_zeros(studies, self.width, x.shape[1])
         grid[self.study, self.place] = x
         return grid
 
     def flat(self, grid: Tensor) -> Tensor:
-        """`(B, width, d)` as `(R, d)`."""
+        """Arrange `(B, width, d)` as `(R, d)`."""
         return grid[self.study, self.place]
 
 
 @dataclass
 class Cache:
-    """What the decoder keeps between steps, of up to G texts for each of B studies.
+    """What the decoder keeps between steps, for up to G texts of each of B studies.
 
     Beams: keys and values stay in the slots to which they were written. When beams branch, only the
     record of each beam's ancestors is copied: of its study's slots, a beam attends only to those of
     its ancestors.
 
-    Rows, of samples: each has T slots of its own. A row whose texts go on in different words is
-    copied; rows whose texts have ended are given to others (`regroup`).
+    Rows (samples): each has T slots of its own. A row whose texts continue with different words is
+    copied; rows whose texts have ended are reused for others (`regroup`).
     """
 
     layers: list[LayerCache]  # in the decoder's order
     texts: int  # G
-    ancestors: Tensor | None  # of beams: (B, 1, G, T * G), 0 for slots of ancestors, else -inf
-    rows: Rows | None  # of samples
+    ancestors: Tensor | None  # for beams: (B, 1, G, T * G), 0 for slots of ancestors, else -inf
+    rows: Rows | None  # for samples
     seen: Tensor | None = None  # (B, 1, 1, L), from `missing_view_mask`
     prompt: Tensor | None = None  # (B, 1, d), added to every word's features
     position: int = 0  # of the next word
@@ -199,16 +199,16 @@ class Cache:
         return slice(self.position * self.texts, (self.position + 1) * self.texts)
 
     def branch(self, parents: Tensor) -> None:
-        """Beam g of each study continues beam `parents[:, g]`; `parents` is `(B, G)`."""
-        assert self.ancestors is not None  # of texts that may branch
+        """Let beam g of each study continue beam `parents[:, g]`; `parents` is `(B, G)`."""
+        assert self.ancestors is not None  # these texts may branch
         past = self.ancestors[..., : self.slots.start]
         past.copy_(past.gather(2, parents[:, None, :, None].expand_as(past)))
 
     def regroup(self, origins: Tensor, places: Tensor, rows: Rows) -> None:
-        """Rows `places` `(M,)` become copies of the rows `origins`, of which some are given up.
+        """Copy rows `origins`, some of which are then given up, to rows `places`, both `(M,)`.
 
         Args:
-            rows: after that.
+            rows: the rows after the move.
         """
         for layer in self.layers:
             for slots in (layer.keys, layer.values):
@@ -216,7 +216,7 @@ class Cache:
         self.rows = rows
 
     def keep(self, rows: Sequence[int], moved: Sequence[int]) -> None:
-        """Keep only B' of the studies, in place; those that have `Rows` stay.
+        """Keep only B' of the studies, in place; keys and values of `Rows` stay as they are.
 
         Args:
             rows: the studies to keep, B' of them; `rows[i]` is either i or at least B'.
@@ -302,7 +302,7 @@ class DecoderLayer(nn.Module):
         return LayerCache(*empty, visual_keys, visual_values, mask_keys)
 
     def start_without_image(self, features: Tensor, slots: tuple[int, ...]) -> LayerCache:
-        """Like `start`, but all visual features of a study are one and the same vector, `(B, d)`.
+        """Like `start`, but all visual features of a study are the same vector, `(B, d)`.
 
         Text-to-image attention is then the same for every word, whatever the mask.
         """
@@ -310,20 +310,20 @@ class DecoderLayer(nn.Module):
         return LayerCache(*self._empty(features, slots), attended=attended)
 
     def _empty(self, visual: Tensor, slots: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Empty keys and values, `(B, h, T * G, d/h)` of beams or `(B * G, h, T, d/h)` of rows."""
+        """Empty keys and values, `(B, h, T * G, d/h)` for beams, `(B * G, h, T, d/h)` for rows."""
         heads = self.self_attention.heads
         per_study, positions = slots
         shape = len(visual) * per_study, heads, positions, visual.shape[-1] // heads
         return visual.new_zeros(shape), visual.new_zeros(shape)
 
     def step(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """One position of all texts, whose slots are filled: `(B, G, d)` or `(R, d)`, returned."""
+        """Compute one position of all texts, `(B, G, d)` or `(R, d)` in and out; fill its slots."""
         x = x + self._look_back(x, layer, cache)
         x = x + self._look(x, layer, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def _look_back(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """Self-attention in `step`; returns as `x`."""
+        """Self-attention in `step`, to be added to `x`."""
         normed = self.self_norm(x)
         if cache.ancestors is None:
             normed = normed.unsqueeze(1)  # (R, 1, d)
@@ -341,7 +341,7 @@ class DecoderLayer(nn.Module):
         return self.self_attention(normed, past, bias=bias)
 
     def _look(self, x: Tensor, layer: LayerCache, cache: Cache) -> Tensor:
-        """Text-to-image attention in `step`; returns as `x`.
+        """Text-to-image attention in `step`, to be added to `x`.
 
         The texts of a study share its visual keys: they are G queries at one text position.
         """
@@ -364,8 +364,8 @@ class DecoderLayer(nn.Module):
     def _bias(self, mask: Tensor | None, seen: Tensor | None) -> Tensor | None:
         """k sigma(M) of Eq. 11 for all heads, minus each row's maximum, for tokens that are seen.
 
-        Softmax ignores a constant added to a row. Without that constant, low precision is exact
-        where attention is large, however far training has shifted M as a whole.
+        Softmax ignores a constant added to a row. Subtracting the maximum keeps low precision
+        exact where attention is large, however far training has shifted M as a whole.
         """
         if mask is None:
             return seen
@@ -427,7 +427,7 @@ class Decoder(nn.Module):
         Args:
             seen: hides the tokens of missing views.
             prompt: `(B, 1, d)`, added to every word's features.
-            branching: of beams; else of `Rows`, at first one of each study.
+            branching: for beams; else for `Rows`, at first one per study.
         """
         slots = self._slots(texts, branching)
         layers = [layer.start(visual, slots) for layer in self.layers]
@@ -440,7 +440,7 @@ class Decoder(nn.Module):
         return self._cache(layers, features, texts, branching)
 
     def _slots(self, texts: int, branching: bool) -> tuple[int, int]:
-        """Of a study: T * G slots of its beams together, or G rows of T slots."""
+        """Rows and slots per row of a study: 1 and T * G for its beams together, or G and T."""
         return (1, self.max_length * texts) if branching else (texts, self.max_length)
 
     def _cache(
@@ -453,7 +453,7 @@ class Decoder(nn.Module):
         seen: Tensor | None = None,
         prompt: Tensor | None = None,
     ) -> Cache:
-        """Given visual features of each study, of which only number, type and device count."""
+        """A cache of `layers`; of `visual`, only the number of studies, dtype and device matter."""
         if branching:
             return Cache(layers, texts, self._ancestors(visual, texts), None, seen, prompt)
         rows = Rows.of(torch.arange(len(visual), device=visual.device))

@@ -34,7 +34,7 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class Output:
-    """What the losses need of a forward pass."""
+    """What the losses need from a forward pass."""
 
     logits: Tensor  # (B, T, |V_R|)
     image_global: Tensor  # (B, d), pooled F^(I)
@@ -46,7 +46,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Tables:
-    """F of every id, computed once for a trained model: Eq. 6-9 depend on no position."""
+    """F of every id, computed once for a trained model: Eq. 6-9 do not depend on position."""
 
     image: Tensor | None  # F^(I) (|V_I|, d); None without LSU
     words: Tensor  # F^(R) (|V_R|, d)
@@ -56,7 +56,7 @@ class UAR(nn.Module):
     """Report generator.
 
     Its visual input is tokens `(B, V, L/V)` int64 with `params.lsu`, else gray pixels
-    `(B, V, H, W)` float in [0, 1] or what `VisualExtractor.maps` makes of them,
+    `(B, V, H, W)` float in [0, 1] or the output of `VisualExtractor.maps` for them,
     `(B, V, C, h, w)`; V is the number of images a study has.
 
     Args:
@@ -103,10 +103,10 @@ class UAR(nn.Module):
 
         Args:
             visual: tokens or pixels of B studies.
-            report: ids `(B, T + 1)`: BOS, words, EOS, padding. `(B * G, T + 1)` is G reports of
-                each study, one study's after another's; their films are encoded once.
+            report: ids `(B, T + 1)`: BOS, words, EOS, padding. `(B * G, T + 1)`: G reports per
+                study, grouped by study; the films are encoded once.
             present: `(B, V)` bool, the views that each study has; None: all of them.
-            findings: the true ones `(B, N)` float, 0 or 1, which are the prompts in training.
+            findings: the true ones `(B, N)` float, 0 or 1, which serve as prompts in training.
         """
         inputs = report[:, :-1]
         words = words_in(inputs)
@@ -145,7 +145,7 @@ class UAR(nn.Module):
         return inputs.masked_fill(hidden & words, UNK)
 
     def _kept(self, features: Tensor) -> Tensor | None:
-        """Which of `(B, T, d)` count in the means of Eq. 10, `(B, T)` bool; None: all."""
+        """Which positions of `(B, T, d)` count in the means of Eq. 10, `(B, T)` bool; None: all."""
         share = self.params.feature_dropout
         if not (self.training and share):
             return None
@@ -166,7 +166,7 @@ class UAR(nn.Module):
     def _findings(
         self, memory: Tensor, seen: Tensor | None, true: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The findings head's logits and the decoder's prompt: of true findings, else predicted."""
+        """The findings head's logits and the decoder's prompt, from `true` findings if given."""
         if self.findings is None:
             return None, None
         logits = self.findings(pool_seen(memory, seen))
@@ -176,7 +176,7 @@ class UAR(nn.Module):
     def finding_logits(
         self, visual: Tensor, tables: Tables, present: Tensor | None = None
     ) -> Tensor:
-        """Logits `(B, N)` of the findings head, of a model that has one."""
+        """Logits `(B, N)` of the findings head; the model must have one."""
         image = self.image_features(visual, tables)
         memory, seen = self._encode(image, visual.shape[1], present)
         logits, _ = self._findings(memory, seen)
@@ -190,13 +190,13 @@ class UAR(nn.Module):
 
     @property
     def finding_thresholds(self) -> Tensor | None:
-        """Probabilities above which the findings head holds its findings for present, `(N,)`."""
+        """Probabilities above which the findings head counts findings as present, `(N,)`."""
         return None if self.findings is None else self.findings.thresholds
 
     def features(self, visual: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
         """F^(I) `(B, L, d)` of tokens or pixels and F^(R) `(B, T, d)` of word ids (Eq. 1, 2).
 
-        Both go through CRA together, so that B̂ becomes keys and values once.
+        Both go through CRA together, so that B̂ is projected to keys and values once.
         """
         if self.unifier is not None:
             image, image_rows = distinct(self.unifier.visual, visual.flatten(1))
@@ -211,7 +211,7 @@ class UAR(nn.Module):
 
     @contextmanager
     def without_mask(self) -> Iterator[None]:
-        """Within the block no layer has a mask, which equals M = 0 (Eq. 11)."""
+        """Remove every layer's mask within the block, which is equivalent to M = 0 (Eq. 11)."""
         refiners = [layer.refiner for layer in self.decoder.layers]
         try:
             for layer in self.decoder.layers:
@@ -236,7 +236,7 @@ class UAR(nn.Module):
         )
 
     def image_features(self, visual: Tensor, tables: Tables) -> Tensor:
-        """F^(I) `(B, L, d)` of tokens or pixels, tokens by their table."""
+        """F^(I) `(B, L, d)` of tokens or pixels; tokens are looked up in `tables`."""
         if tables.image is not None:
             return F.embedding(visual.flatten(1), tables.image)
         return self._align(self.extractor(visual))
@@ -249,7 +249,7 @@ class UAR(nn.Module):
         present: Tensor | None = None,
         branching: bool = True,
     ) -> Cache:
-        """Encode B studies and open the decoder's cache for G `texts` of each."""
+        """Encode B studies and open the decoder's cache for G `texts` per study."""
         image = self.image_features(visual, tables)
         memory, seen = self._encode(image, visual.shape[1], present)
         _, prompt = self._findings(memory, seen)
@@ -258,18 +258,18 @@ class UAR(nn.Module):
     def start_without_image(self, cache: Cache) -> Cache:
         """A cache as `start` returns it, for the same studies without their films.
 
-        It leads to the language model alone, which `image_dropout` has trained.
+        Decoding then uses only the language model, which `image_dropout` has trained.
         """
-        assert self.no_image is not None  # of a model with `image_dropout`
+        assert self.no_image is not None  # the model has `image_dropout`
         keys = cache.layers[0].visual_keys
-        assert keys is not None  # of a cache that `start` returned
+        assert keys is not None  # the cache is from `start`
         features = self.no_image.expand(len(keys), -1)
         return self.decoder.start_without_image(
             features, cache.texts, branching=cache.ancestors is not None
         )
 
     def step(self, words: Tensor, tables: Tables, cache: Cache) -> Tensor:
-        """Logits `(B, G, |V_R|)` of the words after `words` `(B, G)`; of `Rows`, `(R, |V_R|)`."""
+        """Logits `(B, G, |V_R|)` of the words after `words` `(B, G)`; for `Rows`, `(R, |V_R|)`."""
         return self.head(self.decoder.step(tables.words[words], cache)).float()
 
     def _align(self, e: Tensor) -> Tensor:
@@ -279,9 +279,9 @@ class UAR(nn.Module):
 def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Embeddings E `(N, d)` of ids `(*)`, and the row of each id among them, `(*)`.
 
-    Eager on a CPU: each distinct id once. Elsewhere their number would be a shape that changes from
-    batch to batch (a new compilation, a wait for the device), so that E is of the whole table, or
-    of every token if those are fewer.
+    In eager mode on a CPU, E has each distinct id once. Elsewhere their number would be a shape
+    that changes from batch to batch (a new compilation, a wait for the device), so E has the whole
+    table, or every token if those are fewer.
     """
     if ids.device.type == "cpu" and not torch.compiler.is_compiling():
         found, rows = ids.unique(return_inverse=True)
@@ -294,7 +294,7 @@ def distinct(table: LookUp, ids: Tensor) -> tuple[Tensor, Tensor]:
 def global_image_feature(
     image: Tensor, present: Tensor | None, kept: Tensor | None = None
 ) -> Tensor:
-    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of views that are there.
+    """F^(I) `(B, L, d)` pooled to `(B, d)`: the mean over the tokens of the views present.
 
     Args:
         present: `(B, V)` bool, the views that each study has; None: all of them.
@@ -307,22 +307,22 @@ def global_image_feature(
 
 
 def words_in(ids: Tensor) -> Tensor:
-    """Which of the ids are words, not special ones: those that F(R) is the mean of (Eq. 10)."""
+    """Which ids are words, not BOS, EOS or padding; F(R) is the mean over these (Eq. 10)."""
     return (ids != PAD) & (ids != BOS) & (ids != EOS)
 
 
 def pool_seen(memory: Tensor, seen: Tensor | None) -> Tensor:
-    """Mean of `(B, L, d)` over the tokens that `missing_view_mask` leaves, `(B, d)`."""
+    """Mean of `(B, L, d)` over the tokens that `missing_view_mask` leaves visible, `(B, d)`."""
     return wide(memory).mean(dim=1) if seen is None else masked_mean(memory, seen[:, 0, 0] == 0)
 
 
 def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
-    """Mean of `(B, T, d)` over the positions where `(B, T)` is true, in float32 at least."""
+    """Mean of `(B, T, d)` over the positions where `(B, T)` is true, in at least float32."""
     features = wide(features)
     weights = mask.unsqueeze(-1).to(features.dtype)
     return (features * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
 def wide(features: Tensor) -> Tensor:
-    """In float32, whatever autocast has made of them; float64 stays."""
+    """Return features in float32, whatever autocast has made of them; float64 stays."""
     return features if features.dtype == torch.float64 else features.float()

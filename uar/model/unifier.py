@@ -24,7 +24,7 @@ class LatentSpaceUnifier(nn.Module):
 
     @torch.no_grad()
     def start_from_codes(self, vectors: Tensor) -> None:
-        """Let W_I start with the codes' own vectors, in place of random rows.
+        """Initialise W_I with the codes' own vectors instead of random rows.
 
         Args:
             vectors: `(codebook_size, D)`, leading components first, of which at most d are used.
@@ -41,7 +41,7 @@ class LookUp(nn.Embedding):
     """A trainable look-up matrix, scaled by sqrt(d) to unit variance (Vaswani et al. 2017, 3.4).
 
     Args:
-        rows: ids that have an embedding.
+        rows: number of ids that have an embedding.
         d_model: d.
     """
 
@@ -50,7 +50,7 @@ class LookUp(nn.Embedding):
         nn.init.normal_(self.weight, std=d_model**-0.5)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids `(*)` to embeddings `(*, d)`."""
+        """Map ids `(*)` to embeddings `(*, d)`."""
         return super().forward(ids) * self.embedding_dim**0.5
 
     def all(self) -> Tensor:

@@ -11,10 +11,11 @@ from uar.networks.network import FeatureNetwork
 
 
 class DenseNet121(FeatureNetwork):
-    """DenseNet-121 (Huang et al., CVPR 2017) to its third transition, before that one's pooling.
+    """DenseNet-121 (Huang et al., CVPR 2017) up to its third transition, without the pooling there.
 
-    Named as in torchxrayvision (Cohen et al. 2022, https://github.com/mlmed/torchxrayvision), whose
-    weights are trained on chest X-rays. Input as there: one channel in [-1024, 1024].
+    The layers are named as in torchxrayvision (Cohen et al. 2022,
+    https://github.com/mlmed/torchxrayvision), whose weights are trained on chest X-rays, and the
+    input is scaled as there: one channel in [-1024, 1024].
     """
 
     name = "densenet121"
@@ -44,7 +45,7 @@ class DenseNet121(FeatureNetwork):
         self.features = nn.Sequential(layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """`(N, H, W)` gray pixels in [0, 1] to `(N, 512, H/16, W/16)`."""
+        """Map `(N, H, W)` gray pixels in [0, 1] to `(N, 512, H/16, W/16)`."""
         return self.features(((2 * pixels - 1) * 1024).unsqueeze(1))
 
 

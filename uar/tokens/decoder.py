@@ -1,4 +1,4 @@
-"""From tokens back to films, for Figure 6: a dVAE's own decoder, or one trained on the tokens.
+"""Decoders from tokens back to films, for Figure 6: a dVAE's own, or one trained on the tokens.
 
 No other part of the project needs it: tokenizers are complete without a decoder.
 """
@@ -23,7 +23,7 @@ from uar.core.weights import fill_module, refuse_absurd, write_safetensors
 from uar.tokens.openai import dall_e, read_dall_e
 from uar.tokens.tokenizer import Tokenizer, codebook_use
 
-OWN_DECODER = "decoder."  # begins its weights' names in a file that holds a tokenizer too
+OWN_DECODER = "decoder."  # prefix of its weights' names in a file with a tokenizer
 _UPSAMPLING = 8  # of `dall_e.Decoder`
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
@@ -53,7 +53,7 @@ class TokenDecoder(nn.Module):
         return self.layers(codes).float()
 
     def statistics(self, tokens: Tensor) -> Tensor:
-        """The same for tokens `(N, h, w)`."""
+        """Means and log-scales `(N, 6, 8h, 8w)`, given tokens `(N, h, w)`."""
         return self(F.one_hot(tokens.long(), self.codebook_size).float().movedim(-1, 1))
 
     def reconstruct(self, tokens: Tensor) -> Tensor:
@@ -77,14 +77,14 @@ def save_both(path: Path, tokenizer: Tokenizer, decoder: TokenDecoder) -> None:
 
 
 def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
-    """The decoder of a tokenizer's tokens, with sizes taken from the weights.
+    """Load the decoder of a tokenizer's tokens, with sizes taken from the weights.
 
     Args:
         path: what `TokenDecoder.save` or `save_both` wrote, or OpenAI's decoder.pkl.
-        tokenizer: whose tokens it reads.
+        tokenizer: the one whose tokens it reads.
 
     Raises:
-        UserError: the file is absent, holds something else, or is of another codebook.
+        UserError: the file is absent, holds something else, or is for another codebook.
     """
     weights = read_dall_e(path)
     own = {n.removeprefix(OWN_DECODER): w for n, w in weights.items() if n.startswith(OWN_DECODER)}
@@ -101,8 +101,8 @@ def load_decoder(path: Path, tokenizer: Tokenizer) -> TokenDecoder:
     refuse_absurd(path, weights)
     if codebook_size != tokenizer.codebook_size:
         raise UserError(
-            f"{path} decodes tokens of {codebook_size} codes, the tokenizer makes them of "
-            f"{tokenizer.codebook_size}: the two are not of one run."
+            f"{path} has a codebook of {codebook_size} codes, but the tokenizer's has "
+            f"{tokenizer.codebook_size}: the two are from different runs."
         )
     return decoder.eval()
 
@@ -122,11 +122,11 @@ def train_decoder(
     Args:
         views: `(N, crop, crop)` gray in [0, 1], whole views of films of the training split.
         params: steps, batch, learning rate; `crop` is the side of the windows that are decoded, in
-            pixels that `dall_e.Decoder` puts out.
-        generator: of films and windows.
+            output pixels of `dall_e.Decoder`.
+        generator: draws films and windows.
 
     Yields:
-        A step's `reconstruction` (nats a pixel value), on the device.
+        Each step's `reconstruction` (nats per pixel value), on the device.
     """
     tokenizer.to(device).eval()
     decoder.to(device).train()

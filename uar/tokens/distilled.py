@@ -1,7 +1,7 @@
 """Vector-quantised distillation: codes of a pretrained network's feature map as visual tokens.
 
-After BEiT v2 (Peng et al. 2022, https://arxiv.org/abs/2208.06366), which learns its tokens to carry
-a teacher's features rather than pixels. Here the codes are the k-means centres of the teacher's
+Follows BEiT v2 (Peng et al. 2022, https://arxiv.org/abs/2208.06366), whose tokens learn to carry a
+teacher's features rather than pixels. Here the codes are the k-means centres of the teacher's
 features of training films, in their leading principal components.
 """
 
@@ -19,17 +19,17 @@ from uar.core.weights import fill_module, read_safetensors, refuse_absurd
 from uar.networks.network import FeatureNetwork, build_network
 from uar.tokens.tokenizer import DISTILLED, Tokenizer, kmeans, nearest_codes, read_metadata
 
-_CELLS_PER_FILM = 32  # of those drawn for the codes
+_CELLS_PER_FILM = 32  # drawn to fit the codes
 _KMEANS_ROUNDS = 12
 
 
 class DistilledTokenizer(Tokenizer):
-    """Each cell of the network's map as the nearest of its codes.
+    """A tokenizer that turns each cell of a network's map into the nearest of its codes.
 
     Args:
-        network: gray pixels to a map, at its `stride`.
+        network: from gray pixels to a map, at its `stride`.
         codebook_size: visual words, |V_I|.
-        components: D, principal components that codes are compared in.
+        components: D, principal components in which cells and codes are compared.
     """
 
     def __init__(self, network: FeatureNetwork, codebook_size: int, components: int) -> None:
@@ -49,7 +49,7 @@ class DistilledTokenizer(Tokenizer):
         return len(self.codes)
 
     def train(self, mode: bool = True) -> DistilledTokenizer:
-        """The network keeps its batch statistics."""
+        """Set the mode of all but the network, which keeps its batch statistics."""
         super().train(mode)
         self.network.eval()
         return self
@@ -71,12 +71,12 @@ class DistilledTokenizer(Tokenizer):
 
     @property
     def metadata(self) -> dict[str, str]:
-        """Tells `load_tokenizer` what the file is; one key, as safetensors shuffles several."""
+        """What tells `load_tokenizer` the file's kind; one key, as safetensors shuffles several."""
         return {DISTILLED: self.network.name}
 
 
 def load_distilled(path: Path) -> DistilledTokenizer:
-    """A distilled tokenizer from a file that `save` wrote, with sizes taken from the weights.
+    """Load a distilled tokenizer from a file that `save` wrote, with sizes taken from the weights.
 
     Raises:
         UserError: the file is absent or holds something else.
@@ -86,12 +86,12 @@ def load_distilled(path: Path) -> DistilledTokenizer:
     try:
         weights, _ = read_safetensors(path)
         codebook_size, components = weights["codes"].shape
-        with torch.device("meta"):  # files say sizes; weights prove them
+        with torch.device("meta"):  # the file claims sizes; its weights prove them
             network = build_network(read_metadata(path)[DISTILLED])
             model = DistilledTokenizer(network, codebook_size, components)
         fill_module(model, weights)
     except Exception as error:
-        raise UserError(f"{path} is no distilled tokenizer: {plainly(error)}") from None
+        raise UserError(f"{path} is not a distilled tokenizer: {plainly(error)}") from None
     refuse_absurd(path, weights)
     return model.eval()
 
@@ -100,7 +100,7 @@ def load_distilled(path: Path) -> DistilledTokenizer:
 def fit_codes(
     model: DistilledTokenizer, views: Tensor, *, params: DistillParams, generator: torch.Generator
 ) -> None:
-    """Principal components and codes of the network's features of training films.
+    """Fit principal components and codes to the network's features of training films.
 
     Each component is divided by its standard deviation to the power `params.whitening`: 0 leaves
     the features' distances as they are, 1 gives all components the same weight.
@@ -129,7 +129,7 @@ def fit_codes(
     variances, axes = torch.linalg.eigh(torch.cov(points.T))
     leading = variances.argsort(descending=True)[: model.projection.shape[1]]
     variances, axes = variances[leading], axes[:, leading]
-    power = torch.full_like(variances, params.whitening / 2)  # not the number: uar.core.kernels
+    power = torch.full_like(variances, params.whitening / 2)  # a tensor: see uar.core.kernels
     scale = torch.pow(variances + 1e-4 * variances[0], power)
     model.projection.copy_(axes / scale)
     centres = kmeans(

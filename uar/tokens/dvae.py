@@ -1,6 +1,6 @@
 """The dVAE behind the visual tokens (section 3.2): OpenAI's architecture, loaded or trained here.
 
-Pixels as in the dall_e package (https://github.com/openai/DALL-E): RGB in [0, 1] through
+Pixels are scaled as in the dall_e package (https://github.com/openai/DALL-E): RGB in [0, 1] through
 `map_pixels`; a film's gray value is repeated over the three channels.
 """
 
@@ -25,14 +25,14 @@ from uar.tokens.decoder import OWN_DECODER, TokenDecoder, gray, logit_laplace
 from uar.tokens.openai import dall_e, read_dall_e
 from uar.tokens.tokenizer import Tokenizer, kmeans
 
-_KMEANS_IMAGES = 192  # images behind the initial codes
+_KMEANS_IMAGES = 192  # images that the initial codes are fitted to
 _LOGIT_SCALE = 2.0  # how peaked the initial code distribution is
-_DECODER_ALONE = 0.3  # share of the steps before the encoder moves: it then gets useful gradients
+_DECODER_ALONE = 0.3  # share of the steps before the encoder trains, for its gradients to be useful
 _WARMUP = 0.1  # share of the steps with rising learning rate
 
 
 class Dvae(Tokenizer):
-    """Encoder to a distribution over the codebook.
+    """A dVAE's encoder, from pixels to a distribution over the codebook.
 
     Args:
         codebook_size: visual words, |V_I|; at least 512.
@@ -68,7 +68,7 @@ class Dvae(Tokenizer):
 
 
 def load_dvae(path: Path) -> Dvae:
-    """A dVAE's encoder from safetensors that `save` or `save_both` wrote, or from OpenAI's pickle.
+    """Load a dVAE's encoder from what `save` or `save_both` wrote, or from OpenAI's pickle.
 
     Sizes are taken from the weights.
 
@@ -79,7 +79,7 @@ def load_dvae(path: Path) -> Dvae:
     try:
         codebook_size, _, _, _ = weights["blocks.output.conv.w"].shape
         hidden = weights["blocks.input.w"].shape[0]
-        model = Dvae(codebook_size, hidden, "meta")  # files say sizes; weights prove them
+        model = Dvae(codebook_size, hidden, "meta")  # the file claims sizes; its weights prove them
         fill_module(model.encoder, weights)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise UserError(f"{path} is not the encoder of a dall_e dVAE: {plainly(error)}") from None
@@ -101,25 +101,25 @@ def train_dvae(
     """Fit both halves to random crops by the relaxed ELB of Ramesh et al. 2021, section 2.1.
 
     Codes are Gumbel-softmax samples whose temperature falls from 1 to `params.temperature`;
-    reconstruction is the logit-Laplace likelihood of their appendix A.3. Theirs took millions of
-    steps; so that hundreds do, codes start by k-means (`start_codes_by_kmeans`), the decoder learns
-    to read them first, and the encoder follows at `params.encoder_rate` of its learning rate.
+    reconstruction is the logit-Laplace likelihood of their appendix A.3. Their training took
+    millions of steps; so that hundreds suffice, codes start from k-means (`start_codes_by_kmeans`),
+    the decoder first learns to read them, and the encoder follows at `params.encoder_rate` times
+    the decoder's learning rate.
 
     Args:
         images: `(N, size, size)` uint8, the training split only.
-        network: whose features are compared (`perceptual_distance`) where
-            `params.perceptual_weight` is above 0, and read off the codes (`FeatureHead`) where
-            `params.feature_weight` is.
+        network: its features are compared (`perceptual_distance`) if `params.perceptual_weight` is
+            above 0, and read off the codes (`FeatureHead`) if `params.feature_weight` is.
 
     Yields:
-        A step's `loss`, `reconstruction` (nats a pixel value) and, with their weights,
-        `perceptual` and `features`; on the device.
+        Each step's `loss`, `reconstruction` (nats per pixel value) and, if their weights are above
+        0, `perceptual` and `features`; on the device.
 
     Raises:
-        ValueError: such a weight is above 0 without a network, or none with one.
+        ValueError: one of these weights is above 0 without a network, or neither is with one.
     """
     if (params.perceptual_weight > 0 or params.feature_weight > 0) != (network is not None):
-        raise ValueError("a network and a weight of its features above 0 belong together")
+        raise ValueError("a network and a weight of its features above 0 must be given together")
     generator = torch.Generator().manual_seed(seed)
     halves: list[nn.Module] = [model, decoder]
     head = None
@@ -176,9 +176,9 @@ def train_dvae(
 def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generator) -> None:
     """Initialise the encoder's last layer so that every code is in use from the first step.
 
-    A random last layer lets a short training collapse onto a few codes. Here code c scores
-    `-|f - m_c|^2`, up to a scale and a term that no code sees, where f are the standardised
-    features below the layer and the m_c their k-means centres.
+    With a random last layer, a short training may collapse onto a few codes. Here code c scores
+    `-|f - m_c|^2`, up to a scale and a term that all codes share, where f are the standardised
+    features below the layer and the m_c are their k-means centres.
 
     Args:
         pixels: `(N, H, W)` gray, in [0, 1].
@@ -204,24 +204,24 @@ def start_codes_by_kmeans(model: Dvae, pixels: Tensor, generator: torch.Generato
 
 
 class FeatureHead(nn.Module):
-    """Has the codes carry a network's features beside the pixels.
+    """A head for training that makes the codes carry a network's features as well as the pixels.
 
-    After the vector-quantised knowledge distillation of BEiT v2 (Peng et al. 2022,
-    https://arxiv.org/abs/2208.06366, Eq. 3): what a small decoder reads off the codes is to have
-    the direction of the network's features. Channels are standardised first, for a few large ones
-    would decide the cosine alone. The head is of training only.
+    It follows the vector-quantised knowledge distillation of BEiT v2 (Peng et al. 2022,
+    https://arxiv.org/abs/2208.06366, Eq. 3): what a small decoder reads off the codes should point
+    in the direction of the network's features. Channels are standardised first, since a few large
+    ones would otherwise decide the cosine.
 
     Args:
         codebook_size: visual words, |V_I|.
         stride: M of the codes.
-        network: the teacher; a cell of its map is that of `network.stride / stride` squared codes.
+        network: the teacher; a cell of its map covers `network.stride / stride` squared codes.
     """
 
     _WIDTH = 256
 
     def __init__(self, codebook_size: int, stride: int, network: FeatureNetwork) -> None:
         super().__init__()
-        codes = network.stride // stride  # of a cell, along its side
+        codes = network.stride // stride  # along a cell's side
         self.standardise = nn.BatchNorm2d(network.channels, affine=False)
         self.layers = nn.Sequential(
             nn.Conv2d(codebook_size, self._WIDTH, 1),
@@ -234,7 +234,7 @@ class FeatureHead(nn.Module):
         )
 
     def distance(self, codes: Tensor, features: Tensor) -> Tensor:
-        """1 - cosine, mean over cells.
+        """Return 1 - cosine, averaged over cells.
 
         Args:
             codes: shares of the codebook, `(N, |V_I|, h, w)`.
@@ -245,10 +245,10 @@ class FeatureHead(nn.Module):
 
 
 def perceptual_distance(network: FeatureNetwork, pixels: Tensor, other: Tensor) -> Tensor:
-    """1 - cosine of a network's features of two batches `(N, H, W)`, mean over cells.
+    """Return 1 - cosine of a network's features of two batches `(N, H, W)`, averaged over cells.
 
-    Half the distance of Zhang et al. 2018 (https://arxiv.org/abs/1801.03924, Eq. 1, unit weights,
-    one layer), which compares features of unit length.
+    This is half the distance of Zhang et al. 2018 (https://arxiv.org/abs/1801.03924, Eq. 1, unit
+    weights, one layer), which compares features of unit length.
     """
     with torch.no_grad():
         wanted = network(pixels)  # (N, C, h, w)

@@ -1,4 +1,4 @@
-"""OpenAI's package of its dVAE (https://github.com/openai/DALL-E), and files of its weights."""
+"""OpenAI's dVAE package (https://github.com/openai/DALL-E), and files of its weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise UserError(
         f"the dVAE needs the package dall-e ({error}): pip install --no-deps dall-e. "
-        "Without --no-deps it brings a torchvision that breaks a CPU build of torch."
+        "Without --no-deps it also installs a torchvision that breaks a CPU build of torch."
     ) from None
 
 # What OpenAI's encoder.pkl and decoder.pkl are made of; nothing else is unpickled.

@@ -1,4 +1,4 @@
-"""What makes visual tokens of films: a codebook and a stride."""
+"""Tokenizers: a codebook and a stride that turn films into visual tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DISTILLED = "distilled"  # metadata key in a DistilledTokenizer's file; its valu
 
 
 class Tokenizer(nn.Module, ABC):
-    """Films to tokens of a codebook.
+    """A network that turns films into tokens of a codebook.
 
     Attributes:
         stride: M, pixels along a token's side (section 3.2).
@@ -54,7 +54,7 @@ class Tokenizer(nn.Module, ABC):
         return torch.cat([self.encode(part) for part in split_for_convolution(pixels)]).flatten(1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the encoder's weights: token caches of equal fingerprints may be mixed."""
+        """SHA-256 over the encoder's weights: token caches with equal fingerprints may be mixed."""
         digest = hashlib.sha256()
         for name, weight in sorted(self.encoder_state().items()):
             digest.update(name.encode())
@@ -69,14 +69,16 @@ def read_metadata(path: Path) -> dict[str, str]:
     try:
         return read_safetensors(path)[1]
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no whole safetensors file ({error}). Make it again.") from None
+        raise UserError(
+            f"{path} is not a complete safetensors file ({error}). Make it again."
+        ) from None
 
 
 def read_code_vectors(encoder: Path) -> Tensor:
-    """What a tokenizer's codes stand for, `(codebook_size, D)`, from its saved encoder.
+    """Read the vectors that a tokenizer's codes stand for, `(codebook_size, D)`, from its file.
 
     Raises:
-        UserError: its codes have no vectors, as those of a dVAE have none.
+        UserError: its codes have no vectors, as is the case with a dVAE.
     """
     codes = None
     if DISTILLED in read_metadata(encoder):

@@ -11,12 +11,12 @@ from torch import nn
 
 
 class WeightAverage:
-    """An exponential mean of a module's trained weights.
+    """An exponential moving average of a module's trained weights.
 
     It covers fewer steps at first: after step t its decay is at most (1 + t) / (10 + t).
 
     Args:
-        module: whose weights are averaged; they are read at each update.
+        module: the one whose weights are averaged; they are read at each update.
         decay: share of the mean that a step keeps; 0: nothing is averaged.
     """
 
@@ -29,19 +29,19 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Start again from the present weights."""
+        """Restart from the current weights."""
         self.mean = [weight.detach().clone() for weight in self.weights]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Include the weights after the `step`-th step, from 1."""
+        """Include the weights after the `step`-th step, counted from 1."""
         if self.weights:
             decay = min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.mean, self.weights, 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within the block the module's weights are the mean."""
+        """Replace the module's weights with their mean within the block."""
         own = [weight.detach().clone() for weight in self.weights]
         self._put(self.mean)
         try:

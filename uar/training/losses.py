@@ -24,7 +24,7 @@ def language_modeling_loss(
     Args:
         logits: `(B, T, |V_R|)`.
         targets: ids `(B, T)`; padding does not count.
-        words: words and end tokens of the whole batch; None: this is the whole.
+        words: number of words and end tokens in the whole batch; None: this is all of it.
         smoothing: share of the target's probability spread over all words (Szegedy et al. 2016).
     """
     total = F.cross_entropy(
@@ -40,14 +40,14 @@ def language_modeling_loss(
 def symmetric_divergence(
     one: Tensor, other: Tensor, targets: Tensor, *, counted: Tensor, words: int | None = None
 ) -> Tensor:
-    """Mean of both KL divergences of two passes over a batch (R-Drop, Wu et al. 2021, Eq. 2).
+    """Mean of both KL divergences between two passes over a batch (R-Drop, Wu et al. 2021, Eq. 2).
 
     Args:
         one: logits `(B, T, |V_R|)` of one pass.
         other: those of the other pass.
         targets: ids `(B, T)`; padding does not count.
         counted: `(B,)` bool, the studies that count.
-        words: words and end tokens of the whole batch; None: this is the whole.
+        words: number of words and end tokens in the whole batch; None: this is all of it.
     """
     p, q = one.float().log_softmax(-1), other.float().log_softmax(-1)
     each = ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # (B, T)
@@ -70,7 +70,7 @@ def distillation_loss(
         taught: the teachers' log-probabilities, `(B, T, |V_R|)`.
         targets: ids `(B, T)`; padding does not count.
         counted: `(B,)` bool, the studies that count.
-        words: words and end tokens of the whole batch; None: this is the whole.
+        words: number of words and end tokens in the whole batch; None: this is all of it.
     """
     p, q = taught.float(), logits.float().log_softmax(-1)
     each = (p.exp() * (p - q)).sum(-1)  # (B, T)
@@ -87,7 +87,7 @@ def triplet_contrastive_loss(
     studies: int | None = None,
     smoothness: float = 0.0,
 ) -> Tensor:
-    """Eq. 10 with each anchor's hard negatives of the batch, both ways; mean over the batch.
+    """Eq. 10 with each anchor's hard negatives in the batch, both ways; mean over the batch.
 
     Args:
         image: global visual features `(B, d)`.
@@ -95,9 +95,10 @@ def triplet_contrastive_loss(
         report_ids: `(B,)`; equal ids mean identical report text, which is never a negative.
             A negative id marks a row that is no study: neither anchor nor negative.
         margin: alpha.
-        studies: of the whole batch; None: this is the whole.
-        smoothness: 0 takes the hardest negative. A number tau takes the smooth maximum of all n,
-            tau log(mean(exp(cosine / tau))): between their mean (tau large) and the hardest one.
+        studies: number in the whole batch; None: this is all of it.
+        smoothness: 0 takes the hardest negative. A number tau takes the smooth maximum of all
+            negatives, tau log(mean(exp(cosine / tau))): between their mean (large tau) and the
+            hardest one.
 
     Returns:
         A scalar. An anchor without any negative adds 0.
@@ -128,9 +129,9 @@ def findings_loss(
     Args:
         logits: `(B, N)`.
         findings: true ones, `(B, N)` 0 or 1.
-        weights: of each finding's positives, `(N,)`.
+        weights: those of each finding's positives, `(N,)`.
         real: `(B,)` bool, the rows that are studies rather than filling.
-        studies: of the whole batch; None: this is the whole.
+        studies: number in the whole batch; None: this is all of it.
     """
     each = F.binary_cross_entropy_with_logits(
         logits.float(), findings, pos_weight=weights, reduction="none"
@@ -151,7 +152,7 @@ def mask_loss(
         masks: sigma(M) of each decoder layer, `(1 or B, T, L)`.
         targets: ids `(B, T)`; padded positions do not count.
         reduction: `sum` over T x L as printed, or their `mean`.
-        studies: of the whole batch; None: this is the whole.
+        studies: number in the whole batch; None: this is all of it.
     """
     real = (targets != PAD).unsqueeze(-1)  # (B, T, 1)
     terms = torch.stack([((1 - mask.float()) * real).sum(dim=(1, 2)) for mask in masks])  # (N, B)

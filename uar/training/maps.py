@@ -28,9 +28,9 @@ class Films:
     """The films whose views an extractor reads.
 
     Args:
-        pixels: of their views.
-        in_training: rows of training images, `(R,)`, of which all views are read.
-        others: rows `(Q,)` of which only the whole view is read.
+        pixels: source of their views.
+        in_training: rows of the training images, `(R,)`, all of whose views are read.
+        others: rows `(Q,)` of images of which only the whole view is read.
     """
 
     pixels: PixelSource
@@ -39,7 +39,7 @@ class Films:
 
     @property
     def each(self) -> tuple[np.ndarray, np.ndarray]:
-        """Row and number of every view, both `(R * (1 + K) + Q,)`; an image's are adjacent."""
+        """Row and view number of every view, both `(R * (1 + K) + Q,)`; an image's are adjacent."""
         views, held_out = 1 + self.pixels.made_of.crops, np.zeros(len(self.others), int)
         rows = np.concatenate([np.repeat(self.in_training, views), self.others])
         return rows, np.concatenate([np.tile(np.arange(views), len(self.in_training)), held_out])
@@ -56,17 +56,17 @@ class Films:
 def make_maps(
     fabric: Fabric, extractor: VisualExtractor, films: Films, scratch: Scratch
 ) -> MapSource:
-    """Every map that training and validation read, kept in `scratch`.
+    """Make every map that training and validation read, and keep them in `scratch`.
 
     Every process computes and writes its share. Maps that exist are not computed again: neither
     after a kill nor in a later stage or run with the same network, films and identity.
 
     Args:
         fabric: the processes among which the views are divided (`uar.core.distributed.launch`).
-        extractor: with a frozen network.
-        films: whose views it reads.
-        scratch: of the array, `(R * (1 + K) + Q, C, h, w)` float16. Its identity is what the maps
-            depend on in addition to the other arguments.
+        extractor: one with a frozen network.
+        films: the films whose views it reads.
+        scratch: holds the array, `(R * (1 + K) + Q, C, h, w)` float16. Its identity is what the
+            maps depend on in addition to the other arguments.
     """
     source, (rows, views) = films.pixels, films.each
 

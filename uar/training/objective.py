@@ -24,7 +24,7 @@ from uar.training.losses import (
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The weights of Eq. 13 in one stage and the losses' own settings."""
+    """The weights of Eq. 13 in one stage, and the settings of the losses."""
 
     lambda1: float  # of the language modelling loss (Eq. 5)
     lambda2: float  # of the triplet contrastive loss (Eq. 10)
@@ -33,16 +33,16 @@ class Objective:
     mask_reduction: str  # sum | mean, of Eq. 12
     smoothness: float = 0.0  # of Eq. 10's negatives; 0: the hardest
     findings_weight: float = 0.0  # of the findings head's loss
-    positive_weights: Tensor | None = None  # (N,), of the findings present in that loss
+    positive_weights: Tensor | None = None  # (N,), of the positives in that loss
     label_smoothing: float = 0.0  # of Eq. 5's targets
     r_drop: float = 0.0  # weight of the divergence between two passes
-    teacher_weight: float = 1.0  # of the divergence from the teachers, where there are any
+    teacher_weight: float = 1.0  # of the divergence from the teachers, if any
 
     @classmethod
     def of_stage(
         cls, params: TrainParams, with_mask: bool, findings: Tensor | None = None
     ) -> Objective:
-        """{l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5).
+        """A stage's objective: {l1, l2, 0} without the mask, {l1, l2, l3} with it (section 3.5).
 
         Args:
             findings: of the training studies, `(S, N)` 0 or 1. A finding's positives are weighted
@@ -84,14 +84,14 @@ class Objective:
         Call it outside autocast, which would compute the cosines of Eq. 10 in low precision, where
         the hardest negatives among close features tie. `model` itself may use autocast.
 
-        With `r_drop`, terms are means over two passes, which dropout makes differ, and the
+        With `r_drop`, terms are means over two passes, which differ by dropout, and the
         divergence between the passes is added.
 
         Args:
             gather: concatenates the rows of all ranks, `(B, d)` to `(ranks * B, d)`. Per-study
                 terms are multiplied by `ranks`, so that the mean over the ranks is the value of
                 the whole batch.
-            taught: log-probabilities of the words by the teachers, `(B, T, |V_R|)`; None: none.
+            taught: the teachers' log-probabilities of words, `(B, T, |V_R|)`; None: no teachers.
         """
         output = model(*batch.inputs)
         loss, terms = self.of_output(output, batch, gather, taught)
@@ -102,7 +102,7 @@ class Objective:
         terms = {name: (term + terms_again[name]) / 2 for name, term in terms.items()}
         targets = batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
-        alike = output.blind == again.blind  # films hidden in one pass alone are no dropout noise
+        alike = output.blind == again.blind  # films hidden in only one pass: no dropout noise
         divergence = symmetric_divergence(
             output.logits, again.logits, targets, counted=alike, words=batch.words
         )
@@ -143,7 +143,7 @@ class Objective:
             )
             loss = loss + self.teacher_weight * terms["teachers"]
         if output.finding_logits is not None and self.positive_weights is not None:
-            assert batch.findings is not None  # of a model with a findings head
+            assert batch.findings is not None  # a findings head needs them
             real = (targets != PAD).any(dim=1)
             terms["findings"] = ranks * findings_loss(
                 output.finding_logits,

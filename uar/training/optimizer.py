@@ -13,11 +13,11 @@ from uar.model.uar import UAR
 
 
 def make_optimizer(model: UAR, params: TrainParams, learning_rate: float) -> torch.optim.AdamW:
-    """AdamW; only weight matrices decay: not biases, norms, positions or the refiner's mask.
+    """AdamW; only weight matrices decay, not biases, norms, positions or the refiner's mask.
 
     The mask's parameters are a separate group with `params.mask_learning_rate`. L_mask as a sum
     (Eq. 12) moves all entries of M alike, with a gradient many times longer than the others': in a
-    common group M would shift as a whole, which softmax ignores, and clipping would stop all else.
+    common group, M would shift as a whole, which softmax ignores, and clipping would stop the rest.
 
     With `params.extractor_learning_rate` the extractor's network is a separate group too:
     pretrained weights take smaller steps than those that start at random.

@@ -24,18 +24,18 @@ _KIND = "resume file"
 
 @dataclass
 class ResumeState:
-    """A stage between two epochs."""
+    """The state of a stage between two epochs."""
 
     weights: dict[str, Tensor]  # of the model, by name
     optimizer: dict[str, Any]  # as `uar.core.distributed.full_state` gives it
     schedule: dict[str, Any]  # the learning rate scheduler's state
     past: list[dict[str, float]]  # values of each epoch so far
     best: Checkpoint | None
-    seconds: float  # of the epochs so far
-    average: dict[str, Tensor] | None = None  # of the weights, where there is one
+    seconds: float  # spent on the epochs so far
+    average: dict[str, Tensor] | None = None  # of the weights, if there is one
 
     def save(self, path: Path, identity: Mapping[str, Any]) -> None:
-        """Write as safetensors; the same state is the same bytes but for `seconds`."""
+        """Write as safetensors; equal states give equal bytes except for `seconds`."""
         tensors = {f"weights/{name}": weight for name, weight in self.weights.items()}
         for name, values in self.optimizer["state"].items():
             tensors |= {f"optimizer/{name}/{key}": value for key, value in values.items()}
@@ -58,14 +58,14 @@ class ResumeState:
 def read_resume(
     path: Path, identity: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> ResumeState | None:
-    """The state in the file `path`, if there is one of this run.
+    """The state of this run in the file `path`, or None.
 
-    A damaged file is moved aside, and one of another run is left to be overwritten; the log says
+    A damaged file is moved aside, and a file of another run is left to be overwritten; the log says
     so, and how the other run differs.
 
     Args:
         identity: what the run depends on.
-        shapes: of the model's weights, by name.
+        shapes: those of the model's weights, by name.
     """
     if not path.is_file():
         return None
@@ -74,16 +74,16 @@ def read_resume(
         others = differences(about["identity"], _as_json(identity))
         if others:
             log.info(
-                f"the unfinished run in {path} is of another state of the project and is not "
+                f"the unfinished run in {path} is from another state of the project and is not "
                 f"used; it differs in: {', '.join(others)}"
             )
             return None
         return _parse(tensors, about, shapes)
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = (
-            error if isinstance(error, UserError) else f"{path} is not whole ({plainly(error)})."
+            error if isinstance(error, UserError) else f"{path} cannot be used ({plainly(error)})."
         )
-        log.warning(f"{reason}\nMoved to {set_aside(path)}; training begins anew.")
+        log.warning(f"{reason}\nMoved to {set_aside(path)}; training starts over.")
         return None
 
 
@@ -109,7 +109,7 @@ def _parse(
         state.setdefault(weight, {})[key] = tensor
     named = {weight for group in about["param_groups"] for weight in group["params"]}
     if set(state) != named:
-        raise ValueError("the optimiser's state is of other weights")
+        raise ValueError("the optimiser's state is for other weights")
     best = None if about["best"] is None else Checkpoint(**about["best"], weights=parts["best"])
     return ResumeState(
         weights=parts["weights"],

@@ -1,4 +1,4 @@
-"""What a written report earns in self-critical training."""
+"""The reward of a written report in self-critical training."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from uar.evaluation.pairwise import DocumentFrequencies, pairwise_scores
 
 
 class Reward:
-    """Overlap with a study's own report beyond that with other studies' reports, and findings.
+    """Overlap with a study's own report in excess of that with others' reports, plus findings.
 
-    Overlap alone is won by the report that is likeliest of all, whatever the images show: it is
-    somewhat like every reference. So its mean over the references of other studies is taken off,
+    Overlap alone favours the report that is likeliest overall, whatever the images show, as it is
+    somewhat like every reference. So its mean over the references of other studies is subtracted,
     and a text written for every study earns, over all of them, exactly nothing (with `contrast` 1).
-    To the same end Luo et al. (2018, "Discriminability objective for training descriptive
+    To the same end, Luo et al. (2018, "Discriminability objective for training descriptive
     captions") reward captions by which their image can be told from others.
 
     Args:
         params: the weights of its parts.
-        references: of the training split, over which CIDEr counts document frequencies.
+        references: those of the training split, over which CIDEr counts document frequencies.
     """
 
     def __init__(self, params: StageThreeParams, references: Sequence[str]) -> None:
@@ -33,20 +33,20 @@ class Reward:
     def __call__(
         self, texts: Sequence[str], own: Sequence[int], references: Sequence[str], true: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rewards of N texts, and their parts.
+        """Compute the rewards of N texts, and their parts.
 
         Args:
             texts: N of them.
-            own: which of the references is that of each text's study.
-            references: M, of as many studies; those of the whole batch.
+            own: index of the reference of each text's study.
+            references: M of them, from as many studies; those of the whole batch.
             true: findings that each text's study has, `(N, 13)` bool.
 
         Returns:
             `(N,)` each: `reward` = `overlap` - `contrast` * `overlap_of_others` +
             `findings_reward`.
-            `overlap` is `cider` CIDEr + `bleu` BLEU-4 with the own reference, `overlap_of_others`
-            its mean over the others (0 if there are none), `findings_reward` that of right ones
-            less the cost of wrong ones.
+            `overlap` is `cider` CIDEr + `bleu` BLEU-4 with the study's own reference,
+            `overlap_of_others` its mean over the others (0 if there are none), `findings_reward`
+            the reward for right findings minus the cost of wrong ones.
         """
         params, count = self.params, len(texts)
         bleu, cider = pairwise_scores([*texts, *references], self._frequencies)

@@ -1,13 +1,13 @@
-"""Self-critical training: the reports that the model draws, rewarded as a whole.
+"""Self-critical training: reports drawn from the model, rewarded as a whole.
 
 Policy gradient as in SCST (Rennie et al. 2017, "Self-critical sequence training for image
 captioning", sections 3 and 4). The baseline of a report is the mean reward of its study's other
 reports (Luo 2020, "A better variant of self-critical sequence training"): it does not depend on the
-report, so that the gradient stays that of the expected reward.
+report, so that the gradient remains that of the expected reward.
 
-What rises is each study's expected reward less `anchor` times KL(model || stage two's model). That
-divergence is estimated by a report's log-probability under the one less that under the other, which
-is taken off its reward (Jaques et al. 2017, "Sequence tutor", on KL-control).
+Training maximises each study's expected reward minus `anchor` times KL(model || stage two's model).
+A report's log-probability under the first model minus that under the second estimates the KL; times
+`anchor`, it is subtracted from the reward (Jaques et al. 2017, "Sequence tutor", on KL-control).
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from uar.training.step import Step
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-# What the words of a report in evaluation mode do not depend on: the film that image dropout shows,
-# and the findings head, whose prompt is no differentiable function of its logits.
+# What a report's words do not depend on in evaluation mode: the vector that image dropout shows,
+# and the findings head, whose prompt is not a differentiable function of its logits.
 _UNTOUCHED = ("no_image", "findings.norm.", "findings.classify.")
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """N reports of each of B studies, with what they earn; of one process, its share."""
+    """N reports for each of B studies, with their rewards: the share of one process."""
 
-    visual: Tensor  # of the studies, as in `Batch`
+    visual: Tensor  # of the B studies, as in `Batch`
     present: Tensor | None  # likewise
     reports: Tensor  # (B * N, T + 1) int64: BOS, words, EOS, padding
-    parts: dict[str, Tensor]  # of `Reward`, (B, N) float each
+    parts: dict[str, Tensor]  # from `Reward`, (B, N) float each
     real: Tensor  # (B,) bool, the rows that are studies rather than filling
-    studies: int  # of the optimiser step, over all processes
-    ranks: int  # processes
+    studies: int  # number in the optimiser step, over all processes
+    ranks: int  # number of processes
 
 
 class Critic:
-    """Has reports of training studies drawn and rewards them.
+    """Draws reports for training studies and rewards them.
 
     Args:
-        params: of the stage.
-        studies: training split, with findings.
+        params: those of the stage.
+        studies: the training split, with findings.
         vocabulary: V_R.
     """
 
@@ -67,11 +67,11 @@ class Critic:
         self._texts = dict(zip(studies.report_ids.tolist(), texts, strict=True))
 
     def draw(self, model: UAR, batch: Batch, seed: int, rank: int = 0) -> Drawn:
-        """N reports of each of B studies by `model`, in evaluation mode.
+        """Draw N reports for each of B studies from `model`, which is in evaluation mode.
 
         Args:
             batch: the share of process `rank`.
-            seed: of the words of the whole batch, so that its shares do not matter.
+            seed: for the words of the whole batch, so that its split into shares does not matter.
         """
         samples, count = self.params.samples, len(batch.report)
         length, share = model.sizes.max_length, slice(rank * count, (rank + 1) * count)
@@ -87,7 +87,7 @@ class Critic:
         of_all = [number for number in batch.report_ids.tolist() if number >= 0]
         mine = batch.report_ids[share].tolist()
         own = [of_all.index(number) if number >= 0 else 0 for number in mine]
-        assert batch.findings is not None  # of a training split
+        assert batch.findings is not None  # a training split has them
         parts = self.reward(
             [self.vocabulary.decode(report.ids) for report in reports],
             np.repeat(own, samples).tolist(),
@@ -110,7 +110,7 @@ class Critic:
 
 
 def rows_of(reports: Sequence[Generated], length: int) -> Tensor:
-    """Ids as `Vocabulary.encode` has them, `(R, T + 1)`; of T words, without an end token."""
+    """Ids as from `Vocabulary.encode`, `(R, T + 1)`; reports of T words have no end token."""
     rows = torch.full((len(reports), length + 1), PAD)
     for row, report in zip(rows, reports, strict=True):
         ids = [BOS, *report.ids, EOS][: length + 1]
@@ -119,11 +119,11 @@ def rows_of(reports: Sequence[Generated], length: int) -> Tensor:
 
 
 def log_probabilities(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Of reports `(R,)`, when they are drawn as `uar.inference.decoding.sample` does.
+    """Log-probabilities of reports, `(R,)`, if drawn as `uar.inference.decoding.sample` does.
 
     Args:
         logits: `(R, T, |V_R|)`.
-        targets: ids `(R, T)`: words, the end token if it came, padding.
+        targets: ids `(R, T)`: words, the end token if reached, padding.
         temperature: tau > 0.
     """
     never = torch.tensor([PAD, BOS], device=logits.device)
@@ -133,12 +133,12 @@ def log_probabilities(logits: Tensor, targets: Tensor, temperature: float) -> Te
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """Each reward less the mean of its study's others, `(B, N)`."""
+    """Each reward minus the mean of its study's other rewards, `(B, N)`."""
     return rewards - (rewards.sum(dim=1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
 
 
 def freeze_untouched(model: UAR) -> None:
-    """Leave out of training what drawn reports do not depend on."""
+    """Freeze the parameters that drawn reports do not depend on."""
     for name, parameter in model.named_parameters():
         if name.startswith(_UNTOUCHED):
             parameter.requires_grad_(False)
@@ -147,14 +147,14 @@ def freeze_untouched(model: UAR) -> None:
 class PolicyStep(Step):
     """The policy gradient of a micro-batch.
 
-    The model has to be in evaluation mode, in which the reports were drawn.
+    The model must be in evaluation mode, in which the reports were drawn.
 
     Args:
-        model: UAR, as stage two left it: a copy is what `anchor` holds it to.
-        params: of the stage.
+        model: UAR as stage two left it; `anchor` holds it close to a copy of that.
+        params: those of the stage.
         fabric: the processes that train together.
-        precision: as `Step`. In bfloat16 probabilities are rounded, those of the drawing are not.
-        compiled: as `Step`.
+        precision: as for `Step`. In bfloat16, probabilities are rounded, but not those of drawing.
+        compiled: as for `Step`.
     """
 
     def __init__(
@@ -172,12 +172,12 @@ class PolicyStep(Step):
         self.frozen = (frozen,)  # in a tuple, so that it is neither trained nor sharded
 
     def forward(self, drawn: Drawn) -> dict[str, Tensor]:
-        """Terms by name: `loss`, whose gradient is the policy's, `divergence` and the rewards.
+        """Terms by name: `loss`, whose gradient is the policy gradient, `divergence`, the rewards.
 
         As elsewhere, their mean over the processes is the value of the whole step.
         """
         reports, temperature = drawn.reports, self.params.temperature
-        if not self.compiled:  # whose shapes may not change; words depend on none that follow
+        if not self.compiled:  # compiled shapes may not change; words do not depend on later ones
             reports = reports[:, : int((reports != PAD).sum(dim=1).max())]
         targets = reports[:, 1:]
         shape = drawn.parts["reward"].shape

@@ -1,4 +1,4 @@
-"""How fast a stage trains: FLOPs of a study, and their share of what the device can do."""
+"""How fast a stage trains: FLOPs per study, and their share of what the device can do."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from uar.model.uar import UAR
 
 
 def flops_per_study(model: UAR, batch: Batch) -> float:
-    """FLOPs of matrix products and convolutions, forward and backward, that a study costs.
+    """FLOPs of matrix products and convolutions per study, forward and backward.
 
     Counted from shapes alone (torch's `meta` device): nothing is computed and no random number is
-    drawn. CRA counts for the whole codebook where a batch has more tokens than that.
+    drawn. CRA is counted over the whole codebook where a batch has more tokens than codes.
 
     Args:
         model: not yet wrapped; it is not changed.
@@ -36,15 +36,15 @@ def flops_per_study(model: UAR, batch: Batch) -> float:
 
 
 class Speed:
-    """Throughput and memory of a training on this machine.
+    """Throughput and memory use of training on this machine.
 
     Args:
         model: not yet wrapped.
-        batch: of the training split, to count FLOPs on.
-        passes: forward passes of a step, as R-Drop takes two.
-        device: of this process.
+        batch: one of the training split, to count FLOPs on.
+        passes: forward passes per step; R-Drop, for example, takes two.
+        device: that of this process.
         precision: of the forward pass.
-        processes: that train together.
+        processes: number that train together.
     """
 
     def __init__(
@@ -62,16 +62,16 @@ class Speed:
         self.rate = 0.0
 
     def trained(self, studies: int, began: float) -> None:
-        """Note an epoch's steps over `studies`, begun at `time.monotonic()` `began`."""
+        """Record the steps of an epoch over `studies`, begun at `began` (`time.monotonic()`)."""
         self.rate = studies / (time.monotonic() - began)
 
     def values(self, seconds: float) -> dict[str, float]:
-        """Of the last epoch, which took `seconds` with its validation.
+        """Speed and memory use of the last epoch, which took `seconds` with its validation.
 
         Returns:
             `seconds`; after training, `studies_per_second` of all processes and `share_of_peak`,
-            their FLOP/s divided by those of a large matrix product on this machine; and the peak of
-            memory so far, `host_memory` and `gpu_memory`, GB.
+            their FLOP/s divided by those of a large matrix product on this machine; and peak
+            memory so far, `host_memory` and `gpu_memory`, in GB.
         """
         values = {"seconds": seconds}
         if self.rate:
@@ -82,7 +82,7 @@ class Speed:
 
 
 def in_a_line(values: dict[str, float]) -> str:
-    """`Speed.values` for the log."""
+    """Format `Speed.values` for the log."""
     shown = []
     if "studies_per_second" in values:
         shown.append(
@@ -92,5 +92,5 @@ def in_a_line(values: dict[str, float]) -> str:
     shown.append(f"{values['seconds']:.0f} s with validation")
     shown.append(f"{values['host_memory']:.1f} GB of host memory")
     if "gpu_memory" in values:
-        shown.append(f"{values['gpu_memory']:.1f} GB of the GPU's")
+        shown.append(f"{values['gpu_memory']:.1f} GB of GPU memory")
     return ", ".join(shown)

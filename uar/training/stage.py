@@ -54,10 +54,10 @@ _READ_EVERY = 50  # steps between readings of the loss, each of which waits for 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a stage ends with."""
+    """The result of a stage."""
 
-    best: Checkpoint  # of the epoch that validation chose
-    seconds: float  # of all epochs by the clock, those before a kill included
+    best: Checkpoint  # of the epoch chosen by validation
+    seconds: float  # of all epochs by the clock, including those before a kill
     refusal: str | None = None  # why no epoch of self-critical training is used, if none is
 
 
@@ -67,9 +67,9 @@ class TrainingStep(Step):
     Args:
         model: UAR.
         objective: Eq. 13, of the model's output.
-        fabric: the processes over which Eq. 10 gathers a batch.
-        precision, compiled: as `Step`.
-        teacher: whose probabilities of words are learnt too, in evaluation mode; None: nobody's.
+        fabric: the processes from which Eq. 10 gathers a batch.
+        precision, compiled: as for `Step`.
+        teacher: in evaluation mode, its word probabilities are learnt too; None: no teacher.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class TrainingStep(Step):
 
     @torch.no_grad()
     def _taught(self, batch: Batch) -> Tensor | None:
-        """Log-probabilities of the words by the teacher, `(B, T, |V_R|)`."""
+        """The teacher's log-probabilities of the words, `(B, T, |V_R|)`."""
         [teacher] = self.teacher
         if teacher is None:
             return None
@@ -116,9 +116,9 @@ class TrainingData:
     Args:
         studies: training split.
         validation: scores the model after each epoch.
-        encoder_sha256: of the encoder that made the studies' tokens; None without tokens.
-        vocabulary_sha256: of the words that it learns; None: not recorded.
-        teacher: whose probabilities of words are learnt too; None: nobody's.
+        encoder_sha256: hash of the encoder that made the studies' tokens; None without tokens.
+        vocabulary_sha256: hash of the words that it learns; None: not recorded.
+        teacher: the model whose word probabilities are learnt too; None: no teacher.
     """
 
     studies: Studies
@@ -133,15 +133,15 @@ class TrainingConfig:
     """How a stage trains.
 
     Args:
-        number: of the stage, 1 to 3, so that no two stages draw the same random numbers.
+        number: that of the stage, 1 to 3, so that no two stages draw the same random numbers.
         stage: length and peak learning rate.
-        objective: Eq. 13, which validation logs with a critic too.
+        objective: Eq. 13, which validation logs even with a critic.
         params: optimisation; `batch_size` counts the studies of all processes together, and `seed`
             decides batch order, crops and dropout.
         precision: of the forward pass, see `uar.core.device.autocast`.
-        from_trained: the model has been trained before, and as such (epoch 0) may be the best.
-        critic: rewards the reports that the model draws, whose policy gradient takes the place of
-            the objective's; epoch 0 is then what no epoch may fall behind.
+        from_trained: the model has been trained before, and may be best as it is (epoch 0).
+        critic: rewards reports drawn from the model; their policy gradient replaces that of the
+            objective, and no epoch may then fall behind epoch 0.
     """
 
     number: int
@@ -159,7 +159,7 @@ class TrainingConfig:
 
 
 def as_one_stage(params: TrainParams) -> StageParams:
-    """Without `two_stage`: stage one's rate, for as long as both stages take together."""
+    """The single stage without `two_stage`: stage one's rate for the epochs of both stages."""
     epochs = params.stage_one.epochs + params.stage_two.epochs
     return StageParams(epochs=epochs, learning_rate=params.stage_one.learning_rate)
 
@@ -174,29 +174,29 @@ def train_stage(
     on_epoch: Callable[[int, dict[str, float]], None],
     on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
 ) -> Trained | None:
-    """Train and return the best epoch on validation, by `select_by` or as a critic has it.
+    """Train and return the best epoch on validation, by `select_by` or by the critic's rule.
 
     The cross-entropy is computed after every epoch; reports are written and scored after every
     `report_every`-th epoch and after the last. The epochs that have the score named by `select_by`
     are candidates, and with `from_trained` so is epoch 0, the model that the stage starts from. Of
     equal scores the lower cross-entropy wins, then the later epoch.
 
-    With a critic, reports are written after every epoch, and the highest CIDEr wins, of equal ones
-    the earlier, among the epochs that have lost nothing else (`uar.evaluation.safeguard`).
+    With a critic, reports are written after every epoch, and the highest CIDEr wins (of equal ones,
+    the earlier) among the epochs that have lost nothing else (`uar.evaluation.safeguard`).
 
-    After each epoch everything needed to resume is in `scratch`: called again after a kill,
+    After each epoch, everything needed to resume is in `scratch`: if called again after a kill,
     training continues from there with the same result as if it had never stopped. Batch order,
-    crops and dropout depend on seed, stage and epoch alone (dropout on the rank too).
+    crops and dropout depend only on seed, stage and epoch (dropout on the rank too).
 
     Args:
         fabric: the processes that train together (`uar.core.distributed.launch`).
         model: changed in place.
         data: what it trains and validates on.
-        config: how.
+        config: how it trains.
         scratch: holds the resume file.
         on_epoch: receives each epoch (from 1, or 0 with `from_trained`) and its values; when
             training resumes, past epochs first. Called on rank 0 only.
-        on_speed: receives each epoch trained in this call and `Speed.values`; likewise.
+        on_speed: receives each epoch trained in this call and `Speed.values`; rank 0 only.
 
     Returns:
         The best epoch on rank 0, None on the others.
@@ -245,7 +245,7 @@ def train_stage(
         log.info(f"{_line(epoch, values, select_by)} ({shown})")
         candidate = select_by in scores
         if critical and (fallen := lost(scores, scores_of(past[0]))):
-            log.info(f"epoch {epoch} is no candidate: it lowered {' and '.join(fallen)}")
+            log.info(f"epoch {epoch} is not a candidate: it lowered {' and '.join(fallen)}")
             candidate = False
         beats = _rises if critical else _beats
         if candidate and (best is None or beats(scores, best.validation, select_by)):
@@ -268,26 +268,26 @@ def train_stage(
 
 
 def scores_of(values: Mapping[str, float]) -> dict[str, float]:
-    """Validation's of an epoch's values, by its own names."""
+    """The validation scores among an epoch's values, by the names that validation uses."""
     of = {name.partition("/"): value for name, value in values.items()}
     return {name: value for (part, _, name), value in of.items() if part == "val"}
 
 
 class Trainer:
-    """A model with all that changes it, epoch by epoch.
+    """Trains a model epoch by epoch, and resumes and validates it.
 
     Args:
         fabric: the processes that train together.
         model: changed in place.
         data: what it trains and validates on.
-        config: how.
+        config: how it trains.
 
     Attributes:
         optimizer: AdamW over the model's parameters.
-        schedule: of its learning rates, one step a batch.
-        average: of the weights, which validation and the checkpoint use.
-        epochs: of the whole stage.
-        speed: of the last epoch; it differs between machines and is not among tracked values.
+        schedule: that of its learning rates, one step per batch.
+        average: mean weights, which validation and the checkpoint use.
+        epochs: number in the whole stage.
+        speed: that of the last epoch; it differs between machines and is not a tracked value.
     """
 
     def __init__(
@@ -319,9 +319,9 @@ class Trainer:
         self.step: _FabricModule = fabric.setup_module(step)
         self.optimizer = make_optimizer(model, params, config.stage.learning_rate)
         self.average = WeightAverage(self.step, params.weight_average)
-        self.steps = data.studies.training_steps(params.batch_size)  # of an epoch
+        self.steps = data.studies.training_steps(params.batch_size)  # per epoch
         self.epochs = config.stage.epochs
-        if sharded_parts(self.step):  # the first module to run becomes FSDP's root: no layer may
+        if sharded_parts(self.step):  # the first module run becomes FSDP's root: run the whole
             with torch.no_grad():
                 self.step(next(self._batches(0))[0].to(fabric.device))
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -329,7 +329,7 @@ class Trainer:
         )
 
     def resume(self, path: Path, identity: Mapping[str, Any]) -> ResumeState | None:
-        """Restore and return the state in the file `path`, if it is of this run."""
+        """Restore and return the state in the file `path`, if it is this run's."""
         shapes = {name: tuple(weight.shape) for name, weight in self.model.state_dict().items()}
         state: ResumeState | None = None
         if self.fabric.is_global_zero:  # moves a damaged file aside before the others look
@@ -365,10 +365,10 @@ class Trainer:
         require_room(path, 2 * (states * weights + moments) + weights - written)
 
     def validate(self, write: bool) -> tuple[dict[str, float], dict[str, Tensor] | None]:
-        """Scores of the model with averaged weights; with `write`, of its reports too.
+        """Score the model with averaged weights and, with `write`, its reports too.
 
         Returns:
-            The scores, and the averaged weights on rank 0; None where nothing is averaged.
+            The scores, and the averaged weights on rank 0; None if nothing is averaged.
         """
         with self.average.in_place():
             with whole_parameters(self.step):
@@ -379,7 +379,7 @@ class Trainer:
             return scores, {name: weight.clone() for name, weight in weights.items()}
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training split, the `epoch`-th.
+        """Make the `epoch`-th pass over the training split.
 
         Returns:
             Each term's mean over the steps, and `clipped`, the share of steps whose gradient was
@@ -420,7 +420,7 @@ class Trainer:
         return means
 
     def _batches(self, epoch: int) -> Iterator[list[Batch]]:
-        """This rank's micro-batches of each step."""
+        """This rank's micro-batches for each step."""
         params = self.config.params
         order = torch.Generator()  # the same on every rank
         order.manual_seed(self.config.draw_seed(epoch, 0))
@@ -437,11 +437,11 @@ class Trainer:
         clipped: list[nn.Parameter],
         sums: dict[str, Tensor],
     ) -> None:
-        """One optimiser step; adds each term, and whether the gradient was clipped, to `sums`.
+        """Take one step; add each term, and whether the gradient was clipped, to `sums`.
 
         Args:
             parts: micro-batches.
-            place: epoch and step, which decide what reports a critic has drawn.
+            place: epoch and step, which decide what reports a critic draws.
             clipped: parameters whose gradient `gradient_clip` limits.
         """
         self.optimizer.zero_grad(set_to_none=True)
@@ -462,14 +462,14 @@ class Trainer:
         self.average.update(self.schedule.last_epoch)
 
     def _draw(self, batch: Batch, epoch: int, step: int, part: int) -> Drawn:
-        """Reports of a micro-batch, with what they earn."""
+        """Draw reports for a micro-batch, with their rewards."""
         assert self.config.critic is not None
-        seed = self.config.draw_seed(epoch, 0, step, part)  # stream 0 is of all processes
+        seed = self.config.draw_seed(epoch, 0, step, part)  # stream 0 is common to all processes
         with whole_parameters(self.step):
             return self.config.critic.draw(self.model, batch, seed, self.fabric.global_rank)
 
     def _clipped_parameters(self) -> list[nn.Parameter]:
-        """All but the mask's where it has its own learning rate: its gradients are long."""
+        """All but the mask's if it has its own learning rate: its gradients are long."""
         own_rate: set[int] = set()
         if self.config.params.mask_learning_rate is not None:
             own_rate = set(map(id, mask_parameters(self.step)))
@@ -477,7 +477,7 @@ class Trainer:
 
 
 def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
-    """Whether a later epoch is better: a higher score, or an equal one and no higher loss."""
+    """Whether a later epoch is better: higher in score, or equal and no higher in cross-entropy."""
     higher = () if select_by == "cross_entropy" else (select_by,)
     later, earlier = (
         (*(of[name] for name in higher), -of["cross_entropy"]) for of in (scores, best)
@@ -486,7 +486,7 @@ def _beats(scores: dict[str, float], best: dict[str, float], select_by: str) -> 
 
 
 def _rises(scores: dict[str, float], best: dict[str, float], select_by: str) -> bool:
-    """Whether a later epoch is worth leaving the model that self-critical training began with."""
+    """Whether a later epoch of self-critical training is better: only if its score is higher."""
     return scores[select_by] > best[select_by]
 
 

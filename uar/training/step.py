@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Step(nn.Module):
-    """A model whose `forward` is to become the terms of a loss.
+    """A model with what subclasses need to compute the terms of a loss in `forward`.
 
     Args:
         model: UAR.
@@ -30,6 +30,6 @@ class Step(nn.Module):
         self.model = model
         self.autocast = lambda: autocast(fabric.device, precision)
         self.run = torch.compile(model.forward) if compiled else model.forward
-        # The basis is fixed, and every process draws the same: DDP need not send it in each step.
+        # The basis is fixed, and every process draws the same one: DDP need not send it each step.
         fixed = [name for name, _ in self.named_buffers() if name.endswith("aligner.basis")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, fixed)

@@ -11,7 +11,7 @@ _ROUNDS = 2
 
 
 def best_thresholds(scores: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, float]:
-    """A threshold for each finding that together give a high micro F1, and that F1.
+    """Choose thresholds, one per finding, for a high micro F1; return them and that F1.
 
     By coordinate ascent: each finding in turn, twice, takes the best quantile of its own scores, or
     1.01, which no score exceeds. A finding counts as present where its score exceeds its threshold.

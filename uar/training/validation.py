@@ -1,4 +1,4 @@
-"""Scores of a model in training on the validation split."""
+"""Validation scores of a model in training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from uar.training.thresholds import best_thresholds
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_NATS = "cross_entropy"  # of all reports of a batch; other terms are means over it
+_NATS = "cross_entropy"  # summed over the reports of a batch; other terms are means
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Validation:
         vocabulary: V_R.
         params: how reports are written, as for the test split.
         fabric: the processes among which the batches are divided.
-        reward: what the reports earn in self-critical training, if that is the training.
+        reward: that of self-critical training; None in other training.
     """
 
     studies: Studies
@@ -58,23 +58,23 @@ class Validation:
     reward: Reward | None = None
 
     def __call__(self, model: UAR, objective: Objective, write: bool = True) -> dict[str, float]:
-        """The same on every rank.
+        """Score the model; the result is the same on every rank.
 
         Args:
-            write: write reports too, and score them.
+            write: whether to write reports too, and score them.
 
         Returns:
             `loss` and each of its terms (Eq. 13; `global` over batches of `decode.batch_size`);
             `cross_entropy`, nats a report, and `image_gain`, by how many nats it rises with another
-            study's images; with masks `mask_spread`, M's standard deviation over visual tokens.
-            With `write` also the scores of the `r2gen` protocol without METEOR,
-            `distinct_reports`, and with masks `changed_by_mask`, the reports that M = 0 changes.
-            With a findings head, whose thresholds are set here to the best micro F1 on the split,
+            study's images; with masks, `mask_spread`, M's standard deviation over visual tokens.
+            With `write`, also the scores of the `r2gen` protocol without METEOR,
+            `distinct_reports`, and with masks `changed_by_mask`, how many reports M = 0 changes.
+            With a findings head, whose thresholds are set here for a high micro F1 on the split,
             its `findings_f1` and, where the split has enough positives, `findings_auc`.
-            With a reward, reports earn `reward` and its parts, by batches of `decode.batch_size`;
-            they have `F1`, `precision` and `recall` of findings (micro, of 13) and
-            `distinct_share`, and those of another study's images `shuffled_CIDEr`. The loss of
-            Eq. 13 is then no training's and left out.
+            With a reward, `reward` and its parts, over batches of `decode.batch_size`; `F1`,
+            `precision` and `recall` of findings (micro, over 13); `distinct_share`; and
+            `shuffled_CIDEr`, that of reports written for another study's images. The loss of
+            Eq. 13, which is not trained then, is left out.
         """
         model.eval()
         shard = Shard(self.fabric.global_rank, self.fabric.world_size)
@@ -117,7 +117,7 @@ class Validation:
                 mine.append(logits.sigmoid().cpu().numpy())
         head, labels = model.findings, self.studies.findings
         assert head is not None
-        assert labels is not None  # a model with the head is trained on studies with labels
+        assert labels is not None  # a model with this head is trained on labelled studies
         found: tuple[np.ndarray, dict[str, float]] | None = None
         parts = gather_in_order(self.fabric, mine)
         if self.fabric.is_global_zero:
@@ -134,7 +134,7 @@ class Validation:
         return values
 
     def _terms(self, objective: Objective, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """What is measured of a batch: means over it, and nats of its reports together."""
+        """Measurements of a batch: means over it, and the summed nats of its reports."""
         targets = batch.report[:, 1:]
         terms = dict(objective.of_output(output, batch)[1])
         terms[_NATS] = report_cross_entropy(output.logits, targets).sum()
@@ -192,7 +192,7 @@ class Validation:
 
 
 def _fetched(terms: dict[str, Tensor], nats_of_others: Tensor, studies: int) -> dict[str, float]:
-    """Sums over a batch of `studies`, and its image gain, with one wait for the device."""
+    """Sums over a batch of `studies`, and its image gain, with a single wait for the device."""
     *values, others = torch.stack([*terms.values(), nats_of_others]).tolist()
     sums = {
         name: value if name == _NATS else value * studies

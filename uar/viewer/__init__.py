@@ -1,1 +1,1 @@
-"""Pages and pictures of reports: of a test split, of one study's films in a browser."""
+"""Pages and pictures of reports: for a test split, and for one study's films in a browser."""

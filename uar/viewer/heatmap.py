@@ -14,7 +14,7 @@ _LINE = 30
 
 
 def overlay(film: np.ndarray, attention: np.ndarray, ceiling: float) -> Image.Image:
-    """A film `(H, W)` uint8 under attention `(side, side)`; as much as uniform leaves it clear."""
+    """Lay attention `(side, side)` over a film `(H, W)` uint8; uniform or less leaves it clear."""
     base = Image.fromarray(film).convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     colours = color_scale()[color_levels(attention, ceiling)]
     veil = (255 * opacity(attention, ceiling)).round().astype(np.uint8)
@@ -25,7 +25,7 @@ def overlay(film: np.ndarray, attention: np.ndarray, ceiling: float) -> Image.Im
 
 
 def heatmap(report: Report) -> Image.Image:
-    """A row for each sentence: the films under its words' mean attention."""
+    """Draw a row for each sentence: the films under its words' mean attention."""
     views = [v for v, there in enumerate(report.present) if there]
     rows = max(1, len(report.sentences))
     width = max(len(views) * (_SIDE + _GAP) + _GAP, 560)

@@ -1,4 +1,4 @@
-"""What films of demo studies are drawn with: a pose, a canvas, and what both views show alike."""
+"""Drawing of demo films: a pose, a canvas, and what both views have in common."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ C = TypeVar("C")  # a chest of one view
 class Pose:
     """How one film was taken: the patient's build and position, and the exposure."""
 
-    height: float  # of the film, in widths
+    height: float  # of the film, in film widths
     size: float
-    shift: tuple[float, float]  # film widths
+    shift: tuple[float, float]  # in film widths
     angle: float  # radians
     build: float  # thorax width over height
     phase: float  # of the ribs
-    wander: tuple[float, float]  # in [-1, 1]: where in its place, and how big, a finding is
+    wander: tuple[float, float]  # in [-1, 1]: a finding's shift within its place, and its size
     gain: float  # of the exposure
     gamma: float  # exponent of the exposed film
-    noise: float  # standard deviation, of full scale
-    texture: int  # seed of noise and soft-tissue texture
+    noise: float  # standard deviation, as a share of full scale
+    texture: int  # seed for noise and soft-tissue texture
 
     @classmethod
     def sample(cls, rng: Generator) -> Pose:
@@ -54,7 +54,7 @@ class Pose:
 
 
 def cover(distance: Pixels, softness: float) -> Pixels:
-    """Opacity in [0, 1] of a shape from the distance to its edge, negative inside."""
+    """Opacity in [0, 1] of a shape, given the distance to its edge (negative inside)."""
     return np.clip(0.5 - distance / softness, 0, 1)
 
 
@@ -63,13 +63,13 @@ class Canvas:
 
     Args:
         width: of the film, in pixels.
-        pose: how it is taken.
-        rng: of noise and texture.
+        pose: how the film is taken.
+        rng: draws noise and texture.
 
     Attributes:
         pixels: `(H, W)` float32, bone bright.
         x, y: each pixel's patient coordinates, `(H, W)`.
-        boxes: of the findings that were marked.
+        boxes: the box of each finding marked so far.
     """
 
     def __init__(self, width: int, pose: Pose, rng: Generator) -> None:
@@ -86,11 +86,11 @@ class Canvas:
         self.boxes: dict[Finding, Box] = {}
 
     def paint(self, cover: Pixels, value: float | Pixels, opacity: float = 1.0) -> None:
-        """Replace, where `cover` is 1."""
+        """Blend in `value` by `opacity * cover`, where 1 replaces the pixel."""
         self.pixels += opacity * cover * (value - self.pixels)
 
     def add(self, cover: Pixels, value: float) -> None:
-        """Superpose."""
+        """Superpose `value`, weighted by `cover`."""
         self.pixels += value * cover
 
     def mark(self, finding: Finding, cover: Pixels) -> None:
@@ -108,7 +108,7 @@ class Canvas:
     def ellipse(
         self, cx: float, cy: float, rx: float, ry: float, *, soft: float = 0.015, angle: float = 0.0
     ) -> Pixels:
-        """Cover of an ellipse, its long axis turned by `angle` radians."""
+        """Cover of an ellipse, its axes turned by `angle` radians."""
         dx, dy = self.x - cx, self.y - cy
         if angle:
             cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -141,14 +141,14 @@ class Canvas:
         return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
 
     def nodule(self, cx: float, cy: float) -> Pixels:
-        """Draw a nodule; its cover."""
+        """Draw a nodule and return its cover."""
         size = 0.053 + 0.006 * self.pose.wander[1]
         nodule = self.ellipse(cx, cy, size, size)
         self.paint(nodule, 0.84, 0.95)
         return nodule
 
     def pacemaker(self, course: Sequence[tuple[float, float]], rx: float, ry: float) -> Pixels:
-        """Draw a pacemaker whose lead takes this course from the generator; its cover."""
+        """Draw a pacemaker, its lead on `course` from the generator; return the latter's cover."""
         self.paint(self.line(*course, width=0.014), 0.97)
         generator = self.plate(*course[0], rx, ry)
         self.paint(generator, 1.0)
@@ -157,7 +157,7 @@ class Canvas:
     def hernia(
         self, cx: float, cy: float, *, sac_width: float, air_width: float, value: float
     ) -> Pixels:
-        """Draw a hiatal hernia, with air above its fluid; widths are halves. The sac's cover."""
+        """Draw a hiatal hernia with air above fluid, from half-widths; return the sac's cover."""
         grow = self.pose.wander[1]
         sac = self.ellipse(cx, cy, sac_width + 0.006 * grow, 0.085 + 0.006 * grow)
         self.paint(sac, value)
@@ -184,10 +184,10 @@ def draw_findings(
     """The finished film, `(H, W)` in [0, 1], and the box of each finding that it shows.
 
     Args:
-        film: with the chest on it.
-        chest: what findings lie in.
-        findings: the study's.
-        formed: covers of those that the chest's own form shows, by name.
+        film: the canvas, with the chest on it.
+        chest: the parts that findings lie in.
+        findings: the study's findings.
+        formed: covers of the findings that the chest's own shape shows, by name.
         drawn: functions that draw the others and return the cover that the box encloses, by name.
     """
     by_name = {finding.name: finding for finding in findings}
@@ -201,11 +201,11 @@ def draw_findings(
 
 
 def form_of(findings: tuple[Finding, ...], swell: Mapping[str, float]) -> tuple[bool, float]:
-    """Whether the lungs are inflated, and how many times a normal one's size the heart is.
+    """Whether the lungs are hyperinflated, and the heart's size relative to a normal one.
 
     Args:
-        findings: the study's.
-        swell: the heart's size by the detail of cardiomegaly.
+        findings: the study's findings.
+        swell: the heart's relative size by the detail of cardiomegaly, "" without it.
     """
     details = {finding.name: finding.detail for finding in findings}
     inflated = "hyperinflation" in details

@@ -24,7 +24,7 @@ from uar.data.demo.lateral import draw_lateral
 from uar.data.demo.wording import write_report
 from uar.data.study import BOX_COLUMNS, SPLITS, Box, Split
 
-# 70 / 10 / 20 in every ten studies.
+# 70 / 10 / 20 within every ten studies.
 _SPLIT_OF: dict[str, Split] = {"r": "train", "v": "val", "t": "test"}
 SPLIT_CYCLE = tuple(_SPLIT_OF[letter] for letter in "rrtrrvrtrr")
 
@@ -33,19 +33,19 @@ _DRAW: tuple[Callable[..., tuple[Pixels, dict[Finding, Box]]], ...] = (draw_fron
 
 @dataclass(frozen=True)
 class DemoStudy:
-    """All that decides a study's files."""
+    """Everything that determines a study's files."""
 
     study_id: str  # demo0001, ...
     split: Split
-    findings: tuple[Finding, ...]  # drawn and reported; none of a normal study
+    findings: tuple[Finding, ...]  # drawn and reported; none in a normal study
     report: str  # raw text
     poses: tuple[Pose, Pose]  # of the frontal and the lateral film
     formats: tuple[str, str]  # likewise: png | MONOCHROME1 | MONOCHROME2
 
 
 def sample_study(seed: int, index: int) -> DemoStudy:
-    """Study number `index` (from 0) of the data set with this seed; nothing is drawn yet."""
-    # One stream each, so that wording and film depend on each other by the findings alone.
+    """Study number `index` (from 0) of the data set with this seed; its films are not drawn yet."""
+    # One stream each, so that wording and film are related only through the findings.
     streams = np.random.SeedSequence([seed, index]).spawn(4)
     what, how, words, files = (np.random.default_rng(stream) for stream in streams)
     findings = sample_findings(what)
@@ -63,24 +63,24 @@ def sample_study(seed: int, index: int) -> DemoStudy:
 
 
 def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> None:
-    """Write the data set to the folder `root`, in place of an earlier one.
+    """Write the data set to the folder `root`, replacing an earlier one.
 
     Args:
-        root: holds `annotation.json`, `images/` and `boxes.parquet` when whole.
+        root: holds `annotation.json`, `images/` and `boxes.parquet` once complete.
         studies: number of studies.
         film_size: width of a film in pixels; half of the films are up to 15% taller.
-        seed: of findings, films and wording.
+        seed: for findings, films and wording.
 
     Raises:
         UserError: `root` holds something other than a generated data set.
     """
     if root.exists() and not (root / "boxes.parquet").is_file() and any(root.iterdir()):
         raise UserError(
-            f"dataset.root: {root} holds files, but no generated data set (boxes.parquet). "
-            "The demo would replace them. Name an empty or a new folder."
+            f"dataset.root: {root} holds files but no generated data set (boxes.parquet). "
+            "The demo would replace them. Name an empty or new folder."
         )
     partial, earlier = (root.with_name(f".{root.name}.{state}") for state in ("partial", "earlier"))
-    for left in (partial, earlier):  # by a run that was killed
+    for left in (partial, earlier):  # left by a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     annotation: dict[Split, list[dict[str, object]]] = {split: [] for split in SPLITS}
     boxes: list[tuple[object, ...]] = []
@@ -114,13 +114,13 @@ def write_dataset(root: Path, *, studies: int, film_size: int, seed: int) -> Non
     if root.exists():
         root.rename(
             earlier
-        )  # not removed in place: half a data set would look like another's files
+        )  # not deleted in place: half a data set would look like someone else's files
     partial.rename(root)
     shutil.rmtree(earlier, ignore_errors=True)
 
 
 def write_dicom(path: Path, pixels: Pixels, *, view: int, photometric: str, entropy: str) -> None:
-    """12 bits in uint16, uncompressed; UIDs from `entropy`; no patient data."""
+    """Write uncompressed DICOM: 12 bits in uint16, UIDs from `entropy`, no patient data."""
     inverted = photometric == "MONOCHROME1"
     stored = (256 + pixels * 3583).round().astype(np.uint16)
     if inverted:

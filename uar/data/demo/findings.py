@@ -14,7 +14,7 @@ FINDINGS_PER_ABNORMAL_STUDY = {1: 0.6, 2: 0.3, 3: 0.1}
 class Finding:
     """One finding of a study; `detail` is its size or its zone."""
 
-    name: str  # of KINDS
+    name: str  # a key of KINDS
     side: str = ""  # the patient's: left | right
     detail: str = ""  # small | large | mild | marked | upper | lower
 
@@ -36,7 +36,7 @@ FINDINGS: tuple[str, ...] = tuple(KINDS)
 
 
 def regions_of(finding: Finding) -> set[str]:
-    """What a finding takes up: two findings of a study never share a region."""
+    """The regions that a finding occupies; two findings of a study never share one."""
     side, detail = finding.side, finding.detail
     match finding.name:
         case "cardiomegaly" | "hiatal hernia":

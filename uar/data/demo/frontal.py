@@ -11,12 +11,12 @@ from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, draw_findings, for
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
-_SWELL = {"": 1.0, "mild": 1.28, "marked": 1.55}  # of the heart, by cardiomegaly's detail
+_SWELL = {"": 1.0, "mild": 1.28, "marked": 1.55}  # relative heart size, by cardiomegaly's detail
 
 
 @dataclass(frozen=True)
 class Chest:
-    """What findings lie in: covers `(H, W)` of the lungs, by the patient's side, and the heart."""
+    """Covers `(H, W)` of what findings lie in: the lungs, by the patient's side, and the heart."""
 
     lungs: dict[str, Pixels]
     heart: Pixels
@@ -33,7 +33,7 @@ def draw_frontal(
     """The PA film, `(H, film_size)` in [0, 1] with bone bright, and the box of each finding.
 
     Args:
-        findings: the study's.
+        findings: the study's findings.
         pose: how the film is taken.
         film_size: width in pixels.
     """
@@ -44,7 +44,7 @@ def draw_frontal(
 
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
-    """Everything but findings; hyperinflation and cardiomegaly are how the chest is formed."""
+    """Draw all but the findings; hyperinflation and cardiomegaly are part of the chest's shape."""
     inflated, swell = form_of(findings, _SWELL)
     depth = 0.065 if inflated else 0.0  # of the hemidiaphragms
     body = _draw_body(film)
@@ -60,7 +60,7 @@ def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
 
 
 def _draw_body(film: Canvas) -> Pixels:
-    """Neck, shoulders and trunk; thicker in the middle."""
+    """Neck, shoulders and trunk, thicker in the middle."""
     x, y = film.x, film.y
     trunk = np.abs(x - 0.5) - (0.475 - 0.1 * np.clip(0.3 - y, 0, 1))
     shoulders = 0.02 + 0.3 * np.clip(np.abs(x - 0.5) - 0.11, 0, 1) ** 1.5 - y
@@ -70,7 +70,7 @@ def _draw_body(film: Canvas) -> Pixels:
 
 
 def _draw_lungs(film: Canvas, depth: float, inflated: bool) -> dict[str, Pixels]:
-    """Lungs, right on the left of the film, and gastric air."""
+    """Lungs, the right one on the left of the film, and gastric air."""
     x, y = film.x, film.y
     arch = 0.03 if inflated else 0.085  # of the hemidiaphragms
     lungs: dict[str, Pixels] = {}
@@ -102,7 +102,7 @@ def _draw_vessels(film: Canvas, lungs: Pixels) -> None:
 
 
 def _draw_ribs(film: Canvas) -> None:
-    """Posterior ribs fall slowly away from the spine, anterior ones rise to it."""
+    """Posterior ribs, sloping gently down from the spine, and anterior ribs, rising towards it."""
     y, phase = film.y, film.pose.phase
     away = np.abs(film.x - 0.5)
     cage = cover(np.maximum(away - 0.385 - 0.05 * y, np.abs(y - 0.46) - 0.36), 0.03)
@@ -127,7 +127,7 @@ def _draw_mediastinum(film: Canvas) -> None:
 
 
 def _draw_heart(film: Canvas, swell: float, depth: float) -> Pixels:
-    """The heart, `swell` times a normal one's size."""
+    """Draw the heart at `swell` times its normal size; return its cover."""
     heart_x, heart_y = 0.535 + 0.04 * (swell - 1), 0.63 - 0.06 * (swell - 1)
     heart = film.ellipse(heart_x, heart_y, 0.137 * swell, 0.108 * swell, soft=0.02, angle=0.3)
     heart = heart * cover(film.y - 0.8 - depth, 0.05)
@@ -218,7 +218,7 @@ def _draw_edema(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 
 
 def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    """The box is the generator's, without the lead."""
+    """Draw a pacemaker; its box is the generator's, without the lead."""
     sign, (wander, grow) = _sign(finding), film.pose.wander
     gx, gy = 0.5 + sign * (0.275 + 0.01 * wander), 0.21 + 0.01 * grow
     vein = 0.5 + sign * 0.13

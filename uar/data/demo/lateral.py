@@ -11,12 +11,12 @@ from uar.data.demo.canvas import Canvas, Pixels, Pose, cover, draw_findings, for
 from uar.data.demo.findings import Finding
 from uar.data.study import Box
 
-_SWELL = {"": 1.0, "mild": 1.22, "marked": 1.42}  # of the heart, by cardiomegaly's detail
+_SWELL = {"": 1.0, "mild": 1.22, "marked": 1.42}  # relative heart size, by cardiomegaly's detail
 
 
 @dataclass(frozen=True)
 class Chest:
-    """What findings lie in: covers `(H, W)` of the superposed lungs and the heart."""
+    """Covers `(H, W)` of what findings lie in: the superposed lungs and the heart."""
 
     lungs: Pixels
     heart: Pixels
@@ -25,12 +25,12 @@ class Chest:
 def draw_lateral(
     findings: tuple[Finding, ...], pose: Pose, film_size: int
 ) -> tuple[Pixels, dict[Finding, Box]]:
-    """The lateral film, `(H, film_size)` in [0, 1], patient facing left, and findings' boxes.
+    """The lateral film, `(H, film_size)` in [0, 1], patient facing left, and the findings' boxes.
 
     A pneumothorax is not visible.
 
     Args:
-        findings: the study's.
+        findings: the study's findings.
         pose: how the film is taken.
         film_size: width in pixels.
     """
@@ -41,7 +41,7 @@ def draw_lateral(
 
 
 def _draw_chest(film: Canvas, findings: tuple[Finding, ...]) -> Chest:
-    """Everything but findings; hyperinflation and cardiomegaly are how the chest is formed."""
+    """Draw all but the findings; hyperinflation and cardiomegaly are part of the chest's shape."""
     inflated, swell = form_of(findings, _SWELL)
     body = _draw_body(film)
     wall, lungs = _draw_lungs(film, inflated)
@@ -63,7 +63,7 @@ def _draw_body(film: Canvas) -> Pixels:
 
 
 def _draw_lungs(film: Canvas, inflated: bool) -> tuple[Pixels, Pixels]:
-    """Lungs, superposed; the posterior recess reaches lowest.
+    """The superposed lungs, the posterior recess reaching lowest.
 
     Returns:
         The distance to the chest wall, negative inside, and the lungs' cover.
@@ -85,7 +85,7 @@ def _draw_lungs(film: Canvas, inflated: bool) -> tuple[Pixels, Pixels]:
 
 
 def _draw_ribs(film: Canvas, wall: Pixels) -> None:
-    """Ribs fall forwards."""
+    """Ribs, sloping down towards the front."""
     x, y = film.x, film.y
     ribs = np.cos(2 * np.pi * ((y + 0.42 * x - 0.3 * (x - 0.5) ** 2) / 0.088 + film.pose.phase))
     film.add(cover(np.maximum(wall, np.abs(y - 0.47) - 0.38), 0.03) * np.clip(ribs, 0, 1), 0.05)
@@ -109,7 +109,7 @@ def _draw_mediastinum(film: Canvas) -> None:
 
 
 def _draw_heart(film: Canvas, swell: float, lungs: Pixels) -> Pixels:
-    """The heart, `swell` times a normal one's size."""
+    """Draw the heart at `swell` times its normal size; return its cover."""
     heart_x, heart_y = 0.345 + 0.08 * (swell - 1), 0.65 - 0.06 * (swell - 1)
     heart = film.ellipse(heart_x, heart_y, 0.165 * swell, 0.115 * swell, soft=0.025, angle=0.75)
     heart = heart * lungs
@@ -159,7 +159,7 @@ def _draw_edema(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
 
 
 def _draw_pacemaker(film: Canvas, chest: Chest, finding: Finding) -> Pixels:
-    """The box is the generator's, without the lead."""
+    """Draw a pacemaker; its box is the generator's, without the lead."""
     gx, gy = 0.25, 0.22 + 0.01 * film.pose.wander[1]
     course = ((gx, gy), (0.42, 0.2), (0.47, 0.4), (0.42, 0.56), (0.27, 0.68))
     return film.pacemaker(course, 0.04, 0.052)

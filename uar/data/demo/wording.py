@@ -6,7 +6,7 @@ from numpy.random import Generator
 
 from uar.data.demo.findings import Finding
 
-# Wordings of one sentence with their probabilities, the most common first; "" leaves it out.
+# The wordings of one sentence and their probabilities, most common first; "" leaves it out.
 Wordings = tuple[tuple[float, str], ...]
 
 NORMAL: dict[str, Wordings] = {  # a normal study, in the order of its report
@@ -157,10 +157,10 @@ ABNORMAL: dict[str, Wordings] = {
 
 
 def write_report(findings: tuple[Finding, ...], rng: Generator | None) -> str:
-    """The report of a study, in the order heart, lungs, pleura, bones and devices.
+    """The report of a study, in the order heart, lungs, pleura, then bones or devices.
 
     Args:
-        rng: draws each sentence's wording; None takes the most common ones.
+        rng: draws each sentence's wording; None selects the most common ones.
     """
 
     def word(wordings: Wordings) -> str:

@@ -1,6 +1,6 @@
-"""Raw layouts. Each reader is one file and one entry in `READERS`; all give the same `Dataset`.
+"""Readers of raw layouts: each is one file and one entry in `READERS`, and returns a `Dataset`.
 
-A reader names all films that a study may use; `choice` picks those that it does.
+A reader names all films that a study may use; `choice` picks those that it does use.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def read_dataset(params: DatasetParams, workers: int = 0) -> Dataset:
     """Read the raw data set that `params.name`, `params.layout` and `params.root` point at.
 
     Args:
-        workers: processes that decode films whose view nothing else tells; 0 is one a core.
+        workers: processes that decode films whose view nothing else tells; 0 means one per core.
 
     Raises:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root,
@@ -64,16 +64,16 @@ def read_dataset(params: DatasetParams, workers: int = 0) -> Dataset:
     foreign = r2gen.foreign(dataset.studies, params.name) if params.layout == "r2gen" else 0
     if foreign:
         log.warning(
-            f"{foreign} of {len(dataset.studies)} studies are not named as {params.name} names its "
-            "own. If this is another data set, say so, for what is exported or pushed follows the "
-            f"terms of {params.name}: `python -m pipeline use custom --layout r2gen "
+            f"{foreign} of {len(dataset.studies)} studies are not named like those of "
+            f"{params.name}. If this is another data set, say so, since what is exported or pushed "
+            f"follows the terms of {params.name}: `python -m pipeline use custom --layout r2gen "
             f"--root {params.root}`"
         )
     return dataset
 
 
 def checked_layout(params: DatasetParams) -> Layout:
-    """The layout that these parameters name, after a look at the root that takes no time.
+    """The layout that `params` names, after a quick check of the root.
 
     Raises:
         UserError: unknown name or layout, a choice that the layout does not offer, missing root, or
@@ -100,16 +100,17 @@ def _refuse_other_layout(params: DatasetParams, layout: Layout, marker: str) -> 
     root = params.root
     if not root.is_dir():
         raise UserError(
-            f"dataset.root: no folder {root}. Unpack the data set there, or name its folder with "
-            f"`python -m pipeline use PRESET --root FOLDER`."
+            f"dataset.root: there is no folder {root}. Unpack the data set there, or name its "
+            f"folder with `python -m pipeline use PRESET --root FOLDER`."
         )
     r2gen_files = bool(any(root.glob(r2gen.LAYOUT.marker or "")))
     recognised = r2gen.recognise(root) if r2gen_files else None
     if any(root.glob(marker)):
         if layout is r2gen.LAYOUT and recognised is not None and recognised[0] != params.name:
             raise UserError(
-                f"{root / marker} is {recognised[0]}'s, by its first film {recognised[1]}; "
-                f"dataset.name: found {params.name}. `python -m pipeline use` takes a preset of it."
+                f"{root / marker} is of {recognised[0]}, judging by its first film "
+                f"{recognised[1]}; dataset.name: found {params.name}. Choose a preset of "
+                f"{recognised[0]} with `python -m pipeline use`."
             )
         return
     held = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "an empty folder"

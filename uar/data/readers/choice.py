@@ -18,14 +18,15 @@ log = logging.getLogger(__name__)
 def choose_films(dataset: Dataset, params: DatasetParams) -> Dataset:
     """The data set with at most `images_per_study` films of each study.
 
-    Two are the first two, with `order_views` the frontal one first. One is the first frontal film,
-    or the first of unknown view where none is known to be frontal; a study of lateral films is left
-    out ("no frontal view"). What a layout does not say of a view, the header of a DICOM file may.
+    Two are the first two, the frontal one first under `order_views`. One is the first frontal film,
+    or the first of unknown view if none is known to be frontal; a study of only lateral films is
+    left out ("no frontal view"). A view that the layout does not state may come from the header of
+    a DICOM file.
     """
     per_study = params.images_per_study
     studies: list[Study] = []
     left_out: list[LeftOut] = []
-    places: dict[tuple[str, int], int] = {}  # of a study's film: which view it becomes
+    places: dict[tuple[str, int], int] = {}  # (study, film): the view that it becomes
     turned = by_header = 0
     for study in dataset.studies:
         views = _known_views(study, dataset.images)
@@ -43,9 +44,9 @@ def choose_films(dataset: Dataset, params: DatasetParams) -> Dataset:
         studies.append(replace(study, image_paths=paths, views=tuple(views[i] for i in order)))
     if by_header and params.name == "iu_xray":
         log.warning(
-            f"the views of {by_header} films are of their DICOM headers: IU X-Ray's say PA or "
-            "AP of 1,224 of its 3,032 lateral films. R2Gen's studies have views of a table "
-            "(dataset.split: r2gen); of others look at the films, or take the layout kaggle"
+            f"the views of {by_header} films come from their DICOM headers, but IU X-Ray's say PA "
+            "or AP for 1,224 of its 3,032 lateral films. The views of R2Gen's studies come from a "
+            "table (dataset.split: r2gen); for others, look at the films or use the layout kaggle"
         )
     if turned:
         log.info(f"the frontal film is put first in {turned} of {len(studies)} studies")
@@ -65,7 +66,7 @@ def _known_views(study: Study, images: Path) -> Sequence[View]:
 
 
 def _stated_view(path: Path, images: Path) -> View:
-    if links_out(path, images):  # ingest says so
+    if links_out(path, images):  # ingest reports it
         return "unknown"
     from uar.data.films import stated_view  # decoders, which `use` can do without
 
@@ -73,7 +74,7 @@ def _stated_view(path: Path, images: Path) -> View:
 
 
 def _moved(boxes: pd.DataFrame, places: dict[tuple[str, int], int]) -> pd.DataFrame:
-    """Boxes of the films that are used, by their new places."""
+    """The boxes of the films that are used, with their new places."""
     films = zip(boxes["study_id"], boxes["view"], strict=True)
     moved = boxes.assign(view=[places.get(film, -1) for film in films])
     return moved[moved["view"] >= 0].astype(boxes.dtypes).reset_index(drop=True)

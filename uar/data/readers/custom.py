@@ -1,11 +1,11 @@
-"""A data set of one's own: a table of studies, and films in any folders beside it.
+"""A user's own data set: a table of studies, and films in any folders next to it.
 
-    studies.csv     study, split, images, report; and views, if they are known
+    studies.csv     study, split, images, report; and views, if known
     films/p1.png    or wherever `images` says, relative to the folder of studies.csv
 
 A row is a study. `images` names its films and `views` what they show (frontal, lateral, unknown),
 in the same order, separated by semicolons. `split` is train, val or test; with
-`dataset.split: random` it is not read.
+`dataset.split: random` it is ignored.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def read(params: DatasetParams) -> Dataset:
     """Read `studies.csv` under `params.root`.
 
     Raises:
-        UserError: the table is missing, is no CSV or lacks a column; a row has an empty, an
+        UserError: the table is missing, is not CSV or lacks a column; a row has an empty, an
             unprintable or a repeated study, an unknown split or view, an empty report, too few
-            images, a path that leaves the folder, or not one view for each image. All faulty rows
-            are named at once.
+            images, a path that leaves the folder, or not exactly one view per image. All faulty
+            rows are listed at once.
     """
     path = params.root / _TABLE
     needed = ["study", "images", "report", *(["split"] if params.split == "official" else [])]
@@ -69,7 +69,7 @@ def read(params: DatasetParams) -> Dataset:
 
 
 def _refuse_other_widths(path: Path) -> list[str]:
-    """The names of the table's columns, of which each row must have one cell."""
+    """Return the table's column names; raise UserError if a row has more or fewer cells."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         names, *rows = csv.reader(file)
     faults = [
@@ -77,12 +77,12 @@ def _refuse_other_widths(path: Path) -> list[str]:
         for number, row in enumerate(rows, start=2)
         if row and len(row) != len(names)
     ]
-    refuse(faults, path, "Put texts that hold a comma into double quotes.")
+    refuse(faults, path, "Put cells that contain commas in double quotes.")
     return names
 
 
 def _study(entry: dict[str, str]) -> Study:
-    """A row as it stands, right or wrong."""
+    """The study of a row as it stands, valid or not."""
     images, views = (
         tuple(part.strip() for part in entry.get(column, "").split(_SEPARATOR) if part.strip())
         for column in ("images", "views")
@@ -98,7 +98,7 @@ def _study(entry: dict[str, str]) -> Study:
 
 def _fault(study: Study, first_row: dict[str, int], params: DatasetParams) -> str | None:
     if study.study_id in first_row:
-        return f"is in row {first_row[study.study_id]} too"
+        return f"is also in row {first_row[study.study_id]}"
     if study.split not in SPLITS:
         return f"has the split {study.split!r}, expected one of {', '.join(SPLITS)}"
     if is_empty_report(study.report):

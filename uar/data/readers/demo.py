@@ -15,7 +15,7 @@ def read(params: DatasetParams) -> Dataset:
     """Generate the data set at `params.root` as `params.demo` says, and read it.
 
     Raises:
-        UserError: as `write_dataset`.
+        UserError: as in `write_dataset`.
     """
     of = params.demo
     write_dataset(params.root, studies=of.studies, film_size=of.film_size, seed=of.seed)

@@ -1,7 +1,7 @@
-"""IU X-Ray as Open-i and Kaggle give it: what both layouts share once their files are read.
+"""IU X-Ray from Open-i and Kaggle: what both layouts share once their files are read.
 
 The collection has 3,955 reports and 7,470 films. The compared papers use the 2,955 studies that
-R2Gen lists, and of each the first two films by file name; `r2gen_split.csv` holds their ids and
+R2Gen lists, with the first two films of each by file name; `r2gen_split.csv` holds their ids and
 split in R2Gen's order, and the views of these films as Kaggle's projections state them.
 """
 
@@ -39,7 +39,7 @@ SECTIONS_OFFERED = ("findings", "impression", "findings+impression")
 
 @dataclass(frozen=True)
 class ListedStudy:
-    """A study of R2Gen's file."""
+    """A study in R2Gen's file."""
 
     split: Split
     views: tuple[View, View]  # of its first two films by file name
@@ -50,7 +50,7 @@ class ListedFilm:
     """A film that a report claims."""
 
     name: str  # as the collection names it, "1_IM-0001-3001"
-    path: str  # relative to the images folder; where it should lie if it does not
+    path: str  # relative to the images folder; where it should be if it is missing
     on_disk: bool
     view: View = "unknown"  # as the collection states it
 
@@ -67,7 +67,7 @@ class Examination:
 
 @cache
 def r2gen_studies() -> dict[str, ListedStudy]:
-    """The studies of R2Gen's file by id, in its order: train, val, test."""
+    """The studies in R2Gen's file by id, in its order: train, val, test."""
     return {
         row.study_id: ListedStudy(row.split, (row.view_0, row.view_1))
         for row in pd.read_csv(R2GEN_LIST, dtype=str).itertuples()
@@ -75,12 +75,12 @@ def r2gen_studies() -> dict[str, ListedStudy]:
 
 
 def uid_of(study_id: str) -> int:
-    """The collection's number of a study: `CXR1000_IM-0003` is 1000."""
+    """A study's number in the collection: 1000 for `CXR1000_IM-0003`."""
     return int(study_id.removeprefix("CXR").split("_")[0])
 
 
 def random_split(uids: Iterable[Uid], seed: int) -> dict[Uid, Split]:
-    """70 / 10 / 20 by study. A study's rank depends on the seed and its own number only."""
+    """Split studies 70 / 10 / 20. A study's rank depends only on the seed and its own uid."""
     ranked = sorted(uids, key=lambda uid: sha256(f"{seed}/{uid}".encode()).digest())
     train = (7 * len(ranked) + 5) // 10
     val = train + (len(ranked) + 5) // 10
@@ -98,8 +98,8 @@ def assemble(
 
     With the R2Gen split, studies come in R2Gen's order; with the random one, by split and number.
     An id is R2Gen's where it lists the study, else the collection's (`CXR1`). A study is
-    left out if none of its films is on disk or it has no such section; one missing film of
-    several is left to ingest.
+    left out if none of its films is on disk or if it lacks the section or words in it; if only
+    some of its films are missing, that is left to ingest.
 
     Args:
         examinations: by number.
@@ -132,12 +132,12 @@ def assemble(
 
 @cache
 def _r2gen_ids() -> dict[int, str]:
-    """R2Gen's id of each of its studies by the collection's number, in its order."""
+    """R2Gen's ids of its studies, by the collection's numbers, in R2Gen's order."""
     return {uid_of(study_id): study_id for study_id in r2gen_studies()}
 
 
 def _id_of(uid: int) -> str:
-    """R2Gen's id of a study, else the collection's."""
+    """R2Gen's id of a study if it has one, else the collection's."""
     return _r2gen_ids().get(uid, f"CXR{uid}")
 
 
@@ -154,7 +154,7 @@ def _in_no_report(examinations: dict[int, Examination], on_disk: Iterable[str]) 
 def _choose(
     examinations: dict[int, Examination], split: str
 ) -> tuple[dict[int, Examination], list[LeftOut]]:
-    """The examinations of a split in its order, and what of either list the other lacks."""
+    """The examinations of a split in its order, and studies that only one of the lists has."""
     if split != "r2gen":
         return {uid: examinations[uid] for uid in sorted(examinations)}, []
     ids = _r2gen_ids()
@@ -186,7 +186,7 @@ def _reports(wanted: dict[int, Examination], section: str) -> tuple[dict[int, st
 
 
 def _films(study_id: str, examination: Examination) -> tuple[tuple[str, ...], tuple[View, ...]]:
-    """Paths and views of a study's films by name, R2Gen's two if it lists the study."""
+    """Paths and views of a study's films in order of name; R2Gen's two if it lists the study."""
     films = sorted(examination.films, key=lambda film: film.name)
     known = r2gen_studies().get(study_id)
     if known is None:

@@ -1,4 +1,4 @@
-"""IU X-Ray as Kaggle gives it (raddar/chest-xrays-indiana-university).
+"""IU X-Ray from Kaggle (raddar/chest-xrays-indiana-university).
 
     indiana_reports.csv            uid, findings, impression, ...
     indiana_projections.csv        uid, filename, projection (Frontal | Lateral)
@@ -31,8 +31,8 @@ def read(params: DatasetParams) -> Dataset:
     """Read the two tables under `params.root`, and find the films.
 
     Raises:
-        UserError: a table is missing, is no CSV or lacks a column; a uid is repeated or no number;
-            a film is listed twice; two images have one name; or as `iu_xray.assemble`.
+        UserError: a table is missing, is not CSV or lacks a column; a uid is repeated or not a
+            number; a film is listed twice; two images share a name; or as in `iu_xray.assemble`.
     """
     images = params.root / "images"
     on_disk = image_files(images, params.root)
@@ -80,10 +80,10 @@ LAYOUT = Layout(
 
 
 def _faults(table: pd.DataFrame, key: str) -> list[str]:
-    """Rows (from 1) whose uid is no number or whose `key` came before."""
+    """The faults of rows (from 1) whose uid is not a number or whose `key` is repeated."""
     no_number = ~table["uid"].str.fullmatch("[0-9]{1,9}")
     faults = [
-        f"row {i + 1}: uid {table['uid'][i]!r:.40} is no number" for i in table.index[no_number]
+        f"row {i + 1}: uid {table['uid'][i]!r:.40} is not a number" for i in table.index[no_number]
     ]
     repeated = table[key].duplicated()
     return faults + [

@@ -1,12 +1,12 @@
-"""IU X-Ray as Open-i gives it (https://openi.nlm.nih.gov/faq#collection).
+"""IU X-Ray from Open-i (https://openi.nlm.nih.gov/faq#collection).
 
-    ecgen-radiology/1.xml                  of NLMCXR_reports.tgz
-    NLMCXR_png/CXR1_1_IM-0001-3001.png     of NLMCXR_png.tgz, or
-    NLMCXR_dcm/1/1_IM-0001-3001.dcm        of NLMCXR_dcm.tgz; PNG are taken where both are
+    ecgen-radiology/1.xml                  from NLMCXR_reports.tgz
+    NLMCXR_png/CXR1_1_IM-0001-3001.png     from NLMCXR_png.tgz, or
+    NLMCXR_dcm/1/1_IM-0001-3001.dcm        from NLMCXR_dcm.tgz; the PNG files are used if both exist
 
 A report holds its sections as `AbstractText` by `Label` and claims its films as `parentImage` by
-`id`, which is the film's file name; films may lie in subfolders. Open-i does not state views: those
-of R2Gen's studies are known (see `iu_xray`). Cite Demner-Fushman et al. (JAMIA 2016).
+`id`, which is the film's file name; films may be in subfolders. Open-i does not state views, but
+those of R2Gen's studies are known (see `iu_xray`). Cite Demner-Fushman et al. (JAMIA 2016).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def read(params: DatasetParams) -> Dataset:
     """Read the XML reports under `params.root`, and find their films.
 
     Raises:
-        UserError: there is no image folder; a report is no safe and well-formed XML, has no uId or
-            another's; two images have one name; or as `iu_xray.assemble`. All faulty reports are
-            named at once.
+        UserError: there is no image folder; a report is not safe, well-formed XML, has no uId or
+            another report's; two images share a name; or as in `iu_xray.assemble`. All faulty
+            reports are listed at once.
     """
     folder = params.root / "ecgen-radiology"
     kinds = [params.root / name for name in ("NLMCXR_png", "NLMCXR_dcm")]
@@ -60,14 +60,14 @@ def read(params: DatasetParams) -> Dataset:
     for path in progress(found, "openi", len(found), "report"):
         try:
             if links_out(path, params.root):
-                raise UserError("a link out of dataset.root")
+                raise UserError("a link that leads out of dataset.root")
             examination = _examination(parse(path, forbid_dtd=True), path.name, on_disk)
         except (ParseError, ValueError, LookupError) as fault:
             faults.append(f"{path.name}: {_explain(fault)}")
             continue
         if examination.uid in examinations:
             other = examinations[examination.uid].source
-            faults.append(f"{path.name}: {other} has the uId CXR{examination.uid} too")
+            faults.append(f"{path.name}: {other} also has the uId CXR{examination.uid}")
         examinations[examination.uid] = examination
     refuse(faults, folder, "Restore or remove these reports.")
     return assemble(examinations, params, images, on_disk.values())
@@ -101,7 +101,7 @@ def _examination(report: ElementTree, source: str, on_disk: dict[str, str]) -> E
 
 
 def _film(parent_image: str, uid: str, on_disk: dict[str, str]) -> ListedFilm:
-    name = parent_image.removeprefix(f"{uid}_")  # the DICOM files' names lack the CXR1_ in front
+    name = parent_image.removeprefix(f"{uid}_")  # the DICOM files' names lack the leading CXR1_
     path = on_disk.get(parent_image) or on_disk.get(name)
     return ListedFilm(name, path or f"{parent_image}.png", on_disk=path is not None)
 

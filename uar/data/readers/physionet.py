@@ -1,15 +1,15 @@
-"""MIMIC-CXR and MIMIC-CXR-JPG 2.x as PhysioNet gives them (https://physionet.org/content/mimic-cxr).
+"""MIMIC-CXR and MIMIC-CXR-JPG 2.x from PhysioNet (https://physionet.org/content/mimic-cxr).
 
-    mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split; of MIMIC-CXR-JPG
-    mimic-cxr-2.0.0-metadata.csv.gz     dicom_id, ViewPosition, ...; of MIMIC-CXR-JPG
-    cxr-study-list.csv.gz               study_id, path of the report; of MIMIC-CXR, optional
-    cxr-record-list.csv.gz              dicom_id, path of the film; of MIMIC-CXR, optional
+    mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split; from MIMIC-CXR-JPG
+    mimic-cxr-2.0.0-metadata.csv.gz     dicom_id, ViewPosition, ...; from MIMIC-CXR-JPG
+    cxr-study-list.csv.gz               study_id, path of the report; from MIMIC-CXR, optional
+    cxr-record-list.csv.gz              dicom_id, path of the film; from MIMIC-CXR, optional
     files/p10/p10000032/s50414267/<dicom_id>.jpg or .dcm
     files/p10/p10000032/s50414267.txt   or under mimic-cxr-reports/files/
 
 Tables may be unpacked (`.csv`). Without the lists, paths follow from the ids. The split is the
-official one. Of a study the frontal films (ViewPosition AP or PA) are used, in order of dicom_id;
-where a film lies as JPG and as DICOM, the JPG. Needs PhysioNet's data use agreement. Cite Johnson
+official one. A study's frontal films (ViewPosition AP or PA) are used, in order of dicom_id; the
+JPG if a film exists as JPG and as DICOM. PhysioNet's data use agreement is required. Cite Johnson
 et al. (2019), and the MIMIC code repository for the sections (see `sections`).
 """
 
@@ -49,13 +49,13 @@ _FRONTAL = ("AP", "PA")
 
 
 def read(params: DatasetParams) -> Dataset:
-    """Read the tables under `params.root`, then study by study its report and its folder.
+    """Read the tables under `params.root`, then the report and the folder of each study.
 
-    Left out are studies without a frontal view, a report, the section asked for, words in it, or a
-    film on disk, and images that no table knows.
+    Studies without a frontal view, a report, the section asked for, words in it, or a film on disk
+    are left out, and so are images that no table lists.
 
     Raises:
-        UserError: a table is missing or no CSV, lacks a column or contradicts another; a report is
+        UserError: a table is missing or not CSV, lacks a column or contradicts another; a report is
             not UTF-8; a path leaves the root; a study has fewer frontal films than
             `images_per_study` and `missing_view` is "error".
     """
@@ -93,9 +93,9 @@ LAYOUT = Layout(
 def _read_study(
     films: list[Any], reports: Path, params: DatasetParams, heads: Counter[str]
 ) -> tuple[list[Study], list[LeftOut]]:
-    """The study of these rows of `_films`, if it is used, and what is left out of it.
+    """The study in these rows of `_films`, if it is used, and what is left out of it.
 
-    Headers that ended its section and that no list knows are added to `heads`.
+    Headers that ended its section although they are on no list are added to `heads`.
     """
     first = films[0]
     study_id = f"s{first.study_id}"
@@ -120,7 +120,7 @@ def _read_study(
     ]
     if not on_disk.keys() & set(frontal):
         return [], [LeftOut(study_id, first.folder, "no image"), *strays]
-    # A film that is not there is left to ingest, as one that cannot be read.
+    # A missing film is left to ingest, like one that cannot be read.
     paths = [
         f"{first.folder}/{on_disk.get(dicom_id, f'{dicom_id}.jpg')}"
         for dicom_id in frontal[: params.images_per_study]
@@ -137,7 +137,7 @@ def _read_study(
 
 def _report_text(path: Path, reports: Path) -> str | None:
     if links_out(path, reports):
-        raise UserError(f"{path} is a link out of {reports}")
+        raise UserError(f"{path} is a link that leads out of {reports}")
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def _report_text(path: Path, reports: Path) -> str | None:
 
 
 def _images_of(folder: Path) -> dict[str, str]:
-    """Name of each image in a study's folder by its dicom_id; JPG goes before DICOM."""
+    """The name of each image in a study's folder by its dicom_id; JPG is preferred to DICOM."""
     if not folder.is_dir():
         return {}
     names = [name for name in os.listdir(folder) if name.lower().endswith(IMAGE_SUFFIXES)]
@@ -161,8 +161,8 @@ def _jpg_last(name: str) -> tuple[bool, str]:
 def _films(root: Path) -> pd.DataFrame:
     """Every film of the split table: dicom_id, study_id, split, ViewPosition, folder, report.
 
-    In order of split, subject and study, a study's films by dicom_id. `folder` and `report` are
-    relative to the root; `report` is "" for a study that the study list lacks.
+    Films are ordered by split, subject, study and dicom_id. `folder` and `report` are relative to
+    the root; `report` is "" for a study that the study list lacks.
     """
     path = _table(root, "mimic-cxr-2.0.0-split")
     films = read_csv(path, ["dicom_id", "study_id", "subject_id", "split"])
@@ -173,7 +173,7 @@ def _films(root: Path) -> pd.DataFrame:
     refuse(
         [f"dicom_id {dicom_id} has no row in the metadata" for dicom_id in unknown],
         path,
-        "Take both tables from one version of MIMIC-CXR-JPG.",
+        "Take both tables from the same version of MIMIC-CXR-JPG.",
     )
     subject, study = films["subject_id"], films["study_id"]
     films["folder"] = "files/p" + subject.str[:2] + "/p" + subject + "/s" + study
@@ -197,17 +197,17 @@ def _films(root: Path) -> pd.DataFrame:
 
 
 def _split_faults(films: pd.DataFrame) -> list[str]:
-    """Rows (from 1) of the split table that are no films or contradict another."""
+    """The faults of rows (from 1) of the split table that are not films or contradict others."""
     ids = {"dicom_id": "[0-9A-Za-z-]{1,64}", "study_id": "[0-9]{1,18}", "subject_id": "[0-9]{1,18}"}
     bad = {
-        f"{column} {{{column}!r:.40}} is no id": ~films[column].str.fullmatch(pattern)
+        f"{column} {{{column}!r:.40}} is not an id": ~films[column].str.fullmatch(pattern)
         for column, pattern in ids.items()
     }
-    bad["split {split!r:.40} is none of " + ", ".join(_SPLITS)] = ~films["split"].isin(_SPLITS)
+    bad["split {split!r:.40} is not one of " + ", ".join(_SPLITS)] = ~films["split"].isin(_SPLITS)
     bad["dicom_id {dicom_id!r} is repeated"] = films["dicom_id"].duplicated()
     for column in ("split", "subject_id"):
         first = films.groupby("study_id")[column].transform("first")
-        bad[f"study {{study_id}} has another {column} before"] = films[column] != first
+        bad[f"study {{study_id}} has another {column} in an earlier row"] = films[column] != first
     return [
         f"row {row.Index + 1}: {fault.format(**row._asdict())}"
         for fault, rows in bad.items()
@@ -216,7 +216,7 @@ def _split_faults(films: pd.DataFrame) -> list[str]:
 
 
 def _listed_paths(root: Path, table: str, key: str) -> pd.Series | None:
-    """The paths of an official list by `key`; None where the list is not there."""
+    """The paths in an official list by `key`; None if the list is not there."""
     path = _find_table(root, table)
     if path is None:
         return None

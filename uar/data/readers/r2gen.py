@@ -1,9 +1,9 @@
-"""The R2Gen packaging: `annotation.json` beside `images/` (https://github.com/zhjohnchan/R2Gen).
+"""The R2Gen packaging: `annotation.json` next to `images/` (https://github.com/zhjohnchan/R2Gen).
 
 IU X-Ray: 2,955 studies with two films each, split 2069 / 296 / 590 (train / val / test); a report
 is the FINDINGS section. Images are not named by view, so the views of these studies come from the
 list in `iu_xray`; those of others are unknown.
-MIMIC-CXR: the same file format, one film a record. Cite Demner-Fushman et al. (JAMIA 2016) for IU
+MIMIC-CXR: the same file format, one film per record. Cite Demner-Fushman et al. (JAMIA 2016) for IU
 X-Ray and Johnson et al. (2019) for MIMIC-CXR.
 """
 
@@ -38,7 +38,7 @@ _GLANCE = 65536  # characters of a file that may hold hundreds of megabytes
 
 
 def recognise(root: Path) -> tuple[str, str] | None:
-    """Whose `annotation.json` it is: `dataset.name` and its first film; None if not known."""
+    """The `dataset.name` of an `annotation.json`, and its first film; None if not known."""
     with (root / "annotation.json").open(encoding="utf-8", errors="replace") as stream:
         first = _FIRST_FILM.search(stream.read(_GLANCE))
     film = first[1] if first else ""
@@ -46,7 +46,7 @@ def recognise(root: Path) -> tuple[str, str] | None:
 
 
 def foreign(studies: Sequence[Study], name: str) -> int:
-    """How many studies are not of the data set `name`, by its list of them or its films' names."""
+    """The number of studies not from the data set `name`, by its study list or its films' names."""
     if name == "iu_xray":
         return sum(study.study_id not in iu_xray.r2gen_studies() for study in studies)
     form = _FILMS.get(name, "")
@@ -57,9 +57,9 @@ def read(params: DatasetParams) -> Dataset:
     """Read `annotation.json` under `params.root`.
 
     Raises:
-        UserError: the file is missing or no JSON; a split is missing; a record lacks a key, has an
+        UserError: the file is missing or not JSON; a split is missing; a record lacks a key, has an
             empty report, a repeated id, too few images or a path that leaves the folder. All
-            faulty records are named at once.
+            faulty records are listed at once.
     """
     path = params.root / "annotation.json"
     annotation = read_json(path)
@@ -90,7 +90,7 @@ def read(params: DatasetParams) -> Dataset:
 
 
 def _view(study_id: str, path: str) -> View:
-    """The packaging names films 0 and 1; of IU X-Ray's the view is known."""
+    """The view of a film, named 0 or 1 by the packaging; known for R2Gen's IU X-Ray studies."""
     known = iu_xray.r2gen_studies().get(study_id)
     position = {"0": 0, "1": 1}.get(PurePosixPath(path).stem)
     return "unknown" if known is None or position is None else known.views[position]

@@ -13,10 +13,10 @@ from uar.core.files import not_utf8
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """`columns` of a CSV file (`.gz` too) as strings; an empty cell is "".
+    """Read `columns` of a CSV file (also `.gz`) as strings; an empty cell is "".
 
     Raises:
-        UserError: the file is missing, is no UTF-8 CSV, is cut short, or lacks a column.
+        UserError: the file is missing, is not UTF-8 CSV, is truncated, or lacks a column.
     """
     try:
         table = pd.read_csv(

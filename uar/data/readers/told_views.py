@@ -1,8 +1,8 @@
-"""The view of a film that no table states, told from its pixels.
+"""Views that no table states, told from the films' pixels.
 
-Fisher's linear discriminant (1936) of films as 16 x 16 pixels, of mean 0 and deviation 1 each. It
+Fisher's linear discriminant (1936) on films of 16 x 16 pixels, each of mean 0 and deviation 1. It
 is learnt from films of the same data set whose view a table states. On IU X-Ray, where the DICOM
-headers say PA or AP of 1,224 of 3,032 lateral films, it gives 40 of 5,910 films the wrong view; 7
+headers say PA or AP for 1,224 of 3,032 lateral films, it gives 40 of 5,910 films the wrong view; 7
 of 2,931 studies then use a lateral film although they have a frontal one (docs/data.md).
 """
 
@@ -24,21 +24,21 @@ from uar.data.study import Dataset, View
 log = logging.getLogger(__name__)
 
 SIDE = 16  # pixels
-LEAST = 50  # films of each view, fewer of which teach nothing
+LEAST = 50  # films of each view; fewer teach nothing
 _MOST = 250  # more of them hardly teach more
 _SHRINKAGE = 0.1  # of the covariance, towards a multiple of the identity
 
 
 @dataclass(frozen=True)
 class Discriminant:
-    """Lateral where `films @ weights > threshold`; films `(N, 256)` are `standardised`'s."""
+    """Films `(N, 256)` from `standardised` are lateral where `films @ weights > threshold`."""
 
     weights: np.ndarray
     threshold: float
 
     @classmethod
     def between(cls, frontal: np.ndarray, lateral: np.ndarray) -> Discriminant:
-        """Learn from films `(N, 256)` of either view, at least two of each."""
+        """Learn from films `(N, 256)` of each view, at least two of each."""
         spread = (np.cov(frontal, rowvar=False) + np.cov(lateral, rowvar=False)) / 2
         even = np.trace(spread) / len(spread) * np.eye(len(spread))
         spread = (1 - _SHRINKAGE) * spread + _SHRINKAGE * even
@@ -54,10 +54,10 @@ class Discriminant:
 def tell_views(dataset: Dataset, workers: int) -> Dataset:
     """The data set with a view for each film of unknown view that can be decoded.
 
-    Unchanged where all views are known, or too few of the training studies'.
+    It is unchanged if all views are known, or too few of those of the training studies.
 
     Args:
-        workers: processes that decode films; 0 is one a core.
+        workers: processes that decode films; 0 means one per core.
     """
     unknown = [
         path
@@ -82,7 +82,7 @@ def tell_views(dataset: Dataset, workers: int) -> Dataset:
     told = dict(zip(readable, views, strict=True))
     counts = Counter(views)
     log.info(
-        f"the views of {len(told)} films are told from their pixels, for no table states them: "
+        f"the views of {len(told)} films are told from their pixels, as no table states them: "
         f"{counts['frontal']} frontal, {counts['lateral']} lateral"
     )
     return dataset.with_views(
@@ -91,7 +91,7 @@ def tell_views(dataset: Dataset, workers: int) -> Dataset:
 
 
 def _known(dataset: Dataset, wanted: str) -> list[str]:
-    """Training films of a view that a table states, at most `_MOST`, from all over the table."""
+    """At most `_MOST` training films of a view that a table states, spread over the table."""
     paths = [
         path
         for study in dataset.studies
@@ -103,7 +103,7 @@ def _known(dataset: Dataset, wanted: str) -> list[str]:
 
 
 def _decoded(root: Path, paths: Sequence[str], workers: int) -> dict[str, np.ndarray]:
-    """Films by path, as `standardised` gives them; without those that cannot be decoded."""
+    """Films by path, as `standardised` returns them, without those that cannot be decoded."""
     slots = [Slot(path, row) for row, path in enumerate(paths)]
     with TemporaryDirectory() as folder:
         packed = pack_films(

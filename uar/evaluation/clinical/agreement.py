@@ -1,4 +1,4 @@
-"""The labeller against people: IU X-Ray's own findings for each study.
+"""The labeller compared with people: IU X-Ray's own findings for each study.
 
 `gold_labels_14.csv` derives from the Medical Subject Headings that two coders gave each report
 (Demner-Fushman et al. 2016). Its classes are those of ChestX-ray14 and `normal`; the ones below
@@ -39,7 +39,7 @@ class Agreement:
     """The labeller's scores for one observation against people.
 
     Attributes:
-        studies: how many have it, by people.
+        studies: how many have it according to people.
         precision, recall, f1: of the labeller's positives, shares in [0, 1].
     """
 
@@ -50,10 +50,10 @@ class Agreement:
 
 
 def read_gold(gold: Path, reports: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The human labels and the texts of the same studies, in the same order.
+    """Read the human labels and the texts of the same studies, in the same order.
 
     Args:
-        gold: `gold_labels_14.csv`: `filename` (CXR and the study's number) and a column a class.
+        gold: `gold_labels_14.csv`: `filename` (CXR and the study's number) and a column per class.
         reports: `kaggle_reports.csv`: `uid` (the number), `findings` and `impression`.
 
     Raises:
@@ -73,13 +73,13 @@ def read_gold(gold: Path, reports: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     absent = labels.index.difference(texts.index)
     if len(absent):
         raise UserError(
-            f"{reports} has no report of {absent[0]} and {len(absent) - 1} more studies of {gold}"
+            f"{reports} has no report for {len(absent)} studies of {gold}; the first is {absent[0]}"
         )
     return labels, texts.loc[labels.index]
 
 
 def join_sections(reports: pd.DataFrame, text: str) -> list[str]:
-    """One of `TEXTS` of each report. Absent sections are empty."""
+    """Join each report's sections into `text`, one of `TEXTS`. Absent sections are empty."""
     findings, impression = reports["findings"].fillna(""), reports["impression"].fillna("")
     return (findings if text == "findings" else findings + "\n" + impression).tolist()
 

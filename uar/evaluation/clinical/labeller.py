@@ -52,7 +52,7 @@ _WRITTEN = {
     "stop": " . ", "can_not": "n not", "not": " not", "possible": "possible ", "colon": " : ",
     "joined": "",
 }  # fmt: skip
-# of these, one before "normal" or "clear" says that it is not
+# any of these before "normal" or "clear" says that it is not
 _DENIED = frozenset(["not", "than", "above", "beyond", "longer", "never", "abnormal"])
 _SPANS = "observations"
 
@@ -61,8 +61,8 @@ class Mention(NamedTuple):
     """What a report says of an observation, and where."""
 
     observation: str  # of CheXpert's 14
-    label: Label  # what this mention alone says of it
-    start: int  # characters of the report
+    label: Label  # what this one mention says of it
+    start: int  # character positions in the report
     end: int
 
 
@@ -74,7 +74,7 @@ class Labeller:
     support devices is positive or uncertain.
 
     Args:
-        also: phrases of findings beyond those, as `phrases.MENTIONS` writes them, for `mentions`.
+        also: phrases of further findings for `mentions`, written as in `phrases.MENTIONS`.
     """
 
     def __init__(self, also: Mapping[str, str] | None = None) -> None:
@@ -130,7 +130,7 @@ class Labeller:
 
 
 def _labels(mentions: Iterable[Mention]) -> list[Label]:
-    """A report's label of each of `OBSERVATIONS`."""
+    """A report's label for each of `OBSERVATIONS`."""
     found = {name: {Label.BLANK} for name in OBSERVATIONS}
     for mention in mentions:
         if mention.observation in found:
@@ -143,10 +143,10 @@ def _labels(mentions: Iterable[Mention]) -> list[Label]:
 
 
 def _normalised(report: str) -> tuple[str, list[int]]:
-    """Lower case, hyphens and slashes as blanks, full stops for all that ends a sentence, "not" for
-    "n't", "possible" for a question mark before a word.
+    """Lower a report's case and write hyphens and slashes as spaces, all that ends a sentence as
+    full stops, "n't" as "not" and a question mark before a word as "possible".
 
-    Also each character's place in the report.
+    Also return each character's place in the report.
     """
     pieces: list[str] = []
     places: list[int] = []
@@ -172,7 +172,7 @@ class _Phrases:
 
     def __init__(self, vocab: Vocab, listed: Mapping[str, str]) -> None:
         self._matcher = Matcher(vocab)
-        self._findings: dict[str, tuple[str, int]] = {}  # key to observation, words of the finding
+        self._findings: dict[str, tuple[str, int]] = {}  # key to observation, length of finding
         for observation, phrases in listed.items():
             for phrase in re.split(r"[,\n]\s*", phrases.strip()):
                 key = f"{observation}: {phrase}"

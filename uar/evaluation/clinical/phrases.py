@@ -86,7 +86,7 @@ BEYOND = {
     "Degenerative Change": "degenerative, osteophyt*, spondylosis, scolio*, kypho*",
 }
 
-# Words for the places of findings, as they are in a cleaned report.
+# Words for the places of findings, as they appear in a cleaned report.
 PLACES = (
     "heart", "cardiac", "cardiomediastinal", "mediastinum", "mediastinal", "aorta", "lungs", "lung",
     "pulmonary", "pleural", "costophrenic", "diaphragm", "bony", "osseous", "spine", "ribs",
@@ -107,7 +107,7 @@ ABSENCES = {
     "Lung Opacity": "lung* ~ clear, clear lung*",
 }
 
-# Sets of words, as regular expressions of one word.
+# Sets of words, each as a regular expression for one word.
 GROUPS = {
     "<vertebra>": r"[clt]\d{1,2}|vertebra\w*|body|bodies|endplates?|disc|disk|discs|disks|spine",
     "<device>": r"wires?|leads?|screws?|rods?|hardware|catheters?|clips?|sutures?|pins?",
@@ -273,7 +273,7 @@ _UNTYPICAL = _each(
     _BE[:5], ("not", "not entirely", "not completely", "less"),
     ("typical", "characteristic", "classic", "classical", "diagnostic", "specific"), ("of", "for"),
 )  # fmt: skip
-# Not typical of one finding and so another, which is asserted: up to the first word of that one.
+# Not typical of one finding but of another, which is asserted: up to the latter's first word.
 _PLAINLY_UNTYPICAL = ("not <typical> <of> ~", "<atypical> <of> ~")
 CONTRASTS = ", ".join(
     _each(_PLAINLY_UNTYPICAL, ("<suggesting> <finding>",))

@@ -40,7 +40,7 @@ class RadGraph:
     """Scores reports by the graphs of entities and relations that the package finds in them.
 
     Args:
-        folder: has the name of one of `MODELS`. It contains what the package unpacks to its cache
+        folder: named after one of `MODELS`. It contains what the package unpacks to its cache
             (config.json, weights.th and vocabulary/) and, in encoder/, config.json and the
             tokenizer of the transformer that config.json names. Nothing is downloaded.
         device: the device to compute on, if it is the CPU or CUDA; otherwise the CPU is used.
@@ -61,7 +61,7 @@ class RadGraph:
         self._reward = compute_reward
         encoder = folder / _ENCODER
         try:
-            unpickle(folder / _WEIGHTS[1])  # rejects, in our words, what the package would run
+            unpickle(folder / _WEIGHTS[1])  # rejects, with our message, what the package would run
             # the package looks up its encoder by its name on a hub
             with (
                 patch.object(registrable, "importlib", _NoImports),
@@ -123,8 +123,8 @@ class _NoImports:
 def _refuse_other_folders(folder: Path) -> None:
     if folder.name not in MODELS:
         raise UserError(
-            f"evaluate.radgraph: {folder} does not have the name of a model of the package; give "
-            f"it the name of the model whose weights it holds: {', '.join(MODELS)}"
+            f"evaluate.radgraph: {folder} is not named after one of the package's models; give it "
+            f"the name of the model whose weights it contains: {', '.join(MODELS)}"
         )
     encoder = folder / _ENCODER
     missing = [path for path in (*(folder / n for n in _WEIGHTS), encoder / "config.json")

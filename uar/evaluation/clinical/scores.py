@@ -16,7 +16,7 @@ class ReportLabeller(Protocol):
     """Says which observations reports assert."""
 
     def label(self, reports: Iterable[str]) -> np.ndarray:
-        """`(N, 14)` int8, values of `Label`, columns as `OBSERVATIONS`."""
+        """Labels `(N, 14)` int8 of N reports, values of `Label`, columns as `OBSERVATIONS`."""
 
 
 Uncertain = Literal["positive", "negative", "ignore"]
@@ -30,27 +30,27 @@ def clinical_metrics(
     uncertain: Uncertain,
     observations: Sequence[str] = OBSERVATIONS,
 ) -> dict[str, dict[str, Metric]]:
-    """Clinical efficacy: the positive class of each observation, one-against-rest.
+    """Clinical efficacy: the positive class of each observation, one against the rest.
 
-    "No Finding" is a column of its own and in no mean: a report that says that all is normal has it
-    right of most studies and has found nothing. Micro scores count all findings alike, macro scores
-    average over them. A share of nothing is 0, so a finding that neither side ever asserts lowers
-    the macro scores.
+    "No Finding" is a column of its own and in no mean: a report that says that all is normal gets
+    it right for most studies and has found nothing. Micro scores pool all findings' counts, macro
+    scores average over findings. A share of nothing is 0, so a finding that neither side ever
+    asserts lowers the macro scores.
 
     Args:
         reference: labels `(N, C)` of the reference reports, values of `Label`.
-        generated: labels of the generated ones, likewise.
+        generated: labels of the generated reports, likewise.
         uncertain: what an uncertain label counts as; `ignore` leaves the study out of that
             observation's counts if either label is uncertain.
         observations: names of the C columns.
 
     Returns:
         `micro` and `macro`, over all findings, and `micro_5` and `macro_5`, over CheXpert's five
-        (Irvin et al. 2019, section 5), as far as they are columns: `precision`, `recall` and `F1`;
-        `no_finding`: the same of "No Finding"; `F1`: each observation.
+        (Irvin et al. 2019, section 5), where they are columns: `precision`, `recall` and `F1`;
+        `no_finding`: the same for "No Finding"; `F1`: that of each observation.
 
     Raises:
-        UserError: labels of a different number of studies.
+        UserError: the labels are of different numbers of studies.
     """
     counts = confusion(reference, generated, uncertain).astype(float)  # (N, C, 3)
 
@@ -94,11 +94,11 @@ def findings_scores(
         uncertain: what an uncertain label counts as.
 
     Raises:
-        UserError: a different number of texts.
+        UserError: the numbers of texts differ.
     """
     if len(references) != len(generated):
         raise UserError(
-            f"{len(references)} references, {len(generated)} reports; give one for each"
+            f"{len(references)} references but {len(generated)} reports; give one of each per study"
         )
     texts = dict.fromkeys((*references, *generated))
     labels = dict(zip(texts, labeller.label(texts), strict=True))
@@ -116,7 +116,9 @@ def findings_scores(
 def confusion(reference: np.ndarray, generated: np.ndarray, uncertain: Uncertain) -> np.ndarray:
     """True positives, false positives and false negatives `(N, C, 3)`, each 0 or 1."""
     if reference.shape != generated.shape:
-        raise UserError(f"labels {reference.shape} of references, {generated.shape} of reports")
+        raise UserError(
+            f"labels have shape {reference.shape} for references but {generated.shape} for reports"
+        )
     positive = [Label.POSITIVE, Label.UNCERTAIN] if uncertain == "positive" else [Label.POSITIVE]
     true, said = np.isin(reference, positive), np.isin(generated, positive)
     counts = np.stack([true & said, ~true & said, true & ~said], axis=-1)

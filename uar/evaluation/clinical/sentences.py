@@ -1,4 +1,4 @@
-"""What sentences say of findings. Generated texts share most of theirs; each is labelled once."""
+"""What sentences say of findings. Generated texts share most sentences; each is labelled once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from uar.evaluation.clinical.labels import FINDINGS, Label
 
 
 class SentenceLabels:
-    """Labels of sentences, kept for when one comes again.
+    """Labels of sentences, cached for sentences that recur.
 
     Args:
-        labeller: the rules.
+        labeller: labels a sentence seen for the first time.
     """
 
     def __init__(self, labeller: Labeller) -> None:
@@ -22,7 +22,7 @@ class SentenceLabels:
         self._known: dict[str, np.ndarray] = {}  # (13,) int8
 
     def __call__(self, sentences: Iterable[str]) -> np.ndarray:
-        """`(N, 13)` int8 of N sentences, values of `Label`, columns as `FINDINGS`."""
+        """Labels `(N, 13)` int8 of N sentences, values of `Label`, columns as `FINDINGS`."""
         sentences = list(sentences)
         new = dict.fromkeys(sentence for sentence in sentences if sentence not in self._known)
         self._known |= zip(new, self._labeller.label(new)[:, : len(FINDINGS)], strict=True)
@@ -31,7 +31,7 @@ class SentenceLabels:
 
 
 class AssertedFindings:
-    """Which findings texts assert, as `Labeller` says of them whole.
+    """Which findings texts assert, exactly as `Labeller` says of whole texts.
 
     A text asserts a finding if one of its sentences does.
     """
@@ -40,7 +40,7 @@ class AssertedFindings:
         self._labels = SentenceLabels(Labeller())
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """`(N, 13)` bool, columns as `FINDINGS`, of N texts whose full stops are words."""
+        """What N texts whose full stops are words assert, `(N, 13)` bool, columns as `FINDINGS`."""
         sentences = [sentences_of(text) for text in texts]
         labels = self._labels(sentence for of in sentences for sentence in of)
         found = np.zeros((len(texts), len(FINDINGS)), bool)
@@ -50,6 +50,6 @@ class AssertedFindings:
 
 
 def sentences_of(text: str) -> list[str]:
-    """The sentences of a text whose full stops are words, each up to its own, with it."""
+    """The sentences of a text whose full stops are words, each with its full stop."""
     parts = f" {text} ".split(" . ")
     return [f"{part.strip()} ." for part in parts if part.strip()]

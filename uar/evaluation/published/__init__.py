@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-FOOTNOTES = {  # what is odd in the paper as printed, by system
-    "SentSAT+KG": "‡ SentSAT+KG: printed so in the paper; a BLEU-4 of 0.417 beside a BLEU-3 of "
-    "0.203 would need more than every 4-gram to match.",
+FOOTNOTES = {  # oddities of the paper as printed, by system
+    "SentSAT+KG": "‡ SentSAT+KG: as printed in the paper; with a BLEU-3 of 0.203, a BLEU-4 of "
+    "0.417 would need more than every 4-gram to match.",
 }
 
 

@@ -1,4 +1,4 @@
-"""One HTML file, free of any network: films, both reports, findings and attention of each study."""
+"""One HTML file that needs no network: each study's films, both reports, findings and attention."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _QUALITY = 88  # of a film's JPEG
 
 @dataclass(frozen=True)
 class Findings:
-    """What a labeller sees in a study's two reports.
+    """What a labeller finds in a study's two reports.
 
     Attributes:
         confusion: `(14, 3)`, this study's row of `uar.evaluation.clinical.scores.confusion`.
@@ -38,7 +38,7 @@ class Findings:
     generated: Sequence[Mention]
 
     def found(self) -> dict[str, str]:
-        """Each observation that a report asserts, and which one does."""
+        """Map each observation that a report asserts to `both`, `missing` or `added`."""
         where = (BOTH, ADDED, MISSING)  # true positive, false positive, false negative
         return {OBSERVATIONS[row]: where[column] for row, column in np.argwhere(self.confusion)}
 
@@ -53,12 +53,13 @@ class StudyShown:
         views: what each film shows, V names.
         present: `(V,)` bool, the views that the study has.
         attention: `(T, V * side * side)`, of each generated word, as
-            `uar.inference.word_attention.word_attention` gives it; rows behind the report's words
+            `uar.inference.word_attention.word_attention` gives it; rows after the report's words
             are not used.
         scores: the study's own scores by name; None for one that is missing.
-        findings: None where there is no labeller.
-        boxes: known places of findings: `view`, the film from 0; `finding`, its name; `x0`, `y0`,
-            `x1`, `y1`, its left, top, right and bottom as shares of the film's width and height.
+        findings: None if there is no labeller.
+        boxes: known places of findings: `view`, the film's index from 0; `finding`, its name; `x0`,
+            `y0`, `x1`, `y1`, its left, top, right and bottom as shares of the film's width and
+            height.
     """
 
     prediction: Prediction
@@ -77,8 +78,8 @@ class PageHead:
 
     Attributes:
         title: names the data set and its split.
-        rows: scores of the whole split by the system's name, texts as they are to be read.
-        notes: what a reader has to know, a sentence each.
+        rows: scores of the whole split by the system's name, as text for display.
+        notes: what a reader has to know, one sentence each.
     """
 
     title: str
@@ -106,7 +107,7 @@ def render_page(head: PageHead, studies: Sequence[StudyShown]) -> str:
 
 
 def environment() -> Environment:
-    """Templates of this folder, whose components other pages include."""
+    """The environment of this folder's templates, whose components other pages include."""
     made = Environment(
         loader=PackageLoader("uar.viewer.page", ""),
         autoescape=True,
@@ -114,12 +115,12 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # observations' own order
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # keep the observations' order
     return made
 
 
 def colors() -> str:
-    """The colour scale of attention, 256 times red, green, blue, as base64."""
+    """The colour scale of attention, 256 triples of red, green and blue, as base64."""
     return as_base64(color_scale().tobytes())
 
 
@@ -168,7 +169,7 @@ def _entry(study: StudyShown) -> dict[str, Any]:
 def marked_words(
     text: str, mentions: Sequence[Mention], asserted: Collection[str]
 ) -> list[list[Any]]:
-    """Words of a text, each alone or with the `asserted` observations that it mentions."""
+    """Words of a text, each by itself or with the `asserted` observations that it mentions."""
     marks = [m for m in mentions if m.label in _SAID and m.observation in asserted]
     words: list[list[Any]] = []
     for word in re.finditer(r"\S+", text):
@@ -184,5 +185,5 @@ def _jpeg(film: np.ndarray) -> str:
 
 
 def as_base64(data: bytes) -> str:
-    """For JSON."""
+    """Encode bytes as base64 text, for JSON."""
     return base64.b64encode(data).decode("ascii")

@@ -125,7 +125,7 @@ function writeWords(paragraph, caption, study, canvases, colors, adorn = () => {
     });
     caption.textContent =
       `“${study.words[i]}”: attention up to ${study.peaks[i].toFixed(1)} × uniform ` +
-      `(last colour: ${study.ceiling.toFixed(1)} × and more)`;
+      `(last colour: ${study.ceiling.toFixed(1)} × or more)`;
   };
   const focused = () => buttons.indexOf(document.activeElement);
   const settle = () => (focused() < 0 ? clear() : show(focused()));

@@ -42,7 +42,7 @@ function choose() {
   byId("count").value = `${chosen.length} of ${data.studies.length} studies`;
   main.replaceChildren();
   drawn = 0;
-  if (!chosen.length) main.append(element("p", "nothing", "No study is like that."));
+  if (!chosen.length) main.append(element("p", "nothing", "No study matches."));
   drawMore();
 }
 
@@ -172,7 +172,7 @@ function option(value, text) {
 }
 
 byId("sort").append(
-  option("varied", "findings, no text twice"),
+  option("varied", "findings first, no text twice"),
   option("", "the data set's order"),
   ...data.scores.map((name, i) => option(i, name)),
 );

@@ -1,1 +1,1 @@
-"""The page that writes reports of films that one brings along."""
+"""The page that writes reports on a visitor's own films."""

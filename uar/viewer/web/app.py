@@ -1,9 +1,9 @@
 """A small web application around a `Reporter`, for a person at the same machine.
 
 FastAPI and plain HTML rather than Gradio: the page shares its components with the page of a test
-split's reports, every limit below is a few lines that can be read, and an upload passes through no
-temporary file. A film travels as the request's body, not as a form: parsers of forms write large
-parts to disk. Nothing of a request is logged, and films are decoded in another process.
+split's reports, every limit below is a few readable lines, and an upload passes through no
+temporary file. A film is sent as the request's body, not as a form: form parsers write large parts
+to disk. Nothing in a request is logged, and films are decoded in another process.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from uar.viewer.page.build import attention_entry, colors, environment
 
 log = logging.getLogger(__name__)
 
-# Headings begin below the page's own; HTML in a card is shown, not obeyed.
+# HTML in a card is shown as text, not interpreted.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 LOOPBACK = ("127.0.0.1", "localhost")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on.
+    """The limits on what a server accepts.
 
     Attributes:
-        film_bytes: of one film's file.
-        held_bytes: of all films that wait or are being read, together.
-        decode_seconds: for one film to be decoded.
-        decode_bytes: of memory that decoding may take.
-        waiting: requests that wait or are being answered.
-        upload_seconds: for one request's films to arrive.
+        film_bytes: size of one film's file.
+        held_bytes: total size of the films that wait or are being read.
+        decode_seconds: time for one film to be decoded.
+        decode_bytes: memory that decoding may take.
+        waiting: number of requests that wait or are being answered.
+        upload_seconds: time for one request's films to arrive.
     """
 
     film_bytes: int = LIMITS.file_bytes
@@ -64,9 +64,9 @@ class Limits:
 
 
 class _Queue:
-    """One report at a time; a request is refused where too many wait, or their films are too large.
+    """Writes one report at a time; refuses requests if too many wait or their films are too large.
 
-    Films of the next study are decoded meanwhile, in a process that they cannot leave.
+    Meanwhile, the next study's films are decoded in a process that they cannot escape.
     """
 
     def __init__(self, reporter: Reporter, limits: Limits, decode: Decode) -> None:
@@ -91,7 +91,7 @@ class _Queue:
             self.held -= size
 
     async def body(self, request: Request, size: int) -> bytes:
-        """Films as they arrive, which they must in time."""
+        """Read a request's films, which must arrive in time."""
         try:
             async with asyncio.timeout(self.limits.upload_seconds) as deadline:
                 self._arriving.add(deadline)
@@ -99,12 +99,14 @@ class _Queue:
         except TimeoutError:
             raise HTTPException(408, "The films took too long to arrive.") from None
         except ClientDisconnect:
-            raise HTTPException(400, "The connection ended before the films did.") from None
+            raise HTTPException(
+                400, "The connection closed before the films had arrived."
+            ) from None
         finally:
             self._arriving.discard(deadline)
 
     def end_uploads(self) -> None:
-        """Let films that are still arriving have taken too long."""
+        """Time out the films that are still arriving."""
         for deadline in self._arriving:
             deadline.reschedule(asyncio.get_running_loop().time())
 
@@ -135,17 +137,17 @@ def create_app(
     limits: Limits | None = None,
     decode: Decode = decode_film,
 ) -> FastAPI:
-    """The application.
+    """Create the application.
 
     Args:
         reporter: writes the reports.
         host: address that it will listen on.
-        token: that requests for a report must carry; may be None on a loopback address alone.
-        limits: else the defaults.
-        decode: of a film's file, as `FilmDecoder` takes it.
+        token: what requests for a report must carry; may be None only on a loopback address.
+        limits: None for the defaults.
+        decode: decodes a film's file, as `FilmDecoder` takes it.
 
     Raises:
-        UserError: another address than loopback without a token.
+        UserError: an address other than loopback without a token.
     """
     if host not in LOOPBACK and not token:
         raise UserError(f"--host {host} can be reached by others: it needs a --token")
@@ -159,7 +161,7 @@ def create_app(
 
     app = FastAPI(title="UAR", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     app.state.queue = queue
-    if host in LOOPBACK:  # a web site whose name leads here is not this page
+    if host in LOOPBACK:  # keeps out web sites whose names lead here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK])
 
     @app.middleware("http")
@@ -184,9 +186,9 @@ def create_app(
 
     @app.post("/api/report")
     async def report(request: Request, sizes: str = "", force: bool = False) -> dict[str, Any]:
-        """Report of the films in the body, one behind the other; `sizes` are their bytes.
+        """Report on the films in the body, one after the other; `sizes` are their sizes in bytes.
 
-        Of doubtful films it is written with `force` alone.
+        Doubtful films get a report only with `force`.
         """
         _refuse_unauthorised(request, token)
         lengths = _lengths(request, sizes, limits, reporter.bundle.preprocessing.views)
@@ -199,7 +201,7 @@ def create_app(
 
     @app.post("/api/example")
     async def example(request: Request) -> dict[str, Any]:
-        """Report of the study that the bundle brings along, and its own report."""
+        """Report on the bundle's example study, and return the study's own report too."""
         _refuse_unauthorised(request, token)
         study = reporter.bundle.example
         if study is None:
@@ -223,9 +225,9 @@ async def _answered(answer: Awaitable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_unauthorised(request: Request, token: str | None) -> None:
-    """Refuse a request without the token, or that another site's form could make.
+    """Refuse a request that lacks the token, or that another site's form could have sent.
 
-    Forms cannot send this content type.
+    Forms cannot send the content type that is required.
     """
     if request.headers.get("content-type") != "application/octet-stream":
         raise HTTPException(415, "Send the film as application/octet-stream.")
@@ -235,21 +237,21 @@ def _refuse_unauthorised(request: Request, token: str | None) -> None:
 
 
 def _lengths(request: Request, sizes: str, limits: Limits, views: int) -> list[int]:
-    """Bytes of each film; one film's may be left to Content-Length."""
+    """The size of each film in bytes; for a single film, Content-Length is enough."""
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
         raise HTTPException(411, "State the length of the films (Content-Length).")
     parts = (sizes or length).split(",")
     if not all(part.isdecimal() and len(part) < 12 for part in parts):
-        raise HTTPException(422, "sizes: expected each film's bytes, with commas between.")
+        raise HTTPException(422, "sizes: expected each film's bytes, separated by commas.")
     lengths = [int(part) for part in parts]
     if not 1 <= len(lengths) <= views:
-        raise HTTPException(422, f"{len(lengths)} films, this model takes at most {views}.")
+        raise HTTPException(422, f"{len(lengths)} films, but this model takes at most {views}.")
     if max(lengths) > limits.film_bytes:
         most = limits.film_bytes // 1_000_000
-        raise HTTPException(413, f"A film of more than {most} MB.")
+        raise HTTPException(413, f"A film is larger than {most} MB.")
     if not all(lengths) or sum(lengths) != int(length):
-        raise HTTPException(422, "A film is empty, or the sizes are not those of the films.")
+        raise HTTPException(422, "A film is empty, or the sizes do not match the films.")
     return lengths
 
 
@@ -267,7 +269,7 @@ async def _body(request: Request, size: int) -> bytes:
 def entry(report: Report) -> dict[str, Any]:
     """A report as web.js reads it."""
     words, *place = report.attention.shape
-    attention = report.attention.reshape(words, math.prod(place))  # a report may have no word
+    attention = report.attention.reshape(words, math.prod(place))  # a report may have no words
     return {
         **report.as_json(),
         **attention_entry(attention),

@@ -146,7 +146,7 @@ function drawFinding({ name, said, probability, threshold, right, written, inter
   const line = element("li", said ?? "silent", `${name}: ${marks[said] ?? "not mentioned"}`);
   if (probability !== null) {
     const found = probability > threshold ? "found in the images" : "not found in the images";
-    const least = threshold > 1 ? "never found: too rare on validation" : `${found}; threshold ${percent(threshold)}`;
+    const least = threshold > 1 ? "never found: too rare in validation" : `${found}; threshold ${percent(threshold)}`;
     line.append(element("span", "likely", `, ${percent(probability)} (${least})`));
   }
   if (written !== null) {
@@ -161,12 +161,12 @@ function counted(findings) {
   const lines = [];
   if (findings.some(({ written }) => written !== null)) {
     lines.push(
-      `“Right in 9 of 20” is counted on ${data.studies} validation studies, on which the model was not trained: when 20 of ` +
-        "its reports said so, 9 true reports did too; in brackets, the 95 % interval of that share.",
+      `“Right in 9 of 20” comes from ${data.studies} validation studies, which the model was not trained on: 20 of its ` +
+        "reports said so, and the true report did too in 9 of these studies. The 95 % interval of that share is in brackets.",
     );
   }
   if (findings.some(({ probability }) => probability !== null)) {
-    lines.push(`Percentages depend on the images alone${data.calibrated ? ", calibrated on those studies" : ""}.`);
+    lines.push(`Percentages depend only on the images${data.calibrated ? " and are calibrated on those studies" : ""}.`);
   }
   return lines.join(" ");
 }
