@@ -197,10 +197,14 @@ def test_reports_may_be_written_otherwise_than_in_training(make_run: MakeRun) ->
     raw = yaml.safe_load((folder / paths.PARAMS).read_text())
     override(raw, "decode.beam_size", 5)
     (folder / paths.PARAMS).write_text(yaml.safe_dump(raw))
-    with pytest.raises(UserError, match=r"evaluate was run with decode\.beam_size 2, params.yaml"):
+    with pytest.raises(
+        UserError, match=r"evaluate was run with decode\.beam_size 2, but params.yaml"
+    ):
         read_folder(folder, ABLATIONS)
     seal(folder, "evaluate")
-    with pytest.raises(UserError, match=r"analyze was run with decode\.beam_size 2, params.yaml"):
+    with pytest.raises(
+        UserError, match=r"analyze was run with decode\.beam_size 2, but params.yaml"
+    ):
         read_folder(folder, ABLATIONS)
     seal(folder, "analyze")
     assert read_folder(folder, ABLATIONS).params["decode"]["beam_size"] == 5
@@ -290,7 +294,7 @@ def test_compare_saves_folders_once(make_run: MakeRun, monkeypatch: pytest.Monke
     made = [str(make_run(str(seed), train__seed=seed)) for seed in range(2)]
     shown = CliRunner().invoke(app, ["compare", *made])
     assert shown.exception is None, shown.output
-    assert "2 runs of 1 settings, 2 of them not yet saved" in shown.output
+    assert "2 runs in 1 settings, 2 of them not yet saved" in shown.output
     assert not paths.RESULT_RUNS.exists()
     for _ in range(2):
         assert CliRunner().invoke(app, ["compare", *made, made[0], "--save"]).exit_code == 0

@@ -1000,7 +1000,7 @@ def test_films_of_other_studies_than_the_reports_are_refused(
     project(changes)
     write_table(paths.REPORTS, read_table(paths.REPORTS)[1:])
     seal()
-    message = r"reports.parquet has 19 studies .* 38 rows, but data/\w+.npy has 40"
+    message = r"reports.parquet has 19 studies, .* 38 rows, but data/\w+.npy has 40"
     with pytest.raises(UserError, match=message):
         run("train_stage_one")
 

@@ -550,7 +550,7 @@ def test_compare_writes_when_asked_and_reads_in_another_clone(
     before = sorted(folder.rglob("*"))
     invoked = CliRunner().invoke(app, ["compare"])
     assert invoked.exit_code == 0, invoked.output
-    assert "1 runs of 1 settings, 1 of them not yet saved" in invoked.output
+    assert "1 runs in 1 settings, 1 of them not yet saved" in invoked.output
     assert "0.500" in invoked.output
     assert sorted(folder.rglob("*")) == before
 
