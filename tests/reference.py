@@ -159,14 +159,14 @@ def forward(model: UAR, visual: Tensor, report: Tensor) -> Forward:
 def loss(model: UAR, batch: Batch, objective: Objective) -> Tensor:
     """The loss of Eq. 13."""
     output, targets = forward(model, batch.visual, batch.report), batch.report[:, 1:]
-    total = objective.lambda1 * F.cross_entropy(
+    total = objective.params.lambda1 * F.cross_entropy(
         output.logits.flatten(0, 1), targets.flatten(), ignore_index=PAD
     )
-    total = total + objective.lambda2 * triplet_contrastive_loss(
-        output.image_global, output.report_global, batch.report_ids, margin=objective.margin
+    total = total + objective.params.lambda2 * triplet_contrastive_loss(
+        output.image_global, output.report_global, batch.report_ids, margin=objective.params.margin
     )
     if output.masks:
-        reduction = objective.mask_reduction
+        reduction = objective.params.mask_reduction
         total = total + objective.lambda3 * mask_loss(output.masks, targets, reduction=reduction)
     return total
 

@@ -528,7 +528,8 @@ def test_an_example_fills_the_empty_page(wary_page: webdriver.Chrome, wary: Repo
 def test_the_model_card_is_a_page(wary_page: webdriver.Chrome) -> None:
     wary_page.find_element(By.CSS_SELECTOR, "main > details > summary").click()
     card = wary_page.find_element(By.CLASS_NAME, "card")
-    assert card.find_element(By.TAG_NAME, "h1").text == "A test's model"
+    assert card.find_element(By.TAG_NAME, "h2").text == "A test's model"
+    assert len(wary_page.find_elements(By.TAG_NAME, "h1")) == 1
     cells = card.find_elements(By.TAG_NAME, "td")
     assert [cell.text for cell in cells] == ["BLEU-4", "0.100"]
     assert serious_faults(wary_page) == []

@@ -24,19 +24,17 @@ from uar.training.losses import (
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """The weights of Eq. 13 in one stage, and the settings of the losses."""
+    """Eq. 13 in one stage.
 
-    lambda1: float  # of the language modelling loss (Eq. 5)
-    lambda2: float  # of the triplet contrastive loss (Eq. 10)
-    lambda3: float  # of the mask loss (Eq. 12)
-    margin: float  # alpha of Eq. 10
-    mask_reduction: str  # sum | mean, of Eq. 12
-    smoothness: float = 0.0  # of Eq. 10's negatives; 0: the hardest
-    findings_weight: float = 0.0  # of the findings head's loss
-    positive_weights: Tensor | None = None  # (N,), of the positives in that loss
-    label_smoothing: float = 0.0  # of Eq. 5's targets
-    r_drop: float = 0.0  # weight of the divergence between two passes
-    teacher_weight: float = 1.0  # of the divergence from the teachers, if any
+    Args:
+        params: weights and settings of the losses.
+        lambda3: weight of the mask loss in this stage.
+        positive_weights: of each finding's positives in the findings head's loss, `(N,)`.
+    """
+
+    params: TrainParams
+    lambda3: float
+    positive_weights: Tensor | None = None
 
     @classmethod
     def of_stage(
@@ -52,19 +50,8 @@ class Objective:
         if findings is not None:
             share = findings.float().mean(dim=0)
             positive_weights = ((1 - share) / share.clamp_min(1e-3)).clamp(max=10).sqrt()
-        return cls(
-            smoothness=params.smoothness,
-            findings_weight=params.findings_weight,
-            positive_weights=positive_weights,
-            label_smoothing=params.label_smoothing,
-            r_drop=params.r_drop,
-            teacher_weight=params.teacher_weight,
-            lambda1=params.lambda1,
-            lambda2=params.lambda2,
-            lambda3=params.lambda3 if with_mask else 0.0,
-            margin=params.margin,
-            mask_reduction=params.mask_reduction,
-        )
+        lambda3 = params.lambda3 if with_mask else 0.0
+        return cls(params=params, lambda3=lambda3, positive_weights=positive_weights)
 
     def to(self, device: torch.device) -> Objective:
         """The same objective for outputs on `device`."""
@@ -95,7 +82,7 @@ class Objective:
         """
         output = model(*batch.inputs)
         loss, terms = self.of_output(output, batch, gather, taught)
-        if not self.r_drop:
+        if not self.params.r_drop:
             return loss, terms
         again = model(*batch.inputs)
         _, terms_again = self.of_output(again, batch, gather, taught)
@@ -107,7 +94,7 @@ class Objective:
             output.logits, again.logits, targets, counted=alike, words=batch.words
         )
         terms["r_drop"] = ranks * divergence
-        terms["loss"] = terms["loss"] + self.r_drop * terms["r_drop"]
+        terms["loss"] = terms["loss"] + self.params.r_drop * terms["r_drop"]
         return terms["loss"], terms
 
     def of_output(
@@ -118,30 +105,30 @@ class Objective:
         taught: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and its terms, given the output of a forward pass."""
-        targets = batch.report[:, 1:]
+        params, targets = self.params, batch.report[:, 1:]
         ranks = len(batch.report_ids) // len(targets)
         terms = {
             "language_modeling": ranks
             * language_modeling_loss(
-                output.logits, targets, words=batch.words, smoothing=self.label_smoothing
+                output.logits, targets, words=batch.words, smoothing=params.label_smoothing
             ),
             "global": triplet_contrastive_loss(
                 gather(output.image_global),
                 gather(output.report_global),
                 batch.report_ids,
-                margin=self.margin,
+                margin=params.margin,
                 studies=batch.studies,
-                smoothness=self.smoothness,
+                smoothness=params.smoothness,
             ),
         }
-        loss = self.lambda1 * terms["language_modeling"]
-        if self.lambda2:
-            loss = loss + self.lambda2 * terms["global"]
+        loss = params.lambda1 * terms["language_modeling"]
+        if params.lambda2:
+            loss = loss + params.lambda2 * terms["global"]
         if taught is not None:
             terms["teachers"] = ranks * distillation_loss(
                 output.logits, taught, targets, counted=~output.blind, words=batch.words
             )
-            loss = loss + self.teacher_weight * terms["teachers"]
+            loss = loss + params.teacher_weight * terms["teachers"]
         if output.finding_logits is not None and self.positive_weights is not None:
             assert batch.findings is not None  # a findings head needs them
             real = (targets != PAD).any(dim=1)
@@ -152,12 +139,12 @@ class Objective:
                 real=real,
                 studies=batch.studies,
             )
-            loss = loss + self.findings_weight * terms["findings"]
+            loss = loss + params.findings_weight * terms["findings"]
         if output.masks:
             for reduction in ("sum", "mean"):
                 of_share = mask_loss(
                     output.masks, targets, reduction=reduction, studies=batch.studies
                 )
                 terms[f"mask_{reduction}"] = ranks * of_share
-            loss = loss + self.lambda3 * terms[f"mask_{self.mask_reduction}"]
+            loss = loss + self.lambda3 * terms[f"mask_{params.mask_reduction}"]
         return loss, {"loss": loss, **terms}

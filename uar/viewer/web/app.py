@@ -298,6 +298,15 @@ def _films(study: StudyFilms) -> dict[str, Any]:
     }
 
 
+def _card_in_page(card: str) -> Markup:
+    """A model card as HTML, its headings one level lower: the page has a title of its own."""
+    tokens = _MARKDOWN.parse(card)
+    for token in tokens:
+        if token.tag in ("h1", "h2", "h3", "h4", "h5"):
+            token.tag = f"h{int(token.tag[1]) + 1}"
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
+
 def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
     """The page as HTML."""
     templates = environment()
@@ -309,7 +318,7 @@ def render(reporter: Reporter, limits: Limits, nonce: str) -> str:
         dataset=reporter.bundle.provenance.get("dataset", "unknown"),
         films=reporter.bundle.provenance.get("films", "chest films"),
         example=reporter.bundle.example is not None,
-        card=Markup(_MARKDOWN.render(reporter.bundle.card)),
+        card=_card_in_page(reporter.bundle.card),
         data={
             "colors": colors(),
             "views": settings.views,
