@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from uar.core.config import StageThreeParams
-from uar.evaluation.clinical.sentences import AssertedFindings
 from uar.evaluation.pairwise import DocumentFrequencies, pairwise_scores
 
 
@@ -26,6 +25,8 @@ class Reward:
     """
 
     def __init__(self, params: StageThreeParams, references: Sequence[str]) -> None:
+        from uar.evaluation.clinical.sentences import AssertedFindings  # loads spaCy
+
         self.params = params
         self._frequencies = DocumentFrequencies(references)
         self.asserted = AssertedFindings()
