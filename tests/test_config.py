@@ -171,7 +171,7 @@ def test_nearest_key_leads_from_a_section_to_a_section() -> None:
         ("seed: [0", "params.yaml is not valid YAML"),
         ("- seed", "params.yaml holds a list, expected the sections"),
         ("", "params.yaml holds nothing, expected the sections"),
-        ("a: " + "[" * 5000 + "]" * 5000, "params.yaml (is nested too deeply|is not valid YAML)"),
+        ("a: " + "[" * 700 + "]" * 700, "params.yaml (is nested too deeply|is not valid YAML)"),
         ("seed: 0\nseed: 1", "params.yaml is not valid YAML: the key seed is given twice"),
         ("train:\n  seed: 0\n  seed: 1", "the key seed is given twice; keep one"),
     ],
@@ -526,7 +526,7 @@ def test_a_params_yaml_that_cannot_be_read_is_one_sentence(project: Path, kind: 
     elif kind == "a loop":
         project.symlink_to(project)
     else:
-        project.write_text("a: 1\na: 2" if kind == "a key twice" else "[" * 5000)
+        project.write_text("a: 1\na: 2" if kind == "a key twice" else "[" * 700)
     for command in (["use", "demo"], ["vocabulary"]):
         result = CliRunner().invoke(app, command)
         assert isinstance(result.exception, UserError)

@@ -208,21 +208,20 @@ def test_threads_spin_little_unless_the_user_says_otherwise() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks GNU's OpenMP what it has read")
-@pytest.mark.parametrize(("chosen", "read"), [({}, "5000"), ({"GOMP_SPINCOUNT": "123"}, "123")])
-def test_openmp_has_read_it_when_a_stage_loads_torch(chosen: dict[str, str], read: str) -> None:
+def test_openmp_has_read_it_when_a_stage_loads_torch() -> None:
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "tokenize", "--help"],
         cwd=ROOT,
-        env={**plain, **chosen, "OMP_DISPLAY_ENV": "verbose"},
+        env={**plain, "OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert f"GOMP_SPINCOUNT = '{read}'" in done.stderr
+    assert "GOMP_SPINCOUNT = '5000'" in done.stderr
 
 
-@pytest.mark.parametrize(("threads", "counted"), [("1", 1), ("3", 3), ("null", 2)])
+@pytest.mark.parametrize(("threads", "counted"), [("3", 3), ("null", 2)])
 def test_a_stage_computes_with_the_threads_of_params_yaml(
     tmp_path: Path, threads: str, counted: int
 ) -> None:
