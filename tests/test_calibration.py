@@ -38,6 +38,8 @@ def test_logits_that_part_all_findings_get_a_finite_scaling() -> None:
     logits = np.array([[-3.0, -2], [2, 3]])
     found = fit_scaling(logits, logits > 0)
     assert 0 < found.slope < 5 and abs(found.shift) < 1
+    steep = np.repeat([[-0.01], [0.01]], 500, axis=0)
+    assert fit_scaling(steep, steep > 0).slope == 20  # the largest
     nothing = fit_scaling(logits, np.zeros_like(logits, bool))  # no finding at all
     assert nothing.probabilities(logits).max() < 0.6
 

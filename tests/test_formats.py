@@ -225,6 +225,7 @@ def test_references_without_words_are_left_out(
     assert list(read_reports(Path("peer.json"), "findings").references) == ["s1", "s3", "s4", "s5"]
     both = read_reports(Path("peer.json"), "findings+impression").references
     assert both["s2"] == "Normal."
+    assert both["s1"] == f"{REPORTS['s1']} Normal."
 
 
 @pytest.mark.parametrize(

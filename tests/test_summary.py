@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,12 +11,18 @@ import numpy as np
 import pytest
 
 import uar
+from tests.conftest import labeller
 from uar.core.errors import UserError
-from uar.evaluation.clinical.labeller import Labeller
 from uar.evaluation.predictions import Prediction, share_unchanged
 from uar.evaluation.signatures import Setup
 from uar.evaluation.summary import HEADLINE, headline, is_collapsed, look_up, summarise
-from uar.evaluation.systems import Measures, per_study, score_systems
+from uar.evaluation.systems import (
+    Measures,
+    per_study,
+    per_study_scores,
+    recorded_metrics,
+    score_systems,
+)
 
 SETUP = Setup(references="cleaned,cut:60,unk:yes", text="beam:3,lp:1", radgraph="radgraph-xl")
 TRUTHS = [
@@ -50,7 +57,7 @@ def summary() -> dict[str, Any]:
         "constant_report": said(*[TRUTHS[1]] * 4),
         "shuffled_images": said(TRUTHS[1], TRUTHS[1], TRUTHS[1], TRUTHS[0]),
     }
-    measures = Measures({"clinical": Labeller()}, {"radgraph": Graphs()}, ["r2gen"], meteor=False)
+    measures = Measures({"clinical": labeller()}, {"radgraph": Graphs()}, ["r2gen"], meteor=False)
     scores = score_systems(systems, measures)
     return summarise(systems, scores, measures=measures, setup=SETUP, resamples=50, seed=0)
 
@@ -118,6 +125,27 @@ def test_a_record_of_each_study_has_a_hash_of_studies_and_references_in_order() 
     assert hashed(rows) != hashed([replace(rows[0], study_id="another"), *rows[1:]])
 
 
+def test_what_is_recorded_of_each_study_gives_the_scores_back() -> None:
+    rows = said("no edema .", "small effusion .", *TRUTHS[2:])
+    rows = [replace(row, cross_entropy=8.0 + study) for study, row in enumerate(rows)]
+    measures = Measures({"clinical": labeller()}, {}, ["r2gen"], meteor=False)
+    scored = score_systems({"model": rows}, measures)["model"]
+    recorded = json.loads(json.dumps(per_study(rows, scored)))
+    counts = recorded["statistics"]["r2gen"]["BLEU-4"]
+    assert {type(count) for of_study in counts for count in of_study} == {int}  # short in JSON
+    metrics = recorded_metrics(recorded)
+    assert metrics["nats", "cross_entropy"].value() == scored.nats["cross_entropy"].value()
+    for group, name in (("r2gen", "BLEU-4"), ("r2gen", "CIDEr"), ("clinical", "micro F1")):
+        expected = scored.tested()[group][name].value()
+        assert metrics[group, name].value() == pytest.approx(expected, abs=1e-4), name
+
+    table = per_study_scores(rows, scored)
+    assert table["words"].tolist()[:2] == [3, 3]
+    assert table["clinical_generated"].tolist()[1] == "Pleural Effusion"
+    said_of = {name: table[f"clinical_{name}"].tolist() for name in ("reference", "generated")}
+    assert said_of["reference"][2:] == said_of["generated"][2:]
+
+
 @pytest.mark.parametrize(
     ("distinct", "same", "collapsed"),
     [(4, 0.0, True), (5, 0.0, False), (5, 0.49, False), (99, 0.5, True), (4, None, True)],
@@ -143,7 +171,7 @@ def test_a_right_model_is_not_collapsed_where_most_studies_have_no_finding() -> 
     rows = [Prediction(str(i), text, text, text, -1.0) for i, text in enumerate(truths)]
     others = [replace(row, generated=truths[i - 1]) for i, row in enumerate(rows)]
     blind = [replace(row, generated=normal) for row in rows]
-    measures = Measures({"clinical": Labeller()}, {}, ["r2gen"], meteor=False)
+    measures = Measures({"clinical": labeller()}, {}, ["r2gen"], meteor=False)
 
     def summarised(own: list[Prediction], shuffled: list[Prediction]) -> dict[str, Any]:
         systems = {"model": own, "shuffled_images": shuffled}
