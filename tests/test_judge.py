@@ -15,7 +15,7 @@ from uar.evaluation.calibration import AS_TRAINED
 from uar.evaluation.detection import auc, average_precision
 from uar.inference.bags import token_bags
 from uar.inference.judge import Judge, fit_judge
-from uar.inference.logistic import PENALTIES
+from uar.inference.logistic import PENALTIES, Standardisation, fit_path
 
 NAMES = ("shown", "hidden", "rare")
 CODES = 6
@@ -62,6 +62,23 @@ def test_a_finding_is_told_where_a_code_tells_it() -> None:
         AS_TRAINED.probabilities(judge.logits(others[:5])), found[:5], rtol=1e-12
     )
     assert AS_TRAINED.probabilities(judge.logits(others[:0])).shape == (0, 3)
+
+
+def test_held_out_nats_are_those_of_the_seeds_folds() -> None:
+    tokens, labels = studies(100, 0)
+    _, nats = made(tokens, labels)
+    bags, enough = token_bags(tokens, CODES), labels[:, :2]  # two of the third are too few
+    x = Standardisation.of(bags)(bags)
+    fold = np.random.default_rng(0).permutation(100) % 5
+    expected = np.zeros(len(PENALTIES))
+    for left_out in range(5):
+        inside = fold != left_out
+        path = fit_path(x[inside], torch.from_numpy(enough[inside]).float())
+        for place, weights in enumerate(path):
+            probability = AS_TRAINED.probabilities((x[~inside] @ weights).double().numpy())
+            likely = np.where(enough[~inside], probability, 1 - probability)
+            expected[place] -= np.log(likely).sum() / 100
+    assert list(nats["tokens"].values()) == pytest.approx(list(expected), rel=1e-5)
 
 
 def test_places_are_used_where_they_tell_more() -> None:
