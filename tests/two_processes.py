@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from tests.conftest import ROOT, TINY, decode_params, override, uncounted
+from tests.conftest import ROOT, TINY, decode_params, labeller, override, uncounted
 from tests.test_self_critical import findings_of
 from tests.test_training import REPORTS, VOCABULARY, Killed, make_model, make_studies
 from uar.core.config import StageParams
@@ -44,7 +44,7 @@ def train(
     kill_at: int | None = None,
     critical: bool = False,
 ) -> dict[str, Any]:
-    """Train three epochs on stage two's losses; return last and best weights and logged values.
+    """Train two epochs on stage two's losses; return last and best weights and logged values.
 
     Args:
         critical: train on stage three's rewards instead.
@@ -74,7 +74,8 @@ def train(
     studies, critic = make_studies(findings_of(REPORTS) if critical else None), None
     if critical:
         rewards = params.train.stage_three.model_copy(update={"samples": 3, "anchor": 0.2})
-        critic = Critic(rewards, studies, VOCABULARY)
+        with mock.patch("uar.evaluation.clinical.sentences.Labeller", labeller):
+            critic = Critic(rewards, studies, VOCABULARY)
     data = TrainingData(
         studies=studies,
         validation=Dying(studies, VOCABULARY, decode, fabric, critic.reward if critic else None),
@@ -82,14 +83,16 @@ def train(
     )
     config = TrainingConfig(
         number=2,
-        stage=StageParams(epochs=3, learning_rate=3e-3),
+        stage=StageParams(epochs=2, learning_rate=3e-3),
         objective=Objective.of_stage(params.train, with_mask=True),
         params=params.train,
         precision="float32",
         from_trained=True,
         critic=critic,
     )
-    with mock.patch("uar.training.speed.flops_per_study", uncounted):
+    with mock.patch.multiple(
+        "uar.training.speed", flops_per_study=uncounted, measured_peak=uncounted
+    ):
         trained = train_stage(
             fabric, model, data=data, config=config, scratch=Scratch(folder, {}), on_epoch=on_epoch
         )
@@ -128,7 +131,7 @@ def main(folder: Path) -> None:
     results["critical"] = train(fabric, folder / "critical", critical=True)
     results["whole"] = train(fabric, folder / "whole", dropout=0.3)
     try:
-        train(fabric, folder / "killed", dropout=0.3, kill_at=2)
+        train(fabric, folder / "killed", dropout=0.3, kill_at=3)  # in the last epoch
     except Killed:
         results["resumed"] = train(fabric, folder / "killed", dropout=0.3)
     results["fsdp"] = train(launch("cpu", "fsdp"), folder / "fsdp")
