@@ -13,6 +13,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,7 @@ from pipeline.experiments.rows import Ablations
 from pipeline.inputs import Inputs
 from pipeline.provenance import stages
 from pipeline.stages.evaluate import nearest_by_features
-from tests.conftest import ROOT, TINY, labeller, override, uncounted
+from tests.conftest import ROOT, TINY, labeller, override, read_params, uncounted
 from uar.analysis.heatmap import color_levels, heatmap_ceiling
 from uar.analysis.saving import Caption, save_figure
 from uar.core.errors import UserError
@@ -61,6 +62,9 @@ PREPARATION = ["ingest", "preprocess", "vocabulary", "dvae", "tokenize", "probe"
 TRAINING = ["train_stage_one", "train_stage_two", "train_stage_three"]
 TRAINING += ["evaluate", "export", "analyze"]
 
+# params.yaml's extractor is a tenth of TINY's ResNet; its cells are of 16 pixels.
+SIZES = TINY | {"model.extractor.network": "efficientnet_lite0", "image.crop": 16}
+
 ABLATIONS = Ablations.load(ROOT / paths.ABLATIONS)
 VARIANTS = ABLATIONS.models(ABLATIONS.tables)
 
@@ -73,8 +77,8 @@ def run(*arguments: str) -> None:
 
 
 def write_params(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for key, value in (TINY | overrides).items():
+    raw = deepcopy(read_params())
+    for key, value in (SIZES | overrides).items():
         override(raw, key, value)
     (folder / "params.yaml").write_text(yaml.safe_dump(raw))
     return raw
@@ -120,14 +124,15 @@ def project(
     """Makes the working folder one with `chain`'s data and models and changed parameters.
 
     What takes seconds is left to `chain`: METEOR, the coco protocol's tokenizer, 1,000 resamples,
-    the counting of FLOPs, the labeller's rules loaded anew.
+    the counting of FLOPs and how many are possible, the labeller's rules loaded anew.
     """
     monkeypatch.setattr(
         "uar.evaluation.protocols.meteor_statistics",
         lambda gts, res: np.ones((len(gts), METEOR_STATISTICS)),
     )
     monkeypatch.setattr("pipeline.measures.Labeller", labeller)
-    monkeypatch.setattr("uar.training.speed.flops_per_study", uncounted)
+    for name in ("flops_per_study", "measured_peak"):
+        monkeypatch.setattr(f"uar.training.speed.{name}", uncounted)
     monkeypatch.chdir(tmp_path)
 
     def make(overrides: dict[str, Any]) -> dict[str, Any]:
@@ -151,7 +156,7 @@ def evaluated(chain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def render_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+def render_only(monkeypatch: pytest.MonkeyPatch, *names: str, speed: bool = False) -> None:
     """Compose the other figures, but leave their files empty: rendering them takes seconds."""
 
     def save(figure: Figure, caption: Caption, *, png: Path, pdf: Path) -> None:
@@ -162,7 +167,7 @@ def render_only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         pdf.touch()
 
     monkeypatch.setattr("uar.analysis.saving.save_figure", save)
-    if "curves" not in names:
+    if not speed:
         monkeypatch.setattr("pipeline.stages.analyze.draw_speed", lambda: None)
 
 
@@ -191,7 +196,7 @@ def test_the_chains_data_fit_each_other(chain: Path) -> None:
     assert images.shape == (40, 32, 32)
     assert images.dtype == np.uint8
     tokens = np.load(chain / paths.TOKENS)
-    assert tokens.shape == (40, 1 + TINY["tokenize.crops"], 9)
+    assert tokens.shape == (40, 1 + TINY["tokenize.crops"], 4)
     assert tokens.dtype == np.uint16
     training = np.repeat((studies["split"] == "train").to_numpy(), 2)
     assert (tokens[~training] == tokens[~training][:, :1]).all()
@@ -319,8 +324,12 @@ def test_figures_drawn_again_are_the_same_bytes(
 
 
 @pytest.mark.usefixtures("evaluated")
-def test_the_curves_are_of_the_logs(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other logs are refused where no training made them, and drawn where one did."""
+def test_figures_are_of_the_files_at_hand(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other logs are refused where no training made them, and drawn where one did.
+
+    There need be no boxes; and stage two may have kept the model it began with: its best epoch is
+    then 0, as an untrained model's.
+    """
     render_only(monkeypatch, "curves")
     curves = (paths.FIGURES / "curves.png", paths.CURVES)
     before = [(chain / path).read_bytes() for path in curves]
@@ -330,34 +339,18 @@ def test_the_curves_are_of_the_logs(chain: Path, monkeypatch: pytest.MonkeyPatch
     table.to_csv(log, sep="\t", index=False)
     with pytest.raises(UserError, match="dvclive/stage_one/plots has SHA-256"):
         run("analyze")
+    write_table(paths.BOXES, read_table(paths.BOXES)[:0])
     seal()
+    load = Checkpoint.load
+    monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
     run("analyze")
     after = [path.read_bytes() for path in curves]
     assert all(old != new for old, new in zip(before, after, strict=True))
     assert f"<td>{table['loss'].iloc[-1]:.5g}</td>" in paths.CURVES.read_text()
-
-
-@pytest.mark.usefixtures("evaluated")
-def test_figures_of_a_stage_two_that_kept_the_model_it_began_with(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Its best epoch is 0, as an untrained model's."""
-    render_only(monkeypatch)
-    load = Checkpoint.load
-    monkeypatch.setattr(Checkpoint, "load", lambda path: replace(load(path), epoch=0))
-    run("analyze")
-    metrics = read_json(paths.ANALYSIS_DETAILS)
-    assert set(metrics["alignment"]) == {"stage_one", "stage_two"}
-    assert metrics["retrieval"]["image_to_report"]["R@5"] >= 0
-
-
-@pytest.mark.usefixtures("evaluated")
-def test_figures_without_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
-    render_only(monkeypatch)
-    write_table(paths.BOXES, read_table(paths.BOXES)[:0])
-    seal()
-    run("analyze")
-    assert read_json(paths.ANALYSIS_DETAILS)["grounding"] is None
+    details = read_json(paths.ANALYSIS_DETAILS)
+    assert set(details["alignment"]) == {"stage_one", "stage_two"}
+    assert details["retrieval"]["image_to_report"]["R@5"] >= 0
+    assert details["grounding"] is None
     assert not (paths.FIGURES / "grounding.png").exists()
     assert (paths.FIGURES / "figure7_attention_1.png").exists()
 
@@ -625,7 +618,7 @@ def test_a_model_trained_by_its_reports_is_the_one_that_is_used(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    render_only(monkeypatch, "curves")
+    render_only(monkeypatch, speed=True)
     monkeypatch.setattr("uar.evaluation.clinical.sentences.Labeller", labeller)
     project({"train.stage_three.epochs": 2, "train.select_by": "cross_entropy"})
     for stage in ("train_stage_three", "evaluate", "analyze"):
@@ -819,9 +812,9 @@ def test_variants_of_tables_2_to_4(
     project: Callable[[dict[str, Any]], dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two epochs of two steps, as the whole chain above."""
+    """Two epochs of two steps, as the whole chain above; one row's extractor is a ResNet."""
     render_only(monkeypatch)
-    raw = project(VARIANTS[name])
+    raw = project(VARIANTS[name] | ({"model.extractor.network": "resnet"} if name == "d" else {}))
     model, train = raw["model"], raw["train"]
     for stage in TRAINING[:4]:
         run(stage)
@@ -1009,9 +1002,9 @@ def test_a_token_cache_of_another_shape_is_refused(
     project: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
     project({})
-    np.save(paths.TOKENS, np.load(paths.TOKENS)[:, :, :4])
+    np.save(paths.TOKENS, np.load(paths.TOKENS)[:, :, :2])
     seal()
-    with pytest.raises(UserError, match=r"data/tokens.npy is uint16 \(40, 3, 4\).*\(40, 3, 9\)"):
+    with pytest.raises(UserError, match=r"data/tokens.npy is uint16 \(40, 3, 2\).*\(40, 3, 4\)"):
         run("train_stage_one")
 
 
