@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import yaml
+from dvc.cli import main
 
 from pipeline import paths
 from pipeline.training import SHORT
@@ -37,16 +38,26 @@ for path, names in {METRICS}.items():
 """
 
 
+AUTHOR = {
+    f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+}
+
+
+def prepare(folder: Path, *arguments: str) -> None:
+    """A command of `dvc` whose output does not matter: in this process it need not start anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in {**AUTHOR, "DVC_NO_ANALYTICS": "1"}.items():
+            patch.setenv(name, value)
+        assert main(list(arguments)) == 0, arguments
+
+
 def run(folder: Path, *command: str) -> str:
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))},
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "COLUMNS": str(WIDTH),
-        **{
-            f"GIT_{who}_{what}": "a@b"
-            for who in ("AUTHOR", "COMMITTER")
-            for what in ("NAME", "EMAIL")
-        },
+        **AUTHOR,
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
@@ -71,11 +82,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).touch()
     (folder / ".gitignore").write_text("/venv\n")
     run(folder, "git", "init", "--quiet")
-    run(folder, "dvc", "init", "--quiet")
-    run(folder, "dvc", "repro", "--quiet")
+    prepare(folder, "init", "--quiet")
+    prepare(folder, "repro", "--quiet")
     run(folder, "git", "add", "--all")
     run(folder, "git", "commit", "--quiet", "--message", "Demo")
-    run(folder, "dvc", "exp", "run", "--name", "humic-botany", "-S", f"{CHANGED}=8")
+    prepare(folder, "exp", "run", "--name", "humic-botany", "-S", f"{CHANGED}=8")
     return folder
 
 
@@ -112,7 +123,7 @@ def test_make_show_says_that_there_is_no_experiment_yet(project: Path, tmp_path:
 
 def test_queued_experiments_widen_no_table(project: Path) -> None:
     for epochs in (11, 12):
-        run(project, "dvc", "exp", "run", "--queue", "-S", f"{CHANGED}={epochs}")
+        prepare(project, "exp", "run", "--queue", "-S", f"{CHANGED}={epochs}")
     table = run(project, "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
     assert [epochs for epochs in ("8", "11", "12") if f"  {epochs}  " not in table] == []
     assert max(len(line.rstrip()) for line in table.splitlines()) <= WIDTH
@@ -145,7 +156,7 @@ def test_with_several_long_parameters_make_show_leaves_scores_out(project: Path)
     for number, scores in enumerate(left, 1):
         changed = dict(list(others.items())[:number]) | {CHANGED: str(20 + number)}
         knobs = [word for item in changed.items() for word in ("-S", "=".join(item))]
-        run(project, "dvc", "exp", "run", "--name", f"several-{number}", *knobs)
+        prepare(project, "exp", "run", "--name", f"several-{number}", *knobs)
         table = run(project, "make", "--file", str(ROOT / "Makefile"), "show", "VENV=venv")
         lines = table.splitlines()
         assert max(len(line.rstrip()) for line in lines) <= WIDTH
