@@ -16,7 +16,7 @@ from uar.core.special_words import PAD
 from uar.data.batches import Studies, TokenSource
 from uar.data.text import Vocabulary
 from uar.inference.features import global_features
-from uar.inference.reports import write_reports
+from uar.inference.reports import sampled_candidates, write_reports
 from uar.inference.word_attention import with_reports, word_attention
 from uar.model.uar import UAR
 
@@ -124,6 +124,19 @@ def test_word_attention_is_equation_11s(
     assert (found.max(axis=2) > 1.2 / 8).any()  # it is not uniform
     again = word_attention(model, studies, 5, "tests")  # no hook of before is left
     np.testing.assert_allclose(again, found, atol=1e-5)
+
+
+def test_reports_are_chosen_among_the_samples_of_their_study(
+    make_model: Callable[..., UAR],
+) -> None:
+    model, studies = make_model(), make_studies()
+    decode = decode_params(choose="samples", samples=4, findings_weight=0.0, batch_size=2)
+    shared: dict[str, Any] = {"vocabulary": WORDS, "params": decode, "what": "tests", "seed": 0}
+    candidates = sampled_candidates(model, studies, **shared)
+    written = write_reports(model, studies, study_ids="abcde", raw_reports=REPORTS, **shared)
+    chosen = [WORDS.decode(of_study.best(0.0, 0.5).ids) for of_study in candidates]
+    assert chosen == [prediction.generated for prediction in written]
+    assert len(set(chosen)) > 1
 
 
 def test_studies_with_other_reports_keep_their_images_and_views() -> None:
