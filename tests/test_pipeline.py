@@ -815,9 +815,8 @@ def test_variants_of_tables_2_to_4(
 ) -> None:
     """Two epochs of two steps, as the whole chain above; one row's extractor is a ResNet."""
     render_only(monkeypatch)
-    raw = project(
-        VARIANTS[name] | ({"model.extractor.network": "resnet"} if name == "base" else {})
-    )
+    resnet = {"model.extractor.network": "resnet"} if name == "base" else {}
+    raw = project(VARIANTS[name] | resnet)
     model, train = raw["model"], raw["train"]
     for stage in TRAINING[:4]:
         run(stage)
@@ -955,24 +954,26 @@ def test_a_frozen_extractor_looks_once(
     project: Callable[[dict[str, Any]], dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Stage two takes stage one's maps, and the model is the one that pixels train."""
-    frozen = {"model.lsu": False, "model.extractor.fine_tune": False, "model.dropout": 0.0}
+    frozen: dict[str, Any] = {"model.lsu": False, "model.extractor.fine_tune": False}
     # untrained, it would see hardly anything: its statistics are those of no film
-    frozen |= ONE_EPOCH | {"model.extractor.weights": "imagenet"}
+    frozen |= ONE_EPOCH | {"model.extractor.weights": "imagenet", "model.dropout": 0.0}
     frozen["train.select_by"] = "cross_entropy"
     project(frozen)
-    validation = []
+    trained = []
     for cached in (True, False):
         write_params(Path(), {**frozen, "train.cache_maps": cached})
         for stage in TRAINING[:3]:
             run(stage)
-        maps = paths.MAPS / "maps.npy"
-        assert maps.is_file() == cached
+        assert (paths.MAPS / "maps.npy").is_file() == cached
         assert ("batches (.resume/maps/maps.npy)" in caplog.text) == cached
         caplog.clear()
         shutil.rmtree(paths.MAPS, ignore_errors=True)
-        validation.append(Checkpoint.load(paths.STAGE_TWO).validation["cross_entropy"])
-    assert validation[0] == pytest.approx(validation[1], rel=0.01)
-    assert validation[0] != validation[1]
+        trained.append(Checkpoint.load(paths.STAGE_TWO))
+    # they differ by 1e-7, as maps are float16; with maps of other films, by 2e-4 and more
+    maps, pixels = (checkpoint.validation["cross_entropy"] for checkpoint in trained)
+    assert maps == pytest.approx(pixels, rel=1e-5)
+    name = "extractor.project.weight"
+    assert not torch.equal(trained[0].weights[name], trained[1].weights[name])
     run(TRAINING[3])  # it reads pixels
 
 
