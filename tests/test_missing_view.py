@@ -54,6 +54,8 @@ def test_a_missing_view_changes_nothing(
     assert not torch.allclose(shown[0].logits, shown[1].logits, atol=1e-3)
     if model.findings is not None:
         assert not torch.allclose(shown[0].finding_logits, shown[1].finding_logits, atol=1e-3)
+        alone = model.finding_logits(changed, model.tables(), PRESENT)
+        torch.testing.assert_close(alone, hidden[0].finding_logits)
     torch.testing.assert_close(hidden[0].logits[1], shown[0].logits[1])  # it has both views
 
 

@@ -64,7 +64,9 @@ class Killed(Exception):
     """Stands for the process's end."""
 
 
-def make_studies(findings: np.ndarray | None = None, copies: int = 1) -> Studies:
+def make_studies(
+    findings: np.ndarray | None = None, copies: int = 1, present: np.ndarray | None = None
+) -> Studies:
     """Eight studies of two images, each with a whole view and two crops of its own tokens.
 
     Copies make an epoch longer, which costs less than more epochs: each ends with a resume file.
@@ -73,7 +75,10 @@ def make_studies(findings: np.ndarray | None = None, copies: int = 1) -> Studies
     tokens = np.random.default_rng(0).integers(0, CODEBOOK, (2 * count, 3, PER_IMAGE))
     rows = np.tile(np.arange(2 * count).reshape(count, 2), (copies, 1))
     source, reports = TokenSource(tokens.astype(np.uint16)), REPORTS * copies
-    return Studies(source, rows, reports, vocabulary=VOCABULARY, max_length=T, findings=findings)
+    return Studies(
+        source, rows, reports, vocabulary=VOCABULARY, max_length=T, findings=findings,
+        present=present,
+    )  # fmt: skip
 
 
 def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
@@ -641,14 +646,17 @@ def test_validation_and_evaluation_write_as_decode_says(
         assert [VOCABULARY.decode(report.ids) for report in other] != expected
 
 
+@pytest.mark.parametrize("missing", [[], [1, 4, 6]], ids=["all views", "some views"])
 def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
-    tiny_params: Params,
+    tiny_params: Params, missing: list[int]
 ) -> None:
     model = make_model(tiny_params, decoder_layers=2).eval()
     objective = Objective.of_stage(tiny_params.train, with_mask=False)
-    values = validation()(model, objective, write=False)
+    present = np.ones((8, 2), bool)
+    present[missing, 1] = False
+    studies = make_studies(present=present)
+    values = Validation(studies, VOCABULARY, GREEDY, cpu())(model, objective, write=False)
     assert "CIDEr" not in values
-    studies = make_studies()
 
     def nats(others: list[int]) -> float:
         """Nats a report, one study at a time and one word at a time."""
@@ -657,7 +665,8 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
             visual = torch.from_numpy(studies.visual.tokens[studies.rows[other], 0].astype(int))
             report = studies.reports[study : study + 1]
             with torch.inference_mode():
-                likely = model(visual.unsqueeze(0), report).logits.log_softmax(-1)[0]
+                views = torch.from_numpy(present[[other]])
+                likely = model(visual.unsqueeze(0), report, views).logits.log_softmax(-1)[0]
             words = report[0, 1:]
             total -= sum(float(likely[t, word]) for t, word in enumerate(words) if word != PAD)
         return total / len(others)
