@@ -28,7 +28,8 @@ WRITING = "training.py::test_validation_and_evaluation_write_as_decode_says"
 TESTS = {  # of each package
     "model": [
         *("equations.py", "decoding.py", "missing_view.py", "looking.py", "weights.py"),
-        *("autocast.py", "ensemble.py", "extractor.py"),
+        *("autocast.py", "ensemble.py", "extractor.py", "distilled.py"),
+        "self_critical.py::test_several_reports_of_a_study_are_read_as_studies_of_their_own",
     ],
     "training": [
         *("training.py", "self_critical.py", "looking.py", "equations.py", "extractor.py"),
