@@ -24,8 +24,8 @@ from tests.test_training import (
     assert_same_bits,
     cpu,
     differ,
-    make_model,
     make_studies,
+    small_model,
     taught,
     tiny,
     to_log,
@@ -287,7 +287,7 @@ def test_all_that_reports_depend_on_is_trained(
 
 def test_reports_are_drawn_and_rewarded_study_by_study(tiny_params: Params) -> None:
     studies, params = with_findings(), settings(tiny_params, samples=3, temperature=1.3)
-    critic, model = Critic(params, studies, VOCABULARY), make_model(tiny_params).eval()
+    critic, model = Critic(params, studies, VOCABULARY), small_model(tiny_params).eval()
     [batch] = studies.batches(len(studies))
     length = model.sizes.max_length
     drawn = critic.draw(model, batch, seed=7)
@@ -312,7 +312,7 @@ def test_reports_are_drawn_and_rewarded_study_by_study(tiny_params: Params) -> N
 def test_a_share_of_a_batch_earns_what_the_whole_does(tiny_params: Params) -> None:
     """Three studies, and two processes with two rows each, the last of them filling."""
     studies, params = with_findings(), settings(tiny_params)
-    critic, model = Critic(params, studies, VOCABULARY), make_model(tiny_params).eval()
+    critic, model = Critic(params, studies, VOCABULARY), small_model(tiny_params).eval()
     [every] = studies.batches(len(studies))
     assert every.findings is not None
 
@@ -391,23 +391,23 @@ def test_a_killed_stage_ends_with_the_same_bits(
     tiny_params: Params, train: Callable[..., Any]
 ) -> None:
     """Held to stage two's model, not to the one that it goes on from."""
-    whole = make_model(tiny_params)
+    whole = small_model(tiny_params)
     expected, expected_log = train(whole, scratch="whole", epochs=2, anchor=0.2)
     assert [epoch for epoch, _ in expected_log] == [0, 1, 2]
     with pytest.raises(Killed):
-        train(make_model(tiny_params), epochs=2, anchor=0.2, kill_at=2)
-    resumed = make_model(tiny_params)
+        train(small_model(tiny_params), epochs=2, anchor=0.2, kill_at=2)
+    resumed = small_model(tiny_params)
     actual, log = train(resumed, epochs=2, anchor=0.2)
     assert_same_bits(resumed.state_dict(), whole.state_dict())
     assert log == expected_log
     assert_same_bits(actual.best.weights, expected.best.weights)
     assert actual.refusal == expected.refusal
-    assert differ(whole.state_dict(), make_model(tiny_params).state_dict())
+    assert differ(whole.state_dict(), small_model(tiny_params).state_dict())
 
 
 def test_every_epoch_draws_anew(tiny_params: Params, train: Callable[..., Any]) -> None:
     """With a rate of next to nothing the model stays, and the rewards of what it draws do not."""
-    _, log = train(make_model(tiny_params), learning_rate=1e-12, scores=Unseen())
+    _, log = train(small_model(tiny_params), learning_rate=1e-12, scores=Unseen())
     rewards = [values["train/reward"] for _, values in log[1:]]
     assert len(set(rewards)) == 3
 
@@ -426,7 +426,7 @@ def writes() -> dict[str, torch.Tensor]:
 
 
 def model_that_writes(params: Params, weights: dict[str, torch.Tensor]) -> UAR:
-    model = make_model(params)
+    model = small_model(params)
     model.load_state_dict(weights)
     return model
 
@@ -459,7 +459,7 @@ def test_the_anchor_holds_the_model(
 
 def test_what_is_logged_of_an_epoch(tiny_params: Params, train: Callable[..., Any]) -> None:
     """Each reward's parts, F1, distinct reports and another study's images; of epoch 0 too."""
-    _, log = train(make_model(tiny_params), epochs=1, contrast=0.5)
+    _, log = train(small_model(tiny_params), epochs=1, contrast=0.5)
     for epoch, values in log:
         for part in ("train", "val") if epoch else ("val",):
             of = {name: values[f"{part}/{name}"] for name in ("overlap", "overlap_of_others")}
@@ -540,7 +540,7 @@ def test_the_epoch_is_chosen_among_those_that_lost_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scripted = ScriptedAll(*of_epochs)
-    trained, _ = train(make_model(tiny_params), scores=scripted, batch_size=8, samples=2)
+    trained, _ = train(small_model(tiny_params), scores=scripted, batch_size=8, samples=2)
     assert trained.best.epoch == best
     assert_same_bits(trained.best.weights, scripted.weights[best])
     assert (trained.refusal is None) == (best > 0)

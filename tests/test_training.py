@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, partial
@@ -82,12 +82,16 @@ def make_studies(
 
 
 def make_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
-    """Of one layer each, which is all that most of these tests need."""
     torch.manual_seed(seed)
     sizes = ModelSizes(
         vocabulary=len(VOCABULARY), codebook=CODEBOOK, visual_length=2 * PER_IMAGE, max_length=T
     )
-    return UAR(params.model.model_copy(update={"decoder_layers": 1, **changes}), sizes)
+    return UAR(params.model.model_copy(update=changes), sizes)
+
+
+def small_model(params: Params, seed: int = 0, **changes: Any) -> UAR:
+    """With one layer in its decoder, which is all that most of these tests need."""
+    return make_model(params, seed, **{"decoder_layers": 1, **changes})
 
 
 @cache
@@ -107,7 +111,7 @@ def tiny() -> Params:
 
 def taught(params: Params, steps: int, **changes: Any) -> UAR:
     """A model that has seen its reports, and writes some of them by chance."""
-    model, [batch] = make_model(params, **changes), list(make_studies().batches(len(REPORTS)))
+    model, [batch] = small_model(params, **changes), list(make_studies().batches(len(REPORTS)))
     objective = Objective.of_stage(params.train, with_mask=model.params.tir != "none")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(steps):
@@ -154,15 +158,6 @@ def to_log(logged: Logged, kill_at: int | None) -> Callable[[int, dict[str, floa
     return on_epoch
 
 
-@pytest.fixture(scope="module", autouse=True)
-def speed_is_not_measured() -> Iterator[None]:
-    """Which would take longer than a tiny stage."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uar.training.speed.flops_per_study", uncounted)
-        patch.setattr("uar.training.speed.measured_peak", uncounted)
-        yield
-
-
 def run_stage(
     folder: Path,
     model: UAR,
@@ -179,32 +174,39 @@ def run_stage(
     studies: Studies | None = None,
     teacher: UAR | None = None,
     on_speed: Callable[[int, dict[str, float]], None] = lambda epoch, values: None,
+    peak: Callable[..., float] = uncounted,
 ) -> tuple[Trained, Logged]:
-    """Run a stage on `make_studies`, by threes unless `settings` say otherwise."""
+    """Run a stage on `make_studies`, by threes unless `settings` say otherwise.
+
+    Its speed is not measured, which would take longer than a tiny stage.
+    """
     logged: Logged = []
     settings = settings or tiny().train.model_copy(update={"batch_size": 3})
     settings = settings.model_copy(update={"seed": seed})
-    trained = train_stage(
-        cpu(),
-        model,
-        data=TrainingData(
-            studies=studies or make_studies(),
-            validation=scores or validation(),
-            encoder_sha256="0" * 64,
-            teacher=teacher,
-        ),
-        config=TrainingConfig(
-            number=number,
-            stage=stage,
-            objective=Objective.of_stage(settings, with_mask=model.params.tir != "none"),
-            params=settings,
-            precision="float32",
-            from_trained=from_start,
-        ),
-        scratch=Scratch(folder / scratch, {"run": identity}),
-        on_epoch=to_log(logged, kill_at),
-        on_speed=on_speed,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uar.training.speed.flops_per_study", uncounted)
+        patch.setattr("uar.training.speed.measured_peak", peak)
+        trained = train_stage(
+            cpu(),
+            model,
+            data=TrainingData(
+                studies=studies or make_studies(),
+                validation=scores or validation(),
+                encoder_sha256="0" * 64,
+                teacher=teacher,
+            ),
+            config=TrainingConfig(
+                number=number,
+                stage=stage,
+                objective=Objective.of_stage(settings, with_mask=model.params.tir != "none"),
+                params=settings,
+                precision="float32",
+                from_trained=from_start,
+            ),
+            scratch=Scratch(folder / scratch, {"run": identity}),
+            on_epoch=to_log(logged, kill_at),
+            on_speed=on_speed,
+        )
     assert trained is not None
     return trained, logged
 
@@ -232,7 +234,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Whole]:
     @cache
     def run(tir: str = "static", average: float = 0.0) -> Whole:
         folder = tmp_path_factory.mktemp("whole")
-        model = make_model(tiny(), tir=tir)
+        model = small_model(tiny(), tir=tir)
         trained, log = run_stage(folder, model, settings=by_threes(weight_average=average))
         return Whole(model.state_dict(), trained, log, folder / "scratch" / "resume.safetensors")
 
@@ -279,9 +281,9 @@ def test_a_killed_stage_ends_with_the_same_bits(
     assert [epoch for epoch, _ in expected.log] == [1, 2, 3]
 
     with pytest.raises(Killed):
-        train(make_model(tiny_params, tir=tir), kill_at=2)
-    resumed = make_model(tiny_params, seed=99, tir=tir)  # its weights come from the resume file
-    assert differ(resumed.state_dict(), make_model(tiny_params, tir=tir).state_dict())
+        train(small_model(tiny_params, tir=tir), kill_at=2)
+    resumed = small_model(tiny_params, seed=99, tir=tir)  # its weights come from the resume file
+    assert differ(resumed.state_dict(), small_model(tiny_params, tir=tir).state_dict())
     scores = Counted()
     actual, log = train(resumed, scores=scores)
     assert scores.calls == 2  # epochs 2 and 3: the first is not trained again
@@ -298,12 +300,12 @@ def test_an_epochs_speed_is_told_apart_from_its_values(
     tiny_params: Params,
     train: Callable[..., Any],
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("uar.training.speed.measured_peak", measured_peak)
     speeds: dict[int, dict[str, float]] = {}
     caplog.set_level("INFO", logger="uar")
-    _, logged = train(make_model(tiny_params), from_start=True, on_speed=speeds.__setitem__)
+    _, logged = train(
+        small_model(tiny_params), from_start=True, on_speed=speeds.__setitem__, peak=measured_peak
+    )
     assert list(speeds) == [0, 1, 2, 3]
     assert list(speeds[0]) == ["seconds", "host_memory"]  # nothing was trained
     assert list(speeds[1]) == ["seconds", "studies_per_second", "share_of_peak", "host_memory"]
@@ -333,7 +335,7 @@ def test_a_whole_stage_is_not_trained_again(
     expected, scores = whole(), Counted()
     (tmp_path / "scratch").mkdir()
     shutil.copy(expected.resume, tmp_path / "scratch")
-    actual, log = train(make_model(tiny_params, seed=99), scores=scores)
+    actual, log = train(small_model(tiny_params, seed=99), scores=scores)
     assert scores.calls == 0
     assert log == expected.log
     assert_same_bits(actual.best.weights, expected.trained.best.weights)
@@ -347,8 +349,8 @@ def test_another_runs_resume_file_is_not_used_and_the_log_says_in_what_it_differ
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with pytest.raises(Killed):
-        train(make_model(tiny_params), seed=5, identity="another run", kill_at=2)
-    model = make_model(tiny_params)
+        train(small_model(tiny_params), seed=5, identity="another run", kill_at=2)
+    model = small_model(tiny_params)
     _, log = train(model)
     assert log == whole().log
     assert_same_bits(model.state_dict(), whole().weights)
@@ -379,7 +381,7 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_two_epochs(folder: Path, scores: Scripted, kill_at: int | None = None) -> Logged:
     stage = StageParams(epochs=2, learning_rate=3e-3)
-    settings, model = all_at_once(), make_model(tiny())
+    settings, model = all_at_once(), small_model(tiny())
     return run_stage(folder, model, stage=stage, settings=settings, scores=scores, kill_at=kill_at)[
         1
     ]
@@ -444,7 +446,7 @@ def test_a_full_disk_is_known_before_the_first_epoch(
     asked: list[int] = []
     monkeypatch.setattr("uar.training.stage.require_room", lambda _, needed: asked.append(needed))
     stage = StageParams(epochs=1, learning_rate=3e-3)
-    train(make_model(tiny_params), stage=stage, settings=all_at_once(), scores=Scripted(0.1))
+    train(small_model(tiny_params), stage=stage, settings=all_at_once(), scores=Scripted(0.1))
     (resume,) = tmp_path.rglob("resume.safetensors")
     held = sum(tensor.nbytes for tensor in read_weights(resume, "resume file")[0].values())
     assert 2 * held < asked[0] < 3 * held
@@ -454,13 +456,13 @@ def test_seed_and_stage_decide_every_bit(
     tiny_params: Params, train: Callable[..., Any], whole: Callable[..., Whole]
 ) -> None:
     """Each stage draws its own order and dropout."""
-    again = make_model(tiny_params)
+    again = small_model(tiny_params)
     _, log = train(again, scratch="again")
     assert_same_bits(again.state_dict(), whole().weights)
     assert log == whole().log
     others: list[dict[str, Any]] = [{"seed": 1}, {"number": 2}]
     for changes in others:
-        other, scores = make_model(tiny_params), Scripted(0.1, 0.2, 0.3)
+        other, scores = small_model(tiny_params), Scripted(0.1, 0.2, 0.3)
         train(other, scratch=str(changes), scores=scores, **changes)
         assert differ(other.state_dict(), whole().weights)
 
@@ -470,7 +472,7 @@ def test_deterministic_algorithms_are_as_asked(
     tiny_params: Params, train: Callable[..., Any], wanted: bool
 ) -> None:
     settings, stage = all_at_once(deterministic=wanted), STAGE.model_copy(update={"epochs": 1})
-    train(make_model(tiny_params), settings=settings, stage=stage, scores=Scripted(0.1))
+    train(small_model(tiny_params), settings=settings, stage=stage, scores=Scripted(0.1))
     assert torch.are_deterministic_algorithms_enabled() == wanted
 
 
@@ -484,7 +486,7 @@ def test_validation_picks_the_best_epoch(
     tiny_params: Params, train: Callable[..., Any], scores: tuple[float, ...], best: int
 ) -> None:
     scripted = Scripted(*scores)
-    trained, _ = train(make_model(tiny_params), scores=scripted, settings=all_at_once())
+    trained, _ = train(small_model(tiny_params), scores=scripted, settings=all_at_once())
     checkpoint = trained.best
     assert checkpoint.epoch == best
     assert checkpoint.validation["CIDEr"] == scores[best - 1]
@@ -500,7 +502,7 @@ def test_equal_scores_are_told_apart_by_cross_entropy_and_then_the_later_wins(
 ) -> None:
     """The constant report's CIDEr stays the same for epochs while the model learns."""
     scripted = Scripted(0.4, 0.4, 0.4, nats=nats)
-    trained, _ = train(make_model(tiny_params), scores=scripted, settings=all_at_once())
+    trained, _ = train(small_model(tiny_params), scores=scripted, settings=all_at_once())
     assert trained.best.epoch == best
 
 
@@ -508,7 +510,7 @@ def test_equal_scores_are_told_apart_by_cross_entropy_and_then_the_later_wins(
 def test_the_starting_model_is_epoch_0(
     tiny_params: Params, train: Callable[..., Any], scores: tuple[float, ...], best: int
 ) -> None:
-    model = make_model(tiny_params)
+    model = small_model(tiny_params)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     scripted = Scripted(*scores)
     trained, log = train(model, scores=scripted, settings=all_at_once(), from_start=True)
@@ -524,7 +526,7 @@ def test_only_epochs_with_reports_are_candidates(
 ) -> None:
     settings, scripted = all_at_once(report_every=2), Scripted(0.9, 0.1, 0.8, 0.3, 0.2)
     stage = StageParams(epochs=5, learning_rate=3e-3)
-    trained, log = train(make_model(tiny_params), settings=settings, scores=scripted, stage=stage)
+    trained, log = train(small_model(tiny_params), settings=settings, scores=scripted, stage=stage)
     assert scripted.wrote == [False, True, False, True, True]  # every second, and the last
     assert ["val/CIDEr" in values for _, values in log] == scripted.wrote
     assert (trained.best.epoch, trained.best.validation["CIDEr"]) == (4, 0.3)
@@ -539,7 +541,7 @@ def test_cross_entropy_chooses_among_all_epochs(
     """With reports or without, and whatever these score."""
     settings = all_at_once(report_every=3, select_by="cross_entropy")
     scripted = Scripted(0.9, 0.1, 0.2, nats=nats)
-    trained, _ = train(make_model(tiny_params), settings=settings, scores=scripted)
+    trained, _ = train(small_model(tiny_params), settings=settings, scores=scripted)
     assert scripted.wrote == [False, False, True]
     assert trained.best.epoch == best
     assert trained.best.validation["cross_entropy"] == nats[best - 1]
@@ -555,9 +557,9 @@ def test_one_stage_trains_as_long_as_both(tiny_params: Params) -> None:
 def test_the_best_epoch_outlives_a_kill(tiny_params: Params, train: Callable[..., Any]) -> None:
     before = Scripted(0.9, 0.1)
     with pytest.raises(Killed):
-        train(make_model(tiny_params), scores=before, settings=all_at_once(), kill_at=2)
+        train(small_model(tiny_params), scores=before, settings=all_at_once(), kill_at=2)
     after = Scripted(0.2, 0.3)
-    trained, _ = train(make_model(tiny_params), scores=after, settings=all_at_once())
+    trained, _ = train(small_model(tiny_params), scores=after, settings=all_at_once())
     checkpoint = trained.best
     assert (checkpoint.epoch, checkpoint.validation["CIDEr"]) == (1, 0.9)
     assert_same_bits(checkpoint.weights, before.weights[0])
@@ -589,7 +591,7 @@ def test_stage_two_starts_where_stage_one_ended(
 
 
 def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> None:
-    model = make_model(tiny_params, tir="none")
+    model = small_model(tiny_params, tir="none")
     checkpoint = Checkpoint.of(
         model, model.state_dict(), encoder_sha256=None, epoch=0, validation={}
     )
@@ -600,9 +602,9 @@ def test_a_checkpoint_refuses_weights_of_another_model(tiny_params: Params) -> N
 def test_a_model_comes_nearer_to_its_teacher(
     tiny_params: Params, train: Callable[..., tuple[Trained, Logged]]
 ) -> None:
-    teacher = make_model(tiny_params, seed=7, tir="none").eval()
+    teacher = small_model(tiny_params, seed=7, tir="none").eval()
     before = {name: weight.clone() for name, weight in teacher.state_dict().items()}
-    student = make_model(tiny_params, tir="none")
+    student = small_model(tiny_params, tir="none")
     trained, epochs = train(student, teacher=teacher, scores=Scripted(0.1, 0.2, 0.3))
     divergences = [values["train/teachers"] for _, values in epochs]
     assert divergences[-1] < divergences[0]
@@ -618,7 +620,7 @@ def test_a_model_comes_nearer_to_its_teacher(
 def test_validation_and_evaluation_write_as_decode_says(
     tiny_params: Params, guidance: float
 ) -> None:
-    model = make_model(tiny_params, seed=2, image_dropout=0.5).eval()
+    model = small_model(tiny_params, seed=2, image_dropout=0.5).eval()
     torch.nn.init.normal_(model.no_image, std=2.0, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():  # reports of several lengths
         model.head.weight.mul_(2)
@@ -650,7 +652,7 @@ def test_validation_and_evaluation_write_as_decode_says(
 def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
     tiny_params: Params, missing: list[int]
 ) -> None:
-    model = make_model(tiny_params, decoder_layers=2).eval()
+    model = make_model(tiny_params).eval()
     objective = Objective.of_stage(tiny_params.train, with_mask=False)
     present = np.ones((8, 2), bool)
     present[missing, 1] = False
@@ -696,7 +698,7 @@ def test_image_gain_is_the_cross_entropy_of_another_studys_images_less_its_own(
 
 
 def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None:
-    model = make_model(tiny_params, tir="static")
+    model = small_model(tiny_params, tir="static")
     settings = tiny_params.train.model_copy(
         update={"lambda1": 0.5, "lambda2": 2.0, "lambda3": 0.25}
     )
@@ -713,7 +715,7 @@ def test_each_term_of_the_loss_is_logged_on_its_own(tiny_params: Params) -> None
 @pytest.mark.parametrize("tir", ["static", "predicted"])
 @pytest.mark.parametrize("lsu", [True, False])
 def test_only_weight_matrices_decay(tiny_params: Params, tir: str, lsu: bool) -> None:
-    model = make_model(tiny_params, tir=tir, lsu=lsu, decoder_layers=2)
+    model = make_model(tiny_params, tir=tir, lsu=lsu)
     optimizer = make_optimizer(model, tiny_params.train, learning_rate=0.1)
     decaying, kept, masks = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [5e-5, 0.0, 0.0]
@@ -751,7 +753,7 @@ def trained_with_mask(
     params: Params, train: Callable[..., Any], start: dict[str, torch.Tensor], **changes: Any
 ) -> tuple[UAR, dict[str, float]]:
     """Stage two from these weights, for an epoch of eight steps, and its values."""
-    model = make_model(params, tir="static", decoder_layers=2)
+    model = make_model(params, tir="static")
     model.load_state_dict(start, strict=False)
     scores = changes.pop("scores", None)
     _, log = train(
@@ -795,7 +797,7 @@ def test_the_mask_is_no_part_of_the_clipped_norm(
 def test_a_mask_that_moved_as_a_whole_leaves_attention_exact(
     tiny_params: Params, dtype: torch.dtype
 ) -> None:
-    layer = make_model(tiny_params, tir="static").decoder.layers[0]
+    layer = small_model(tiny_params, tir="static").decoder.layers[0]
     spread = torch.rand(1, T, 8) * 1e-3
     biases = []
     for shift in (0.0, 3.0):
@@ -821,7 +823,7 @@ def test_warmup_cosine_values() -> None:
 def test_the_learning_rate_follows_the_schedule(
     tiny_params: Params, train: Callable[..., Any]
 ) -> None:
-    _, log = train(make_model(tiny_params), scores=Scripted(0.1, 0.2, 0.3))
+    _, log = train(small_model(tiny_params), scores=Scripted(0.1, 0.2, 0.3))
     factor = warmup_cosine(steps=9, warmup=tiny_params.train.warmup)  # 3 epochs of 3 batches
     rates = [values["learning_rate"] for _, values in log]
     assert rates == pytest.approx([STAGE.learning_rate * factor(step) for step in (3, 6, 9)])
@@ -881,7 +883,7 @@ def test_a_filled_up_batch_has_the_loss_and_gradient_of_its_studies(
     count = filled.studies
     assert count == 2 and len(filled.report) == 3
     alone = Batch(filled.visual[:count], filled.report[:count], filled.report_ids[:count])
-    model = make_model(tiny_params, dropout=0.0, tir=tir)
+    model = small_model(tiny_params, dropout=0.0, tir=tir)
     objective = Objective.of_stage(tiny_params.train, with_mask=tir)
     gradients = []
     for batch in (filled, alone):
@@ -978,7 +980,7 @@ def test_the_mean_of_the_ranks_terms_is_the_batchs(tiny_params: Params, ranks: i
 
 def test_accumulated_micro_batches_have_the_gradient_of_their_batch(tiny_params: Params) -> None:
     """But for Eq. 10, whose negatives are those of the micro-batch."""
-    model = make_model(tiny_params, dropout=0.0)
+    model = small_model(tiny_params, dropout=0.0)
     settings = tiny_params.train.model_copy(update={"lambda2": 0.0})
     objective = Objective.of_stage(settings, with_mask=True)
     gradients = []
@@ -992,7 +994,7 @@ def test_accumulated_micro_batches_have_the_gradient_of_their_batch(tiny_params:
 
 
 def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any]) -> None:
-    _, log = train(make_model(tiny_params, tir="static"))
+    _, log = train(small_model(tiny_params, tir="static"))
     terms = {"loss", "language_modeling", "global", "mask_sum", "mask_mean"}
     metrics = {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr"}
     extra = {"cross_entropy", "image_gain", "distinct_reports", "mask_spread", "changed_by_mask"}
@@ -1009,7 +1011,7 @@ def test_every_loss_term_is_logged(tiny_params: Params, train: Callable[..., Any
 def test_a_loss_that_is_not_finite_stops_the_stage(
     tiny_params: Params, train: Callable[..., Any]
 ) -> None:
-    model = make_model(tiny_params)
+    model = small_model(tiny_params)
     with torch.no_grad():
         model.head.bias[5] = torch.nan
     with pytest.raises(UserError, match="epoch 1/3: the loss is nan.*learning_rate"):
@@ -1018,7 +1020,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(
 
 def test_a_tiny_set_is_learned_by_heart(tiny_params: Params, train: Callable[..., Any]) -> None:
     """In sixty steps, by a model wide enough to."""
-    model = make_model(tiny_params, dropout=0.0, tir="none", d_model=32, d_ff=64)
+    model = small_model(tiny_params, dropout=0.0, tir="none", d_model=32, d_ff=64)
     _, log = train(
         model, stage=StageParams(epochs=3, learning_rate=2e-2), settings=all_at_once(lambda2=0.0),
         scores=Scripted(0.0, 0.0, 0.0), studies=make_studies(copies=20),
@@ -1047,7 +1049,7 @@ def test_a_compiled_model_trains_the_same_and_is_compiled_once(
     models, graphs = [], []
     for compiled in (False, True):
         settings = tiny_params.train.model_copy(update={"batch_size": 3, "compile": compiled})
-        model = make_model(tiny_params, dropout=0.0, encoder_layers=1, decoder_layers=1)
+        model = small_model(tiny_params, dropout=0.0, encoder_layers=1, decoder_layers=1)
         scores = Scripted(0.1, 0.2, 0.3)
 
         def counting(
