@@ -405,11 +405,22 @@ def test_a_killed_stage_ends_with_the_same_bits(
     assert differ(whole.state_dict(), small_model(tiny_params).state_dict())
 
 
-def test_every_epoch_draws_anew(tiny_params: Params, train: Callable[..., Any]) -> None:
+def test_every_epoch_draws_anew(
+    tiny_params: Params, train: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With a rate of next to nothing the model stays, and the rewards of what it draws do not."""
+    draw, seeds = Critic.draw, []
+
+    def noted(self: Critic, model: UAR, batch: Batch, seed: int, rank: int = 0) -> Any:
+        seeds.append(seed)
+        return draw(self, model, batch, seed, rank)
+
+    monkeypatch.setattr(Critic, "draw", noted)
     _, log = train(small_model(tiny_params), learning_rate=1e-12, scores=Unseen())
     rewards = [values["train/reward"] for _, values in log[1:]]
     assert len(set(rewards)) == 3
+    assert len(seeds) >= 3
+    assert len(set(seeds)) == len(seeds)  # not the order of studies alone differs
 
 
 class Unseen:
